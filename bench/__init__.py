@@ -1,0 +1,129 @@
+"""SpotBench: benchmark methods that predict spatial gene expression from H&E histology.
+
+From a notebook::
+
+    import bench
+
+    sections = bench.load_dataset("demo")            # AnnData by section name
+    table = bench.run(["mean", "coordinates"], "demo")  # DataFrame, one row a method
+    table = bench.tables("demo")                     # all stored runs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+__version__ = "0.1.0"
+
+__all__ = ["load_dataset", "run", "tables"]
+
+
+def load_dataset(
+    name: str, *, data_root: str | Path | None = None, sections: Sequence[str] | None = None
+) -> dict[str, AnnData]:
+    """Sections of a dataset.
+
+    Parameters
+    ----------
+    name
+        Dataset name or path of a card.
+    data_root
+        Folder of its files; see the option of ``bench run``.
+    sections
+        Names, all that are on this machine where None.
+
+    Returns
+    -------
+    dict of str to AnnData
+        Raw counts (spots x genes) by section name.
+    """
+    from bench.data.dataset import open_dataset
+    from bench.registry import dataset_card
+
+    root = Path(data_root) if data_root is not None else None
+    dataset = open_dataset(dataset_card(name), root, images=False, names=sections)
+    return {section.name: section.adata for section in dataset}
+
+
+def run(
+    method: str | Sequence[str],
+    dataset: str,
+    *,
+    protocol: str = "strict",
+    folds: Sequence[int] | None = None,
+    preset: str = "authors",
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    data_root: str | Path | None = None,
+    results: str | Path = "results",
+    tracking: str | None = None,
+    force: bool = False,
+) -> pd.DataFrame:
+    """Run methods on a dataset and return their table; what is finished is not run again.
+
+    Parameters are the options of ``bench run``; `settings` are its ``--set`` pairs.
+
+    Returns
+    -------
+    DataFrame
+        One row a method; see :func:`bench.report.tables.score_table`.
+
+    Raises
+    ------
+    bench.errors.BenchError
+        The request cannot be met.
+    bench.errors.TrainingError
+        A method failed in a fold; the other folds have been finished and kept.
+    """
+    import json
+
+    from bench.comparison import carry_out
+    from bench.errors import TrainingError
+    from bench.execute.plan import Request
+
+    outcome = carry_out(
+        Request(
+            methods=(method,) if isinstance(method, str) else tuple(method),
+            dataset=dataset,
+            protocol=protocol,
+            folds=None if folds is None else tuple(folds),
+            preset=preset,
+            settings=tuple(f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()),
+            seed=seed,
+            device=device,
+            data_root=Path(data_root) if data_root is not None else None,
+            results=Path(results),
+            force=force,
+        ),
+        tracking=tracking,
+    )
+    if outcome.failures:
+        first = outcome.failures[0]
+        raise TrainingError(
+            f"{len(outcome.failures)} folds failed, first {first.label} fold {first.fold}:"
+            f" {first.reason}"
+        )
+    return outcome.table
+
+
+def tables(
+    dataset: str, *, protocol: str = "strict", results: str | Path = "results"
+) -> pd.DataFrame:
+    """Table of all stored runs on a dataset under a protocol.
+
+    Returns
+    -------
+    DataFrame
+        One row a run; see :func:`bench.report.tables.score_table`.
+    """
+    from bench.report.tables import newest, score_table
+    from bench.store import stored_runs
+
+    return score_table(newest(stored_runs(Path(results), dataset, protocol)))

@@ -1,0 +1,1 @@
+"""Network parts that several methods share. Importing them imports torch."""

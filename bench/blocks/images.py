@@ -1,0 +1,249 @@
+"""Image encoders, their weights, and what happens to pixels on the way in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import ConfigError, DataError
+
+Pixels = Literal["rgb01", "bgr255", "imagenet"]
+Augmentation = Literal["none", "jitter_flip_rotate", "quarter_turns"]
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# torchvision's published DenseNet files name a layer's parts 'norm.1', the module 'norm1'.
+_OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)")
+_CLASSIFIER = re.compile(r"(?:classifier|fc|head(?:\.fc)?|heads)\.(?:weight|bias)")
+
+
+class ImageEncoder(nn.Module):
+    """Images to one feature vector each.
+
+    Attributes
+    ----------
+    features
+        Length of the vector.
+    """
+
+    def __init__(self, model: nn.Module, features: int) -> None:
+        super().__init__()
+        self.model = model
+        self.features = features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, height, width) to (n, features)."""
+        return self.model(images)
+
+
+def image_encoder(name: str, weights: str) -> ImageEncoder:
+    """Build an image encoder.
+
+    Parameters
+    ----------
+    name
+        ``densenet121``: torchvision's feature maps averaged over space, without the ReLU that
+        torchvision's own forward applies to them. Any other name is a timm model;
+        ``timm:densenet121`` is timm's.
+    weights
+        ``none`` (random), ``imagenet`` (fetched by torchvision or timm), or the path of a
+        ``.safetensors``, ``.pt`` or ``.pth`` file of this encoder's tensors.
+
+    Raises
+    ------
+    ConfigError
+        No such encoder, or weights that cannot be fetched: never silently random.
+    DataError
+        A weight file that is missing, unsafe, or of another network.
+    """
+    pretrained = weights == "imagenet"
+    if name == "densenet121":
+        encoder = _densenet121(pretrained)
+    else:
+        encoder = _timm(name.removeprefix("timm:"), pretrained)
+    if weights not in {"imagenet", "none"}:
+        load_encoder_weights(encoder, Path(weights))
+    return encoder
+
+
+def _densenet121(pretrained: bool) -> ImageEncoder:
+    from torchvision.models import DenseNet121_Weights, densenet121
+
+    wanted = DenseNet121_Weights.IMAGENET1K_V1 if pretrained else None
+    try:
+        network = densenet121(weights=wanted)
+    except OSError as error:
+        raise _not_fetched("densenet121", error) from error
+    pooled = nn.Sequential(network.features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return ImageEncoder(pooled, network.classifier.in_features)
+
+
+def _timm(name: str, pretrained: bool) -> ImageEncoder:
+    import timm
+
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name}*")[:3]
+        offer = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
+        raise ConfigError(f"unknown encoder '{name}'{offer}")
+    try:
+        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except (OSError, RuntimeError, ValueError) as error:
+        if pretrained:
+            raise _not_fetched(name, error) from error
+        raise ConfigError(f"encoder '{name}' cannot be built ({error})") from error
+    return ImageEncoder(network, int(network.num_features))
+
+
+def _not_fetched(name: str, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split())[:120]
+    return ConfigError(
+        f"ImageNet weights of {name} cannot be fetched ({reason}); connect once, or set"
+        " weights to a local file, or to 'none' for a random start"
+    )
+
+
+def load_encoder_weights(encoder: ImageEncoder, path: Path) -> None:
+    """Load a weight file into an encoder; a classifier in it is left aside.
+
+    Raises
+    ------
+    DataError
+        The file is missing, would run code, or lacks, adds or reshapes a tensor.
+    """
+    network = encoder.model
+    state = read_tensors(path)
+    renamed = {}
+    for key, tensor in state.items():
+        if _CLASSIFIER.fullmatch(key):
+            continue
+        key = _OLD_DENSENET_NAME.sub(r"\1\2", key)
+        if isinstance(network, nn.Sequential):
+            key = "0." + key.removeprefix("features.").removeprefix("0.")
+        renamed[key] = tensor
+    load_exactly(network, renamed, str(path))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors or torch file by name; nothing in the file is executed.
+
+    A state dict may lie under ``state_dict``; the prefix ``module.`` is dropped.
+
+    Raises
+    ------
+    DataError
+        Missing, damaged, holding anything but tensors, or a pickle that names other objects.
+    """
+    import pickle
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise DataError(f"{path}: weight file is missing")
+    try:
+        if path.suffix == ".safetensors":
+            content: object = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{path}: refused, it holds more than tensors") from error
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: not a readable weight file ({type(error).__name__})") from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content:
+        raise DataError(f"{path}: not a mapping of names to tensors")
+    tensors = {}
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise DataError(f"{path}: entry '{key}' is not a tensor")
+        tensors[key.removeprefix("module.")] = value
+    return tensors
+
+
+def load_exactly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load a state dict whose names and shapes must be those of `module`.
+
+    Raises
+    ------
+    DataError
+        Naming the first tensor that is missing, unexpected or of another shape.
+    """
+    own = module.state_dict()
+    # Released files may predate this counter; it has no influence on the outputs.
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    extra = [k for k in state if k not in own]
+    shaped = [k for k in state if k in own and state[k].shape != own[k].shape]
+    if missing:
+        raise DataError(f"{where}: {len(missing)} tensors missing, first '{missing[0]}'")
+    if extra:
+        raise DataError(f"{where}: {len(extra)} unexpected tensors, first '{extra[0]}'")
+    if shaped:
+        key = shaped[0]
+        raise DataError(
+            f"{where}: tensor '{key}' is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
+        )
+    module.load_state_dict(dict(state), strict=False)
+
+
+def to_network_scale(patches: Tensor, pixels: Pixels) -> Tensor:
+    """uint8 RGB patches as a network is fed them.
+
+    Parameters
+    ----------
+    patches : (n, 3, height, width) uint8 RGB
+    pixels : ``rgb01`` divides by 255; ``imagenet`` also standardises with ImageNet's mean and
+        deviation; ``bgr255`` reverses the channels and keeps 0..255
+
+    Returns
+    -------
+    (n, 3, height, width) float32
+    """
+    if pixels == "bgr255":
+        return patches.flip(1).float()
+    scaled = patches.float() / 255
+    if pixels == "rgb01":
+        return scaled
+    mean = torch.tensor(_IMAGENET_MEAN, device=patches.device).view(1, 3, 1, 1)
+    std = torch.tensor(_IMAGENET_STD, device=patches.device).view(1, 3, 1, 1)
+    return (scaled - mean) / std
+
+
+def augmentation(kind: Augmentation) -> Callable[[Tensor], Tensor]:
+    """Random change of a batch of patches, drawn anew for each patch from torch's generator.
+
+    ``jitter_flip_rotate``: brightness, contrast and saturation within 50 %, horizontal flip,
+    rotation by any angle with black corners. ``quarter_turns``: flips both ways and rotation
+    by a multiple of 90 degrees.
+
+    Returns
+    -------
+    callable
+        (n, 3, height, width) uint8 to the same.
+    """
+    from torchvision.transforms import v2
+
+    if kind == "none":
+        return lambda patches: patches
+    if kind == "jitter_flip_rotate":
+        change: Callable[[Tensor], Tensor] = v2.Compose(
+            [
+                v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5),
+                v2.RandomHorizontalFlip(),
+                v2.RandomRotation(180),
+            ]
+        )
+    else:
+        flips = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()])
+
+        def change(patch: Tensor) -> Tensor:
+            turns = int(torch.randint(4, ()))
+            return torch.rot90(flips(patch), turns, dims=(-2, -1))
+
+    return lambda patches: torch.stack([change(patch) for patch in patches])

@@ -1,0 +1,404 @@
+"""The commands. Each is thin over a function; heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.comparison import Outcome
+
+DONE, REFUSED, FAILED, INTERRUPTED = 0, 2, 1, 130
+
+app = typer.Typer(
+    name="bench",
+    help="Benchmark methods that predict spatial gene expression from H&E histology.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Look at a dataset and check its files.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+class ListedKind(StrEnum):
+    """What ``bench list`` can list."""
+
+    all = "all"
+    methods = "methods"
+    datasets = "datasets"
+    protocols = "protocols"
+
+
+class TableFormat(StrEnum):
+    """How ``bench tables`` can print."""
+
+    text = "text"
+    csv = "csv"
+    markdown = "markdown"
+    latex = "latex"
+    json = "json"
+
+
+class Device(StrEnum):
+    """Where networks can run."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+ResultsOption = Annotated[
+    Path, typer.Option("--results", help="Results folder.", envvar="SPOTBENCH_RESULTS")
+]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option("--data-root", help="Folder of the dataset's files.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+DatasetOption = Annotated[
+    str, typer.Option("--dataset", "-d", help="Dataset name, or the path of a card.")
+]
+ProtocolOption = Annotated[
+    str, typer.Option("--protocol", "-p", help="strict, published, or the path of a YAML file.")
+]
+
+
+@app.command("list")
+def list_command(
+    kind: Annotated[ListedKind, typer.Argument(help="What to list.")] = ListedKind.all,
+    as_json: JsonOption = False,
+) -> None:
+    """List methods, datasets and protocols."""
+    from bench.evaluate.names import ORACLE_SUMMARIES
+    from bench.protocol.rules import PROTOCOLS
+    from bench.registry import dataset_card, find_datasets, find_methods
+
+    listing: dict[str, list[dict[str, str]]] = {}
+    if kind in {ListedKind.all, ListedKind.methods}:
+        listing["methods"] = [
+            {"name": found.name, "from": found.source, "summary": found.summary}
+            for found in find_methods().values()
+        ]
+        listing["methods"].append(
+            {
+                "name": "shuffled:METHOD",
+                "from": "built-in",
+                "summary": "Control: any method that looks at images, its test images permuted.",
+            }
+        )
+        listing["methods"] += [
+            {"name": name, "from": "built-in", "summary": summary}
+            for name, summary in ORACLE_SUMMARIES.items()
+        ]
+    if kind in {ListedKind.all, ListedKind.datasets}:
+        listing["datasets"] = []
+        for name in find_datasets():
+            card = dataset_card(name)
+            count = f"{len(card.sections)} / {len(card.patients)}"
+            listing["datasets"].append(
+                {"name": name, "sections / patients": count, "summary": card.title}
+            )
+    if kind in {ListedKind.all, ListedKind.protocols}:
+        listing["protocols"] = [
+            {"name": protocol.name, "hash": protocol.hash[:12], "summary": protocol.title}
+            for protocol in PROTOCOLS.values()
+        ]
+    if as_json:
+        typer.echo(json.dumps(listing, indent=2))
+        return
+    for title, rows in listing.items():
+        _print_rows(title, rows)
+
+
+@app.command("run")
+def run_command(
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="Methods, comma-separated; see 'bench list'.")
+    ],
+    dataset: DatasetOption,
+    protocol: ProtocolOption = "strict",
+    folds: Annotated[
+        str | None, typer.Option(help="Folds to run, such as 0,2.", show_default="all")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="authors' settings, or quick ones for machines without a GPU.")
+    ] = "authors",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; METHOD.KEY for one."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where networks run.")] = Device.auto,
+    data_root: DataRootOption = None,
+    results: ResultsOption = Path("results"),
+    tracking: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI|none",
+            help="MLflow tracking URI.",
+            show_default="$MLFLOW_TRACKING_URI or SQLite in the results folder",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Redo finished folds.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run methods on a dataset; finished folds are kept, so the same call resumes."""
+    from bench.comparison import carry_out
+    from bench.execute.plan import Request
+
+    request = Request(
+        methods=tuple(name.strip() for name in method.split(",") if name.strip()),
+        dataset=dataset,
+        protocol=protocol,
+        folds=_numbers(folds),
+        preset=preset,
+        settings=tuple(settings or ()),
+        seed=seed,
+        device=device.value,
+        data_root=data_root,
+        results=results,
+        force=force,
+    )
+    from bench.progress import TerminalWatcher
+
+    with TerminalWatcher() as watcher:
+        outcome = carry_out(request, tracking=tracking, watcher=watcher)
+    _print_outcome(outcome, as_json)
+    if outcome.failures:
+        raise typer.Exit(FAILED)
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise BenchError(f"--folds '{text}': write fold numbers such as 0,2") from None
+
+
+def _print_outcome(outcome: Outcome, as_json: bool) -> None:
+    from bench.report.tables import render
+
+    if as_json:
+        content = json.loads(render(outcome.runs, "json"))
+        content["failures"] = [vars(failure) for failure in outcome.failures]
+        content["left_out"] = dict(outcome.plan.dataset.left_out)
+        typer.echo(json.dumps(content, indent=2))
+        return
+    title = f"{outcome.plan.dataset.card.name}, protocol {outcome.plan.protocol.name}"
+    title += f", folds {outcome.plan.folds.hash[:12]}"
+    typer.echo("\n" + render(outcome.runs, "text", title=title))
+    for failure in outcome.failures:
+        run = next(r for r in outcome.plan.runs if r.entrant.label == failure.label)
+        where = run.folder.fold(failure.fold).path / "failure.txt"
+        _complain(f"{failure.label}, fold {failure.fold} failed: {failure.reason} (see {where})")
+
+
+@app.command("tables")
+def tables_command(
+    dataset: DatasetOption,
+    protocol: Annotated[
+        str | None,
+        typer.Option("--protocol", "-p", help="Protocol.", show_default="all that have runs"),
+    ] = None,
+    how: Annotated[TableFormat, typer.Option("--format", "-f", help="Format.")] = TableFormat.text,
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Print the table of all stored runs on a dataset."""
+    from bench.errors import UnknownNameError
+    from bench.report.tables import newest, render
+    from bench.store import stored_names, stored_runs
+
+    stored = stored_names(results)
+    if not stored:
+        raise BenchError(f"{results}: no runs here; make some with 'bench run'")
+    if dataset not in stored:
+        raise UnknownNameError(f"dataset in {results}", dataset, stored)
+    if protocol is not None and protocol not in stored[dataset]:
+        raise UnknownNameError(f"protocol with runs on {dataset}", protocol, stored[dataset])
+    for name in [protocol] if protocol else stored[dataset]:
+        runs = newest(stored_runs(results, dataset, name))
+        title = f"{dataset}, protocol {name}"
+        typer.echo(render(runs, how.value, title=title), nl=how is TableFormat.text)
+
+
+@data_app.command("show")
+def show_command(
+    dataset: Annotated[str, typer.Argument(help="Dataset name, or the path of a card.")],
+    data_root: DataRootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a dataset's sections, and which of their files are on this machine."""
+    from bench.data.dataset import data_folder
+    from bench.errors import DataError
+    from bench.registry import dataset_card
+
+    card = dataset_card(dataset)
+    try:
+        root: Path | None = data_folder(card, data_root)
+        note = ""
+    except DataError as error:
+        if data_root is not None:
+            raise
+        root, note = None, str(error)
+    rows = []
+    for section in card.sections:
+        missing = [
+            role
+            for role, file in section.files.items()
+            if root is None or not (root / file.path).is_file()
+        ]
+        rows.append(
+            {
+                "section": section.name,
+                "patient": section.patient,
+                "spots": str(section.spots or "-"),
+                "um/px": f"{section.micrometres_per_pixel or card.micrometres_per_pixel:.3f}",
+                "labels": "yes" if "labels" in section.files else "-",
+                "missing": ", ".join(missing) or "-",
+            }
+        )
+    if as_json:
+        facts = card.model_dump(mode="json", exclude={"sections"})
+        folder = str(root) if root else None
+        typer.echo(json.dumps({"card": facts, "folder": folder, "sections": rows}, indent=2))
+        return
+    typer.echo(f"{card.title}\n{card.citation}")
+    for name in ("doi", "licence", "source", "platform", "tissue", "note"):
+        value = getattr(card, name)
+        if value:
+            typer.echo(f"{name}: {value}")
+    typer.echo(f"folder: {root or note}")
+    _print_rows("", rows)
+
+
+@data_app.command("verify")
+def verify_command(
+    dataset: Annotated[str, typer.Argument(help="Dataset name, or the path of a card.")],
+    data_root: DataRootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hash every file of a dataset that is here against its card; missing files are listed."""
+    from bench.data.dataset import data_folder
+    from bench.errors import DataError
+    from bench.registry import dataset_card
+
+    card = dataset_card(dataset)
+    root = data_folder(card, data_root)
+    good, missing, wrong = 0, [], []
+    for section in card.sections:
+        for file in section.files.values():
+            path = root / file.path
+            if not path.is_file():
+                missing.append(file.path)
+                continue
+            try:
+                file.verify(path)
+                good += 1
+            except DataError as error:
+                wrong.append(str(error))
+    if as_json:
+        typer.echo(json.dumps({"good": good, "missing": missing, "wrong": wrong}, indent=2))
+    else:
+        typer.echo(f"{good} files are what the card says, {len(missing)} are missing")
+        for path in missing[:10]:
+            typer.echo(f"  missing: {path}")
+        if len(missing) > 10:
+            typer.echo(f"  and {len(missing) - 10} more")
+        for line in wrong:
+            _complain(line)
+    if wrong:
+        raise typer.Exit(REFUSED)
+
+
+@app.command("ui")
+def ui_command(
+    results: ResultsOption = Path("results"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+) -> None:
+    """Open MLflow's pages on the results; stop with Ctrl-C."""
+    from bench.tracking import ARTIFACTS, tracking_uri
+
+    uri = tracking_uri(None, results)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise BenchError(f"{results}: nothing has been tracked here; make a run with 'bench run'")
+    typer.echo(f"MLflow on {uri}: http://127.0.0.1:{port} (Ctrl-C stops it)")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    command += ["--default-artifact-root", (results / ARTIFACTS).resolve().as_uri()]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
+
+
+@app.command("doctor")
+def doctor_command(results: ResultsOption = Path("results"), as_json: JsonOption = False) -> None:
+    """Check this machine: packages, devices, memory, folders; say how to mend what is wrong."""
+    from bench.doctor import examine
+
+    findings = examine(results)
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            mark = "ok  " if finding.good else "MEND"
+            typer.echo(f"{mark}  {finding.what}: {finding.found}")
+            if not finding.good:
+                typer.echo(f"      {finding.mend}")
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+def _print_rows(title: str, rows: list[dict[str, str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
+    for name in rows[0] if rows else []:
+        table.add_column(name, overflow="fold", no_wrap=name in {"name", "section"})
+    for row in rows:
+        table.add_row(*row.values())
+    Console(highlight=False).print(table)
+
+
+def _complain(message: str) -> None:
+    typer.echo(f"bench: {message}", err=True)
+
+
+def main() -> None:
+    """Run a command and turn what went wrong into one line and an exit status."""
+    arguments = sys.argv[1:]
+    try:
+        _click_command()(args=arguments, prog_name="bench", standalone_mode=True)
+    except BenchError as error:
+        _complain(str(error))
+        sys.exit(REFUSED)
+    except KeyboardInterrupt:
+        if arguments[:1] == ["run"]:
+            again = shlex.join(["bench", *(a for a in arguments if a != "--force")])
+            _complain(f"interrupted; finished folds are kept, resume with: {again}")
+        else:
+            _complain("interrupted")
+        sys.exit(INTERRUPTED)
+
+
+def _click_command() -> Any:
+    return typer.main.get_command(app)
+
+
+if __name__ == "__main__":
+    main()

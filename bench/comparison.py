@@ -1,0 +1,80 @@
+"""A request from beginning to end: plan, jobs, tracking, table."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pandas as pd
+
+from bench.execute.executors import Failure, Watcher, run_serially
+from bench.execute.plan import Job, Plan, Request, make_plan
+from bench.report.tables import score_table
+from bench.store import StoredRun, stored_run
+from bench.tracking import Tracker, tracking_uri
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a request.
+
+    Attributes
+    ----------
+    plan
+        What was to be done.
+    runs
+        The runs as they lie on disk now.
+    failures
+        Folds whose method failed.
+    """
+
+    plan: Plan
+    runs: list[StoredRun]
+    failures: list[Failure]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a run; see :func:`bench.report.tables.score_table`."""
+        return score_table(self.runs)
+
+
+def carry_out(
+    request: Request, *, tracking: str | None = None, watcher: Watcher | None = None
+) -> Outcome:
+    """Do what a request asks for; finished folds are kept unless it says otherwise.
+
+    Parameters
+    ----------
+    request
+        Methods, dataset, protocol and the rest.
+    tracking
+        MLflow tracking URI, ``none``, or None for the default; see
+        :func:`bench.tracking.tracking_uri`.
+    watcher
+        Told what happens.
+
+    Raises
+    ------
+    BenchError
+        The request cannot be met.
+    """
+    watcher = watcher or Watcher()
+    plan = make_plan(request)
+    watcher.planned(plan)
+    tracker = Tracker(tracking_uri(tracking, request.results), request.results, watcher.warn)
+    with ExitStack() as locks:
+        for run in sorted(plan.runs, key=lambda run: run.folder.path):
+            locks.enter_context(run.folder.lock())
+            run.folder.describe(dict(run.facts))
+
+        def upload(job: Job) -> None:
+            stored = stored_run(job.run)
+            if stored is not None:
+                tracker.upload(stored)
+
+        failures = run_serially(plan.jobs(), watcher, force=request.force, stored=upload)
+        runs = [stored for run in plan.runs if (stored := stored_run(run.folder)) is not None]
+        for stored in runs:
+            # Folds of earlier calls that no store has seen, as after a server that was down.
+            tracker.upload(stored)
+    return Outcome(plan, runs, failures)

@@ -1,0 +1,215 @@
+"""A dataset on this machine: its card, its folder, and which of its sections can be used."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import platformdirs
+from filelock import FileLock
+
+from bench.data.card import DatasetCard, SectionCard, join_names
+from bench.data.section import Section, load_section
+from bench.errors import DataError
+from bench.files import cache_folder, canonical_hash, source_hash, write_json
+
+REQUIRED = ("counts", "spots")
+OPTIONAL = ("labels",)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Sections whose files are there and hash to what the card says.
+
+    Attributes
+    ----------
+    card
+        Description of the dataset.
+    root
+        Data folder.
+    hashes
+        Section name to role to ``algorithm:hex``; the roles in use, in the order of folds.
+    left_out
+        Section name to the reason why it is not used.
+    """
+
+    card: DatasetCard
+    root: Path
+    hashes: Mapping[str, Mapping[str, str]]
+    left_out: Mapping[str, str]
+
+    def __iter__(self) -> Iterator[Section]:
+        """Read the usable sections one by one."""
+        for name in self.hashes:
+            yield self.section(name)
+
+    def section(self, name: str) -> Section:
+        """Read one usable section."""
+        if name not in self.hashes:
+            reason = self.left_out.get(name, "not part of this selection")
+            raise DataError(f"section {name} of {self.card.name} is not usable: {reason}")
+        return load_section(self.card, self.card.section(name), self.root, self.hashes[name])
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over all that decides what a method is given, except the protocol."""
+        sections = {}
+        for name, hashes in self.hashes.items():
+            card = self.card.section(name)
+            sections[name] = {
+                "patient": card.patient,
+                "scale": card.micrometres_per_pixel or self.card.micrometres_per_pixel,
+                "files": {role: value for role, value in hashes.items() if role not in OPTIONAL},
+            }
+        panels = {name: panel.symbols_sha256 for name, panel in self.card.panels.items()}
+        return canonical_hash(
+            {
+                "name": self.card.name,
+                "reader": source_hash(_source(self.card.reader)),
+                "patch_pixels": self.card.patch_pixels,
+                "panels": panels,
+                "sections": sections,
+            }
+        )
+
+
+def data_folder(card: DatasetCard, data_root: Path | None) -> Path:
+    """Folder of a dataset's files; a generated dataset is generated into the cache first.
+
+    Without `data_root` it is ``$SPOTBENCH_DATA/<name>``, or the platform's data folder.
+
+    Raises
+    ------
+    DataError
+        The folder is missing; the message says what belongs there.
+    """
+    if data_root is not None:
+        root = data_root
+    elif card.generator is not None:
+        return _generated(card)
+    else:
+        chosen = os.environ.get("SPOTBENCH_DATA")
+        base = Path(chosen) if chosen else Path(platformdirs.user_data_dir("spotbench"))
+        root = base / card.name
+    if not root.is_dir():
+        example = next(iter(card.sections[0].files.values()))
+        raise DataError(
+            f"data folder {root} of {card.name} is missing; put the files of {card.source} there"
+            f" (such as {example.path}) or name their folder with --data-root"
+        )
+    return root
+
+
+def _source(module: str) -> Path:
+    """Source file of a module of ``bench.datasets``, found without importing it."""
+    spec = importlib.util.find_spec(f"bench.datasets.{module}")
+    if spec is None or spec.origin is None:
+        raise DataError(f"there is no module bench.datasets.{module}, which the card names")
+    return Path(spec.origin)
+
+
+def _generated(card: DatasetCard) -> Path:
+    version = source_hash(_source(str(card.generator)))[:16]
+    folder = cache_folder() / "generated" / f"{card.name}-{version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    done = folder / "generated.json"
+    with FileLock(folder / ".lock"):
+        if not _complete(card, folder, done):
+            module = importlib.import_module(f"bench.datasets.{card.generator}")
+            cast("Callable[[Path], None]", module.generate)(folder)
+            files = [file for section in card.sections for file in section.files.values()]
+            write_json(done, {file.path: file.verify(folder / file.path) for file in files})
+    return folder
+
+
+def _complete(card: DatasetCard, folder: Path, done: Path) -> bool:
+    try:
+        expected = json.loads(done.read_text(encoding="utf-8"))
+        found = {
+            file.path: file.verify(folder / file.path)
+            for section in card.sections
+            for file in section.files.values()
+        }
+    except (OSError, ValueError, DataError):
+        return False
+    return bool(expected == found)
+
+
+def open_dataset(
+    card: DatasetCard,
+    data_root: Path | None = None,
+    *,
+    images: bool = True,
+    names: Sequence[str] | None = None,
+) -> Dataset:
+    """Verify the files of a dataset and say which sections can be used.
+
+    A section whose files are all absent is left out; so is one without an image where images
+    are needed. A section with only some of its tables, or with a file that differs from the
+    card, is an error.
+
+    Parameters
+    ----------
+    card
+        Description of the dataset.
+    data_root
+        Its folder; see :func:`data_folder`.
+    images
+        Whether images are needed. If not, they are neither read nor hashed.
+    names
+        Sections asked for, in order; all of the card where None.
+
+    Raises
+    ------
+    DataError
+        A damaged or half-present section, or no usable section at all.
+    """
+    root = data_folder(card, data_root)
+    hashes: dict[str, dict[str, str]] = {}
+    left_out: dict[str, str] = {}
+    for name in names or [section.name for section in card.sections]:
+        section = card.section(name)
+        reason = _absent(section, root, images)
+        if reason:
+            left_out[name] = reason
+            continue
+        roles = [*REQUIRED, *(["image"] if images else [])]
+        roles += [r for r in OPTIONAL if r in section.files and _path(section, r, root).is_file()]
+        hashes[name] = {
+            role: section.files[role].verify(_path(section, role, root)) for role in roles
+        }
+    if not hashes:
+        name, reason = next(iter(left_out.items()))
+        raise DataError(
+            f"no section of {card.name} can be used in {root}; section {name}: {reason}"
+        )
+    return Dataset(card, root, hashes, left_out)
+
+
+def _path(section: SectionCard, role: str, root: Path) -> Path:
+    return root / section.files[role].path
+
+
+def _absent(section: SectionCard, root: Path, images: bool) -> str | None:
+    unnamed = [role for role in REQUIRED if role not in section.files]
+    if unnamed:
+        raise DataError(f"card: section {section.name} names no {join_names(unnamed)} file")
+    missing = [role for role in REQUIRED if not _path(section, role, root).is_file()]
+    if missing == list(REQUIRED):
+        return f"{section.files['counts'].path} is missing"
+    if missing:
+        raise DataError(
+            f"{_path(section, missing[0], root)}: file is missing, while other files of section"
+            f" {section.name} are there"
+        )
+    if images and "image" not in section.files:
+        return "the card names no image"
+    if images and not _path(section, "image", root).is_file():
+        return f"image {section.files['image'].path} is missing"
+    return None

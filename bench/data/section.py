@@ -1,0 +1,206 @@
+"""A section: one tissue slice as AnnData with raw counts, and its image left on disk."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import scipy.sparse as sp
+
+from bench.data.card import DatasetCard, SectionCard
+from bench.data.image import image_size
+from bench.errors import DataError
+from bench.files import atomic_write, cache_folder, canonical_hash, source_hash
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Reader = Callable[[Mapping[str, Path]], "AnnData"]
+
+OUTSIDE_LIMIT = 0.01
+"""Share of a section's spots that may lie outside its image before the section is refused."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One tissue section of one patient.
+
+    Attributes
+    ----------
+    name, patient
+        As in the dataset's card.
+    adata
+        Raw counts in ``X`` (CSR, spots x genes); ``obs`` with ``array_row``, ``array_col``,
+        ``in_tissue``, ``label``; ``obsm["spatial"]`` as full-resolution pixel (x, y);
+        ``uns["spatial"]`` in the form that scanpy and squidpy read.
+    image
+        Image file, or None where there is none.
+    image_hash
+        Hash of the image file as ``algorithm:hex``.
+    max_image_pixels
+        Largest image, in pixels, that the dataset's card allows to be opened.
+    micrometres_per_pixel
+        Scale of the image.
+    patch_pixels
+        Edge of a patch that the card recommends.
+    dropped_spots
+        Spots left out because their centre lies outside the image.
+    """
+
+    name: str
+    patient: str
+    adata: AnnData
+    image: Path | None
+    image_hash: str | None
+    max_image_pixels: int
+    micrometres_per_pixel: float
+    patch_pixels: int
+    dropped_spots: int = 0
+
+    @property
+    def spatial(self) -> np.ndarray:
+        """(spots, 2) float64 full-resolution pixel (x, y) of the spot centres."""
+        return np.asarray(self.adata.obsm["spatial"], dtype=np.float64)
+
+    @property
+    def array_xy(self) -> np.ndarray:
+        """(spots, 2) int64 array coordinates (column, row), that is (x, y)."""
+        return self.adata.obs[["array_col", "array_row"]].to_numpy(dtype=np.int64)
+
+
+def load_section(
+    card: DatasetCard, section: SectionCard, root: Path, hashes: Mapping[str, str]
+) -> Section:
+    """Read one section whose files have been verified.
+
+    The parsed counts are kept in the cache under the hashes of the files and of the reader's
+    source, so that a changed file or reader is read again.
+
+    Parameters
+    ----------
+    card, section
+        The dataset's card and the section in it.
+    root
+        Data folder that the paths of the card are relative to.
+    hashes
+        Hash of each usable file by role, as :meth:`~bench.data.card.FileCard.verify` gave it.
+        A role that is not in it is treated as absent.
+    """
+    files = {role: root / section.files[role].path for role in hashes}
+    parsed = {role: value for role, value in hashes.items() if role != "image"}
+    module = importlib.import_module(f"bench.datasets.{card.reader}")
+    source = Path(str(module.__file__))
+    key = canonical_hash([parsed, source_hash(source, Path(__file__))])
+    cached = cache_folder() / "sections" / f"{card.name}-{section.name}-{key[:24]}.h5ad"
+    adata = _read_cached(cached)
+    if adata is None:
+        adata = cast("Reader", module.read)(files)
+        check_section(adata, str(files["counts"]))
+        with atomic_write(cached) as temporary:
+            adata.write_h5ad(temporary)
+
+    image = files.get("image")
+    dropped = 0
+    if image is not None:
+        width, height = image_size(image, card.max_image_pixels)
+        adata, dropped = drop_outside(adata, width, height, f"section {section.name}", image)
+    scale = section.micrometres_per_pixel or card.micrometres_per_pixel
+    adata.uns["spatial"] = {
+        section.name: {
+            "images": {},
+            "scalefactors": {
+                "spot_diameter_fullres": card.spot_diameter_micrometres / scale,
+                "tissue_hires_scalef": 1.0,
+            },
+            "metadata": {"source_image_path": str(image) if image else ""},
+        }
+    }
+    return Section(
+        name=section.name,
+        patient=section.patient,
+        adata=adata,
+        image=image,
+        image_hash=hashes.get("image"),
+        max_image_pixels=card.max_image_pixels,
+        micrometres_per_pixel=scale,
+        patch_pixels=card.patch_pixels,
+        dropped_spots=dropped,
+    )
+
+
+def _read_cached(path: Path) -> AnnData | None:
+    import anndata
+
+    if not path.is_file():
+        return None
+    try:
+        return anndata.read_h5ad(path)
+    except (OSError, KeyError, ValueError) as error:
+        warnings.warn(f"{path}: cached section is damaged ({error}); read again", stacklevel=2)
+        path.unlink(missing_ok=True)
+        return None
+
+
+def check_section(adata: AnnData, where: str) -> None:
+    """Refuse a section whose contents no measurement can have.
+
+    Raises
+    ------
+    DataError
+        No spot, no gene or no count at all; counts that are negative, fractional or not finite;
+        duplicate spots or genes; coordinates that are not finite.
+    """
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        raise DataError(f"{where}: empty, {adata.n_obs} spots x {adata.n_vars} genes")
+    counts = adata.X
+    if not sp.issparse(counts):
+        raise DataError(f"{where}: the reader must give counts as a CSR matrix")
+    values = counts.data
+    if values.size and not np.isfinite(values).all():
+        raise DataError(f"{where}: counts are not finite")
+    if values.size and values.min() < 0:
+        raise DataError(f"{where}: counts are negative")
+    if values.size and np.any(values != np.rint(values)):
+        raise DataError(f"{where}: counts are fractional; raw counts are needed")
+    if values.sum() == 0:
+        raise DataError(f"{where}: every count is zero")
+    for kind, names in (("gene", adata.var_names), ("spot", adata.obs_names)):
+        if not names.is_unique:
+            twice = names[names.duplicated()][0]
+            raise DataError(f"{where}: {kind} '{twice}' occurs more than once")
+    if not np.isfinite(adata.obsm["spatial"]).all():
+        raise DataError(f"{where}: a spot's pixel coordinates are not finite")
+
+
+def drop_outside(
+    adata: AnnData, width: int, height: int, where: str, image: Path
+) -> tuple[AnnData, int]:
+    """Leave out spots whose centre lies outside the image.
+
+    Returns
+    -------
+    tuple of AnnData and int
+        The section without them, and their number.
+
+    Raises
+    ------
+    DataError
+        More than 1 % of the spots lie outside: image and coordinates do not belong together.
+    """
+    x, y = np.asarray(adata.obsm["spatial"], dtype=np.float64).T
+    inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+    outside = int((~inside).sum())
+    if outside == 0:
+        return adata, 0
+    if outside > OUTSIDE_LIMIT * adata.n_obs:
+        raise DataError(
+            f"{where}: {outside} of {adata.n_obs} spots lie outside the image {image}"
+            f" ({width} x {height} px); image and spot file do not belong together"
+        )
+    warnings.warn(f"{where}: {outside} spots outside the image were left out", stacklevel=2)
+    return adata[inside].copy(), outside

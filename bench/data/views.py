@@ -1,0 +1,106 @@
+"""What a method is given: training sections with expression, slides without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from bench.data.patches import PatchSource
+from bench.errors import DataError
+
+
+@dataclass(frozen=True)
+class Slide:
+    """A section to predict: image and coordinates. It has no expression, by construction.
+
+    Attributes
+    ----------
+    name
+        Section name.
+    array_xy
+        (spots, 2) int64 array coordinates (column, row).
+    spatial
+        (spots, 2) float64 full-resolution pixel (x, y).
+    patch_pixels
+        Edge of a patch that the dataset's card recommends, in full-resolution pixels.
+    """
+
+    name: str
+    array_xy: np.ndarray
+    spatial: np.ndarray
+    patch_pixels: int
+    patch_source: PatchSource | None = field(repr=False)
+    image_order: np.ndarray | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.array_xy)
+
+    def patches(self, size: int, pixels: int | None = None) -> np.ndarray:
+        """Image patches around the spots.
+
+        Parameters
+        ----------
+        size
+            Edge in pixels of the full-resolution image.
+        pixels
+            Edge after resampling; `size` where None.
+
+        Returns
+        -------
+        (spots, pixels, pixels, 3) uint8 array, RGB
+        """
+        if self.patch_source is None:
+            raise DataError(f"section {self.name}: no image, but the method asks for patches")
+        patches = self.patch_source.cut(size, pixels)
+        return patches if self.image_order is None else patches[self.image_order]
+
+    def with_images_shuffled(self, seed: int) -> Slide:
+        """The same slide with its patches dealt to the wrong spots, at random from `seed`."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        return replace(self, image_order=order)
+
+
+@dataclass(frozen=True)
+class TrainingSection(Slide):
+    """A section to learn from.
+
+    Attributes
+    ----------
+    patient
+        Patient the section belongs to.
+    expression
+        (spots, panel) float32: input of expression encoders, on the protocol's input scale.
+    target
+        (spots, panel) float32: what is to be predicted, on the protocol's target scale.
+    counts
+        (spots, panel) float32 raw counts, for count likelihoods.
+    """
+
+    patient: str = ""
+    expression: np.ndarray = field(default_factory=lambda: np.empty((0, 0)), repr=False)
+    target: np.ndarray = field(default_factory=lambda: np.empty((0, 0)), repr=False)
+    counts: np.ndarray = field(default_factory=lambda: np.empty((0, 0)), repr=False)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What ``fit`` gets.
+
+    Attributes
+    ----------
+    panel
+        Genes in the order of every expression matrix's columns.
+    train, validation
+        Sections to learn from, and sections kept for tuning and early stopping. Under some
+        protocols there are no validation sections.
+    """
+
+    panel: tuple[str, ...]
+    train: tuple[TrainingSection, ...]
+    validation: tuple[TrainingSection, ...] = ()
+
+    @property
+    def sections(self) -> tuple[TrainingSection, ...]:
+        """All sections whose expression may be used: training, then validation."""
+        return self.train + self.validation

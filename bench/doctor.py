@@ -1,0 +1,103 @@
+"""Checks of the machine, each with the way to mend it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from bench.errors import BenchError
+from bench.files import cache_folder
+from bench.store import check_writable
+
+_WANTED_DISK_GB = 5.0
+_WANTED_MEMORY_GB = 6.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, what was found, and how to mend it if it is not good."""
+
+    what: str
+    found: str
+    good: bool
+    mend: str = ""
+
+
+def examine(results: Path) -> list[Finding]:
+    """All checks, in the order in which a person would make them."""
+    return [
+        Finding("python", platform.python_version(), True),
+        *_packages(),
+        _torch(),
+        _memory(),
+        _folder("results folder", results),
+        _folder("cache folder", cache_folder()),
+    ]
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    good = []
+    for text in requires("spotbench") or []:
+        needed = Requirement(text)
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(needed.name)
+        except PackageNotFoundError:
+            findings.append(Finding(needed.name, "absent", False, f"pip install '{needed}'"))
+            continue
+        if needed.specifier.contains(found, prereleases=True):
+            good.append(f"{needed.name} {found}")
+        else:
+            findings.append(Finding(needed.name, found, False, f"pip install '{needed}'"))
+    return [Finding("packages", ", ".join(good), True), *findings]
+
+
+def _torch() -> Finding:
+    try:
+        import torch
+        import torchvision
+
+        from bench.execute.plan import available_devices
+    except Exception as error:  # a broken install can fail in any way; that is the finding
+        return Finding(
+            "torch",
+            f"{type(error).__name__}: {error}",
+            False,
+            "torch and torchvision must be built for each other; install again with"
+            " pip install -c constraints.txt torch torchvision",
+        )
+    devices = ", ".join(available_devices())
+    found = f"torch {torch.__version__}, torchvision {torchvision.__version__}, devices {devices},"
+    return Finding("torch", f"{found} {torch.get_num_threads()} threads", True)
+
+
+def _memory() -> Finding:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (AttributeError, ValueError, OSError):
+        return Finding("memory", "unknown", True)
+    return Finding(
+        "memory",
+        f"{total:.0f} GB, {os.cpu_count()} cores",
+        total >= _WANTED_MEMORY_GB,
+        "use the quick preset and fewer sections",
+    )
+
+
+def _folder(what: str, path: Path) -> Finding:
+    try:
+        check_writable(path)
+    except BenchError as error:
+        return Finding(what, str(error), False, "name another folder, or mend its permissions")
+    free = shutil.disk_usage(path).free / 1e9
+    return Finding(
+        what, f"{path}, {free:.0f} GB free", free >= _WANTED_DISK_GB, "free some disk space"
+    )

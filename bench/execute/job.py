@@ -1,0 +1,289 @@
+"""One job: fit on a fold's training data, predict its slides, score, store."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bench.data.views import Slide
+from bench.errors import TrainingError
+from bench.evaluate.metrics import score_pooled, score_section
+from bench.evaluate.oracles import ORACLES
+from bench.execute.plan import Job, available_devices
+from bench.files import atomic_write, write_json
+from bench.method import Context, Method, Progress
+from bench.protocol.fold_data import FoldData, fold_data
+from bench.registry import method_class
+from bench.store import MODEL, FoldFolder
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def run_fold(job: Job, progress: Progress | None = None) -> None:
+    """Do one job and leave its result in the fold's folder, manifest last.
+
+    Raises
+    ------
+    BenchError
+        The request cannot be met (data, weights, settings).
+    TrainingError
+        The method diverged or predicted something that is not a prediction.
+    OSError
+        The results folder cannot be written.
+    """
+    folder = job.run.fold(job.fold)
+    folder.clear()
+    context = Context(
+        seed=job.seed,
+        device=available_devices()[0]
+        if _wants_device(job) and job.device == "auto"
+        else job.device.replace("auto", "cpu"),
+        scratch=folder.scratch,
+    )
+    if progress is not None:
+        context.progress = progress
+    reset_peak_memory(context.device)
+    clock = _Clock()
+    data = _data_of(job)
+    clock.mark("data_seconds")
+
+    method = None
+    if job.entrant.method is None:
+        oracle = ORACLES[job.entrant.label]
+        genes = len(data.training.panel)
+        predictions = [oracle(truth.totals, genes) for truth in data.truth]
+    else:
+        folder.scratch.mkdir(exist_ok=True)
+        method = _fitted(job, data, context)
+        clock.mark("fit_seconds")
+        slides: Sequence[Slide] = data.slides
+        if job.entrant.shuffled:
+            slides = [
+                slide.with_images_shuffled(job.seed + number) for number, slide in enumerate(slides)
+            ]
+        predictions = method.predict(slides, context)
+        check_predictions(job.entrant.label, data, predictions)
+    clock.mark("predict_seconds")
+
+    scores, genes_table = _score(job, data, predictions)
+    clock.mark("score_seconds")
+    folder.write_table("scores.parquet", scores)
+    folder.write_table("genes.parquet", genes_table)
+    folder.write_table("curves.parquet", pd.DataFrame(context.curves))
+    with atomic_write(folder.path / "predictions.h5ad") as temporary:
+        _as_anndata(data, predictions).write_h5ad(temporary, compression="lzf")
+    if method is not None and not job.entrant.shuffled:
+        (folder.path / MODEL).mkdir(exist_ok=True)
+        method.save(folder.path / MODEL)
+    clock.mark("store_seconds")
+    write_json(
+        folder.path / "fold.json",
+        {
+            "fold": job.fold,
+            "train": job.folds.folds[job.fold].train,
+            "validation": job.folds.folds[job.fold].validation,
+            "test": job.folds.folds[job.fold].test,
+            "panel": data.training.panel,
+            "unmeasured": data.unmeasured,
+            "notes": context.notes,
+            "device": context.device,
+            "timings": clock.seconds,
+            "peak_memory_mb": peak_memory_mb(),
+            "peak_device_memory_mb": peak_device_memory_mb(context.device),
+            "machine": {"platform": platform.platform(), "python": platform.python_version()},
+        },
+    )
+    folder.finish()
+
+
+def _wants_device(job: Job) -> bool:
+    method = job.entrant.method
+    return method is not None and method_class(method).needs_image
+
+
+def _fitted(job: Job, data: FoldData, context: Context) -> Method:
+    kind = method_class(str(job.entrant.method))
+    if job.twin is not None:
+        # The twin differs in its test images alone: a finished fit of the same fold is the same.
+        fitted: FoldFolder = job.twin.fold(job.fold)
+        if fitted.is_done():
+            return kind.load(fitted.path / MODEL, job.entrant.config)
+    method = kind(job.entrant.config)
+    method.fit(data.training, context)
+    return method
+
+
+def check_predictions(label: str, data: FoldData, predictions: Sequence[np.ndarray]) -> None:
+    """Refuse what is not one finite (spots, panel) array a slide.
+
+    Raises
+    ------
+    TrainingError
+        Naming method, section and, for a value that is not finite, the gene.
+    """
+    if len(predictions) != len(data.slides):
+        raise TrainingError(
+            f"{label} gave {len(predictions)} predictions for {len(data.slides)} slides"
+        )
+    panel = data.training.panel
+    for slide, prediction in zip(data.slides, predictions, strict=True):
+        wanted = (len(slide), len(panel))
+        if not isinstance(prediction, np.ndarray) or prediction.shape != wanted:
+            shape = getattr(prediction, "shape", type(prediction).__name__)
+            raise TrainingError(f"{label}, section {slide.name}: predicted {shape}, not {wanted}")
+        broken = ~np.isfinite(prediction).all(axis=0)
+        if broken.any():
+            gene = panel[int(np.argmax(broken))]
+            raise TrainingError(
+                f"{label}, section {slide.name}: prediction of gene {gene} is not finite"
+            )
+
+
+def _score(
+    job: Job, data: FoldData, predictions: Sequence[np.ndarray]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rows: list[dict[str, object]] = []
+    tables = []
+    scale_free = job.entrant.method is None
+
+    def add(scores: dict[str, float], section: str, patient: str, spots: int) -> None:
+        rows.extend(
+            {
+                "method": job.entrant.label,
+                "fold": job.fold,
+                "section": section,
+                "patient": patient,
+                "spots": spots,
+                "genes": len(data.training.panel),
+                "score": score,
+                "value": value,
+            }
+            for score, value in scores.items()
+        )
+
+    for truth, prediction in zip(data.truth, predictions, strict=True):
+        scores, genes = score_section(
+            truth.expression, prediction, truth.heg, scale_free=scale_free
+        )
+        add(scores, truth.section, truth.patient, len(prediction))
+        genes.insert(0, "gene", list(data.training.panel))
+        genes.insert(0, "section", truth.section)
+        genes.insert(0, "fold", job.fold)
+        genes.insert(0, "method", job.entrant.label)
+        tables.append(genes)
+    pooled = score_pooled(
+        [truth.expression for truth in data.truth],
+        predictions,
+        [truth.heg for truth in data.truth],
+    )
+    add(pooled, "", "", sum(len(prediction) for prediction in predictions))
+    return pd.DataFrame(rows), pd.concat(tables, ignore_index=True)
+
+
+def _as_anndata(data: FoldData, predictions: Sequence[np.ndarray]) -> AnnData:
+    from anndata import AnnData
+
+    def column(of: str) -> list[str]:
+        return [getattr(truth, of) for truth in data.truth for _ in truth.spot_names]
+
+    names = [f"{truth.section}_{spot}" for truth in data.truth for spot in truth.spot_names]
+    array_xy = np.concatenate([truth.array_xy for truth in data.truth])
+    obs = pd.DataFrame(
+        {
+            "section": pd.Categorical(column("section")),
+            "patient": pd.Categorical(column("patient")),
+            "array_row": array_xy[:, 1],
+            "array_col": array_xy[:, 0],
+            "total_counts": np.concatenate([truth.totals for truth in data.truth]),
+        },
+        index=names,
+    )
+    heg = np.stack([truth.heg for truth in data.truth], axis=1)
+    var = pd.DataFrame(
+        heg, index=list(data.training.panel), columns=[f"heg_{t.section}" for t in data.truth]
+    )
+    return AnnData(
+        X=np.concatenate(list(predictions)).astype(np.float32),
+        obs=obs,
+        var=var,
+        layers={"truth": np.concatenate([t.expression for t in data.truth]).astype(np.float32)},
+        obsm={"spatial": np.concatenate([truth.spatial for truth in data.truth])},
+    )
+
+
+_latest: tuple[tuple[str, str, str, int], FoldData] | None = None
+
+
+def _data_of(job: Job) -> FoldData:
+    """Data of a job's fold; the last one made is kept for the next method on the same fold."""
+    global _latest
+    key = (job.dataset.hash, job.protocol.hash, job.folds.hash, job.fold)
+    if _latest is None or _latest[0] != key:
+        _latest = None  # frees the old fold before the new one is read
+        fold = job.folds.folds[job.fold]
+        sections = {
+            name: job.dataset.section(name) for name in (*fold.train, *fold.validation, *fold.test)
+        }
+        _latest = (key, fold_data(fold, sections, job.protocol, job.published_panel))
+    return _latest[1]
+
+
+class _Clock:
+    """Seconds between marks."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def mark(self, name: str) -> None:
+        """Book the time since the last mark under `name`."""
+        now = time.perf_counter()
+        self.seconds[name] = round(now - self._last, 4)
+        self._last = now
+
+
+def reset_peak_memory(device: str) -> None:
+    """Start counting anew, where the system lets us: Linux for the process, CUDA for the GPU."""
+    try:
+        with open("/proc/self/clear_refs", "w") as stream:
+            stream.write("5")
+    except OSError:
+        return
+    finally:
+        if device == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_mb() -> float | None:
+    """Largest resident memory of this process since the last reset, in MB; None on Windows."""
+    try:
+        with open("/proc/self/status") as stream:
+            for line in stream:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def peak_device_memory_mb(device: str) -> float | None:
+    """Largest GPU memory allocated since the last reset, in MB."""
+    if device != "cuda":
+        return None
+    import torch
+
+    return torch.cuda.max_memory_allocated() / (1 << 20)

@@ -1,0 +1,149 @@
+"""What a method is, and what the harness hands it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bench.data.views import Slide, TrainingData
+from bench.errors import ConfigError, UnknownNameError
+
+
+class MethodConfig(BaseModel):
+    """Base of a method's settings; the defaults are the authors' values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Progress(Protocol):
+    """Receives how far a fit has come."""
+
+    def __call__(self, done: int, total: int, note: str) -> None: ...
+
+
+def _silent(done: int, total: int, note: str) -> None:
+    """Progress nobody watches."""
+
+
+@dataclass
+class Context:
+    """Surroundings of one fit or prediction.
+
+    Attributes
+    ----------
+    seed
+        All randomness of a method must follow from it.
+    device
+        ``cpu``, ``cuda`` or ``mps``.
+    scratch
+        Folder for training checkpoints, or None: it survives a killed process and is removed
+        when the fold is done.
+    progress
+        Called with (done, total, note) after each epoch.
+    curves
+        What the training helper recorded: one mapping per epoch.
+    notes
+        Warnings that belong to the result.
+    """
+
+    seed: int = 0
+    device: str = "cpu"
+    scratch: Path | None = None
+    progress: Progress = _silent
+    curves: list[dict[str, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Method(ABC):
+    """A method fits on sections and predicts expression for sections it has not seen.
+
+    Subclasses live in a module of their own and set the class attributes below. Importing the
+    module must be quick: heavy libraries are imported where they are used.
+
+    Attributes
+    ----------
+    name
+        What users type.
+    Config
+        Settings as a :class:`MethodConfig`, defaults being the authors' values.
+    unit
+        What one training sample is: a ``spot`` or a whole ``section``.
+    needs_image
+        Whether it looks at the image; sections without one are then left out.
+    control
+        Whether it is there to lose.
+    presets
+        Changes to the defaults by preset; ``quick`` is for machines without a GPU.
+    dataset_settings
+        Changes to the defaults by dataset, where the authors used different values.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    unit: ClassVar[Literal["spot", "section"]] = "spot"
+    needs_image: ClassVar[bool] = True
+    control: ClassVar[bool] = False
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {}}
+    dataset_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init__(self, config: MethodConfig | None = None) -> None:
+        self.config: Any = config if config is not None else self.Config()
+
+    @classmethod
+    def configure(
+        cls, dataset: str, preset: str, changes: Mapping[str, Any] | None = None
+    ) -> MethodConfig:
+        """Settings for a dataset: defaults, then the dataset's, the preset's, the user's.
+
+        Raises
+        ------
+        UnknownNameError
+            A preset or setting that does not exist; the nearest names are offered.
+        ConfigError
+            A value that is not allowed.
+        """
+        known = {"authors", *cls.presets}
+        if preset not in known:
+            raise UnknownNameError(f"preset of {cls.name}", preset, known)
+        values = {
+            **cls.dataset_settings.get(dataset, {}),
+            **cls.presets.get(preset, {}),
+            **(changes or {}),
+        }
+        for key in values:
+            if key not in cls.Config.model_fields:
+                raise UnknownNameError(f"setting of {cls.name}", key, cls.Config.model_fields)
+        try:
+            return cls.Config.model_validate(values)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(str(part) for part in fault["loc"])
+            raise ConfigError(f"setting of {cls.name}: {where}: {fault['msg']}") from error
+
+    @classmethod
+    def search_space(cls, trial: Any) -> dict[str, Any]:
+        """Settings suggested by a tuning trial; none by default."""
+        return {}
+
+    @abstractmethod
+    def fit(self, data: TrainingData, context: Context) -> None:
+        """Learn from training sections."""
+
+    @abstractmethod
+    def predict(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
+        """Predict each slide: one (spots, panel) float32 array a slide, on the target scale."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what :meth:`load` needs into an existing folder; no pickle."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, config: MethodConfig) -> Self:
+        """The fitted method that :meth:`save` wrote."""

@@ -1,0 +1,171 @@
+"""From sections to what fit, predict and evaluate get, each no more than its share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.data.patches import PatchSource
+from bench.data.section import Section
+from bench.data.views import Slide, TrainingData, TrainingSection
+from bench.errors import DataError
+from bench.protocol.folds import Fold
+from bench.protocol.normalise import normalise, panel_counts
+from bench.protocol.panel import choose_panel, panel_columns
+from bench.protocol.rules import Protocol
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What only the evaluation sees of a test section.
+
+    Attributes
+    ----------
+    section, patient
+        Names.
+    expression
+        (spots, panel) float64 on the protocol's target scale.
+    heg
+        (panel,) bool: the highly expressed genes.
+    totals
+        (spots,) float64 counts per spot over all measured genes.
+    spot_names
+        Names of the spots, in the order of the rows.
+    spatial, array_xy
+        Pixel and array coordinates.
+    """
+
+    section: str
+    patient: str
+    expression: np.ndarray
+    heg: np.ndarray
+    totals: np.ndarray
+    spot_names: tuple[str, ...]
+    spatial: np.ndarray
+    array_xy: np.ndarray
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """A fold, split by who may see what."""
+
+    training: TrainingData
+    slides: tuple[Slide, ...]
+    truth: tuple[Truth, ...]
+    unmeasured: tuple[str, ...]
+
+
+def fold_data(
+    fold: Fold,
+    sections: Mapping[str, Section],
+    protocol: Protocol,
+    published_panel: tuple[str, ...] | None = None,
+) -> FoldData:
+    """Build a fold's training data, slides and truth.
+
+    Parameters
+    ----------
+    fold
+        Names of its sections.
+    sections
+        Sections by name.
+    protocol
+        Panel, scales and HEG rules.
+    published_panel
+        The card's gene list, for a protocol that uses it.
+
+    Raises
+    ------
+    DataError
+        No panel gene was measured in a section.
+    """
+    seen = [sections[name] for name in (*fold.train, *fold.validation)]
+    if protocol.panel == "published":
+        if published_panel is None:
+            raise DataError(f"protocol {protocol.name} needs a dataset with a published panel")
+        panel = published_panel
+    else:
+        panel = choose_panel(seen, protocol)
+
+    columns = {name: panel_columns(sections[name], panel) for name in _names(fold)}
+    for name, of_section in columns.items():
+        if (of_section < 0).all():
+            raise DataError(f"section {name}: no gene of the panel was measured")
+    training = TrainingData(
+        panel=panel,
+        train=tuple(_training(sections[n], columns[n], protocol) for n in fold.train),
+        validation=tuple(_training(sections[n], columns[n], protocol) for n in fold.validation),
+    )
+    training_mean = np.concatenate([s.target for s in training.sections]).mean(axis=0)
+    truth = []
+    for name in fold.test:
+        section = sections[name]
+        expression = normalise(section.adata.X, columns[name], protocol.target)
+        ranked_by = expression.mean(axis=0) if protocol.heg == "test" else training_mean
+        truth.append(
+            Truth(
+                section=name,
+                patient=section.patient,
+                expression=expression,
+                heg=highest(ranked_by, protocol.heg_genes),
+                totals=np.asarray(section.adata.X.sum(axis=1), dtype=np.float64).ravel(),
+                spot_names=tuple(section.adata.obs_names),
+                spatial=section.spatial,
+                array_xy=section.array_xy,
+            )
+        )
+    missing = {panel[column] for name in fold.test for column in np.flatnonzero(columns[name] < 0)}
+    return FoldData(
+        training=training,
+        slides=tuple(_slide(sections[name]) for name in fold.test),
+        truth=tuple(truth),
+        unmeasured=tuple(sorted(missing)),
+    )
+
+
+def highest(mean: np.ndarray, genes: int) -> np.ndarray:
+    """(panel,) bool mask of the genes with the highest mean; ties go to the earlier gene."""
+    mask = np.zeros(len(mean), dtype=bool)
+    mask[np.argsort(-mean, kind="stable")[:genes]] = True
+    return mask
+
+
+def _names(fold: Fold) -> tuple[str, ...]:
+    return (*fold.train, *fold.validation, *fold.test)
+
+
+def _slide(section: Section) -> Slide:
+    return Slide(
+        name=section.name,
+        array_xy=section.array_xy,
+        spatial=section.spatial,
+        patch_pixels=section.patch_pixels,
+        patch_source=_patch_source(section),
+    )
+
+
+def _training(section: Section, columns: np.ndarray, protocol: Protocol) -> TrainingSection:
+    counts = section.adata.X
+    target = normalise(counts, columns, protocol.target)
+    expression = (
+        target if protocol.input == protocol.target else normalise(counts, columns, protocol.input)
+    )
+    return TrainingSection(
+        name=section.name,
+        array_xy=section.array_xy,
+        spatial=section.spatial,
+        patch_pixels=section.patch_pixels,
+        patch_source=_patch_source(section),
+        patient=section.patient,
+        expression=expression.astype(np.float32),
+        target=target.astype(np.float32),
+        counts=panel_counts(counts, columns).astype(np.float32),
+    )
+
+
+def _patch_source(section: Section) -> PatchSource | None:
+    if section.image is None or section.image_hash is None:
+        return None
+    return PatchSource(section.image, section.image_hash, section.max_image_pixels, section.spatial)

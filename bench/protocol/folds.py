@@ -1,0 +1,239 @@
+"""Folds: one division of the sections for every method, refused if it leaks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bench.data.card import first_fault, join_names
+from bench.errors import BenchError, DataError, LeakError
+from bench.files import canonical_hash, write_json
+from bench.protocol.rules import Protocol
+
+
+@dataclass(frozen=True)
+class SectionFacts:
+    """What splitting needs to know of a section.
+
+    Attributes
+    ----------
+    name, patient
+        As in the card.
+    spots
+        Number of spots, for balancing; 1 where it does not matter.
+    image_hash
+        Hash of the image file, None without an image.
+    """
+
+    name: str
+    patient: str
+    spots: int = 1
+    image_hash: str | None = None
+
+
+class Fold(BaseModel):
+    """One train / validation / test division, by section name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    index: int
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+class Folds(BaseModel):
+    """All folds of a dataset under a protocol; the same file for every method."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: str
+    protocol: str
+    protocol_hash: str
+    patients: dict[str, str]
+    folds: tuple[Fold, ...]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over everything above."""
+        return canonical_hash(self.model_dump(mode="json"))
+
+
+def make_folds(dataset: str, facts: Sequence[SectionFacts], protocol: Protocol) -> Folds:
+    """Divide sections as the protocol says.
+
+    Parameters
+    ----------
+    dataset
+        Name written into the folds.
+    facts
+        Usable sections, in the order in which folds are numbered.
+    protocol
+        Rules of the division.
+
+    Raises
+    ------
+    BenchError
+        Too few patients or sections for the protocol.
+    LeakError
+        The result breaks what the protocol promises (see :func:`check_folds`).
+    """
+    divide = _by_patient if protocol.split == "patient" else _by_section
+    folds = Folds(
+        dataset=dataset,
+        protocol=protocol.name,
+        protocol_hash=protocol.hash,
+        patients={fact.name: fact.patient for fact in facts},
+        folds=tuple(divide(facts, protocol)),
+    )
+    check_folds(folds, facts, protocol)
+    return folds
+
+
+def _by_section(facts: Sequence[SectionFacts], protocol: Protocol) -> list[Fold]:
+    if len(facts) < 2:
+        raise BenchError(
+            f"protocol {protocol.name} leaves one section out and needs at least 2 sections,"
+            f" but {len(facts)} can be used"
+        )
+    names = [fact.name for fact in facts]
+    return [
+        Fold(
+            index=index,
+            train=tuple(name for name in names if name != test),
+            validation=(),
+            test=(test,),
+        )
+        for index, test in enumerate(names)
+    ]
+
+
+def _by_patient(facts: Sequence[SectionFacts], protocol: Protocol) -> list[Fold]:
+    sections: dict[str, list[str]] = defaultdict(list)
+    spots: dict[str, int] = defaultdict(int)
+    for fact in facts:
+        sections[fact.patient].append(fact.name)
+        spots[fact.patient] += fact.spots
+    patients = list(sections)
+    if len(patients) < 2:
+        raise BenchError(
+            f"protocol {protocol.name} leaves one patient out, but the {len(facts)} usable"
+            f" sections belong to {len(patients)} patient; a protocol that splits by section"
+            " works with one patient, and its scores are then not honest about new patients"
+        )
+    if len(patients) <= protocol.leave_one_out_up_to:
+        groups = [[patient] for patient in patients]
+    else:
+        groups = balanced_groups(spots, protocol.grouped_folds)
+
+    folds = []
+    for index, test in enumerate(groups):
+        # The validation patient follows the test patients, so that every patient gets a turn.
+        after = patients[patients.index(test[-1]) + 1 :] + patients
+        training = [patient for patient in patients if patient not in test]
+        held = next(patient for patient in after if patient in training)
+        if len(training) > 1:
+            validation = sections[held]
+        else:
+            # One training patient: its last section validates, if another one is left to train.
+            validation = sections[held][1:][-1:]
+        folds.append(
+            Fold(
+                index=index,
+                train=tuple(
+                    fact.name
+                    for fact in facts
+                    if fact.patient not in test and fact.name not in validation
+                ),
+                validation=tuple(validation),
+                test=tuple(fact.name for fact in facts if fact.patient in test),
+            )
+        )
+    return folds
+
+
+def balanced_groups(spots: Mapping[str, int], groups: int) -> list[list[str]]:
+    """Patients in `groups` groups of about equal spots: the largest first, to the lightest group.
+
+    Parameters
+    ----------
+    spots
+        Spots of each patient.
+    groups
+        Number of groups, at most the number of patients.
+    """
+    members: list[list[str]] = [[] for _ in range(min(groups, len(spots)))]
+    weights = [0] * len(members)
+    for patient in sorted(spots, key=lambda name: (-spots[name], name)):
+        lightest = weights.index(min(weights))
+        members[lightest].append(patient)
+        weights[lightest] += spots[patient]
+    return members
+
+
+def check_folds(folds: Folds, facts: Sequence[SectionFacts], protocol: Protocol) -> None:
+    """Refuse folds that leak what the protocol forbids.
+
+    Every protocol forbids a section, or an image, on both sides of a test split, and every
+    section must be tested exactly once. Under a patient split, no patient may be on both sides.
+
+    Raises
+    ------
+    LeakError
+        Naming the fold and what is shared.
+    """
+    by_name = {fact.name: fact for fact in facts}
+    tested: list[str] = []
+    for fold in folds.folds:
+        unknown = {*fold.train, *fold.validation, *fold.test} - set(by_name)
+        if unknown:
+            raise LeakError(f"fold {fold.index}: unknown sections {sorted(unknown)}")
+        if not fold.train or not fold.test:
+            raise LeakError(f"fold {fold.index}: training or test side is empty")
+        sides = (fold.train, fold.validation, fold.test)
+        if len({*fold.train, *fold.validation, *fold.test}) != sum(map(len, sides)):
+            raise LeakError(f"fold {fold.index}: a section is on two sides")
+        seen = [by_name[name] for name in (*fold.train, *fold.validation)]
+        test = [by_name[name] for name in fold.test]
+        shared_images = {f.image_hash for f in seen if f.image_hash} & {f.image_hash for f in test}
+        if shared_images:
+            pair = [f.name for f in (*seen, *test) if f.image_hash in shared_images]
+            raise LeakError(
+                f"fold {fold.index}: the same image on both sides of the test split"
+                f" (sections {join_names(pair)})"
+            )
+        if protocol.split == "patient":
+            shared = {f.patient for f in seen} & {f.patient for f in test}
+            if shared:
+                raise LeakError(
+                    f"fold {fold.index}: patient {join_names(sorted(shared))} on both sides of"
+                    f" the test split, which protocol {protocol.name} forbids"
+                )
+        tested.extend(fold.test)
+    if sorted(tested) != sorted(by_name):
+        raise LeakError("folds: every section must be tested exactly once")
+
+
+def write_folds(folder: Path, folds: Folds) -> Path:
+    """Write the folds under their hash; all runs on them refer to the same file."""
+    path = folder / f"folds-{folds.hash[:12]}.json"
+    if not path.is_file():
+        write_json(path, folds.model_dump(mode="json"))
+    return path
+
+
+def read_folds(path: Path) -> Folds:
+    """Read a folds file; :class:`DataError` if it is missing, damaged or renamed."""
+    try:
+        folds = Folds.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise DataError(f"{path}: not a folds file ({first_fault(error)})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    if path.stem != f"folds-{folds.hash[:12]}":
+        raise DataError(f"{path}: content does not match the hash in its name")
+    return folds

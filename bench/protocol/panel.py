@@ -1,0 +1,218 @@
+"""Gene panels: chosen inside a fold, or read from a published list."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import pickle
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from bench.data.card import DatasetCard, PanelCard
+from bench.data.section import Section
+from bench.errors import BenchError, DataError, UnknownNameError
+from bench.files import atomic_write, cache_folder
+from bench.protocol.rules import Protocol
+
+_MAX_PANEL_BYTES = 16 << 20
+
+
+def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, ...]:
+    """Panel of a fold from its training sections alone.
+
+    Genes measured in all sections and detected in at least ``detected_share`` of their spots
+    together; of these the ``hvg_genes`` most variable ones, as scanpy ranks them with the
+    section as batch.
+
+    Parameters
+    ----------
+    sections
+        Training sections, those kept for validation included.
+    protocol
+        Names both numbers.
+
+    Returns
+    -------
+    tuple of str
+        Genes in the order of the first section's columns.
+
+    Raises
+    ------
+    BenchError
+        No gene passes.
+    """
+    import anndata
+    import scanpy
+
+    measured = set.intersection(*(set(section.adata.var_names) for section in sections))
+    genes = [gene for gene in sections[0].adata.var_names if gene in measured]
+    if not genes:
+        raise BenchError("the training sections have no gene in common")
+    pooled = anndata.concat(
+        [section.adata[:, genes] for section in sections],
+        label="section",
+        keys=[section.name for section in sections],
+        index_unique="-",
+    )
+    detected = np.asarray((pooled.X > 0).mean(axis=0)).ravel() >= protocol.detected_share
+    if not detected.any():
+        raise BenchError(
+            f"no gene is detected in {protocol.detected_share:.0%} of the training spots"
+        )
+    pooled = pooled[:, detected].copy()
+    if pooled.n_vars <= protocol.hvg_genes:
+        return tuple(pooled.var_names)
+    pooled.X = pooled.X.astype(np.float32)
+    scanpy.pp.normalize_total(pooled, target_sum=1e4)
+    scanpy.pp.log1p(pooled)
+    with warnings.catch_warnings():
+        # scanpy 1.11 writes its ranking with an indexing pattern that pandas announces to change.
+        warnings.simplefilter("ignore", FutureWarning)
+        scanpy.pp.highly_variable_genes(pooled, n_top_genes=protocol.hvg_genes, batch_key="section")
+    return tuple(pooled.var_names[pooled.var["highly_variable"]])
+
+
+def panel_columns(section: Section, panel: Sequence[str]) -> np.ndarray:
+    """(panel,) int64 column of each panel gene in a section, -1 where it was not measured."""
+    return section.adata.var_names.get_indexer(list(panel)).astype(np.int64)
+
+
+def read_panel(card: DatasetCard, name: str, root: Path) -> tuple[str, ...]:
+    """Published gene list of a card, in the published order.
+
+    Looked for under the data folder as plain text or as the published file, beside the data
+    folder as plain text, then in the cache, then downloaded.
+
+    Raises
+    ------
+    UnknownNameError
+        The card has no such panel.
+    DataError
+        No source is at hand, or the symbols differ from those whose hash the card holds.
+    """
+    if name not in card.panels:
+        raise UnknownNameError(f"panel of {card.name}", name, card.panels)
+    panel = card.panels[name]
+    places: list[Path] = []
+    if panel.text:
+        places += [root / panel.text, root.parent / panel.text]
+    if panel.file:
+        places.append(root / panel.file.path)
+    for place in places:
+        if place.is_file():
+            return _checked(_symbols(place), panel, place)
+    if panel.file and panel.file.url:
+        fetched = _download(panel)
+        return _checked(_symbols(fetched), panel, fetched)
+    raise DataError(f"panel {name} not found; put it at {' or '.join(map(str, places))}")
+
+
+def _download(panel: PanelCard) -> Path:
+    import pooch
+    from requests.exceptions import RequestException
+
+    file = panel.file
+    assert file is not None and file.url is not None
+    target = cache_folder() / "panels" / f"{panel.symbols_sha256[:16]}-{Path(file.path).name}"
+    if target.is_file():
+        return target
+    try:
+        with atomic_write(target) as temporary:
+            pooch.retrieve(
+                file.url, known_hash=file.hash, fname=temporary.name, path=temporary.parent
+            )
+    except (OSError, ValueError, RequestException) as error:
+        raise DataError(
+            f"panel cannot be downloaded from {file.url} ({type(error).__name__}); without a"
+            f" connection put the list as {panel.text or file.path} into the data folder"
+        ) from error
+    return target
+
+
+def _symbols(path: Path) -> list[str]:
+    if path.stat().st_size > _MAX_PANEL_BYTES:
+        raise DataError(f"{path}: too large for a gene list")
+    if path.suffix == ".npy":
+        return read_string_array(path)
+    try:
+        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text file of gene symbols") from None
+
+
+def _checked(symbols: list[str], panel: PanelCard, path: Path) -> tuple[str, ...]:
+    found = hashlib.sha256("\n".join(symbols).encode()).hexdigest()
+    if found != panel.symbols_sha256 or len(symbols) != panel.genes:
+        raise DataError(
+            f"{path}: {len(symbols)} symbols hashing to {found[:12]}, the card says"
+            f" {panel.genes} hashing to {panel.symbols_sha256[:12]}; fetch the file again"
+        )
+    return tuple(symbols)
+
+
+class _StringArrayUnpickler(pickle.Unpickler):
+    """Builds a numpy array of strings and refuses to name anything else."""
+
+    _ALLOWED = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
+        if module.startswith("numpy.core"):
+            module = module.replace("numpy.core", "numpy._core", 1)
+        return super().find_class(module, name)
+
+
+def read_string_array(path: Path) -> list[str]:
+    """Strings of a one-dimensional ``.npy`` file, also of an object array.
+
+    An object array is a pickle; it is read by an unpickler that can build a numpy array of
+    strings and nothing else.
+
+    Raises
+    ------
+    DataError
+        Not such a file, or a pickle that names anything else.
+    """
+    try:
+        with open(path, "rb") as stream:
+            header = _npy_header(stream)
+            if header["descr"] != "|O":
+                stream.seek(0)
+                array = np.load(stream, allow_pickle=False)
+            else:
+                array = _StringArrayUnpickler(stream).load()
+    except (pickle.UnpicklingError, ValueError, EOFError, OSError, SyntaxError) as error:
+        raise DataError(f"{path}: not a numpy array of gene symbols ({error})") from error
+    except (TypeError, AttributeError, ImportError, IndexError, KeyError, MemoryError) as error:
+        raise DataError(f"{path}: damaged pickle ({type(error).__name__})") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 1:
+        raise DataError(f"{path}: not a one-dimensional array of gene symbols")
+    symbols = array.tolist()
+    if not all(isinstance(symbol, str) for symbol in symbols):
+        raise DataError(f"{path}: holds something that is not a string")
+    return symbols
+
+
+def _npy_header(stream: IO[bytes]) -> dict[str, Any]:
+    version = np.lib.format.read_magic(stream)
+    size = 2 if version == (1, 0) else 4
+    length = int.from_bytes(stream.read(size), "little")
+    if length > 4096:
+        raise ValueError("header too long")
+    header = ast.literal_eval(stream.read(length).decode("latin1"))
+    if not isinstance(header, dict) or "descr" not in header:
+        raise ValueError("no array header")
+    return header

@@ -1,0 +1,136 @@
+"""Protocols: named, versioned, hashed sets of rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.data.card import first_fault
+from bench.errors import DataError, UnknownNameError
+from bench.files import canonical_hash
+
+
+class _Rules(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Scale(_Rules):
+    """How counts become expression: ``log(1 + 10,000 * count / total)``.
+
+    Attributes
+    ----------
+    total
+        ``spot``: the spot's counts; ``gene``: the gene's counts over the spots of its section.
+    genes
+        Over ``all`` measured genes or over the ``panel`` alone. No difference for ``gene``.
+    log
+        ``ln`` or ``log10``.
+    """
+
+    total: Literal["spot", "gene"] = "spot"
+    genes: Literal["all", "panel"] = "all"
+    log: Literal["ln", "log10"] = "ln"
+
+
+class Protocol(_Rules):
+    """A set of rules under which methods are compared.
+
+    Attributes
+    ----------
+    split
+        ``patient``: leave one patient out up to `leave_one_out_up_to` patients, above that
+        `grouped_folds` folds of patients balanced by spots; one training patient is set aside
+        for validation. ``section``: leave one section out, no validation.
+    sections
+        ``all`` of the card, or those of its ``published`` list in the published order.
+    panel
+        ``hvg``: chosen inside each fold from its training sections; ``published``: the card's.
+    hvg_genes, detected_share
+        Size of a chosen panel, and the share of the training spots that must show a gene.
+    input, target
+        Scale of the expression encoders' input; scale of target and truth.
+    heg, heg_genes
+        Highly expressed genes are those of highest mean in the ``training`` sections or in the
+        ``test`` section's own truth; and their number.
+    footnotes
+        What every table made under the protocol has to admit.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    version: int = Field(ge=1)
+    title: str
+    split: Literal["patient", "section"]
+    leave_one_out_up_to: int = Field(default=10, ge=2)
+    grouped_folds: int = Field(default=8, ge=2)
+    sections: Literal["all", "published"] = "all"
+    panel: Literal["hvg", "published"] = "hvg"
+    hvg_genes: int = Field(default=1000, ge=1)
+    detected_share: float = Field(default=0.05, ge=0, lt=1)
+    input: Scale = Scale()
+    target: Scale = Scale()
+    heg: Literal["training", "test"] = "training"
+    heg_genes: int = Field(default=50, ge=1)
+    footnotes: tuple[str, ...] = ()
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over all rules; the title and footnotes are words, not rules."""
+        return canonical_hash(self.model_dump(mode="json", exclude={"title", "footnotes"}))
+
+
+STRICT = Protocol(
+    name="strict",
+    version=1,
+    title="patient-disjoint folds, everything chosen on training sections",
+    split="patient",
+)
+
+PUBLISHED = Protocol(
+    name="published",
+    version=1,
+    title="the papers' leave-one-section-out, with the released evaluation's scales",
+    split="section",
+    sections="published",
+    panel="published",
+    input=Scale(total="spot", genes="panel", log="log10"),
+    target=Scale(total="gene", genes="panel", log="log10"),
+    heg="test",
+    footnotes=(
+        "Same-patient leak: other sections of the test section's patient are in training.",
+        "Panel leak: the published gene list was chosen with the test sections included.",
+        "Scale: truth scales each gene of each section to sum 10,000 over that section's spots,"
+        " so spot depth stays in the target and the test section normalises itself.",
+        "HEG leak: the highly expressed genes are read off the test section's own truth.",
+    ),
+)
+
+PROTOCOLS = {protocol.name: protocol for protocol in (STRICT, PUBLISHED)}
+
+
+def find_protocol(name: str) -> Protocol:
+    """Protocol by name, or from a YAML file of the same fields.
+
+    Raises
+    ------
+    UnknownNameError
+        Neither a known name nor a file.
+    DataError
+        The file is not YAML or breaks the schema.
+    """
+    if name in PROTOCOLS:
+        return PROTOCOLS[name]
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        raise UnknownNameError("protocol", name, PROTOCOLS)
+    try:
+        protocol = Protocol.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise DataError(f"{path}: {first_fault(error)}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: not a readable protocol file ({error})".split("\n")[0]) from error
+    if protocol.name in PROTOCOLS:
+        raise DataError(f"{path}: the name '{protocol.name}' is taken by a built-in protocol")
+    return protocol

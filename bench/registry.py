@@ -1,0 +1,148 @@
+"""Finding methods and datasets by name, without importing what is not asked for."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from bench.data.card import DatasetCard, read_card
+from bench.errors import BenchError, UnknownNameError
+from bench.method import Method
+
+GROUP = "bench.methods"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A method that is installed; its module has not been imported.
+
+    Attributes
+    ----------
+    name
+        What users type.
+    source
+        ``built-in`` or the distribution that provides it.
+    summary
+        First line of its module's docstring, empty where that cannot be read without importing.
+    entry
+        Where its class is, for a method of another distribution.
+    """
+
+    name: str
+    source: str
+    summary: str
+    entry: EntryPoint | None = None
+
+
+def _folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise BenchError(f"package {package} is not installed; install spotbench again")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _summary(path: Path) -> str:
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    try:
+        text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
+    except (OSError, SyntaxError, UnicodeDecodeError) as error:
+        return f"cannot be read: {error}"
+    return text.strip().split("\n")[0]
+
+
+def find_methods() -> dict[str, Found]:
+    """All installed methods by name: those of this package and those of entry points.
+
+    Raises
+    ------
+    BenchError
+        Two of them have the same name.
+    """
+    folder = _folder("bench.methods")
+    found = {
+        module.name: Found(module.name, "built-in", _summary(folder / module.name))
+        for module in pkgutil.iter_modules([str(folder)])
+        if not module.name.startswith("_")
+    }
+    for entry in entry_points(group=GROUP):
+        distribution = entry.dist.name if entry.dist else "unknown distribution"
+        if entry.name in found:
+            raise BenchError(
+                f"method '{entry.name}' of {distribution} is already provided by"
+                f" {found[entry.name].source}; uninstall one of them"
+            )
+        summary = str(entry.dist.metadata["Summary"] or "") if entry.dist else ""
+        found[entry.name] = Found(entry.name, distribution, summary, entry)
+    return found
+
+
+def method_class(name: str) -> type[Method]:
+    """Class of a method.
+
+    Raises
+    ------
+    UnknownNameError
+        No such method; the nearest names are offered.
+    BenchError
+        Its module cannot be imported, or holds no such method; the reason is given.
+    """
+    found = find_methods()
+    if name not in found:
+        raise UnknownNameError("method", name, found)
+    entry = found[name].entry
+    try:
+        if entry is not None:
+            candidates = [entry.load()]
+        else:
+            module = importlib.import_module(f"bench.methods.{name}")
+            candidates = [value for _, value in inspect.getmembers(module, inspect.isclass)]
+    except Exception as error:
+        # A contributor's module may fail in any way; the reason must reach the user.
+        raise BenchError(
+            f"method '{name}' cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    for value in candidates:
+        if (
+            inspect.isclass(value)
+            and issubclass(value, Method)
+            and not inspect.isabstract(value)
+            and value.name == name
+        ):
+            return value
+    raise BenchError(f"method '{name}': its module holds no Method class of that name")
+
+
+def method_source(name: str) -> Path:
+    """File, or folder of a package, that a method's source is in."""
+    file = Path(inspect.getfile(method_class(name)))
+    return file.parent if file.name == "__init__.py" else file
+
+
+def find_datasets() -> dict[str, Path]:
+    """Cards of the package by dataset name."""
+    return {path.stem: path for path in sorted(_folder("bench.datasets").glob("*.yaml"))}
+
+
+def dataset_card(name: str) -> DatasetCard:
+    """Card by dataset name, or from a card file of the user's own.
+
+    Raises
+    ------
+    UnknownNameError
+        Neither a known dataset nor a card file.
+    DataError
+        The card breaks the schema.
+    """
+    cards = find_datasets()
+    if name in cards:
+        return read_card(cards[name])
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        return read_card(path)
+    raise UnknownNameError("dataset", name, cards)

@@ -1,0 +1,245 @@
+"""The table of a comparison, from stored scores."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.protocol.rules import PROTOCOLS
+from bench.store import StoredRun
+
+Format = Literal["text", "csv", "markdown", "latex", "json"]
+
+SECTION_SCORES = ("pcc_acg", "pcc_heg", "mse", "mae")
+POOLED_SCORES = ("pooled_pcc_acg", "pooled_pcc_heg")
+
+_HEADINGS = {
+    "method": "method",
+    "preset": "preset",
+    "folds": "folds",
+    "sections": "sections",
+    "pcc_acg": "PCC(ACG)",
+    "pcc_heg": "PCC(HEG)",
+    "mse": "MSE",
+    "mae": "MAE",
+    "pooled_pcc_acg": "pooled PCC(ACG)",
+    "undefined": "undefined",
+    "fit_seconds": "fit s",
+}
+
+
+def newest(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """Of runs that differ in code or versions alone, the newest.
+
+    Runs on other folds, with other settings, presets or seeds stay beside one another.
+    """
+    latest: dict[str, StoredRun] = {}
+    for run in sorted(runs, key=lambda run: str(run.facts.get("created", ""))):
+        same = ("label", "preset", "config", "seed", "folds_hash", "protocol_hash")
+        latest[json.dumps([run.facts.get(name) for name in same], sort_keys=True)] = run
+    return list(latest.values())
+
+
+def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
+    """One row a run, best PCC(ACG) first.
+
+    Returns
+    -------
+    DataFrame
+        Means over test sections and their standard deviations (``_sd``, with n - 1), pooled
+        correlations as means over folds, ``undefined`` genes left out of the means (summed over
+        sections), ``folds`` done of ``n_folds``, and what identifies the run.
+    """
+    rows = [_row(run) for run in runs]
+    table = pd.DataFrame(rows, columns=_columns())
+    if table.empty:
+        return table
+    order = table["pcc_acg"].to_numpy(dtype=np.float64)
+    # Undefined scores and oracles go below; a row that is no contestant must not lead.
+    contestant = (table["kind"] != "oracle").to_numpy()
+    ranked = np.lexsort((table["method"].to_numpy(), -np.nan_to_num(order, nan=-2), ~contestant))
+    return table.iloc[ranked].reset_index(drop=True)
+
+
+def _columns() -> list[str]:
+    columns = ["method", "kind", "preset", "seed", "folds", "n_folds", "sections"]
+    for score in SECTION_SCORES:
+        columns += [score, f"{score}_sd"]
+    return [*columns, *POOLED_SCORES, "undefined", "fit_seconds", "folds_hash", "key"]
+
+
+def _row(run: StoredRun) -> dict[str, Any]:
+    facts = run.facts
+    row: dict[str, Any] = {
+        "method": facts["label"],
+        "kind": facts["kind"],
+        "preset": facts["preset"],
+        "seed": facts["seed"],
+        "folds": len(run.done),
+        "n_folds": facts["n_folds"],
+        "sections": 0,
+        "folds_hash": facts["folds_hash"][:12],
+        "key": facts["key"][:12],
+    }
+    if not run.done:
+        return row
+    scores = run.scores()
+    of_sections = scores[scores["section"] != ""]
+    row["sections"] = int(of_sections["section"].nunique())
+    for score in SECTION_SCORES:
+        values = of_sections.loc[of_sections["score"] == score, "value"]
+        row[score] = values.mean()
+        row[f"{score}_sd"] = values.std(ddof=1)
+    for score in POOLED_SCORES:
+        row[score] = scores.loc[scores["score"] == score, "value"].mean()
+    undefined = of_sections.loc[of_sections["score"] == "undefined_acg", "value"]
+    row["undefined"] = int(undefined.sum())
+    timings = [run.folder.fold(index).facts().get("timings", {}) for index in run.done]
+    row["fit_seconds"] = sum(timing.get("fit_seconds", 0.0) for timing in timings)
+    return row
+
+
+def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
+    """What a reader of the table must know."""
+    notes: list[str] = []
+    for name in dict.fromkeys(run.facts["protocol"] for run in runs):
+        if name in PROTOCOLS:
+            notes += PROTOCOLS[name].footnotes
+    if (table["kind"] == "oracle").any():
+        names = ", ".join(table.loc[table["kind"] == "oracle", "method"])
+        notes.append(
+            f"Oracle ({names}): reads the truth on purpose, to show what the score rewards; it"
+            " has a scale of its own, so no error is given."
+        )
+    presets = sorted(set(table["preset"]) - {"-"})
+    if "quick" in presets:
+        notes.append(
+            "Preset quick: small networks and few epochs for machines without a GPU; not the"
+            " authors' settings"
+            + (" and not comparable with the authors' rows." if len(presets) > 1 else ".")
+        )
+    if table["folds_hash"].nunique() > 1:
+        notes.append(
+            "Rows with different folds are on different sections or divisions and are not"
+            " comparable; see the folds column."
+        )
+    missing = table[table["folds"] < table["n_folds"]]
+    for row in missing.itertuples():
+        notes.append(f"{row.method}: only {row.folds} of {row.n_folds} folds are done.")
+    if (table["undefined"].fillna(0) > 0).any():
+        notes.append(
+            "Undefined: genes constant in truth or prediction, left out of the PCC means,"
+            " counted over all sections."
+        )
+    warned = {
+        f"{run.facts['label']}, fold {index}: {note}."
+        for run in runs
+        for index in run.done
+        for note in run.folder.fold(index).facts().get("notes", [])
+    }
+    left_out = {name: why for run in runs for name, why in run.facts["left_out"].items()}
+    if left_out:
+        name, why = next(iter(left_out.items()))
+        notes.append(
+            f"{len(left_out)} sections were left out ({_span(list(left_out))});"
+            f" for instance {name}: {why}."
+        )
+    return [*notes, *sorted(warned)]
+
+
+def _span(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:7])}, ..., {names[-1]}"
+
+
+def render(runs: Sequence[StoredRun], how: Format, *, title: str = "", width: int = 0) -> str:
+    """The table with its footnotes as text.
+
+    Parameters
+    ----------
+    runs
+        Rows of the table.
+    how
+        ``text``, ``markdown`` and ``latex`` for people, ``csv`` and ``json`` with all columns
+        and full precision.
+    title
+        Heading for the formats that people read.
+    width
+        Columns of the terminal for ``text``; unlimited where 0.
+    """
+    table = score_table(runs)
+    notes = footnotes(runs, table)
+    if how == "csv":
+        return table.to_csv(index=False)
+    if how == "json":
+        rows = json.loads(table.to_json(orient="records", double_precision=15))
+        return json.dumps({"rows": rows, "footnotes": notes}, indent=2) + "\n"
+    shown = for_people(table)
+    if how == "latex":
+        body = shown.to_latex(index=False, escape=True, caption=title or None)
+        body = body.replace("±", r"$\pm$").replace("–", "--")
+        listed = "".join(f"% {number}. {note}\n" for number, note in enumerate(notes, 1))
+        return body + listed
+    style = box.MARKDOWN if how == "markdown" else box.SIMPLE_HEAD
+    drawn = Table(box=style)
+    for number, heading in enumerate(shown.columns):
+        drawn.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)
+    for row in shown.itertuples(index=False):
+        drawn.add_row(*map(str, row))
+    console = Console(file=io.StringIO(), width=width or 240, no_color=True, highlight=False)
+    console.print(drawn)
+    stream = console.file
+    assert isinstance(stream, io.StringIO)
+    text = "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
+    heading = f"{'### ' if how == 'markdown' else ''}{title}\n\n" if title else ""
+    listed = "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1))
+    return heading + text + ("\n\n" + listed if listed else "") + "\n"
+
+
+def for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with rounded numbers, and only the columns that tell rows apart."""
+    shown = pd.DataFrame()
+    for name, heading in _HEADINGS.items():
+        if name == "folds":
+            shown[heading] = [
+                f"{d}/{n}" for d, n in zip(table["folds"], table["n_folds"], strict=True)
+            ]
+        elif name in SECTION_SCORES:
+            pairs = zip(table[name], table[f"{name}_sd"], strict=True)
+            shown[heading] = [_with_sd(mean, sd) for mean, sd in pairs]
+        elif name == "pooled_pcc_acg":
+            shown[heading] = [_number(value, 4) for value in table[name]]
+        elif name == "undefined":
+            shown[heading] = [_number(value, 0) for value in table[name]]
+        elif name == "fit_seconds":
+            shown[heading] = [_number(value, 1) for value in table[name]]
+        elif name == "method":
+            marks = {"oracle": " (oracle)", "control": " (control)"}
+            pairs = zip(table["method"], table["kind"], strict=True)
+            shown[heading] = [method + marks.get(kind, "") for method, kind in pairs]
+        else:
+            shown[heading] = table[name].astype(str)
+    for name, heading in (("seed", "seed"), ("folds_hash", "fold hash"), ("key", "run")):
+        several = table[name].nunique() > 1
+        repeated = table.duplicated(["method", "preset", "seed", "folds_hash"]).any()
+        if several and (name != "key" or repeated):
+            shown[heading] = table[name].astype(str)
+    return shown
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _with_sd(mean: float, sd: float) -> str:
+    if mean is None or math.isnan(mean):
+        return "–"
+    return f"{mean:.4f}" if math.isnan(sd) else f"{mean:.4f} ± {sd:.4f}"

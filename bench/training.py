@@ -1,0 +1,246 @@
+"""The one helper that trains a LightningModule: device, checkpoints, resume, early stopping."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from bench.errors import ConfigError, TrainingError
+from bench.method import Context
+
+CHECKPOINT_SECONDS = 60.0
+"""Shortest time between two checkpoints of a running fit."""
+
+AT_CHANCE = 0.98
+"""A loss above this share of its chance level counts as having learned nothing."""
+
+
+class SpotDataset(Dataset[dict[str, Tensor]]):
+    """Spots of several sections; one item is a whole batch of them.
+
+    Parameters
+    ----------
+    patches
+        One (spots, height, width, 3) uint8 array a section; memory-mapped is fine.
+    arrays
+        Further values by name, each one array a section, first axis spots.
+    """
+
+    def __init__(
+        self, patches: Sequence[np.ndarray], arrays: Mapping[str, Sequence[np.ndarray]]
+    ) -> None:
+        self._patches = list(patches)
+        self._starts = np.cumsum([0, *(len(part) for part in patches)])
+        self._arrays = {
+            name: torch.from_numpy(np.concatenate(list(parts))) for name, parts in arrays.items()
+        }
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, spots: Sequence[int]) -> dict[str, Tensor]:
+        """Batch of `spots`: ``patches`` as (n, 3, height, width) uint8, and the named arrays."""
+        chosen = np.asarray(spots)
+        section = np.searchsorted(self._starts, chosen, side="right") - 1
+        images = np.stack(
+            [self._patches[s][i - self._starts[s]] for s, i in zip(section, chosen, strict=True)]
+        )
+        batch = {name: values[chosen] for name, values in self._arrays.items()}
+        batch["patches"] = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        return batch
+
+
+class ShuffledBatches(Sampler[list[int]]):
+    """Batches in an order that follows from seed and epoch alone, so that a resumed fit agrees.
+
+    The last, smaller batch is kept unless it holds a single item.
+    """
+
+    def __init__(self, items: int, batch_size: int, seed: int) -> None:
+        self.items, self.batch_size, self.seed, self.epoch = items, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._bounds())
+
+    def _bounds(self) -> Iterator[tuple[int, int]]:
+        for start in range(0, self.items, self.batch_size):
+            stop = min(start + self.batch_size, self.items)
+            if stop - start > 1:
+                yield start, stop
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.items).tolist()
+        for start, stop in self._bounds():
+            yield order[start:stop]
+
+
+def spot_loader(dataset: SpotDataset, batch_size: int, seed: int) -> DataLoader[dict[str, Tensor]]:
+    """Loader of shuffled batches for :func:`train`."""
+    sampler = ShuffledBatches(len(dataset), batch_size, seed)
+    return DataLoader(dataset, sampler=sampler, batch_size=None)
+
+
+class _Bookkeeping(Callback):
+    """Seeds every epoch, records curves, reports progress, and writes checkpoints."""
+
+    def __init__(self, context: Context, epochs: int, checkpoint: Path | None) -> None:
+        self.context, self.epochs, self.checkpoint = context, epochs, checkpoint
+        self.saved = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"curves": self.context.curves}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.context.curves[:] = state_dict["curves"]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Dropout and augmentation follow from (seed, epoch): resuming repeats them exactly.
+        seed = np.random.SeedSequence([self.context.seed, trainer.current_epoch])
+        torch.manual_seed(int(seed.generate_state(1)[0]))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        row = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        loss = row.get("train_loss", math.nan)
+        if not math.isfinite(loss):
+            raise TrainingError(f"training diverged: loss {loss} in epoch {trainer.current_epoch}")
+        self.context.curves.append({"epoch": float(trainer.current_epoch), **row})
+        note = f"loss {loss:.3f}"
+        if "chance_level" in row:
+            note += f" (chance {row['chance_level']:.3f})"
+        self.context.progress(trainer.current_epoch + 1, self.epochs, note)
+        due = time.monotonic() - self.saved >= CHECKPOINT_SECONDS
+        if self.checkpoint and due and trainer.current_epoch + 1 < self.epochs:
+            trainer.save_checkpoint(self.checkpoint)
+            self.saved = time.monotonic()
+
+
+def train(
+    module: pl.LightningModule,
+    loader: DataLoader[Any],
+    *,
+    epochs: int,
+    context: Context,
+    validation: DataLoader[Any] | None = None,
+    patience: int | None = None,
+    precision: str = "32-true",
+) -> None:
+    """Train `module` in place.
+
+    The module logs ``train_loss`` and, if chance has a known loss, ``chance_level``; with
+    `patience` it also logs ``val_loss``. Curves go to ``context.curves``. A fit that was killed
+    goes on from its last checkpoint and ends where an uninterrupted one would.
+
+    Parameters
+    ----------
+    module
+        Network, loss and optimiser.
+    loader
+        Training batches; see :func:`spot_loader`.
+    epochs
+        Largest number of epochs.
+    context
+        Seed, device, scratch folder, progress.
+    validation, patience
+        Batches of the validation sections; stop after `patience` epochs without a lower
+        ``val_loss`` and keep the best weights.
+    precision
+        As Lightning names it.
+
+    Raises
+    ------
+    ConfigError
+        `patience` without validation sections.
+    TrainingError
+        The loss is not finite.
+    """
+    if patience is not None and validation is None:
+        raise ConfigError("early stopping needs validation sections; this fold has none")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
+        # Advice on worker processes and loggers does not apply: batches come from memory.
+        warnings.filterwarnings("ignore", module="lightning")
+        scratch = context.scratch or Path(temporary)
+        checkpoint = context.scratch / "training.ckpt" if context.scratch else None
+        callbacks: list[Callback] = [_Bookkeeping(context, epochs, checkpoint)]
+        best = None
+        if patience is not None:
+            best = ModelCheckpoint(
+                scratch,
+                "best",
+                monitor="val_loss",
+                save_top_k=1,
+                save_weights_only=True,
+                enable_version_counter=False,
+            )
+            callbacks += [EarlyStopping("val_loss", patience=patience), best]
+        trainer = pl.Trainer(
+            accelerator={"cuda": "gpu"}.get(context.device, context.device),
+            devices=1,
+            precision=precision,  # type: ignore[arg-type]
+            max_epochs=epochs,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=best is not None,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=scratch,
+        )
+        resume = _usable(checkpoint, context)
+        try:
+            trainer.fit(
+                module,
+                loader,
+                validation if patience is not None else None,
+                ckpt_path=resume,
+                weights_only=True,
+            )
+        except SystemExit:
+            # Lightning turns Ctrl-C into an exit of its own; ours names the way to resume.
+            raise KeyboardInterrupt from None
+        if best is not None and best.best_model_path:
+            state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+            module.load_state_dict(state["state_dict"])
+    _warn_at_chance(context)
+
+
+def _usable(checkpoint: Path | None, context: Context) -> Path | None:
+    """The checkpoint if it can be read; a damaged one is removed with a note."""
+    if checkpoint is None or not checkpoint.is_file():
+        return None
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever is wrong with it, training can start again
+        context.notes.append(f"checkpoint was damaged ({type(error).__name__}); started again")
+        checkpoint.unlink()
+        return None
+    return checkpoint
+
+
+def _warn_at_chance(context: Context) -> None:
+    if not context.curves:
+        return
+    last = context.curves[-1]
+    loss, chance = last.get("train_loss"), last.get("chance_level")
+    if loss is not None and chance is not None and loss >= AT_CHANCE * chance:
+        context.notes.append(
+            f"training ended at chance: loss {loss:.3f}, chance level {chance:.3f}; the network"
+            " tells no pair of image and expression from another"
+        )

@@ -1,0 +1,1 @@
+"""Datasets: one YAML card each, and the readers of the file layouts."""

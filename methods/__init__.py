@@ -1,0 +1,1 @@
+"""Methods, one file or folder each; importing one never imports another."""

@@ -1,0 +1,307 @@
+"""mclSTExp: contrastive learning of image and spot embeddings, prediction by retrieval.
+
+Min W. et al., "Multimodal contrastive learning for spatial gene expression prediction using
+histology images", Briefings in Bioinformatics 25(6), bbae551 (2024), arXiv 2407.08216.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import Field
+
+from bench.api import (
+    ConfigError,
+    Context,
+    Method,
+    MethodConfig,
+    Slide,
+    TrainingData,
+    TrainingSection,
+    atomic_write,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.methods.mclstexp.network import MclSTExpNetwork
+
+_IMAGES_AT_ONCE = 64
+
+
+class MclSTExpConfig(MethodConfig):
+    """Settings of mclSTExp; the defaults are those of the released her2st training.
+
+    Attributes
+    ----------
+    encoder
+        ``densenet121`` (torchvision, without the final ReLU) or any timm encoder by name.
+    weights
+        ``imagenet``, ``none`` or a weight file of the encoder.
+    freeze_encoder
+        Train the heads alone.
+    patch_size
+        Edge of a patch in pixels of the full-resolution image; None takes the dataset's.
+    input_size
+        Edge that patches are resampled to; None keeps `patch_size`.
+    pixels
+        How pixels are fed: ``rgb01`` (legacy ST), ``bgr255`` (released Visium), ``imagenet``.
+    augment
+        ``jitter_flip_rotate`` (legacy ST), ``quarter_turns`` (released Visium), ``none``.
+    augment_at_test
+        As released for Visium: the same random changes when predicting.
+    position
+        What indexes the position tables: ``array`` coordinates x, y (legacy ST) or ``pixel``
+        row and column (released Visium).
+    position_rows
+        Rows of each position table.
+    layers, heads, head_dim, projection_dim, dropout
+        Shape of the spot encoder and of the shared space.
+    temperature
+        Divides the dot products in the loss.
+    optimizer
+        ``adam`` with L2 decay (released code) or ``adamw`` (the paper's text).
+    learning_rate, weight_decay, batch_size, epochs
+        Training. A batch is also the sequence whose spots attend to one another.
+    patience
+        Stop early on the validation sections after so many epochs; None trains all epochs on
+        training and validation sections together, as released.
+    key_context
+        Which spots attend to one another when the retrieval keys are made: so many
+        ``consecutive`` ones across section borders (released: 32), or a whole ``section``.
+    top_k, distance, weighting
+        Retrieval: candidates by cosine, weights from the distance of the raw embeddings.
+    """
+
+    encoder: str = "densenet121"
+    weights: str = "imagenet"
+    freeze_encoder: bool = False
+    patch_size: int | None = Field(default=224, ge=8, le=4096)
+    input_size: int | None = Field(default=None, ge=8, le=4096)
+    pixels: Literal["rgb01", "bgr255", "imagenet"] = "rgb01"
+    augment: Literal["none", "jitter_flip_rotate", "quarter_turns"] = "jitter_flip_rotate"
+    augment_at_test: bool = False
+    position: Literal["array", "pixel"] = "array"
+    position_rows: int = Field(default=65536, ge=1)
+    layers: int = Field(default=2, ge=0)
+    heads: int = Field(default=8, ge=1)
+    head_dim: int = Field(default=64, ge=1)
+    projection_dim: int = Field(default=256, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    temperature: float = Field(default=1.0, gt=0)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=1e-3, ge=0)
+    batch_size: int = Field(default=128, ge=2)
+    epochs: int = Field(default=90, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    key_context: Literal["section"] | int = 32
+    top_k: int = Field(default=200, ge=1)
+    distance: Literal["l1", "l2"] = "l1"
+    weighting: Literal["inverse_square", "mean"] = "inverse_square"
+
+
+class MclSTExp(Method):
+    """Joins the network, its training recipe and the retrieval bank to the harness."""
+
+    name: ClassVar[str] = "mclstexp"
+    Config: ClassVar[type[MethodConfig]] = MclSTExpConfig
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {
+            "encoder": "resnet10t",
+            "weights": "none",
+            "patch_size": None,
+            "input_size": 64,
+            "augment": "quarter_turns",
+            "position_rows": 128,
+            "learning_rate": 1e-3,
+            "batch_size": 128,
+            "epochs": 12,
+            "top_k": 50,
+            "distance": "l2",
+        }
+    }
+    dataset_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "her2st": {"top_k": 200, "distance": "l1"},
+        "cscc": {"top_k": 600, "distance": "l2"},
+        "alex10x": {
+            "top_k": 200,
+            "distance": "l2",
+            "pixels": "bgr255",
+            "augment": "quarter_turns",
+            "augment_at_test": True,
+            "position": "pixel",
+        },
+    }
+    config: MclSTExpConfig
+
+    @classmethod
+    def search_space(cls, trial: Any) -> dict[str, Any]:
+        """The paper's grid: learning rate, width of the shared space, weight decay."""
+        return {
+            "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True),
+            "projection_dim": trial.suggest_categorical("projection_dim", [128, 256, 512, 1024]),
+            "weight_decay": trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
+        }
+
+    def fit(self, data: TrainingData, context: Context) -> None:
+        """Train both encoders, then embed the training spots as retrieval keys."""
+        import torch
+
+        from bench.methods.mclstexp.recipe import MclSTExpRecipe
+        from bench.training import SpotDataset, spot_loader, train
+
+        torch.manual_seed(context.seed)
+        config = self.config
+        early = config.patience is not None
+        learned = data.train if early else data.sections
+        if not learned or not any(len(section) for section in learned):
+            raise ConfigError("mclstexp: no training spot in this fold")
+        self._genes = len(data.panel)
+        self._network = self._build(self._genes)
+        recipe = MclSTExpRecipe(self._network, config)
+
+        def loader(sections: Sequence[TrainingSection]) -> Any:
+            dataset = SpotDataset(
+                [self._patches(section) for section in sections],
+                {
+                    "expression": [section.expression for section in sections],
+                    "position": [self._position(section) for section in sections],
+                },
+            )
+            return spot_loader(dataset, config.batch_size, context.seed)
+
+        train(
+            recipe,
+            loader(learned),
+            epochs=config.epochs,
+            context=context,
+            validation=loader(data.validation) if early and data.validation else None,
+            patience=config.patience,
+        )
+        self._keys = self._embed_spots(data.sections, context)
+        self._values = np.concatenate([section.target for section in data.sections])
+
+    def predict(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
+        """Embed the images and average the targets of the nearest keys."""
+        import torch
+
+        from bench.blocks.retrieval import retrieve
+
+        torch.manual_seed(context.seed)
+        keys = torch.from_numpy(self._keys).to(context.device)
+        values = torch.from_numpy(self._values).to(context.device)
+        predictions = []
+        for slide in slides:
+            found = retrieve(
+                self._embed_images(slide, context),
+                keys,
+                values,
+                top_k=self.config.top_k,
+                distance=self.config.distance,
+                weighting=self.config.weighting,
+            )
+            predictions.append(found.cpu().numpy())
+        return predictions
+
+    def save(self, folder: Path) -> None:
+        """Write ``network.safetensors`` and the retrieval bank ``bank.npz``."""
+        from safetensors.torch import save_file
+
+        state = {name: value.contiguous() for name, value in self._network.state_dict().items()}
+        with atomic_write(folder / "network.safetensors") as temporary:
+            save_file(state, temporary)
+        with atomic_write(folder / "bank.npz") as temporary:
+            np.savez(temporary, keys=self._keys, values=self._values)
+
+    @classmethod
+    def load(cls, folder: Path, config: MethodConfig) -> Self:
+        """Read what :meth:`save` wrote; the encoder's weights come from there alone."""
+        from bench.blocks.images import load_exactly, read_tensors
+
+        method = cls(config)
+        with np.load(folder / "bank.npz", allow_pickle=False) as bank:
+            method._keys, method._values = bank["keys"], bank["values"]
+        method._genes = method._values.shape[1]
+        method._network = method._build(method._genes, weights="none")
+        path = folder / "network.safetensors"
+        load_exactly(method._network, read_tensors(path), str(path))
+        method._network.eval()
+        return method
+
+    def _build(self, genes: int, weights: str | None = None) -> MclSTExpNetwork:
+        from bench.methods.mclstexp.network import MclSTExpNetwork
+
+        config = self.config
+        return MclSTExpNetwork(
+            genes,
+            encoder=config.encoder,
+            weights=config.weights if weights is None else weights,
+            position_rows=config.position_rows,
+            layers=config.layers,
+            heads=config.heads,
+            head_dim=config.head_dim,
+            projection_dim=config.projection_dim,
+            dropout=config.dropout,
+            temperature=config.temperature,
+        )
+
+    def _patches(self, slide: Slide) -> np.ndarray:
+        return slide.patches(self.config.patch_size or slide.patch_pixels, self.config.input_size)
+
+    def _position(self, section: TrainingSection) -> np.ndarray:
+        if self.config.position == "array":
+            position = section.array_xy
+        else:
+            position = np.floor(section.spatial[:, ::-1]).astype(np.int64)  # row, column
+        if position.min() < 0 or position.max() >= self.config.position_rows:
+            raise ConfigError(
+                f"mclstexp: section {section.name} has positions up to {position.max()}, but"
+                f" position_rows is {self.config.position_rows}"
+            )
+        return position
+
+    def _embed_images(self, slide: Slide, context: Context) -> Tensor:
+        import torch
+
+        from bench.blocks.images import augmentation, to_network_scale
+
+        change = augmentation(self.config.augment if self.config.augment_at_test else "none")
+        network = self._network.to(context.device).eval()
+        patches = self._patches(slide)
+        embedded = []
+        with torch.inference_mode():
+            for start in range(0, len(slide), _IMAGES_AT_ONCE):
+                part = np.ascontiguousarray(patches[start : start + _IMAGES_AT_ONCE])
+                images = torch.from_numpy(part).permute(0, 3, 1, 2).to(context.device)
+                images = to_network_scale(change(images), self.config.pixels)
+                embedded.append(network.embed_images(images))
+        return torch.cat(embedded)
+
+    def _embed_spots(self, sections: Sequence[TrainingSection], context: Context) -> np.ndarray:
+        import torch
+
+        network = self._network.to(context.device).eval()
+        expression = np.concatenate([section.expression for section in sections])
+        position = np.concatenate([self._position(section) for section in sections])
+        embedded = []
+        with torch.inference_mode():
+            for start, stop in self._contexts([len(section) for section in sections]):
+                keys = network.embed_spots(
+                    torch.from_numpy(expression[start:stop]).to(context.device),
+                    torch.from_numpy(position[start:stop]).to(context.device),
+                )
+                embedded.append(keys.cpu().numpy())
+        return np.concatenate(embedded)
+
+    def _contexts(self, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Bounds of the runs of spots that attend to one another."""
+        total = sum(lengths)
+        if self.config.key_context == "section":
+            stops = np.cumsum(lengths).tolist()
+        else:
+            stops = [*range(self.config.key_context, total, self.config.key_context), total]
+        yield from zip([0, *stops[:-1]], stops, strict=True)

@@ -1,0 +1,75 @@
+"""The network of mclSTExp, with the tensor names of the released checkpoints."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from bench.blocks.attention import AttentionBlock, ProjectionHead
+from bench.blocks.images import image_encoder
+
+
+class MclSTExpNetwork(nn.Module):
+    """Image encoder and spot encoder that meet in one space.
+
+    Parameters
+    ----------
+    genes
+        Panel size; also the width of the spot encoder.
+    encoder, weights
+        See :func:`bench.blocks.images.image_encoder`.
+    position_rows
+        Rows of each of the two position tables, N(0, 1) at the start.
+    layers, heads, head_dim, projection_dim, dropout
+        Shape of the spot encoder and of the shared space.
+    temperature
+        Divides the dot products.
+    """
+
+    def __init__(
+        self,
+        genes: int,
+        *,
+        encoder: str = "densenet121",
+        weights: str = "none",
+        position_rows: int = 65536,
+        layers: int = 2,
+        heads: int = 8,
+        head_dim: int = 64,
+        projection_dim: int = 256,
+        dropout: float = 0.0,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.x_embed = nn.Embedding(position_rows, genes)
+        self.y_embed = nn.Embedding(position_rows, genes)
+        self.image_encoder = image_encoder(encoder, weights)
+        self.spot_encoder = nn.Sequential(
+            *(AttentionBlock(genes, heads, head_dim, genes, dropout) for _ in range(layers))
+        )
+        self.image_projection = ProjectionHead(self.image_encoder.features, projection_dim, dropout)
+        self.spot_projection = ProjectionHead(genes, projection_dim, dropout)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """(n, 3, height, width) images, on the scale they are fed at, to (n, projection)."""
+        return self.image_projection(self.image_encoder(images))
+
+    def embed_spots(self, expression: Tensor, position: Tensor) -> Tensor:
+        """Embed spots that attend to one another.
+
+        Parameters
+        ----------
+        expression : (n, genes)
+        position : (n, 2) int64 rows of the two position tables
+
+        Returns
+        -------
+        (n, projection)
+        """
+        spots = expression + self.x_embed(position[:, 0]) + self.y_embed(position[:, 1])
+        return self.spot_projection(self.spot_encoder(spots[None]))[0]
+
+    def forward(self, images: Tensor, expression: Tensor, position: Tensor) -> Tensor:
+        """(n, n) logits: raw dot products over the temperature, spots in rows."""
+        spots = self.embed_spots(expression, position)
+        return spots @ self.embed_images(images).T / self.temperature
