@@ -314,8 +314,8 @@ def verify_command(
         typer.echo(json.dumps({"good": good, "missing": missing, "wrong": wrong}, indent=2))
     else:
         typer.echo(f"{good} files are what the card says, {len(missing)} are missing")
-        for path in missing[:10]:
-            typer.echo(f"  missing: {path}")
+        for name in missing[:10]:
+            typer.echo(f"  missing: {name}")
         if len(missing) > 10:
             typer.echo(f"  and {len(missing) - 10} more")
         for line in wrong:
@@ -341,7 +341,7 @@ def ui_command(
     command += ["--host", "127.0.0.1", "--port", str(port)]
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     sys.stdout.flush()
-    os.execv(sys.executable, command)
+    os.execv(sys.executable, command)  # noqa: S606 - signals must reach MLflow itself
 
 
 @app.command("doctor")

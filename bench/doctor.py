@@ -66,7 +66,7 @@ def _torch() -> Finding:
         import torchvision
 
         from bench.execute.plan import available_devices
-    except Exception as error:  # a broken install can fail in any way; that is the finding
+    except Exception as error:  # noqa: BLE001 - a broken install can fail in any way; that is the finding
         return Finding(
             "torch",
             f"{type(error).__name__}: {error}",

@@ -24,7 +24,8 @@ class MethodConfig(BaseModel):
 class Progress(Protocol):
     """Receives how far a fit has come."""
 
-    def __call__(self, done: int, total: int, note: str) -> None: ...
+    def __call__(self, done: int, total: int, note: str) -> None:
+        """`done` of `total` epochs, and a word on how it goes."""
 
 
 def _silent(done: int, total: int, note: str) -> None:

@@ -75,7 +75,7 @@ class Tracker:
             return
         try:
             self._upload(run, known, versions)
-        except Exception as error:  # any failure of a tracking store costs a warning, not a run
+        except Exception as error:  # noqa: BLE001 - any failure of a tracking store costs a warning, not a run
             self._off = True
             reason = " ".join(str(error).split())[:200]
             self._warn(
@@ -173,7 +173,7 @@ class Tracker:
         child = self._run(client, experiment, fold.key, parent, name)
         now = int(time.time() * 1000)
         metrics = [
-            Metric(name, float(row[name]), now, int(row["epoch"]))
+            Metric(str(name), float(row[name]), now, int(row["epoch"]))
             for row in fold.read_table("curves.parquet").to_dict("records")
             for name in row
             if name != "epoch" and pd.notna(row[name])

@@ -227,7 +227,7 @@ def _usable(checkpoint: Path | None, context: Context) -> Path | None:
         return None
     try:
         torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever is wrong with it, training can start again
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, training can start again
         context.notes.append(f"checkpoint was damaged ({type(error).__name__}); started again")
         checkpoint.unlink()
         return None

@@ -116,7 +116,8 @@ def _download(panel: PanelCard) -> Path:
     from requests.exceptions import RequestException
 
     file = panel.file
-    assert file is not None and file.url is not None
+    assert file is not None
+    assert file.url is not None
     target = cache_folder() / "panels" / f"{panel.symbols_sha256[:16]}-{Path(file.path).name}"
     if target.is_file():
         return target

@@ -209,9 +209,8 @@ def for_people(table: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame()
     for name, heading in _HEADINGS.items():
         if name == "folds":
-            shown[heading] = [
-                f"{d}/{n}" for d, n in zip(table["folds"], table["n_folds"], strict=True)
-            ]
+            done = zip(table["folds"], table["n_folds"], strict=True)
+            shown[heading] = [f"{folds}/{of}" for folds, of in done]
         elif name in SECTION_SCORES:
             pairs = zip(table[name], table[f"{name}_sd"], strict=True)
             shown[heading] = [_with_sd(mean, sd) for mean, sd in pairs]

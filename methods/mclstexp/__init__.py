@@ -275,7 +275,7 @@ class MclSTExp(Method):
         embedded = []
         with torch.inference_mode():
             for start in range(0, len(slide), _IMAGES_AT_ONCE):
-                part = np.ascontiguousarray(patches[start : start + _IMAGES_AT_ONCE])
+                part = np.array(patches[start : start + _IMAGES_AT_ONCE])  # off the disk
                 images = torch.from_numpy(part).permute(0, 3, 1, 2).to(context.device)
                 images = to_network_scale(change(images), self.config.pixels)
                 embedded.append(network.embed_images(images))

@@ -1,0 +1,52 @@
+# Two commands for a new machine: 'make demo' and 'make test'.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+WHEEL := build/wheel
+
+.PHONY: demo test test-slow lint format types wheel unit clean
+
+demo: $(INSTALLED)
+	$(BIN)/bench run --method mclstexp,shuffled,coordinates,mean,depth --dataset demo --preset quick
+	@echo "Compare the runs in MLflow's pages with: $(BIN)/bench ui"
+
+test: lint types wheel unit
+
+# A failed install leaves no marker behind, so that the next call tries again.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# What a user installs, outside the checkout: the folder mapping is real only in the wheel.
+$(WHEEL)/.built: $(INSTALLED) $(shell find bench methods datasets -name '*.py' -o -name '*.yaml') pyproject.toml
+	rm -rf build && mkdir -p build
+	$(BIN)/python -m build --wheel --outdir build/dist . > build/wheel.log || { cat build/wheel.log; exit 1; }
+	$(BIN)/python -m pip install --quiet --no-deps --target $(WHEEL) build/dist/*.whl
+	touch $@
+
+types: $(WHEEL)/.built
+	MYPYPATH=$(WHEEL) $(BIN)/mypy --package bench
+
+wheel: $(WHEEL)/.built
+	cd build && PYTHONPATH=wheel ../$(BIN)/python -c "import bench, pathlib; assert pathlib.Path(bench.__file__).resolve().is_relative_to(pathlib.Path('wheel').resolve()), bench.__file__"
+	cd build && PYTHONPATH=wheel ../$(BIN)/python -m bench list
+	cd build && PYTHONPATH=wheel SPOTBENCH_CACHE=cache ../$(BIN)/python -m bench run --method mean,depth --dataset demo --tracking none --results results
+
+unit: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
