@@ -97,7 +97,9 @@ def _timm(name: str, pretrained: bool) -> ImageEncoder:
         if pretrained:
             raise _not_fetched(name, error) from error
         raise ConfigError(f"encoder '{name}' cannot be built ({error})") from error
-    return ImageEncoder(network, int(network.num_features))
+    # Networks with a convolution after pooling give more features than their last stage has.
+    features = getattr(network, "head_hidden_size", None) or network.num_features
+    return ImageEncoder(network, int(features))
 
 
 def _not_fetched(name: str, error: Exception) -> ConfigError:

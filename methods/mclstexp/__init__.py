@@ -111,7 +111,7 @@ class MclSTExp(Method):
     Config: ClassVar[type[MethodConfig]] = MclSTExpConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {
-            "encoder": "resnet10t",
+            "encoder": "test_resnet",
             "weights": "none",
             "patch_size": None,
             "input_size": 64,
@@ -119,7 +119,7 @@ class MclSTExp(Method):
             "position_rows": 128,
             "learning_rate": 1e-3,
             "batch_size": 128,
-            "epochs": 12,
+            "epochs": 15,
             "top_k": 50,
             "distance": "l2",
         }
