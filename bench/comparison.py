@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from bench.errors import BenchError
 from bench.execute.executors import Failure, Watcher, run_serially
 from bench.execute.plan import Job, Plan, Request, make_plan
 from bench.report.tables import score_table
@@ -72,7 +73,12 @@ def carry_out(
             if stored is not None:
                 tracker.upload(stored)
 
-        failures = run_serially(plan.jobs(), watcher, force=request.force, stored=upload)
+        try:
+            failures = run_serially(plan.jobs(), watcher, force=request.force, stored=upload)
+        except BenchError:
+            for run in plan.runs:
+                run.folder.discard_if_empty()
+            raise
         runs = [stored for run in plan.runs if (stored := stored_run(run.folder)) is not None]
         for stored in runs:
             # Folds of earlier calls that no store has seen, as after a server that was down.

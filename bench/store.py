@@ -50,7 +50,15 @@ class RunFolder:
     def describe(self, facts: dict[str, Any]) -> None:
         """Write ``run.json`` unless the same run has one."""
         if read_run(self.path) is None:
-            write_json(self.path / "run.json", {**facts, "key": self.key})
+            try:
+                write_json(self.path / "run.json", {**facts, "key": self.key})
+            except OSError as error:
+                raise not_writable(self.path, error) from error
+
+    def discard_if_empty(self) -> None:
+        """Remove the run if none of its folds ever finished: a refused request leaves nothing."""
+        if not any(self.path.glob(f"fold-*/{MANIFEST}")):
+            shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ later. mlflow is imported when the first upload is due, never for ``--tracking n
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import time
@@ -33,6 +34,7 @@ _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 
 
@@ -105,11 +107,10 @@ class Tracker:
         if self._client is None:
             for name, value in _PATIENCE.items():
                 os.environ.setdefault(name, value)
-            import logging
-
-            logging.getLogger("alembic").setLevel(logging.WARNING)
-            logging.getLogger("mlflow").setLevel(logging.WARNING)
             from mlflow import MlflowClient
+
+            for chatty in ("alembic", "mlflow"):
+                logging.getLogger(chatty).setLevel(logging.WARNING)
 
             self._client = MlflowClient(tracking_uri=self._uri)
         return self._client
@@ -122,7 +123,13 @@ class Tracker:
         location = None
         if self._uri.startswith("sqlite:"):
             location = (self._results / ARTIFACTS / name).resolve().as_uri()
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(
+            client.create_experiment(
+                name,
+                artifact_location=location,
+                tags={"mlflow.experimentKind": "custom_model_development"},
+            )
+        )
 
     def _run(
         self, client: MlflowClient, experiment: str, key: str, parent: str | None, name: str
@@ -131,7 +138,11 @@ class Tracker:
         found = client.search_runs([experiment], f"tags.`spotbench.key` = '{key}'", max_results=1)
         if found:
             return str(found[0].info.run_id)
-        tags = {"spotbench.key": key}
+        tags = {
+            "spotbench.key": key,
+            "mlflow.source.name": "bench run",
+            "mlflow.source.type": "LOCAL",
+        }
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
         return str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)

@@ -34,7 +34,6 @@ __all__ = ["CELL_TYPES", "GENES", "SimulatedSection", "generate", "simulate", "w
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
-BoolArray = NDArray[np.bool_]
 
 CELL_TYPES: tuple[str, ...] = ("tumour", "stroma", "immune", "adipose", "duct")
 TUMOUR, STROMA, IMMUNE, ADIPOSE, DUCT = range(len(CELL_TYPES))
@@ -58,7 +57,7 @@ STEP = 2  # image pixels per pixel of the cell type map
 COARSE_STEP = 10  # image pixels per node of the layout fields, which are smooth
 LAYOUT_SCALE = 105.0  # sd of the kernel that smooths the layout fields, image pixels
 GRAIN_SCALE = 9.0  # the same for the mosaic of cell types within a region
-LAYOUT_GAIN = 2.3  # how sharply one cell type replaces another
+LAYOUT_GAIN = 2.6  # how sharply one cell type replaces another
 
 GRID = 14  # spots along a side of the array before the tissue outline
 FIRST = 5  # array coordinate of the first row and column
@@ -72,7 +71,7 @@ PATIENT_NOISE = 0.25  # sd of a patient's log effect on a gene
 DISPERSION = 0.15  # negative binomial: variance = mean + DISPERSION * mean**2
 # Nuclei per area relative to tumour, in the order of CELL_TYPES; the images are drawn alike.
 CELLULARITY = np.array([1.0, 0.5, 1.4, 0.25, 0.8])
-TYPICAL_CELLULARITY = 0.8
+TYPICAL_CELLULARITY = 0.77
 
 VACUOLE_SPACING = 32.0
 DUCT_SPACING = 52.0
@@ -123,7 +122,7 @@ class _Tissue:
 
     cell_type: IntArray
     inside: FloatArray  # 1 in the tissue, 0 on bare glass, a soft edge between
-    wall_gap: FloatArray  # image pixels from the nearest border between two vacuoles, twice
+    wall_gap: FloatArray  # twice the image pixels to the nearest border of two vacuoles, about
     vacuole_distance: FloatArray  # image pixels from the centre of the vacuole
     duct_radius: FloatArray  # (SIDE, SIDE): 0 at the centre of a duct, 1 at its outer edge
     duct_nuclei: _Nuclei
@@ -322,15 +321,17 @@ def _outline(seed: int, patient: str, rng: np.random.Generator) -> FloatArray:
     """A rounded piece of tissue, of much the same shape in both sections of a patient."""
     shape = _generator(seed, patient, "outline")
     orders = np.arange(2, 7)
-    size = (shape.normal(0, 0.022, orders.size) + rng.normal(0, 0.004, orders.size))[:, None, None]
+    size = (shape.normal(0, 0.018, orders.size) + rng.normal(0, 0.004, orders.size))[:, None, None]
     phase = shape.uniform(0, 2 * np.pi, orders.size)[:, None, None]
 
     side = SIDE // COARSE_STEP
     v, u = (np.mgrid[:side, :side] - (side - 1) / 2) * COARSE_STEP
     wave = np.cos(orders[:, None, None] * np.arctan2(v, u) + phase)
-    radius = 692 * (1 + (size * wave).sum(axis=0))
+    radius = 700 * (1 + (size * wave).sum(axis=0))
     # An exponent above 2 fills the corners of the square array better than an ellipse.
-    depth = _resize(radius - (np.abs(u) ** 2.5 + np.abs(v) ** 2.5) ** 0.4, SIDE // STEP)
+    depth = radius - (np.abs(u) ** 2.5 + np.abs(v) ** 2.5) ** 0.4
+    glass = SIDE / 2 - 12 - np.maximum(np.abs(u), np.abs(v))  # a rim of it on every side
+    depth = _resize(np.minimum(depth, glass), SIDE // STEP)
     ragged = depth + 3.0 * _smooth_noise(rng, SIDE // STEP, 4.0)
     return np.clip(ragged / 3.0 + 0.5, 0, 1)
 
@@ -351,23 +352,22 @@ def _vacuoles(rng: np.random.Generator) -> tuple[FloatArray, FloatArray, FloatAr
     home = (position / VACUOLE_SPACING).astype(np.int64) + 1
     nearest = np.full((side, side), np.inf, dtype=np.float32)
     second = nearest.copy()
-    centre = np.zeros((side, side, 2), dtype=np.float32)
+    owner = np.zeros((side, side), dtype=np.int32)
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
-            candidate = centres[(home + down)[:, None], (home + right)[None, :]]
-            distance = np.hypot(
-                position[None, :] - candidate[..., 0], position[:, None] - candidate[..., 1]
-            )
-            closer = distance < nearest
-            second = np.where(closer, nearest, np.minimum(second, distance))
-            nearest = np.where(closer, distance, nearest)
-            centre = np.where(closer[..., None], candidate, centre)
-    return nearest, second - nearest, centre
+            row, column = (home + down)[:, None], (home + right)[None, :]
+            squared = (position[None, :] - centres[row, column, 0]) ** 2
+            squared += (position[:, None] - centres[row, column, 1]) ** 2
+            np.minimum(second, np.maximum(nearest, squared), out=second)
+            np.copyto(owner, row * count + column, where=squared < nearest)
+            np.minimum(nearest, squared, out=nearest)
+    distance = np.sqrt(nearest)
+    return distance, np.sqrt(second) - distance, centres.reshape(-1, 2)[owner]
 
 
 def _ducts(rng: np.random.Generator, wanted: IntArray) -> tuple[FloatArray, _Nuclei]:
     """The relative radius in the nearest duct, (SIDE, SIDE), and the nuclei around the lumina."""
-    centres = _scatter(rng, DUCT_SPACING, jitter=0.08)
+    centres = _scatter(rng, DUCT_SPACING, jitter=0.12)
     centres = centres[_at(wanted, centres) == DUCT]
     size = rng.uniform(20.0, 25.5, len(centres))
     wobble = rng.normal(0, [0.07, 0.04], (len(centres), 2))
@@ -397,16 +397,17 @@ def _ducts(rng: np.random.Generator, wanted: IntArray) -> tuple[FloatArray, _Nuc
         long=rng.normal(4.0, 0.35, owner.size),
         short=rng.normal(2.5, 0.2, owner.size),
         angle=angle,
-        darkness=rng.normal(1.15, 0.12, owner.size),
+        darkness=rng.normal(1.3, 0.14, owner.size),
     )
     return radius, nuclei
 
 
 def _scatter(rng: np.random.Generator, spacing: float, jitter: float) -> FloatArray:
     """(points, 2) image coordinates on a jittered hexagonal grid: random, yet not overlapping."""
-    count = int(SIDE / spacing) + 2
-    rows, columns = np.mgrid[:count, : int(count * 1.16)]
-    xy = np.stack([columns + 0.5 * (rows % 2), rows * 0.866], axis=-1).astype(np.float64)
+    row_height = np.sqrt(0.75)  # of a hexagonal grid, in spacings
+    count = SIDE / spacing + 2
+    rows, columns = np.mgrid[: int(count / row_height), : int(count)]
+    xy = np.stack([columns + 0.5 * (rows % 2), rows * row_height], axis=-1)
     xy = ((xy + rng.normal(0, jitter, xy.shape)) * spacing).reshape(-1, 2)
     return xy[((xy >= 0) & (xy < SIDE)).all(axis=1)]
 
@@ -483,8 +484,9 @@ def _draw_counts(rng: np.random.Generator, expectation: FloatArray) -> NDArray[n
 def _render(seed: int, patient: str, name: str, tissue: _Tissue) -> NDArray[np.uint8]:
     """The H&E image: concentrations of the two stains, then Beer-Lambert."""
     rng = _generator(seed, name, "image")
-    nuclei = _draw_nuclei(rng, _all_nuclei(rng, tissue))
-    eosin, haematoxylin = _cytoplasm(rng, tissue)
+    bend = 75 * _smooth_noise(rng, SIDE // COARSE_STEP, 9.0)
+    nuclei = _draw_nuclei(rng, _all_nuclei(rng, tissue, bend))
+    eosin, haematoxylin = _cytoplasm(rng, tissue, _fibres(rng, bend))
     alpha = _resize(tissue.inside, SIDE)
     # Chromatin displaces most of the pink beneath it.
     eosin = gaussian_filter(alpha * eosin * (1 - 0.45 * np.minimum(nuclei, 1)), 0.6)
@@ -495,114 +497,122 @@ def _render(seed: int, patient: str, name: str, tissue: _Tissue) -> NDArray[np.u
     vectors = np.stack([HAEMATOXYLIN, EOSIN]) + stain.normal(0, 0.035, (2, 3))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     image = np.empty((SIDE, SIDE, 3), dtype=np.uint8)
-    grey = rng.standard_normal((SIDE, SIDE), dtype=np.float32)
     for channel in range(3):
         density = haematoxylin * (amount[0] * vectors[0, channel]) + eosin * (
             amount[1] * vectors[1, channel]
         )
-        noise = 1.6 * grey + 1.0 * rng.standard_normal((SIDE, SIDE), dtype=np.float32)
-        image[..., channel] = np.clip(np.float32(GLASS[channel]) * np.exp(-density) + noise, 0, 255)
+        light = np.float32(GLASS[channel]) * np.exp(-density)
+        light += 1.8 * rng.standard_normal((SIDE, SIDE), dtype=np.float32)
+        image[..., channel] = np.clip(light, 0, 255)
     return image
 
 
-def _cytoplasm(rng: np.random.Generator, tissue: _Tissue) -> tuple[FloatArray, FloatArray]:
+def _cytoplasm(
+    rng: np.random.Generator, tissue: _Tissue, fibre: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """(SIDE, SIDE) eosin and haematoxylin of everything but nuclei, in optical density."""
     share = [
-        _resize(gaussian_filter((tissue.cell_type == k).astype(np.float32), 0.7), SIDE)
+        gaussian_filter((tissue.cell_type == k).astype(np.float32), 0.7)
         for k in range(len(CELL_TYPES))
     ]
-    fibre = _fibres(rng)
-    mottle = _resize(_smooth_noise(rng, SIDE // STEP, 1.6), SIDE)
-    cloud = _resize(_smooth_noise(rng, SIDE // COARSE_STEP, 6.0), SIDE)
+    mottle = _smooth_noise(rng, SIDE // STEP, 1.6)
+    cloud = _smooth_noise(rng, SIDE // COARSE_STEP, 6.0)
 
-    cleft = np.clip((fibre + 1.25) / 0.35, 0, 1)  # artefactual gaps between collagen bundles
-    collagen = (0.56 + 0.15 * fibre + 0.07 * cloud) * (0.2 + 0.8 * cleft)
+    # Half the harmonic mean of two distances to a border: a polygon with rounded corners.
+    reach = np.maximum(0.68 * VACUOLE_SPACING - tissue.vacuole_distance, 0)
+    depth = reach * tissue.wall_gap / (reach + tissue.wall_gap + 1e-3)
+    membrane = 0.03 + 0.45 * np.clip(1.5 - depth / 1.3, 0, 1)
 
-    wall = np.clip(1.6 - _resize(tissue.wall_gap, SIDE) / 2.2, 0, 1)
-    corner = np.clip((_resize(tissue.vacuole_distance, SIDE) - 0.56 * VACUOLE_SPACING) / 2.0, 0, 1)
-    membrane = 0.03 + 0.5 * np.maximum(wall, 0.8 * corner)
-
-    radius = tissue.duct_radius
-    epithelium = np.clip((radius - 0.47) * 12 + 0.5, 0, 1)
-    basement = np.exp(-(((radius - 1.03) / 0.06) ** 2))
-
-    eosin = (
-        share[TUMOUR] * (0.40 + 0.06 * mottle + 0.04 * cloud)
-        + share[STROMA] * collagen
+    eosin = _resize(
+        share[TUMOUR] * (0.40 + 0.07 * mottle)
         + share[IMMUNE] * (0.26 + 0.09 * mottle)
-        + share[ADIPOSE] * membrane
-        + share[DUCT] * (0.03 + epithelium * (0.42 + 0.05 * mottle))
-        + 0.35 * basement
+        + share[ADIPOSE] * membrane,
+        SIDE,
     )
-    haematoxylin = (
+    haematoxylin = _resize(
         share[TUMOUR] * (0.26 + 0.05 * mottle)
         + share[STROMA] * 0.05
-        + share[IMMUNE] * (0.20 + 0.05 * mottle)
-        + share[DUCT] * (0.01 + 0.17 * epithelium)
+        + share[IMMUNE] * (0.20 + 0.05 * mottle),
+        SIDE,
     )
+
+    cleft = np.clip((fibre + 1.3) / 0.35, 0, 1)  # artefactual gaps between collagen bundles
+    collagen = (0.54 + 0.14 * fibre + 0.08 * _resize(cloud, SIDE)) * (0.25 + 0.75 * cleft)
+    eosin = eosin + _resize(share[STROMA], SIDE) * collagen
+
+    radius = tissue.duct_radius
+    duct = _resize(share[DUCT], SIDE)
+    epithelium = duct * np.clip((radius - 0.47) * 12 + 0.5, 0, 1)
+    basement = np.exp(-(((radius - 1.03) / 0.06) ** 2))
+    eosin += 0.03 * duct + 0.42 * epithelium + 0.35 * basement
+    haematoxylin = haematoxylin + 0.17 * epithelium
     return np.maximum(eosin, 0.01), np.maximum(haematoxylin, 0)
 
 
-def _fibres(rng: np.random.Generator) -> FloatArray:
-    """(SIDE, SIDE) wavy streaks, mean 0 and sd 1: streaks along x, bent by a smooth displacement."""
+def _fibres(rng: np.random.Generator, bend: FloatArray) -> FloatArray:
+    """(SIDE, SIDE) wavy streaks, mean 0 and sd 1: streaks along x, moved up by `bend` pixels."""
     noise = rng.standard_normal((SIDE, SIDE), dtype=np.float32)
     along = gaussian_filter1d(noise, 14.0, axis=1, mode="wrap", truncate=2.5)
     streaks = gaussian_filter1d(along, 1.3, axis=0, mode="wrap")
     streaks /= streaks.std()
-    bend = _resize(_smooth_noise(rng, SIDE // COARSE_STEP, 9.0), SIDE) * 110
-    ripple = _resize(_smooth_noise(rng, SIDE // COARSE_STEP, 2.2), SIDE) * 7
+    ripple = 7 * _smooth_noise(rng, SIDE // COARSE_STEP, 2.2)
     y, x = np.indices((SIDE, SIDE), sparse=True)
-    # Negative indices and the remainder wrap around, as the noise does.
-    rows = (y + (bend + ripple).astype(np.int32)) % SIDE
+    # The remainder wraps around, as the noise does.
+    rows = (y + _resize(bend + ripple, SIDE).astype(np.int32)) % SIDE
     return streaks[rows, x]
 
 
-def _all_nuclei(rng: np.random.Generator, tissue: _Tissue) -> list[_Nuclei]:
+def _fibre_angle(bend: FloatArray, xy: FloatArray) -> FloatArray:
+    """Direction of the streaks of `_fibres` at image coordinates (points, 2), in radians."""
+    down = np.asarray(np.gradient(bend, COARSE_STEP, axis=0))
+    right = np.asarray(np.gradient(bend, COARSE_STEP, axis=1))
+    return np.arctan2(-_at(right, xy), 1 + _at(down, xy))
+
+
+def _all_nuclei(rng: np.random.Generator, tissue: _Tissue, bend: FloatArray) -> list[_Nuclei]:
     def scatter(cell_type: int, spacing: float, jitter: float, keep: float) -> FloatArray:
         xy = _scatter(rng, spacing, jitter)
         here = (_at(tissue.cell_type, xy) == cell_type) & (_at(tissue.inside, xy) > 0.9)
         return xy[here & (rng.random(len(xy)) < keep)]
 
-    def turn(xy: FloatArray) -> FloatArray:
-        return rng.uniform(0, np.pi, len(xy))
+    def nuclei(
+        xy: FloatArray,
+        size: tuple[float, float],  # median of the mean semi-axis, sd of its logarithm
+        aspect: tuple[float, float],  # least and greatest
+        darkness: tuple[float, float],  # mean and sd
+        angle: FloatArray | None = None,
+    ) -> _Nuclei:
+        count = len(xy)
+        axis = size[0] * np.exp(np.clip(rng.normal(0, size[1], count), -0.45, 0.45))
+        stretch = np.sqrt(rng.uniform(*aspect, count))
+        return _Nuclei(
+            xy=xy,
+            long=axis * stretch,
+            short=axis / stretch,
+            angle=rng.uniform(0, np.pi, count) if angle is None else angle,
+            darkness=rng.normal(*darkness, count),
+        )
 
-    tumour = scatter(TUMOUR, 11.5, 0.13, 0.93)
-    size = np.clip(rng.lognormal(np.log(4.4), 0.2, len(tumour)), 2.8, 7.0)
-    squash = rng.uniform(1.0, 1.3, len(tumour))
-    stroma = scatter(STROMA, 17.0, 0.25, 0.7)
-    immune = scatter(IMMUNE, 6.6, 0.12, 0.95)
-    lymphocyte = rng.normal(2.6, 0.15, len(immune))
-    adipose = scatter(ADIPOSE, 9.0, 0.3, 0.6)
+    tumour = scatter(TUMOUR, spacing=11.5, jitter=0.14, keep=0.93)
+    stroma = scatter(STROMA, spacing=17.0, jitter=0.25, keep=0.7)
+    immune = scatter(IMMUNE, spacing=6.5, jitter=0.16, keep=0.95)
+    adipose = scatter(ADIPOSE, spacing=9.0, jitter=0.3, keep=0.6)
     adipose = adipose[_at(tissue.wall_gap, adipose) < 1.5]
+    along_fibres = _fibre_angle(bend, stroma) + rng.normal(0, 0.2, len(stroma))
     ducts = tissue.duct_nuclei
-    on_tissue = _at(tissue.inside, ducts.xy) > 0.9
+    # Where two ducts touch, the nuclei of one must not lie in the lumen of the other.
+    kept = (_at(tissue.inside, ducts.xy) > 0.9) & (_at(tissue.duct_radius, ducts.xy) > 0.55)
     return [
+        nuclei(tumour, size=(4.4, 0.22), aspect=(1.0, 1.7), darkness=(1.35, 0.28)),
+        nuclei(stroma, (2.8, 0.12), (2.6, 5.0), (1.35, 0.15), along_fibres),
+        nuclei(immune, size=(2.55, 0.09), aspect=(1.0, 1.15), darkness=(1.9, 0.2)),
+        nuclei(adipose, size=(2.1, 0.1), aspect=(1.8, 2.6), darkness=(1.3, 0.1)),
         _Nuclei(
-            tumour, size * squash, size / squash, turn(tumour), rng.normal(1.2, 0.25, len(tumour))
-        ),
-        _Nuclei(
-            stroma,
-            rng.normal(5.2, 0.7, len(stroma)),
-            rng.normal(1.5, 0.15, len(stroma)),
-            rng.normal(0, 0.4, len(stroma)),
-            rng.normal(1.15, 0.12, len(stroma)),
-        ),
-        _Nuclei(
-            immune, lymphocyte, lymphocyte * 0.95, turn(immune), rng.normal(1.75, 0.15, len(immune))
-        ),
-        _Nuclei(
-            adipose,
-            np.full(len(adipose), 3.2),
-            np.full(len(adipose), 1.4),
-            turn(adipose),
-            rng.normal(1.1, 0.1, len(adipose)),
-        ),
-        _Nuclei(
-            ducts.xy[on_tissue],
-            ducts.long[on_tissue],
-            ducts.short[on_tissue],
-            ducts.angle[on_tissue],
-            ducts.darkness[on_tissue],
+            xy=ducts.xy[kept],
+            long=ducts.long[kept],
+            short=ducts.short[kept],
+            angle=ducts.angle[kept],
+            darkness=ducts.darkness[kept],
         ),
     ]
 
@@ -611,7 +621,7 @@ def _draw_nuclei(rng: np.random.Generator, groups: list[_Nuclei]) -> FloatArray:
     """(SIDE, SIDE) haematoxylin of the chromatin, in optical density."""
     canvas = np.zeros((SIDE, SIDE), dtype=np.float32)
     # Euchromatin is paler than the rim and the clumps: large nuclei look vesicular.
-    clump = _smooth_noise(rng, SIDE, 0.9)
+    clump = _resize(_smooth_noise(rng, SIDE // STEP, 0.6), SIDE)
     for nuclei in groups:
         if len(nuclei.xy) == 0:
             continue
