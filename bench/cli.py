@@ -8,7 +8,7 @@ import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -383,21 +383,20 @@ def main() -> None:
     """Run a command and turn what went wrong into one line and an exit status."""
     arguments = sys.argv[1:]
     try:
-        _click_command()(args=arguments, prog_name="bench", standalone_mode=True)
+        app(args=arguments, prog_name="bench")
     except BenchError as error:
         _complain(str(error))
         sys.exit(REFUSED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # typer turns Ctrl-C inside a command into an exit without a word.
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+            raise
         if arguments[:1] == ["run"]:
-            again = shlex.join(["bench", *(a for a in arguments if a != "--force")])
+            again = shlex.join(["bench", *(part for part in arguments if part != "--force")])
             _complain(f"interrupted; finished folds are kept, resume with: {again}")
         else:
             _complain("interrupted")
         sys.exit(INTERRUPTED)
-
-
-def _click_command() -> Any:
-    return typer.main.get_command(app)
 
 
 if __name__ == "__main__":
