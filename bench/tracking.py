@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from bench.files import one_line
 from bench.report.figures import prediction_map
 from bench.report.tables import POOLED_SCORES, SECTION_SCORES, render, score_table
 from bench.store import FoldFolder, StoredRun, read_record, write_record
@@ -79,7 +80,7 @@ class Tracker:
             self._upload(run, known, versions)
         except Exception as error:  # noqa: BLE001 - any failure of a tracking store costs a warning, not a run
             self._off = True
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             self._warn(
                 f"tracking at {self._uri} failed ({type(error).__name__}: {reason});"
                 " the results on disk are complete"

@@ -10,7 +10,9 @@ two files knows is left out.
 from __future__ import annotations
 
 import gzip
+import io
 import re
+import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,8 +26,9 @@ from anndata import AnnData
 
 from bench.api import DataError
 
-_SPOT = re.compile(r"(\d+)x(\d+)")
+_SPOT = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 _GZIP_MAGIC = b"\x1f\x8b"
+_MAX_POSITION = 10**9
 _MAX_BYTES = 2 << 30
 
 
@@ -115,7 +118,7 @@ def _read_counts(path: Path) -> tuple[sp.csr_matrix, list[tuple[int, int]], list
     for name in table.column(0).to_pylist():
         match = _SPOT.fullmatch(name or "")
         if not match:
-            raise DataError(f"{path}: '{name}' is not a spot name like '10x16'")
+            raise DataError(f"{path}: '{str(name)[:40]}' is not a spot name like '10x16'")
         spots.append((int(match[1]), int(match[2])))
     return sp.csr_matrix(matrix), spots, genes
 
@@ -157,14 +160,18 @@ def _decompress(path: Path) -> bytes:
 
 def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, sep="\t", usecols=columns)
-    except FileNotFoundError:
-        raise DataError(f"{path}: file is missing") from None
-    except (ValueError, OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        with warnings.catch_warnings():
+            # A surplus field would otherwise be cut off, or taken for the name of its row.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # Not usecols, with which pandas cuts surplus fields off without a word.
+            table = pd.read_csv(io.BytesIO(_decompress(path)), sep="\t", index_col=False)[columns]
+    except (ValueError, KeyError, pd.errors.ParserWarning) as error:
         first = str(error).splitlines()[0][:160]
         raise DataError(f"{path}: needs tab-separated columns {columns} ({first})") from error
     for column in columns:
         if column != "label":
+            if table[column].dtype == bool:
+                raise DataError(f"{path}: column '{column}' is not numeric")
             try:
                 table[column] = pd.to_numeric(table[column])
             except (ValueError, TypeError):
@@ -173,6 +180,8 @@ def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def _by_array_position(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    if (table[["x", "y"]].abs() > _MAX_POSITION).any(axis=None):
+        raise DataError(f"{path}: an array coordinate is beyond {_MAX_POSITION}")
     index = pd.MultiIndex.from_arrays(
         [np.rint(table["x"]).astype(np.int64), np.rint(table["y"]).astype(np.int64)],
         names=["x", "y"],

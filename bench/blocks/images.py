@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import ConfigError, DataError
+from bench.files import one_line
 
 Pixels = Literal["rgb01", "bgr255", "imagenet"]
 Augmentation = Literal["none", "jitter_flip_rotate", "quarter_turns"]
@@ -103,7 +104,7 @@ def _timm(name: str, pretrained: bool) -> ImageEncoder:
 
 
 def _not_fetched(name: str, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split())[:120]
+    reason = one_line(error, 120)
     return ConfigError(
         f"ImageNet weights of {name} cannot be fetched ({reason}); connect once, or set"
         " weights to a local file, or to 'none' for a random start"

@@ -70,20 +70,25 @@ class PatchSource:
         with open_image(self.image, self.max_image_pixels) as image:
             image.load()
             rgb = image if image.mode == "RGB" else image.convert("RGB")
-            patches = np.lib.format.open_memmap(
-                path, mode="w+", dtype=np.uint8, shape=(len(corners), pixels, pixels, 3)
-            )
-            for index, (left, top) in enumerate(corners.tolist()):
+        # Outside of the block above, whose errors are blamed on the image; and written in order,
+        # since a write into a memory map kills the process when the disk is full.
+        header = {
+            "descr": "|u1",
+            "fortran_order": False,
+            "shape": (len(corners), pixels, pixels, 3),
+        }
+        with open(path, "wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
+            for left, top in corners.tolist():
                 patch = rgb.crop((left, top, left + size, top + size))
                 if pixels != size:
                     patch = patch.resize((pixels, pixels), Image.Resampling.BOX)
-                patches[index] = np.asarray(patch)
-            patches.flush()
+                stream.write(patch.tobytes())
 
 
 def _open_stored(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        stored = np.lib.format.open_memmap(path, mode="r")
     except (FileNotFoundError, ValueError, EOFError):
         return None
     return stored if stored.shape == shape and stored.dtype == np.uint8 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,14 @@ import scipy.sparse as sp
 from bench.data.card import DatasetCard, SectionCard
 from bench.data.image import image_size
 from bench.errors import DataError
-from bench.files import atomic_write, cache_folder, canonical_hash, source_hash
+from bench.files import (
+    atomic_write,
+    cache_folder,
+    canonical_hash,
+    file_hash,
+    source_hash,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -65,7 +73,7 @@ class Section:
     @property
     def spatial(self) -> np.ndarray:
         """(spots, 2) float64 full-resolution pixel (x, y) of the spot centres."""
-        return np.asarray(self.adata.obsm["spatial"], dtype=np.float64)
+        return np.array(self.adata.obsm["spatial"], dtype=np.float64)
 
     @property
     def array_xy(self) -> np.ndarray:
@@ -93,7 +101,12 @@ def load_section(
     """
     files = {role: root / section.files[role].path for role in hashes}
     parsed = {role: value for role, value in hashes.items() if role != "image"}
-    module = importlib.import_module(f"bench.datasets.{card.reader}")
+    try:
+        module = importlib.import_module(f"bench.datasets.{card.reader}")
+    except ModuleNotFoundError as error:
+        raise DataError(f"card {card.name}: there is no reader '{card.reader}'") from error
+    if not hasattr(module, "read"):
+        raise DataError(f"card {card.name}: module '{card.reader}' has no function 'read'")
     source = Path(str(module.__file__))
     key = canonical_hash([parsed, source_hash(source, Path(__file__))])
     cached = cache_folder() / "sections" / f"{card.name}-{section.name}-{key[:24]}.h5ad"
@@ -103,6 +116,7 @@ def load_section(
         check_section(adata, str(files["counts"]))
         with atomic_write(cached) as temporary:
             adata.write_h5ad(temporary)
+        write_json(_hash_of(cached), {"sha256": file_hash(cached)})
 
     image = files.get("image")
     dropped = 0
@@ -133,17 +147,21 @@ def load_section(
     )
 
 
+def _hash_of(cached: Path) -> Path:
+    return cached.with_suffix(".json")
+
+
 def _read_cached(path: Path) -> AnnData | None:
+    """The cached section, None where there is none whose bytes are those that were written."""
     import anndata
 
-    if not path.is_file():
-        return None
     try:
-        return anndata.read_h5ad(path)
-    except (OSError, KeyError, ValueError) as error:
-        warnings.warn(f"{path}: cached section is damaged ({error}); read again", stacklevel=2)
-        path.unlink(missing_ok=True)
+        expected = json.loads(_hash_of(path).read_text(encoding="utf-8"))
+        if expected != {"sha256": file_hash(path)}:
+            return None
+    except (OSError, ValueError):
         return None
+    return anndata.read_h5ad(path)
 
 
 def check_section(adata: AnnData, where: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench.errors import BenchError
 from bench.execute.job import run_fold
 from bench.execute.plan import Job, Plan
-from bench.files import atomic_write
+from bench.files import atomic_write, one_line
 from bench.store import FAILURE, disk_is_full, not_writable
 
 
@@ -84,7 +84,7 @@ def run_serially(
         except Exception as error:  # a method may fail in any way; its fold is reported missing
             if disk_is_full(error):
                 raise not_writable(folder.path, error) from error
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            reason = f"{type(error).__name__}: {one_line(error, 400)}"
             with atomic_write(folder.path / FAILURE) as temporary:
                 temporary.write_text(traceback.format_exc(), encoding="utf-8")
             failures.append(Failure(job.entrant.label, job.fold, reason))

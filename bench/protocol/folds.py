@@ -206,6 +206,9 @@ def check_folds(folds: Folds, facts: Sequence[SectionFacts], protocol: Protocol)
                 f"fold {fold.index}: the same image on both sides of the test split"
                 f" (sections {join_names(pair)})"
             )
+        kept = {f.image_hash for f in seen if f.image_hash and f.name in fold.validation}
+        if kept & {f.image_hash for f in seen if f.name in fold.train}:
+            raise LeakError(f"fold {fold.index}: the same image in training and in validation")
         if protocol.split == "patient":
             shared = {f.patient for f in seen} & {f.patient for f in test}
             if shared:

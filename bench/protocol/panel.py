@@ -104,6 +104,8 @@ def read_panel(card: DatasetCard, name: str, root: Path) -> tuple[str, ...]:
         places.append(root / panel.file.path)
     for place in places:
         if place.is_file():
+            if panel.file and place == root / panel.file.path:
+                panel.file.verify(place)
             return _checked(_symbols(place), panel, place)
     if panel.file and panel.file.url:
         fetched = _download(panel)
@@ -155,8 +157,23 @@ def _checked(symbols: list[str], panel: PanelCard, path: Path) -> tuple[str, ...
     return tuple(symbols)
 
 
+class _PickledArray:
+    """Stands for an array, or for its type, and takes in what numpy would have restored."""
+
+    shape: Any = None
+    items: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple) and len(state) == 5:
+            _, self.shape, _, _, self.items = state
+
+
 class _StringArrayUnpickler(pickle.Unpickler):
-    """Builds a numpy array of strings and refuses to name anything else."""
+    """Reads the items of an object array and refuses to name anything else.
+
+    No numpy object is made: an array or dtype restored from a hostile or damaged state points
+    anywhere in memory.
+    """
 
     _ALLOWED = frozenset(
         {
@@ -171,9 +188,10 @@ class _StringArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-        if module.startswith("numpy.core"):
-            module = module.replace("numpy.core", "numpy._core", 1)
-        return super().find_class(module, name)
+        return self._stand_in
+
+    def _stand_in(self, *arguments: Any) -> _PickledArray:
+        return _PickledArray()
 
 
 def read_string_array(path: Path) -> list[str]:
@@ -193,15 +211,19 @@ def read_string_array(path: Path) -> list[str]:
             if header["descr"] != "|O":
                 stream.seek(0)
                 array = np.load(stream, allow_pickle=False)
+                shape, symbols = array.shape, array.tolist()
             else:
                 array = _StringArrayUnpickler(stream).load()
+                if not isinstance(array, _PickledArray):
+                    raise ValueError("holds no array")
+                shape, symbols = array.shape, array.items
     except (pickle.UnpicklingError, ValueError, EOFError, OSError, SyntaxError) as error:
         raise DataError(f"{path}: not a numpy array of gene symbols ({error})") from error
-    except (TypeError, AttributeError, ImportError, IndexError, KeyError, MemoryError) as error:
-        raise DataError(f"{path}: damaged pickle ({type(error).__name__})") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 1:
+    except Exception as error:
+        # A damaged pickle may fail in any way.
+        raise DataError(f"{path}: damaged array ({type(error).__name__})") from error
+    if not isinstance(symbols, list) or shape != (len(symbols),):
         raise DataError(f"{path}: not a one-dimensional array of gene symbols")
-    symbols = array.tolist()
     if not all(isinstance(symbol, str) for symbol in symbols):
         raise DataError(f"{path}: holds something that is not a string")
     return symbols

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.data.card import first_fault
 from bench.errors import DataError, UnknownNameError
-from bench.files import canonical_hash
+from bench.files import canonical_hash, read_yaml
 
 
 class _Rules(BaseModel):
@@ -126,11 +125,9 @@ def find_protocol(name: str) -> Protocol:
     if path.suffix not in {".yaml", ".yml"}:
         raise UnknownNameError("protocol", name, PROTOCOLS)
     try:
-        protocol = Protocol.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        protocol = Protocol.model_validate(read_yaml(path))
     except ValidationError as error:
         raise DataError(f"{path}: {first_fault(error)}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: not a readable protocol file ({error})".split("\n")[0]) from error
     if protocol.name in PROTOCOLS:
         raise DataError(f"{path}: the name '{protocol.name}' is taken by a built-in protocol")
     return protocol

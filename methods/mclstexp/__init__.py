@@ -118,8 +118,8 @@ class MclSTExp(Method):
             "augment": "quarter_turns",
             "position_rows": 128,
             "learning_rate": 1e-3,
-            "batch_size": 128,
-            "epochs": 15,
+            "batch_size": 64,
+            "epochs": 12,
             "top_k": 50,
             "distance": "l2",
         }

@@ -1,0 +1,204 @@
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.files import (
+    atomic_write,
+    cache_folder,
+    canonical_hash,
+    file_hash,
+    source_hash,
+    write_json,
+)
+
+
+def test_a_written_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "deep" / "er" / "x.json"
+    for content in ("first", "second"):
+        with atomic_write(path) as temporary:
+            assert temporary.parent == path.parent
+            assert temporary.suffix == path.suffix
+            temporary.write_text(content)
+            assert not path.exists() or path.read_text() == "first"
+        assert path.read_text() == content
+        assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("before", [None, "old"])
+def test_an_error_inside_keeps_the_old_file_and_leaves_nothing_else(tmp_path, error, before):
+    path = tmp_path / "x.txt"
+    if before is not None:
+        path.write_text(before)
+    with pytest.raises(error), atomic_write(path) as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise error("stop")
+    assert (path.read_text() if path.exists() else None) == before
+    assert list(tmp_path.iterdir()) == ([path] if before is not None else [])
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(tmp_path, monkeypatch, step):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(OSError, match="No space left"), atomic_write(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_caller_that_writes_nothing_is_told_and_the_old_file_stays(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), atomic_write(path):
+        assert path.exists()
+    assert path.read_text() == "old"
+
+
+def test_the_content_is_on_disk_before_the_name_is_given(tmp_path, monkeypatch):
+    steps = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (steps.append("fsync"), fsync(number)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (steps.append("replace"), replace(a, b)))
+    with atomic_write(tmp_path / "x.txt") as temporary:
+        temporary.write_text("new")
+    assert steps == ["fsync", "replace", "fsync"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "x.txt"
+    with atomic_write(path) as first:
+        first.write_text("first")
+        with atomic_write(path) as second:
+            assert second != first
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_written_sorted_and_without_nan(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"b": 1, "a": ["ä", None]})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": ["ä", None], "b": 1}
+    assert path.read_text().index('"a"') < path.read_text().index('"b"')
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": float("nan")})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(value=st.dictionaries(st.text(), json_values, max_size=5))
+def test_a_canonical_hash_does_not_depend_on_the_order_of_keys(value):
+    turned = dict(reversed(value.items()))
+    assert canonical_hash(turned) == canonical_hash(value)
+    assert canonical_hash(json.loads(json.dumps(value))) == canonical_hash(value)
+    assert canonical_hash(value) != canonical_hash([value])
+
+
+@pytest.mark.parametrize("other", [{"a": 2}, {"b": 1}, {"a": "1"}, {"a": [1]}, {"a": 1, "b": None}])
+def test_a_canonical_hash_changes_with_the_content(other):
+    assert canonical_hash(other) != canonical_hash({"a": 1})
+
+
+def test_a_canonical_hash_is_the_same_everywhere():
+    text = rb'{"a":"\u00e4","b":[1,2.5,null]}'
+    assert canonical_hash({"b": [1, 2.5, None], "a": "ä"}) == hashlib.sha256(text).hexdigest()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_json_cannot_say_has_no_hash(value):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_hash({"a": value})
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "md5", "git-blob"])
+def test_a_file_hash_reads_beyond_one_block(tmp_path, algorithm):
+    path = tmp_path / "x.bin"
+    path.write_bytes(bytes((1 << 20) + 7))
+    first = file_hash(path, algorithm)
+    path.write_bytes(bytes((1 << 20) + 6) + b"\x01")
+    assert file_hash(path, algorithm) != first
+
+
+@pytest.fixture
+def sources(tmp_path):
+    folder = tmp_path / "package"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "a.py").write_text("A = 1\n")
+    (folder / "inner" / "b.py").write_text("B = 2\n")
+    return folder
+
+
+def test_a_source_hash_is_stable_and_does_not_depend_on_where_the_source_lies(sources, tmp_path):
+    before = source_hash(sources)
+    (sources / "notes.txt").write_text("no source")
+    (sources / "__pycache__").mkdir()
+    (sources / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"x")
+    assert source_hash(sources) == before
+    assert source_hash(sources.rename(tmp_path / "elsewhere")) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "a.py").write_text("A = 2\n"),
+        lambda folder: (folder / "inner" / "b.py").write_text("B = 3\n"),
+        lambda folder: (folder / "a.py").rename(folder / "c.py"),
+        lambda folder: (folder / "a.py").rename(folder / "inner" / "a.py"),
+        lambda folder: (folder / "new.py").write_text(""),
+        lambda folder: (folder / "inner" / "b.py").unlink(),
+    ],
+    ids=["content", "content below", "name", "folder", "new file", "file gone"],
+)
+def test_a_source_hash_changes_with_content_and_names(sources, change):
+    before = source_hash(sources)
+    change(sources)
+    assert source_hash(sources) != before
+
+
+def test_a_source_hash_of_single_files_takes_in_names_and_number(sources):
+    a, b = sources / "a.py", sources / "inner" / "b.py"
+    assert source_hash(a) != source_hash(b)
+    assert source_hash(a, b) != source_hash(a)
+    renamed = a.rename(sources / "z.py")
+    assert source_hash(renamed, b) != source_hash(b, renamed)
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPOTBENCH_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("SPOTBENCH_CACHE")
+    assert cache_folder() != tmp_path
+    assert isinstance(cache_folder(), Path)
+    assert "spotbench" in str(cache_folder())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be made read-only there")
+def test_a_parent_that_is_a_file_is_an_os_error(tmp_path):
+    (tmp_path / "x").write_text("")
+    with pytest.raises(OSError, match="x"), atomic_write(tmp_path / "x" / "y.txt"):
+        raise AssertionError("the body must not run")
