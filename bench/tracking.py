@@ -233,5 +233,5 @@ def _fold_scores(fold: FoldFolder) -> dict[str, float]:
     values |= dict(zip(pooled["score"], pooled["value"], strict=True))
     for row in of_sections.itertuples():
         if row.score in SECTION_SCORES:
-            values[f"section.{row.section}.{row.score}"] = row.value
+            values[f"section.{row.section!s}.{row.score!s}"] = row.value
     return {str(name): float(value) for name, value in values.items()}

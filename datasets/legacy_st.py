@@ -202,6 +202,6 @@ def _read_positions(path: Path) -> pd.DataFrame:
 def _read_labels(path: Path, keys: pd.MultiIndex) -> np.ndarray:
     table = _read_table(path, ["x", "y", "label"])
     # Some published label files hold rows without coordinates: nothing to join them on.
-    table = table.loc[np.isfinite(table[["x", "y"]]).all(axis=1)]
+    table = table.dropna(subset=["x", "y"])
     labels = _by_array_position(table, path)["label"]
     return labels.reindex(keys).fillna("").astype(str).to_numpy()

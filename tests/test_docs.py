@@ -1,0 +1,57 @@
+"""What the documentation shows does work."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import bench
+from bench.protocol.rules import PROTOCOLS, find_protocol
+from bench.registry import find_methods
+from tests.conftest import REPOSITORY
+
+DOCS = REPOSITORY / "docs"
+
+
+def block(page: Path, language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, f"{page.name} shows no {language}"
+    return found[1]
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    page = DOCS / "adding-a-method.md"
+    module = tmp_path / "my_package" / "nearest_colour.py"
+    module.parent.mkdir()
+    (module.parent / "__init__.py").write_text("")
+    module.write_text(block(page, "python"))
+    metadata = tmp_path / "my_package-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    entry = re.sub(r"\[project\.entry-points\.\"(.+)\"\]", r"[\1]", block(page, "toml"))
+    (metadata / "entry_points.txt").write_text(entry.replace('"', ""))
+    monkeypatch.syspath_prepend(tmp_path)
+    return "nearest_colour"
+
+
+def test_the_method_of_the_page_runs_and_beats_its_twin(plugin, tmp_path):
+    assert find_methods()[plugin].source == "my-package"
+    table = bench.run(
+        [plugin, "shuffled"], "demo", folds=[1], results=tmp_path / "results", tracking="none"
+    ).set_index("method")
+    assert table.loc[plugin, "pcc_acg"] > table.loc[f"shuffled:{plugin}", "pcc_acg"] + 0.2
+
+
+def test_the_protocol_of_the_page_is_one(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(block(DOCS / "protocols.md", "yaml"))
+    protocol = find_protocol(str(path))
+    assert protocol.split == "patient"
+    assert protocol.hash not in {known.hash for known in PROTOCOLS.values()}
+
+
+def test_every_link_between_pages_leads_somewhere():
+    for page in [REPOSITORY / "README.md", *DOCS.glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).is_file(), f"{page.name}: {target}"
