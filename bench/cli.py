@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -173,7 +174,8 @@ def run_command(
     )
     from bench.progress import TerminalWatcher
 
-    with TerminalWatcher() as watcher:
+    # Libraries and methods may print; standard output is for the table alone.
+    with redirect_stdout(sys.stderr), TerminalWatcher() as watcher:
         outcome = carry_out(request, tracking=tracking, watcher=watcher)
     _print_outcome(outcome, as_json)
     if outcome.failures:
@@ -229,7 +231,12 @@ def tables_command(
         raise UnknownNameError(f"dataset in {results}", dataset, stored)
     if protocol is not None and protocol not in stored[dataset]:
         raise UnknownNameError(f"protocol with runs on {dataset}", protocol, stored[dataset])
-    for name in [protocol] if protocol else stored[dataset]:
+    names = [protocol] if protocol else stored[dataset]
+    if len(names) > 1 and how in {TableFormat.csv, TableFormat.json}:
+        raise BenchError(
+            f"{dataset} has runs under protocols {', '.join(names)}; name one with --protocol"
+        )
+    for name in names:
         runs = newest(stored_runs(results, dataset, name))
         title = f"{dataset}, protocol {name}"
         typer.echo(render(runs, how.value, title=title), nl=how is TableFormat.text)

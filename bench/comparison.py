@@ -64,9 +64,7 @@ def carry_out(
     watcher.planned(plan)
     tracker = Tracker(tracking_uri(tracking, request.results), request.results, watcher.warn)
     with ExitStack() as locks:
-        for run in sorted(plan.runs, key=lambda run: run.folder.path):
-            locks.enter_context(run.folder.lock())
-            run.folder.describe(dict(run.facts))
+        held = []
 
         def upload(job: Job) -> None:
             stored = stored_run(job.run)
@@ -74,10 +72,14 @@ def carry_out(
                 tracker.upload(stored)
 
         try:
+            for run in sorted(plan.runs, key=lambda run: run.folder.path):
+                locks.enter_context(run.folder.lock())
+                held.append(run.folder)
+                run.folder.describe(dict(run.facts))
             failures = run_serially(plan.jobs(), watcher, force=request.force, stored=upload)
         except BenchError:
-            for run in plan.runs:
-                run.folder.discard_if_empty()
+            for folder in held:
+                folder.discard_if_empty()
             raise
         runs = [stored for run in plan.runs if (stored := stored_run(run.folder)) is not None]
         for stored in runs:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.data.card import DatasetCard, read_card
 from bench.errors import BenchError, UnknownNameError
+from bench.files import one_line
 from bench.method import Method
 
 GROUP = "bench.methods"
@@ -104,9 +105,8 @@ def method_class(name: str) -> type[Method]:
             candidates = [value for _, value in inspect.getmembers(module, inspect.isclass)]
     except Exception as error:
         # A contributor's module may fail in any way; the reason must reach the user.
-        raise BenchError(
-            f"method '{name}' cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise BenchError(f"method '{name}' cannot be imported: {reason}") from error
     for value in candidates:
         if (
             inspect.isclass(value)

@@ -34,6 +34,7 @@ from bench.files import atomic_write, canonical_hash, file_hash, write_json
 MANIFEST = "manifest.json"
 FAILURE = "failure.txt"
 MODEL = "model"
+SCRATCH = "scratch"
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,12 @@ class RunFolder:
                 raise not_writable(self.path, error) from error
 
     def discard_if_empty(self) -> None:
-        """Remove the run if none of its folds ever finished: a refused request leaves nothing."""
-        if not any(self.path.glob(f"fold-*/{MANIFEST}")):
+        """Remove the run if nothing came of it: a refused request leaves nothing.
+
+        A finished fold, a training checkpoint and the traceback of a failure are kept.
+        """
+        kept = (MANIFEST, FAILURE, f"{SCRATCH}/*")
+        if not any(any(self.path.glob(f"fold-*/{name}")) for name in kept):
             shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager
@@ -133,7 +138,7 @@ class FoldFolder:
     @property
     def scratch(self) -> Path:
         """Folder for training checkpoints, gone once the fold is done."""
-        return self.path / "scratch"
+        return self.path / SCRATCH
 
     def finish(self) -> None:
         """Write the manifest over all files, after which the fold counts as done."""
@@ -213,7 +218,10 @@ def folds_folder(results: Path, dataset: str, protocol: str) -> Path:
 def read_run(path: Path) -> dict[str, Any] | None:
     """Contents of a run folder's ``run.json``, None where there is no readable one."""
     facts = _read_json(path / "run.json")
-    return facts if facts is not None and isinstance(facts.get("key"), str) else None
+    wanted = {"key": str, "label": str, "kind": str, "n_folds": int, "folds_hash": str}
+    if facts is None or not all(isinstance(facts.get(k), v) for k, v in wanted.items()):
+        return None
+    return facts
 
 
 def stored_run(folder: RunFolder) -> StoredRun | None:
@@ -257,10 +265,13 @@ def check_writable(results: Path) -> None:
     StoreError
         It cannot be made or written.
     """
+    probe = results / ".writable"
     try:
-        with atomic_write(results / ".writable") as temporary:
-            temporary.write_bytes(b"")
-        (results / ".writable").unlink()
+        try:
+            with atomic_write(probe) as temporary:
+                temporary.write_bytes(b"")
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise not_writable(results, error) from error
 

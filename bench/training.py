@@ -14,7 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -98,11 +98,10 @@ def spot_loader(dataset: SpotDataset, batch_size: int, seed: int) -> DataLoader[
 
 
 class _Bookkeeping(Callback):
-    """Seeds every epoch, records curves, reports progress, and writes checkpoints."""
+    """Seeds every batch, records curves, reports progress."""
 
-    def __init__(self, context: Context, epochs: int, checkpoint: Path | None) -> None:
-        self.context, self.epochs, self.checkpoint = context, epochs, checkpoint
-        self.saved = time.monotonic()
+    def __init__(self, context: Context, epochs: int) -> None:
+        self.context, self.epochs = context, epochs
 
     def state_dict(self) -> dict[str, Any]:
         return {"curves": self.context.curves}
@@ -110,9 +109,12 @@ class _Bookkeeping(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.context.curves[:] = state_dict["curves"]
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Dropout and augmentation follow from (seed, epoch): resuming repeats them exactly.
-        seed = np.random.SeedSequence([self.context.seed, trainer.current_epoch])
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # Dropout and augmentation follow from (seed, epoch, batch): resuming repeats them exactly.
+        # Not once an epoch: Lightning leaves that hook out in the first epoch after a restart.
+        seed = np.random.SeedSequence([self.context.seed, trainer.current_epoch, batch_idx])
         torch.manual_seed(int(seed.generate_state(1)[0]))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -125,9 +127,23 @@ class _Bookkeeping(Callback):
         if "chance_level" in row:
             note += f" (chance {row['chance_level']:.3f})"
         self.context.progress(trainer.current_epoch + 1, self.epochs, note)
+
+
+class _Resumable(Checkpoint):
+    """Writes the checkpoint a killed fit goes on from.
+
+    A ``Checkpoint`` so that Lightning calls it last: the state of early stopping and of the best
+    weights must be that of the same epoch.
+    """
+
+    def __init__(self, path: Path, epochs: int) -> None:
+        self.path, self.epochs = path, epochs
+        self.saved = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         due = time.monotonic() - self.saved >= CHECKPOINT_SECONDS
-        if self.checkpoint and due and trainer.current_epoch + 1 < self.epochs:
-            trainer.save_checkpoint(self.checkpoint)
+        if due and trainer.current_epoch + 1 < self.epochs and not trainer.should_stop:
+            trainer.save_checkpoint(self.path)
             self.saved = time.monotonic()
 
 
@@ -178,7 +194,7 @@ def train(
         warnings.filterwarnings("ignore", module="lightning")
         scratch = context.scratch or Path(temporary)
         checkpoint = context.scratch / "training.ckpt" if context.scratch else None
-        callbacks: list[Callback] = [_Bookkeeping(context, epochs, checkpoint)]
+        callbacks: list[Callback] = [_Bookkeeping(context, epochs)]
         best = None
         if patience is not None:
             best = ModelCheckpoint(
@@ -190,6 +206,8 @@ def train(
                 enable_version_counter=False,
             )
             callbacks += [EarlyStopping("val_loss", patience=patience), best]
+        if checkpoint:
+            callbacks.append(_Resumable(checkpoint, epochs))
         trainer = pl.Trainer(
             accelerator={"cuda": "gpu"}.get(context.device, context.device),
             devices=1,
@@ -197,7 +215,7 @@ def train(
             max_epochs=epochs,
             callbacks=callbacks,
             logger=False,
-            enable_checkpointing=best is not None,
+            enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,

@@ -85,8 +85,11 @@ def run_serially(
             if disk_is_full(error):
                 raise not_writable(folder.path, error) from error
             reason = f"{type(error).__name__}: {one_line(error, 400)}"
-            with atomic_write(folder.path / FAILURE) as temporary:
-                temporary.write_text(traceback.format_exc(), encoding="utf-8")
+            try:
+                with atomic_write(folder.path / FAILURE) as temporary:
+                    temporary.write_text(traceback.format_exc(), encoding="utf-8")
+            except OSError as refused:
+                raise not_writable(folder.path, refused) from refused
             failures.append(Failure(job.entrant.label, job.fold, reason))
             watcher.job_failed(job, reason)
         else:

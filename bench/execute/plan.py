@@ -189,6 +189,7 @@ def make_plan(request: Request) -> Plan:
             "n_folds": len(folds.folds),
             "n_sections": len(folds.patients),
             "left_out": dict(dataset.left_out),
+            "footnotes": list(protocol.footnotes),
             "version": bench.__version__,
             "git_commit": git_commit(),
             "created": datetime.now(UTC).isoformat(timespec="microseconds"),

@@ -46,7 +46,6 @@ def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, 
         No gene passes.
     """
     import anndata
-    import scanpy
 
     measured = set.intersection(*(set(section.adata.var_names) for section in sections))
     genes = [gene for gene in sections[0].adata.var_names if gene in measured]
@@ -66,6 +65,8 @@ def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, 
     pooled = pooled[:, detected].copy()
     if pooled.n_vars <= protocol.hvg_genes:
         return tuple(pooled.var_names)
+    import scanpy  # takes seconds, and is needed only to choose among the genes
+
     pooled.X = pooled.X.astype(np.float32)
     scanpy.pp.normalize_total(pooled, target_sum=1e4)
     scanpy.pp.log1p(pooled)

@@ -73,7 +73,9 @@ def _draw(axes: Axes, spatial: np.ndarray, values: np.ndarray, title: str) -> No
     pitch = np.sqrt(extent.prod() / len(spatial))
     # Spots nearly touch: their diameter in points is most of the pitch on a map of 2.4 inches.
     diameter = 0.85 * pitch / max(extent.max(), 1.0) * 2.4 * 72
-    axes.scatter(spatial[:, 0], spatial[:, 1], c=values, s=diameter**2, cmap="viridis", linewidths=0)
+    axes.scatter(
+        spatial[:, 0], spatial[:, 1], c=values, s=diameter**2, cmap="viridis", linewidths=0
+    )
     axes.set_aspect("equal")
     axes.invert_yaxis()
     axes.set_axis_off()

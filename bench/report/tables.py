@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -111,9 +112,10 @@ def _row(run: StoredRun) -> dict[str, Any]:
 def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
     """What a reader of the table must know."""
     notes: list[str] = []
-    for name in dict.fromkeys(run.facts["protocol"] for run in runs):
-        if name in PROTOCOLS:
-            notes += PROTOCOLS[name].footnotes
+    for run in runs:
+        built_in = PROTOCOLS.get(run.facts["protocol"])
+        said = built_in.footnotes if built_in else run.facts.get("footnotes", ())
+        notes += [note for note in said if note not in notes]
     if (table["kind"] == "oracle").any():
         names = ", ".join(table.loc[table["kind"] == "oracle", "method"])
         notes.append(
@@ -130,11 +132,9 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
     if table["folds_hash"].nunique() > 1:
         notes.append(
             "Rows with different folds are on different sections or divisions and are not"
-            " comparable; see the folds column."
+            " comparable; see the fold hash column."
         )
-    missing = table[table["folds"] < table["n_folds"]]
-    for row in missing.itertuples():
-        notes.append(f"{row.method}: only {row.folds} of {row.n_folds} folds are done.")
+    notes += sorted(filter(None, map(_missing_folds, runs)))
     if (table["undefined"].fillna(0) > 0).any():
         notes.append(
             "Undefined: genes constant in truth or prediction, left out of the PCC means,"
@@ -154,6 +154,15 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
             f" for instance {name}: {why}."
         )
     return [*notes, *sorted(warned)]
+
+
+def _missing_folds(run: StoredRun) -> str:
+    folds = int(run.facts["n_folds"])
+    missing = [str(index) for index in range(folds) if index not in run.done]
+    if not missing:
+        return ""
+    named = f"fold {missing[0]} is" if len(missing) == 1 else f"folds {_span(missing)} are"
+    return f"{run.facts['label']}: only {len(run.done)} of {folds} folds are done, {named} missing."
 
 
 def _span(names: Sequence[str]) -> str:
@@ -180,11 +189,15 @@ def render(runs: Sequence[StoredRun], how: Format, *, title: str = "", width: in
     if how == "csv":
         return table.to_csv(index=False)
     if how == "json":
-        rows = json.loads(table.to_json(orient="records", double_precision=15))
+        # Not pandas' own writer: it rounds to 15 decimals.
+        rows = [
+            {name: None if pd.isna(value) else value for name, value in row.items()}
+            for row in table.to_dict("records")
+        ]
         return json.dumps({"rows": rows, "footnotes": notes}, indent=2) + "\n"
     shown = for_people(table)
     if how == "latex":
-        body = shown.to_latex(index=False, escape=True, caption=title or None)
+        body = shown.to_latex(index=False, escape=True, caption=_latex(title) or None)
         body = body.replace("±", r"$\pm$").replace("–", "--")
         listed = "".join(f"% {number}. {note}\n" for number, note in enumerate(notes, 1))
         return body + listed
@@ -194,7 +207,7 @@ def render(runs: Sequence[StoredRun], how: Format, *, title: str = "", width: in
         drawn.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)
     for row in shown.itertuples(index=False):
         drawn.add_row(*map(str, row))
-    console = Console(file=io.StringIO(), width=width or 240, no_color=True, highlight=False)
+    console = Console(file=io.StringIO(), width=width or 10_000, no_color=True, highlight=False)
     console.print(drawn)
     stream = console.file
     assert isinstance(stream, io.StringIO)
@@ -202,6 +215,10 @@ def render(runs: Sequence[StoredRun], how: Format, *, title: str = "", width: in
     heading = f"{'### ' if how == 'markdown' else ''}{title}\n\n" if title else ""
     listed = "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1))
     return heading + text + ("\n\n" + listed if listed else "") + "\n"
+
+
+def _latex(text: str) -> str:
+    return re.sub(r"([&%$#_{}])", r"\\\1", text)
 
 
 def for_people(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,64 @@
+"""Fixtures for the commands: a tiny dataset, and two ways to call ``bench``."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli import tiny_dataset
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The tiny dataset; not to be changed."""
+    return tiny_dataset.write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def damaged(tiny, tmp_path):
+    """A copy of the tiny dataset that the test may damage."""
+    return tiny.copy(tmp_path / "damaged")
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A results folder that does not exist yet."""
+    return tmp_path / "results"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch):
+    for name in ("MLFLOW_TRACKING_URI", "SPOTBENCH_RESULTS", "SPOTBENCH_DATA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def bench():
+    """Calls a command in this process; gives status, stdout, stderr."""
+    return tiny_dataset.call
+
+
+@pytest.fixture(scope="session")
+def bench_process():
+    """Calls a command in a process of its own; gives status, stdout, stderr."""
+    return tiny_dataset.call_process
+
+
+@pytest.fixture
+def plugins(tmp_path, monkeypatch):
+    """A folder of installed plugins that this process and its children import from."""
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Torch on one thread: what is computed here is too small to share out."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

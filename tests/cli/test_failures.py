@@ -1,0 +1,589 @@
+"""What goes wrong in the middle of a run: methods, signals, disks, other processes."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+
+import pytest
+
+from tests.cli.tiny_dataset import (
+    TINY_NETWORK,
+    assert_refused,
+    fold_folders,
+    scores_of,
+    start,
+    write_plugin,
+)
+
+FAIL_IN_FOLD_1 = """
+if all(section.patient != "B" for section in data.sections):
+    raise RuntimeError("boom\\nsecond line")
+"""
+
+WAIT_WHEN_TOLD = """
+import os, pathlib, time
+folder = pathlib.Path(os.environ["TEST_SIGNALS"])
+tested = "".join(sorted({"A", "B", "C"} - {section.patient for section in data.sections}))
+(folder / f"started-{tested}").touch()
+while (folder / f"hold-{tested}").exists():
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def options(tiny, results):
+    """Options after ``bench run`` that choose dataset, results folder, and no tracking."""
+    return (*tiny.options, "--tracking", "none", "--results", results)
+
+
+@pytest.fixture
+def run(bench, options):
+    """Runs methods on the tiny dataset in this process."""
+    return lambda method, *more: bench("run", "--method", method, *options, *more)
+
+
+def forget(module):
+    """Let the next import read a plugin's file again."""
+    sys.modules.pop(module, None)
+    importlib.invalidate_caches()
+
+
+def rows_of(result):
+    """Rows of JSON output by method, without the time they took."""
+    rows = json.loads(result.stdout)["rows"]
+    return {row["method"]: {k: v for k, v in row.items() if k != "fit_seconds"} for row in rows}
+
+
+def wait_for(condition, process=None, seconds=60):
+    """Wait until `condition()` holds; fails when the process ends first."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if process is not None and process.poll() is not None:
+            pytest.fail(f"ended early with {process.returncode}: {process.communicate()}")
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+# ------------------------------------------------------------------------ failing methods
+
+
+def test_failing_fold_costs_that_fold_alone(run, bench, plugins, results):
+    write_plugin(plugins, "fragile", fit=FAIL_IN_FOLD_1)
+    answer = run("fragile,mean")
+    assert answer.status == 1
+    assert "fragile fold 1: failed" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    (complaint,) = (line for line in answer.stderr.splitlines() if line.startswith("bench: "))
+    assert "fragile, fold 1 failed: RuntimeError: boom second line" in complaint
+    (failure,) = results.rglob("failure.txt")
+    assert str(failure) in complaint
+    text = failure.read_text()
+    assert "Traceback (most recent call last)" in text
+    assert "plugin_fragile.py" in text
+    assert "RuntimeError: boom" in text
+    done = {path.parent.relative_to(results / "runs/tiny/strict") for path in _manifests(results)}
+    folds = {(path.parent.name.rsplit("-", 1)[0], path.name) for path in done}
+    wanted = {("mean", f"fold-{fold}") for fold in range(3)}
+    assert folds == wanted | {("fragile", "fold-0"), ("fragile", "fold-2")}
+    assert "2/3" in answer.stdout
+
+    (note,) = (line for line in answer.stdout.splitlines() if "2 of 3 folds" in line)
+    assert "fragile" in note
+    assert re.search(r"fold 1\b", note), f"which fold is missing? {note}"
+    stored = bench("tables", "--dataset", "tiny", "--results", results)
+    assert note in stored.stdout
+
+
+def _manifests(results):
+    return sorted(results.glob("runs/*/*/*/fold-*/manifest.json"))
+
+
+def test_failures_are_in_the_json_output(run, plugins):
+    write_plugin(plugins, "fragile_json", fit=FAIL_IN_FOLD_1)
+    answer = run("fragile_json", "--json")
+    assert answer.status == 1
+    (failure,) = json.loads(answer.stdout)["failures"]
+    assert (failure["label"], failure["fold"]) == ("fragile_json", 1)
+    assert failure["reason"] == "RuntimeError: boom second line"
+
+
+def test_same_call_tries_the_failed_fold_alone(run, plugins, results):
+    write_plugin(plugins, "unlucky", before="import pathlib", fit=_fails_while("broken", plugins))
+    (plugins / "broken").touch()
+    assert run("unlucky").status == 1
+    (plugins / "broken").unlink()
+    again = run("unlucky")
+    assert again.status == 0
+    assert again.stderr.count("kept, it is done") == 2
+    assert "3/3" in again.stdout
+    assert list(results.rglob("failure.txt")) == []
+
+
+def _fails_while(name, folder):
+    return f"""
+if pathlib.Path({str(folder / name)!r}).exists() and data.sections[0].patient == "B":
+    raise RuntimeError("not now")
+"""
+
+
+def test_mended_method_is_a_new_run(run, bench, plugins, results):
+    write_plugin(plugins, "mended", fit=FAIL_IN_FOLD_1)
+    assert run("mended").status == 1
+    write_plugin(plugins, "mended", fit="")
+    forget("plugin_mended")
+    answer = run("mended")
+    assert answer.status == 0
+    assert "kept" not in answer.stderr
+    assert "3/3" in answer.stdout
+    assert "2/3" not in answer.stdout
+    assert len(list(results.glob("runs/tiny/strict/mended-*"))) == 2
+    stored = bench("tables", "--dataset", "tiny", "--results", results).stdout
+    assert "2/3" not in stored, "the older run of a method is not shown beside the newer"
+
+
+@pytest.mark.parametrize(
+    ("name", "predict", "words"),
+    [
+        ("gives_nan", "predictions[1][3, 7] = np.nan", ["section A2", "GENE7", "not finite"]),
+        ("gives_inf", "predictions[0][0, 0] = np.inf", ["section A1", "GENE0", "not finite"]),
+        ("gives_less", "predictions[1] = predictions[1][:-1]", ["section A2", "(29, 40)"]),
+        ("gives_flat", "predictions[0] = predictions[0].ravel()", ["section A1", "(1200,)"]),
+        ("gives_list", "predictions[0] = predictions[0].tolist()", ["section A1", "list"]),
+        ("gives_one", "predictions = predictions[:1]", ["1 predictions for 2 slides"]),
+        ("gives_none", "predictions = [None, None]", ["section A1", "NoneType"]),
+    ],
+)
+def test_prediction_that_is_none(run, plugins, results, name, predict, words):
+    write_plugin(plugins, name, predict=predict)
+    answer = run(name, "--folds", "0")
+    assert answer.status == 1
+    (complaint,) = (line for line in answer.stderr.splitlines() if line.startswith("bench: "))
+    for word in (name, *words):
+        assert word in complaint
+    assert _manifests(results) == []
+    assert not list(results.rglob("scores.parquet"))
+
+
+@pytest.mark.parametrize("predict", ["predictions = None", "predictions[0] = np.array(['x'])"])
+def test_prediction_of_a_wrong_kind_costs_the_fold(run, plugins, results, predict):
+    name = f"kind_{len(predict)}"
+    write_plugin(plugins, name, predict=predict)
+    assert run(name, "--folds", "0").status == 1
+    assert _manifests(results) == []
+
+
+def test_method_may_not_see_the_test_sections_expression(run, plugins):
+    seen = "assert not {'expression', 'target', 'counts'} & set(dir(slides[0]))"
+    write_plugin(plugins, "curious", predict=seen)
+    assert run("curious", "--folds", "0").status == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ("import no_such_library", "No module named 'no_such_library'"),
+        ("raise RuntimeError('line one\\nline two')", "RuntimeError: line one"),
+        ("def broken(:", "SyntaxError"),
+    ],
+)
+def test_method_that_cannot_be_imported(run, bench, plugins, results, before, words):
+    name = f"unimportable{len(before)}"
+    write_plugin(plugins, name, before=before)
+    assert_refused(run(name), name, "cannot be imported", words)
+    assert not list(results.glob("runs/*"))
+    assert run("mean", "--folds", "0").status == 0
+    listing = bench("list", "methods")
+    assert listing.status == 0
+    for listed in (name, "mean", "mclstexp", "coordinates", "depth"):
+        assert listed in listing.stdout
+
+
+def test_entry_point_without_a_method(run, plugins):
+    folder = write_plugin(plugins, "hollow")
+    (folder / "plugin_hollow.py").write_text("Plugin = 3\n")
+    assert_refused(run("hollow"), "hollow", "no Method class")
+
+
+@pytest.mark.parametrize("command", ["list", "run"])
+def test_two_methods_of_one_name(run, bench, plugins, results, command):
+    write_plugin(plugins, "mean", module="another_mean")
+    answer = bench("list") if command == "list" else run("mean")
+    assert_refused(answer, "'mean'", "another_mean", "built-in", "uninstall")
+    assert not list(results.glob("runs/*"))
+
+
+# -------------------------------------------------------------------------------- signals
+
+
+@pytest.fixture
+def signals(tmp_path):
+    """Folder by which a test and a plugin in another process talk."""
+    folder = tmp_path / "signals"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def slow(plugins, signals, options, tiny):
+    """Starts a run of a method that waits in a fold while ``hold-<patient>`` exists."""
+    write_plugin(plugins, "slow", fit=WAIT_WHEN_TOLD)
+    processes = []
+
+    def begin(*more):
+        call = ("run", "--method", "slow", *options, *tiny.quick_protocol, *more)
+        process = start(*call, path=plugins, env={"TEST_SIGNALS": str(signals)})
+        processes.append(process)
+        return process
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_interrupt_tells_how_to_resume(slow, signals, bench_process, plugins, results):
+    (signals / "hold-B").touch()
+    process = slow()
+    wait_for((signals / "started-B").exists, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert out == ""
+    last = err.splitlines()[-1]
+    assert last.startswith("bench: interrupted")
+    assert "finished folds are kept" in last
+    command = shlex.split(last.partition("resume with: ")[2])
+    assert command[:2] == ["bench", "run"]
+
+    (signals / "hold-B").unlink()
+    env = {"TEST_SIGNALS": str(signals)}
+    again = bench_process(*command[1:], path=plugins, env=env)
+    assert again.status == 0
+    assert "slow fold 0: kept, it is done" in again.stderr
+    assert again.stderr.count("done in") == 2
+    assert "3/3" in again.stdout
+
+
+def test_interrupt_while_a_network_trains(options, results, tmp_path):
+    program = tmp_path / "checkpoint_every_epoch.py"
+    program.write_text(
+        "import torch, bench.training\n"
+        "torch.set_num_threads(1)\n"
+        "bench.training.CHECKPOINT_SECONDS = 0.0\n"
+        "from bench.cli import main\n"
+        "main()\n"
+    )
+    call = ("run", "--method", "mclstexp", *options, *TINY_NETWORK, "--set", "epochs=100000")
+    process = start(*call, program=(str(program),))
+    try:
+        checkpoint = "runs/*/*/*/fold-0/scratch/training.ckpt"
+        wait_for(lambda: list(results.glob(checkpoint)), process)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "resume with: bench run --method mclstexp" in err.splitlines()[-1]
+    assert list(results.glob(checkpoint)), "the fit goes on from here"
+    assert _manifests(results) == []
+
+
+def test_interrupted_network_ends_as_an_uninterrupted_one(
+    bench, tiny, results, monkeypatch, one_thread
+):
+    settings = ("--set", "epochs=3", "--set", "dropout=0.3", "--folds", "0", "--json")
+    call = ("run", "--method", "mclstexp", *tiny.options, *TINY_NETWORK, *settings)
+    call += ("--tracking", "none", "--results")
+    elsewhere = results.with_name("elsewhere")
+    straight = bench(*call, elsewhere)
+
+    def press(watcher, job, done, total, note):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.training.CHECKPOINT_SECONDS", 0.0)
+        patch.setattr("bench.progress.TerminalWatcher.job_progress", press)
+        assert bench(*call, results).status == 130
+    assert list(results.rglob("training.ckpt"))
+    resumed = bench(*call, results)
+    assert resumed.status == 0
+    assert rows_of(resumed) == rows_of(straight)
+    assert scores_of(results) == scores_of(elsewhere)
+    assert not list(results.rglob("scratch"))
+
+
+def test_killed_process_keeps_finished_folds(slow, signals, bench_process, plugins, tiny, results):
+    (signals / "hold-B").touch()
+    process = slow()
+    wait_for((signals / "started-B").exists, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (manifest,) = _manifests(results)
+    finished = manifest.parent
+    assert finished.name == "fold-0"
+    files = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert list(results.rglob(".lock")), "the lock of the killed process is still there"
+
+    (signals / "hold-B").unlink()
+    again = slow("--json")
+    out, err = again.communicate(timeout=60)
+    assert again.returncode == 0, err
+    assert "slow fold 0: kept, it is done" in err
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert after == files
+
+    elsewhere = results.with_name("elsewhere")
+    call = ("run", "--method", "slow", *tiny.options, *tiny.quick_protocol, "--json")
+    env = {"TEST_SIGNALS": str(signals)}
+    call += ("--tracking", "none", "--results", elsewhere)
+    straight = bench_process(*call, path=plugins, env=env)
+    rows = {row["method"]: row for row in json.loads(out)["rows"]}
+    rows["slow"].pop("fit_seconds")
+    assert rows == rows_of(straight)
+    assert scores_of(results) == scores_of(elsewhere)
+
+
+def test_second_process_on_the_same_run_refuses(slow, signals, results):
+    (signals / "hold-A").touch()
+    first = slow()
+    wait_for((signals / "started-A").exists, first)
+    second = slow()
+    out, err = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert "Traceback" not in err
+    assert out == ""
+    last = err.splitlines()[-1]
+    assert last.startswith("bench: ")
+    assert "another process is working on this run" in last
+    assert first.poll() is None
+
+    (signals / "hold-A").unlink()
+    out, err = first.communicate(timeout=60)
+    assert first.returncode == 0, err
+    assert "3/3" in out
+    assert len(_manifests(results)) == 3
+
+
+def test_another_run_may_go_on_beside(slow, signals, run):
+    (signals / "hold-A").touch()
+    first = slow()
+    wait_for((signals / "started-A").exists, first)
+    assert run("mean", "--folds", "0").status == 0
+    (signals / "hold-A").unlink()
+    assert first.wait(timeout=60) == 0
+
+
+# ------------------------------------------------------------------------ disks and files
+
+
+class FullDisk:
+    """``os.fsync`` on a disk that takes so many more files."""
+
+    def __init__(self, files):
+        self.files, self.calls, self.sync = files, 0, os.fsync
+
+    def __call__(self, descriptor):
+        self.calls += 1
+        if self.calls > self.files:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.sync(descriptor)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny, bench):
+    """Result of an undisturbed run of mean and coordinates, and how often it flushed a file."""
+    folder = tmp_path_factory.mktemp("whole") / "results"
+    counter = FullDisk(10**9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", counter)
+        call = ("run", "--method", "mean,coordinates", *tiny.options, "--tracking", "none")
+        answer = bench(*call, "--results", folder, "--json")
+    return rows_of(answer), scores_of(folder), counter.calls
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.06, 0.1, 0.13, 0.2, 0.45, 0.7, 0.98])
+def test_full_disk_ends_the_run_and_loses_nothing(run, results, whole, share, monkeypatch):
+    rows, scores, flushes = whole
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", FullDisk(int(share * flushes)))
+        full = run("mean,coordinates", "--json")
+    assert_refused(full, "disk is full", "finished folds are kept", lines=None)
+    hidden = [path.name for path in results.rglob(".*") if path.name != ".lock"]
+    assert hidden == [], "temporary files left behind"
+    finished = {path: path.read_bytes() for path in _manifests(results)}
+    again = run("mean,coordinates", "--json")
+    assert again.status == 0
+    assert rows_of(again) == rows
+    assert scores_of(results) == scores
+    assert {path: path.read_bytes() for path in finished} == finished
+    assert again.stderr.count("kept, it is done") == len(finished)
+
+
+def test_full_disk_while_a_failure_is_written_down(bench, tiny, plugins, tmp_path, monkeypatch):
+    write_plugin(plugins, "always_fails", fit="raise RuntimeError('boom')")
+    call = ("run", "--method", "always_fails", *tiny.options, "--folds", "0")
+    call += ("--tracking", "none", "--results")
+    counter = FullDisk(10**9)
+    monkeypatch.setattr(os, "fsync", counter)
+    assert bench(*call, tmp_path / "warm").status == 1
+    counter.calls = 0
+    assert bench(*call, tmp_path / "counted").status == 1
+    monkeypatch.setattr(os, "fsync", FullDisk(counter.calls - 2))  # the traceback and its folder
+    assert_refused(bench(*call, tmp_path / "full"), "disk is full", lines=None)
+
+
+def test_full_disk_does_not_cost_the_checkpoint_of_a_killed_fit(run, results, monkeypatch):
+    run("mean", "--folds", "0")
+    (folder,) = fold_folders(results)
+    (folder / "manifest.json").unlink()
+    (folder / "scratch").mkdir()
+    (folder / "scratch" / "training.ckpt").write_bytes(b"hours of work")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", FullDisk(3))
+        assert_refused(run("mean"), "disk is full", lines=None)
+    assert (folder / "scratch" / "training.ckpt").read_bytes() == b"hours of work"
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "error"),
+    [
+        (
+            "anndata.AnnData",
+            "write_h5ad",
+            OSError("Can't write data (errno = 28, error message = 'No space left on device')"),
+        ),
+        ("pandas.DataFrame", "to_parquet", OSError(errno.ENOSPC, "No space left on device")),
+        ("numpy", "save", OSError(errno.ENOSPC, "No space left on device")),
+        ("numpy", "save", OSError("1200 requested and 0 written: No space left on device")),
+    ],
+)
+def test_full_disk_as_libraries_tell_it(run, results, whole, library, name, error, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise error
+
+    run("mean", "--folds", "1")  # the sections are in the cache afterwards
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{library}.{name}", refuse)
+        full = run("mean")
+    assert_refused(full, "disk is full", lines=None)
+    again = run("mean", "--json")
+    assert rows_of(again)["mean"] == whole[0]["mean"]
+
+
+@pytest.fixture
+def kept(run, results):
+    """Fold folders of a finished run of `mean`, with the scores as they should be."""
+    assert run("mean").status == 0
+    return fold_folders(results), scores_of(results)
+
+
+FILES = ("scores.parquet", "genes.parquet", "curves.parquet", "predictions.h5ad", "fold.json")
+
+
+@pytest.mark.parametrize("name", [*FILES, "model/mean.npy", "manifest.json"])
+def test_file_that_lost_a_byte_is_made_again(run, kept, results, name):
+    folders, scores = kept
+    path = folders[1] / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] if name != "manifest.json" else whole[:-3])
+    again = run("mean")
+    assert again.status == 0
+    assert "mean fold 1: done in" in again.stderr
+    assert again.stderr.count("kept, it is done") == 2
+    assert scores_of(results) == scores
+    assert "3/3" in again.stdout
+
+
+@pytest.mark.parametrize("name", [*FILES, "model/mean.npy"])
+def test_file_with_a_changed_byte_is_made_again(run, kept, results, name):
+    folders, scores = kept
+    path = folders[1] / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    again = run("mean")
+    assert "mean fold 1: done in" in again.stderr
+    assert scores_of(results) == scores
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "model/mean.npy", "manifest.json"])
+def test_file_that_is_gone_is_made_again(run, kept, results, name):
+    folders, scores = kept
+    (folders[2] / name).unlink()
+    assert "mean fold 2: done in" in run("mean").stderr
+    assert scores_of(results) == scores
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "null", "{", '{"key": 3, "files": []}', '{"key": "x", "files": {}}']
+)
+def test_manifest_of_nonsense_is_not_believed(run, kept, results, text):
+    folders, scores = kept
+    (folders[0] / "manifest.json").write_text(text)
+    again = run("mean")
+    assert again.status == 0
+    assert "mean fold 0: done in" in again.stderr
+    assert scores_of(results) == scores
+
+
+def test_tables_do_not_show_a_damaged_fold(bench, kept, results):
+    folders, _ = kept
+    path = folders[1] / "scores.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    printed = bench("tables", "--dataset", "tiny", "--results", results)
+    assert printed.status == 0
+    assert "2/3" in printed.stdout
+
+
+def test_manifest_of_another_fold_is_not_believed(run, kept, results):
+    folders, scores = kept
+    for path in folders[0].iterdir():
+        if path.is_file():
+            (folders[1] / path.name).write_bytes(path.read_bytes())
+    assert "mean fold 1: done in" in run("mean").stderr
+    assert scores_of(results) == scores
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"key": 3}'])
+def test_damaged_run_json_is_written_again(run, kept, results, text):
+    (path,) = results.glob("runs/*/*/*/run.json")
+    key = json.loads(path.read_text())["key"]
+    path.write_text(text)
+    again = run("mean")
+    assert again.status == 0
+    assert again.stderr.count("kept, it is done") == 3
+    assert json.loads(path.read_text())["key"] == key
+
+
+def test_run_json_without_its_numbers_does_not_crash_the_table(bench, kept, results):
+    (path,) = results.glob("runs/*/*/*/run.json")
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({"key": facts["key"]}))
+    answer = bench("tables", "--dataset", "tiny", "--results", results)
+    assert answer.status in {0, 2}
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*damaged:UserWarning")
+def test_damaged_cache_is_made_again(run, results, whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPOTBENCH_CACHE", str(tmp_path / "cache"))
+    assert run("mean").status == 0
+    stored = sorted((tmp_path / "cache" / "sections").glob("*.h5ad"))
+    assert len(stored) == 6
+    for path in stored:
+        path.write_bytes(path.read_bytes()[:200])
+    monkeypatch.setattr("bench.execute.job._latest", None)
+    assert run("mean", "--force").status == 0
+    assert all(path.stat().st_size > 200 for path in stored)
+    assert scores_of(results) == {k: v for k, v in whole[1].items() if k.startswith("mean")}
