@@ -65,7 +65,7 @@ def _torch() -> Finding:
         import torch
         import torchvision
 
-        from bench.execute.plan import available_devices
+        from bench.execute.environment import available_devices
     except Exception as error:  # noqa: BLE001 - a broken install can fail in any way; that is the finding
         return Finding(
             "torch",

@@ -15,7 +15,8 @@ from bench.data.views import Slide
 from bench.errors import TrainingError
 from bench.evaluate.metrics import score_pooled, score_section
 from bench.evaluate.oracles import ORACLES
-from bench.execute.plan import Job, available_devices
+from bench.execute.environment import available_devices
+from bench.execute.plan import Job
 from bench.files import atomic_write, write_json
 from bench.method import Context, Method, Progress
 from bench.protocol.fold_data import FoldData, fold_data

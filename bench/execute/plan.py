@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-import bench
 from bench.data.card import join_names
 from bench.data.dataset import Dataset, open_dataset
-from bench.errors import BenchError, ConfigError, UnknownNameError
-from bench.evaluate.oracles import ORACLES
+from bench.errors import BenchError
+from bench.execute.entrants import Entrant, find_entrants
+from bench.execute.environment import PACKAGE, choose_device, git_commit, package_versions
 from bench.files import canonical_hash, file_hash, source_hash
-from bench.method import Method, MethodConfig
 from bench.protocol.folds import Folds, SectionFacts, make_folds, write_folds
 from bench.protocol.panel import read_panel
 from bench.protocol.rules import Protocol, find_protocol
-from bench.registry import dataset_card, find_methods, method_class, method_source
+from bench.registry import dataset_card, method_class, method_source
 from bench.store import RunFolder, check_writable, folds_folder, not_writable, run_folder
-
-SHUFFLED = "shuffled"
-
-PACKAGES = (
-    "anndata",
-    "lightning",
-    "numpy",
-    "pillow",
-    "scanpy",
-    "scikit-learn",
-    "scipy",
-    "spotbench",
-    "timm",
-    "torch",
-    "torchvision",
-)
-"""Packages whose version is part of a run's key."""
 
 _HARNESS = ("data", "protocol", "evaluate", "blocks", "training.py", "execute/job.py")
 """Sources of the harness that decide numbers, and so belong to the key."""
@@ -61,35 +39,6 @@ class Request:
     data_root: Path | None = None
     results: Path = Path("results")
     force: bool = False
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """Something that is run and gets a row: a method, a shuffled twin, or an oracle.
-
-    Attributes
-    ----------
-    label
-        The row's name: ``mclstexp``, ``shuffled:mclstexp``, ``depth``.
-    method
-        Name of the method, None for an oracle.
-    shuffled
-        Whether test images are dealt to the wrong spots.
-    config
-        Settings of the method.
-    """
-
-    label: str
-    method: str | None
-    shuffled: bool = False
-    config: MethodConfig = field(default_factory=MethodConfig)
-
-    @property
-    def kind(self) -> str:
-        """``oracle``, ``control`` or ``method``."""
-        if self.method is None:
-            return "oracle"
-        return "control" if self.shuffled or method_class(self.method).control else "method"
 
 
 @dataclass(frozen=True)
@@ -144,7 +93,7 @@ def make_plan(request: Request) -> Plan:
     """
     card = dataset_card(request.dataset)
     protocol = find_protocol(request.protocol)
-    entrants = _entrants(request, card.name)
+    entrants = find_entrants(request.methods, card.name, request.preset, request.settings)
     device = choose_device(request.device)
     check_writable(request.results)
 
@@ -184,13 +133,12 @@ def make_plan(request: Request) -> Plan:
             "label": entrant.label,
             "kind": entrant.kind,
             "method": entrant.method,
-            "preset": request.preset if _has_presets(entrant) else "-",
+            "preset": request.preset if entrant.has_presets else "-",
             "config": entrant.config.model_dump(mode="json"),
             "n_folds": len(folds.folds),
             "n_sections": len(folds.patients),
             "left_out": dict(dataset.left_out),
             "footnotes": list(protocol.footnotes),
-            "version": bench.__version__,
             "git_commit": git_commit(),
             "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
@@ -264,84 +212,8 @@ def _chosen_folds(asked: Sequence[int] | None, folds: Folds) -> list[int]:
     return sorted(set(asked))
 
 
-def _entrants(request: Request, dataset: str) -> list[Entrant]:
-    known = find_methods()
-    labels: list[str] = []
-    for label in request.methods:
-        if label == SHUFFLED:
-            twins = [
-                f"{SHUFFLED}:{name}"
-                for name in request.methods
-                if name in known and method_class(name).needs_image
-            ]
-            if not twins:
-                raise BenchError(
-                    "'shuffled' is the twin of a method that looks at images; name one beside"
-                    " it, or write shuffled:METHOD"
-                )
-            labels += twins
-        else:
-            labels.append(label)
-    labels = list(dict.fromkeys(labels))
-    if not labels:
-        raise BenchError("no method named; see 'bench list methods'")
-
-    settings = _settings(request.settings)
-    used: set[str] = set()
-    entrants = []
-    for label in labels:
-        if label in ORACLES:
-            entrants.append(Entrant(label, None))
-            continue
-        shuffled = label.startswith(f"{SHUFFLED}:")
-        name = label.removeprefix(f"{SHUFFLED}:")
-        if name not in known:
-            raise UnknownNameError("method", name, [*known, *ORACLES, SHUFFLED])
-        kind = method_class(name)
-        if shuffled and not kind.needs_image:
-            raise BenchError(f"{label}: {name} does not look at images, shuffling changes nothing")
-        entrants.append(Entrant(label, name, shuffled, _configure(kind, request, settings, used)))
-    unused = set(settings) - used
-    if unused:
-        fields = {
-            key for e in entrants for key in type(e.config).model_fields if e.method is not None
-        }
-        raise UnknownNameError("setting", sorted(unused)[0], fields or {"(none)"})
-    return entrants
-
-
-def _configure(
-    kind: type[Method], request: Request, settings: Mapping[str, Any], used: set[str]
-) -> MethodConfig:
-    changes = {}
-    for key, value in settings.items():
-        owner, _, field_name = key.rpartition(".")
-        if owner == kind.name or (not owner and field_name in kind.Config.model_fields):
-            changes[field_name] = value
-            used.add(key)
-    return kind.configure(request.dataset, request.preset, changes)
-
-
-def _settings(pairs: Sequence[str]) -> dict[str, Any]:
-    settings = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set '{pair}': write key=value or method.key=value")
-        try:
-            settings[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set '{pair}': the value cannot be read") from None
-    return settings
-
-
-def _has_presets(entrant: Entrant) -> bool:
-    return entrant.method is not None and any(method_class(entrant.method).presets.values())
-
-
 def _run_key(entrant: Entrant, shared: Mapping[str, Any]) -> str:
-    package = Path(bench.__file__).parent
-    sources = [source_hash(*(package / part for part in _HARNESS))]
+    sources = [source_hash(*(PACKAGE / part for part in _HARNESS))]
     if entrant.method is not None:
         sources.append(source_hash(method_source(entrant.method)))
     config = entrant.config.model_dump(mode="json")
@@ -354,64 +226,3 @@ def _run_key(entrant: Entrant, shared: Mapping[str, Any]) -> str:
     return canonical_hash(
         {**shared, "label": entrant.label, "config": config, "files": files, "source": sources}
     )
-
-
-def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that can change numbers."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
-
-
-def git_commit() -> str | None:
-    """Commit of the checkout the package runs from, None for an installed package."""
-    root = Path(bench.__file__).parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None
-
-
-def choose_device(asked: str) -> str:
-    """Device by name; ``auto`` takes CUDA, then Apple's MPS, then the CPU.
-
-    Raises
-    ------
-    BenchError
-        Unknown, or not on this machine.
-    """
-    if asked == "cpu":
-        return "cpu"
-    if asked not in {"auto", "cuda", "mps"}:
-        raise UnknownNameError("device", asked, {"auto", "cpu", "cuda", "mps"})
-    if asked == "auto":
-        # Settled when a job starts, so that planning needs no torch.
-        return "auto"
-    if asked not in available_devices():
-        raise BenchError(f"device {asked} is not available on this machine; use --device auto")
-    return asked
-
-
-def available_devices() -> list[str]:
-    """Devices torch can use here, the fastest first."""
-    import torch
-
-    devices = []
-    if torch.cuda.is_available():
-        devices.append("cuda")
-    if torch.backends.mps.is_available():
-        devices.append("mps")
-    return [*devices, "cpu"]

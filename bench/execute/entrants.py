@@ -1,0 +1,146 @@
+"""What takes part in a comparison, from the names that a user typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from bench.errors import BenchError, ConfigError, UnknownNameError
+from bench.evaluate.oracles import ORACLES
+from bench.method import Method, MethodConfig
+from bench.registry import find_methods, method_class
+
+SHUFFLED = "shuffled"
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """Something that is run and gets a row: a method, a shuffled twin, or an oracle.
+
+    Attributes
+    ----------
+    label
+        The row's name: ``mclstexp``, ``shuffled:mclstexp``, ``depth``.
+    method
+        Name of the method, None for an oracle.
+    shuffled
+        Whether test images are dealt to the wrong spots.
+    config
+        Settings of the method.
+    """
+
+    label: str
+    method: str | None
+    shuffled: bool = False
+    config: MethodConfig = field(default_factory=MethodConfig)
+
+    @property
+    def kind(self) -> str:
+        """``oracle``, ``control`` or ``method``."""
+        if self.method is None:
+            return "oracle"
+        return "control" if self.shuffled or method_class(self.method).control else "method"
+
+    @property
+    def has_presets(self) -> bool:
+        """Whether its settings depend on the preset."""
+        return self.method is not None and any(method_class(self.method).presets.values())
+
+
+def find_entrants(
+    methods: Sequence[str], dataset: str, preset: str, settings: Sequence[str]
+) -> list[Entrant]:
+    """What the names of a request mean, each with its settings.
+
+    Parameters
+    ----------
+    methods
+        Names of methods and oracles, ``shuffled:METHOD``, or ``shuffled`` for the twins of all
+        methods beside it that look at images.
+    dataset, preset
+        Choose a method's settings.
+    settings
+        ``key=value`` for every method that has the setting, ``method.key=value`` for one.
+
+    Raises
+    ------
+    BenchError
+        An unknown name, a setting that no method has, or a twin that changes nothing.
+    """
+    known = find_methods()
+    labels: list[str] = []
+    for label in methods:
+        if label == SHUFFLED:
+            twins = [
+                f"{SHUFFLED}:{name}"
+                for name in methods
+                if name in known and method_class(name).needs_image
+            ]
+            if not twins:
+                raise BenchError(
+                    "'shuffled' is the twin of a method that looks at images; name one beside"
+                    " it, or write shuffled:METHOD"
+                )
+            labels += twins
+        else:
+            labels.append(label)
+    labels = list(dict.fromkeys(labels))
+    if not labels:
+        raise BenchError("no method named; see 'bench list methods'")
+
+    changes = _settings(settings)
+    used: set[str] = set()
+    entrants = []
+    for label in labels:
+        if label in ORACLES:
+            entrants.append(Entrant(label, None))
+            continue
+        shuffled = label.startswith(f"{SHUFFLED}:")
+        name = label.removeprefix(f"{SHUFFLED}:")
+        if name not in known:
+            raise UnknownNameError("method", name, [*known, *ORACLES, SHUFFLED])
+        kind = method_class(name)
+        if shuffled and not kind.needs_image:
+            raise BenchError(f"{label}: {name} does not look at images, shuffling changes nothing")
+        entrants.append(
+            Entrant(label, name, shuffled, _configure(kind, dataset, preset, changes, used))
+        )
+    unused = set(changes) - used
+    if unused:
+        fields = {
+            key for e in entrants for key in type(e.config).model_fields if e.method is not None
+        }
+        raise UnknownNameError("setting", sorted(unused)[0], fields or {"(none)"})
+    return entrants
+
+
+def _configure(
+    kind: type[Method],
+    dataset: str,
+    preset: str,
+    settings: Mapping[str, Any],
+    used: set[str],
+) -> MethodConfig:
+    changes = {}
+    for key, value in settings.items():
+        owner, _, field_name = key.rpartition(".")
+        if owner == kind.name or (not owner and field_name in kind.Config.model_fields):
+            changes[field_name] = value
+            used.add(key)
+    return kind.configure(dataset, preset, changes)
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, Any]:
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set '{pair}': write key=value or method.key=value")
+        try:
+            settings[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set '{pair}': the value cannot be read") from None
+    return settings
