@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 from contextlib import redirect_stdout
 from enum import StrEnum
@@ -182,6 +183,10 @@ def run_command(
         raise typer.Exit(FAILED)
 
 
+def _terminal_width() -> int:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
 def _numbers(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
@@ -202,7 +207,7 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         return
     title = f"{outcome.plan.dataset.card.name}, protocol {outcome.plan.protocol.name}"
     title += f", folds {outcome.plan.folds.hash[:12]}"
-    typer.echo("\n" + render(outcome.runs, "text", title=title))
+    typer.echo("\n" + render(outcome.runs, "text", title=title, width=_terminal_width()))
     for failure in outcome.failures:
         run = next(r for r in outcome.plan.runs if r.entrant.label == failure.label)
         where = run.folder.fold(failure.fold).path / "failure.txt"
@@ -239,7 +244,8 @@ def tables_command(
     for name in names:
         runs = newest(stored_runs(results, dataset, name))
         title = f"{dataset}, protocol {name}"
-        typer.echo(render(runs, how.value, title=title), nl=how is TableFormat.text)
+        text = render(runs, how.value, title=title, width=_terminal_width())
+        typer.echo(text, nl=how is TableFormat.text)
 
 
 @data_app.command("show")

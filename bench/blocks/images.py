@@ -159,7 +159,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DataError(f"{path}: refused, it holds more than tensors") from error
-    except Exception as error:  # noqa: BLE001 - a damaged file can make torch fail in any way
+    except Exception as error:
         raise DataError(f"{path}: not a readable weight file ({type(error).__name__})") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

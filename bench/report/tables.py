@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -72,7 +73,8 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
 
 
 def _columns() -> list[str]:
-    columns = ["method", "kind", "preset", "seed", "folds", "n_folds", "sections"]
+    columns = ["dataset", "protocol", "method", "kind", "preset", "seed"]
+    columns += ["folds", "n_folds", "sections"]
     for score in SECTION_SCORES:
         columns += [score, f"{score}_sd"]
     return [*columns, *POOLED_SCORES, "undefined", "fit_seconds", "folds_hash", "key"]
@@ -81,6 +83,8 @@ def _columns() -> list[str]:
 def _row(run: StoredRun) -> dict[str, Any]:
     facts = run.facts
     row: dict[str, Any] = {
+        "dataset": facts["dataset"],
+        "protocol": facts["protocol"],
         "method": facts["label"],
         "kind": facts["kind"],
         "preset": facts["preset"],
@@ -201,13 +205,18 @@ def render(runs: Sequence[StoredRun], how: Format, *, title: str = "", width: in
         body = body.replace("±", r"$\pm$").replace("–", "--")
         listed = "".join(f"% {number}. {note}\n" for number, note in enumerate(notes, 1))
         return body + listed
+    if how == "text" and width:
+        shown, hidden = _fitting(shown, width)
+        if hidden:
+            notes.append(f"Hidden on a terminal this narrow: {', '.join(hidden)}.")
+        notes = [textwrap.fill(note, width - 4, subsequent_indent="   ") for note in notes]
     style = box.MARKDOWN if how == "markdown" else box.SIMPLE_HEAD
     drawn = Table(box=style)
     for number, heading in enumerate(shown.columns):
         drawn.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)
     for row in shown.itertuples(index=False):
         drawn.add_row(*map(str, row))
-    console = Console(file=io.StringIO(), width=width or 10_000, no_color=True, highlight=False)
+    console = Console(file=io.StringIO(), width=10_000, no_color=True, highlight=False)
     console.print(drawn)
     stream = console.file
     assert isinstance(stream, io.StringIO)
@@ -215,6 +224,27 @@ def render(runs: Sequence[StoredRun], how: Format, *, title: str = "", width: in
     heading = f"{'### ' if how == 'markdown' else ''}{title}\n\n" if title else ""
     listed = "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1))
     return heading + text + ("\n\n" + listed if listed else "") + "\n"
+
+
+_EXPENDABLE = ("fit s", "pooled PCC(ACG)", "undefined", "sections", "MAE", "folds")
+"""Columns that give way on a narrow terminal, the first of them first."""
+
+
+def _fitting(shown: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
+    """The table without what it takes to fit, and the names of that."""
+    hidden = []
+    for heading in _EXPENDABLE:
+        if _drawn_width(shown) > width and heading in shown:
+            shown = shown.drop(columns=heading)
+            hidden.append(heading)
+    if _drawn_width(shown) > width:
+        shown = shown.replace(r" ± .*", "", regex=True)
+        hidden.append("standard deviations")
+    return shown, hidden
+
+
+def _drawn_width(shown: pd.DataFrame) -> int:
+    return sum(3 + max(map(len, [str(name), *shown[name]])) for name in shown)
 
 
 def _latex(text: str) -> str:

@@ -414,3 +414,14 @@ def test_command_prints_the_table_without_loading_torch(store, tmp_path, how):
     assert answer.stderr == "heavy: []\n"
     wanted = render(runs, how, title="tiny, protocol strict")
     assert answer.stdout.strip() == wanted.strip()
+
+
+def test_a_narrow_terminal_gets_what_fits_and_the_names_of_what_does_not(several):
+    whole = render(several, "text")
+    for width in (80, 110, 150):
+        text = render(several, "text", width=width)
+        table = text.split("\n\n")[0]
+        assert max(map(len, table.splitlines())) <= width
+        if max(map(len, whole.split("\n\n")[0].splitlines())) > width:
+            assert "Hidden on a terminal this narrow: fit s" in text
+    assert "Hidden" not in whole
