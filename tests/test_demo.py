@@ -3,6 +3,8 @@
 import pytest
 
 import bench
+from bench.evaluate.names import ORACLE_SUMMARIES
+from bench.evaluate.oracles import ORACLES
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,10 @@ def test_mclstexp_beats_its_shuffled_twin_and_the_coordinates(table):
 
 def test_mclstexp_has_a_smaller_error_than_the_mean(table):
     assert table.loc["mclstexp", "mse"] < table.loc["mean", "mse"]
+
+
+def test_every_oracle_has_a_summary_to_be_listed_by():
+    assert set(ORACLE_SUMMARIES) == set(ORACLES)
 
 
 def test_the_oracle_stands_below_the_contestants(table):

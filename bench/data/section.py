@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,5 +219,4 @@ def drop_outside(
             f"{where}: {outside} of {adata.n_obs} spots lie outside the image {image}"
             f" ({width} x {height} px); image and spot file do not belong together"
         )
-    warnings.warn(f"{where}: {outside} spots outside the image were left out", stacklevel=2)
     return adata[inside].copy(), outside

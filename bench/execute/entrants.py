@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -43,6 +43,10 @@ class Entrant:
         if self.method is None:
             return "oracle"
         return "control" if self.shuffled or method_class(self.method).control else "method"
+
+    def without_shuffling(self) -> Entrant:
+        """The method itself, of which this is the shuffled twin."""
+        return replace(self, label=str(self.method), shuffled=False)
 
     @property
     def has_presets(self) -> bool:

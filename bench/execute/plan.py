@@ -14,7 +14,7 @@ from bench.errors import BenchError
 from bench.execute.entrants import Entrant, find_entrants
 from bench.execute.environment import PACKAGE, choose_device, git_commit, package_versions
 from bench.files import canonical_hash, file_hash, source_hash
-from bench.protocol.folds import Folds, SectionFacts, make_folds, write_folds
+from bench.protocol.folds import Folds, SectionFacts, make_folds, read_folds, write_folds
 from bench.protocol.panel import read_panel
 from bench.protocol.rules import Protocol, find_protocol
 from bench.registry import dataset_card, method_class, method_source
@@ -78,8 +78,14 @@ class Plan:
     runs: tuple[PlannedRun, ...]
 
     def jobs(self) -> list[Job]:
-        """All jobs, fold by fold, so that a fold's data is made once for all methods."""
-        return sorted((job for run in self.runs for job in run.jobs), key=lambda job: job.fold)
+        """All jobs, fold by fold, so that a fold's data is made once for all methods.
+
+        A shuffled twin comes after its method, whose fit it can then load.
+        """
+        return sorted(
+            (job for run in self.runs for job in run.jobs),
+            key=lambda job: (job.fold, job.entrant.shuffled),
+        )
 
 
 def make_plan(request: Request) -> Plan:
@@ -111,6 +117,7 @@ def make_plan(request: Request) -> Plan:
     if protocol.panel == "published":
         published_panel = _published_panel(dataset, protocol)
     folds = make_folds(card.name, _facts(dataset, protocol), protocol)
+    folds = _shared_folds(request.results, folds)
     chosen = _chosen_folds(request.folds, folds)
 
     shared = {
@@ -122,12 +129,15 @@ def make_plan(request: Request) -> Plan:
         "seed": request.seed,
         "packages": package_versions(),
     }
-    folders: dict[str, RunFolder] = {}
-    planned = []
-    for entrant in entrants:
+    commit = git_commit()
+
+    def folder_of(entrant: Entrant) -> RunFolder:
         key = _run_key(entrant, shared)
-        folder = run_folder(request.results, card.name, protocol.name, entrant.label, key)
-        folders[entrant.label] = folder
+        return run_folder(request.results, card.name, protocol.name, entrant.label, key)
+
+    runs = []
+    for entrant in entrants:
+        folder = folder_of(entrant)
         facts = {
             **shared,
             "label": entrant.label,
@@ -139,13 +149,10 @@ def make_plan(request: Request) -> Plan:
             "n_sections": len(folds.patients),
             "left_out": dict(dataset.left_out),
             "footnotes": list(protocol.footnotes),
-            "git_commit": git_commit(),
+            "git_commit": commit,
             "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
-        planned.append((entrant, folder, facts))
-
-    def jobs(entrant: Entrant, folder: RunFolder) -> tuple[Job, ...]:
-        return tuple(
+        jobs = tuple(
             Job(
                 entrant=entrant,
                 dataset=dataset,
@@ -156,17 +163,21 @@ def make_plan(request: Request) -> Plan:
                 seed=request.seed,
                 device=device,
                 run=folder,
-                twin=folders.get(str(entrant.method)) if entrant.shuffled else None,
+                twin=folder_of(entrant.without_shuffling()) if entrant.shuffled else None,
             )
             for index in chosen
         )
+        runs.append(PlannedRun(entrant, folder, facts, jobs))
+    return Plan(request, dataset, protocol, folds, tuple(runs))
 
-    runs = tuple(PlannedRun(e, folder, facts, jobs(e, folder)) for e, folder, facts in planned)
+
+def _shared_folds(results: Path, folds: Folds) -> Folds:
+    """The folds as their file has them; written if they are new."""
     try:
-        write_folds(folds_folder(request.results, card.name, protocol.name), folds)
+        path = write_folds(folds_folder(results, folds.dataset, folds.protocol), folds)
     except OSError as error:
-        raise not_writable(request.results, error) from error
-    return Plan(request, dataset, protocol, folds, runs)
+        raise not_writable(results, error) from error
+    return read_folds(path)
 
 
 def _published_panel(dataset: Dataset, protocol: Protocol) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,12 +49,12 @@ class Truth:
 
 @dataclass(frozen=True)
 class FoldData:
-    """A fold, split by who may see what."""
+    """A fold, split by who may see what, and what its reader should know."""
 
     training: TrainingData
     slides: tuple[Slide, ...]
     truth: tuple[Truth, ...]
-    unmeasured: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def fold_data(
@@ -116,13 +116,24 @@ def fold_data(
                 array_xy=section.array_xy,
             )
         )
-    missing = {panel[column] for name in fold.test for column in np.flatnonzero(columns[name] < 0)}
     return FoldData(
         training=training,
         slides=tuple(_slide(sections[name]) for name in fold.test),
         truth=tuple(truth),
-        unmeasured=tuple(sorted(missing)),
+        notes=tuple(_notes(fold, sections, columns)),
     )
+
+
+def _notes(
+    fold: Fold, sections: Mapping[str, Section], columns: Mapping[str, np.ndarray]
+) -> Iterator[str]:
+    for name in _names(fold):
+        if sections[name].dropped_spots:
+            yield f"section {name}: {sections[name].dropped_spots} spots outside the image left out"
+    for name in fold.test:
+        unmeasured = int((columns[name] < 0).sum())
+        if unmeasured:
+            yield f"section {name}: {unmeasured} panel genes were not measured and count as zero"
 
 
 def highest(mean: np.ndarray, genes: int) -> np.ndarray:
