@@ -429,3 +429,27 @@ def test_loader_gives_whole_batches(loader):
     assert isinstance(made, DataLoader)
     sizes = [len(batch["value"]) for batch in made]
     assert sizes == [8, 8, 8, 8, 8, 2]
+
+
+def test_every_epoch_of_a_fit_has_an_order_of_its_own():
+    seen: dict[int, list[int]] = {}
+
+    class Looking(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def training_step(self, batch):
+            seen.setdefault(self.current_epoch, []).extend(batch["spot"].tolist())
+            loss = self.layer(batch["spot"].float()[:, None]).square().mean()
+            self.log("train_loss", loss, on_step=False, on_epoch=True)
+            return loss
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1e-9)
+
+    patches = np.zeros((20, 2, 2, 3), dtype=np.uint8)
+    loader = spot_loader(SpotDataset([patches], {"spot": [np.arange(20)]}), 5, 0)
+    train(Looking(), loader, epochs=3, context=Context())
+    assert all(sorted(order) == list(range(20)) for order in seen.values())
+    assert len({tuple(order) for order in seen.values()}) == 3
