@@ -400,6 +400,13 @@ def main() -> None:
     except BenchError as error:
         _complain(str(error))
         sys.exit(REFUSED)
+    except OSError as error:
+        # What reaches this place is the machine's state: a cache folder that cannot be written,
+        # a disk that is full. Results go through errors of their own.
+        if error.errno is None:
+            raise
+        _complain(f"{error.filename or 'the system'}: {os.strerror(error.errno)}")
+        sys.exit(REFUSED)
     except (KeyboardInterrupt, SystemExit) as stop:
         # typer turns Ctrl-C inside a command into an exit without a word.
         if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:

@@ -98,7 +98,8 @@ def fold_data(
         train=tuple(_training(sections[n], columns[n], protocol) for n in fold.train),
         validation=tuple(_training(sections[n], columns[n], protocol) for n in fold.validation),
     )
-    training_mean = np.concatenate([s.target for s in training.sections]).mean(axis=0)
+    targets = np.concatenate([section.target for section in training.sections])
+    training_mean = targets.mean(axis=0, dtype=np.float64)
     truth = []
     for name in fold.test:
         section = sections[name]

@@ -575,3 +575,10 @@ def test_verify_tells_each_damaged_file(bench, damaged):
     assert answer.status == 2
     assert answer.stderr.startswith("bench: ")
     assert "counts/A1.tsv.gz: hash" in answer.stderr
+
+
+def test_a_cache_folder_that_cannot_be_made_is_one_line(bench, results, monkeypatch):
+    monkeypatch.setenv("SPOTBENCH_CACHE", "/proc/nowhere")
+    call = ("run", "--method", "mean", "--dataset", "demo", "--tracking", "none")
+    assert_refused(bench(*call, "--results", results), "/proc/nowhere")
+    assert_nothing_half_written(results)
