@@ -53,7 +53,6 @@ def run_fold(job: Job, progress: Progress | None = None) -> None:
     reset_peak_memory(context.device)
     clock = _Clock()
     data = _data_of(job)
-    context.notes.extend(data.notes)
     clock.mark("data_seconds")
 
     method = None
@@ -93,6 +92,8 @@ def run_fold(job: Job, progress: Progress | None = None) -> None:
             "validation": job.folds.folds[job.fold].validation,
             "test": job.folds.folds[job.fold].test,
             "panel": data.training.panel,
+            "unmeasured_genes": dict(data.unmeasured_genes),
+            "dropped_spots": dict(data.dropped_spots),
             "notes": context.notes,
             "device": context.device,
             "timings": clock.seconds,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,12 +49,23 @@ class Truth:
 
 @dataclass(frozen=True)
 class FoldData:
-    """A fold, split by who may see what, and what its reader should know."""
+    """A fold, split by who may see what.
+
+    Attributes
+    ----------
+    training, slides, truth
+        For ``fit``, for ``predict`` and for the evaluation alone.
+    unmeasured_genes
+        Test section to the number of panel genes it did not measure; they count as zero.
+    dropped_spots
+        Section to the number of spots left out because they lie outside its image.
+    """
 
     training: TrainingData
     slides: tuple[Slide, ...]
     truth: tuple[Truth, ...]
-    notes: tuple[str, ...]
+    unmeasured_genes: Mapping[str, int]
+    dropped_spots: Mapping[str, int]
 
 
 def fold_data(
@@ -121,20 +132,15 @@ def fold_data(
         training=training,
         slides=tuple(_slide(sections[name]) for name in fold.test),
         truth=tuple(truth),
-        notes=tuple(_notes(fold, sections, columns)),
+        unmeasured_genes={
+            name: int((columns[name] < 0).sum()) for name in fold.test if (columns[name] < 0).any()
+        },
+        dropped_spots={
+            name: sections[name].dropped_spots
+            for name in _names(fold)
+            if sections[name].dropped_spots
+        },
     )
-
-
-def _notes(
-    fold: Fold, sections: Mapping[str, Section], columns: Mapping[str, np.ndarray]
-) -> Iterator[str]:
-    for name in _names(fold):
-        if sections[name].dropped_spots:
-            yield f"section {name}: {sections[name].dropped_spots} spots outside the image left out"
-    for name in fold.test:
-        unmeasured = int((columns[name] < 0).sum())
-        if unmeasured:
-            yield f"section {name}: {unmeasured} panel genes were not measured and count as zero"
 
 
 def highest(mean: np.ndarray, genes: int) -> np.ndarray:

@@ -144,6 +144,14 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
             "Undefined: genes constant in truth or prediction, left out of the PCC means,"
             " counted over all sections."
         )
+    for kind, said in _DATA_NOTES.items():
+        counts: dict[str, int] = {}
+        for run in runs:
+            for index in run.done:
+                counts |= run.folder.fold(index).facts().get(kind, {})
+        if counts:
+            listed = [f"{name} {count}" for name, count in sorted(counts.items())]
+            notes.append(f"{said} ({_span(listed)}).")
     warned = {
         f"{run.facts['label']}, fold {index}: {note}."
         for run in runs
@@ -158,6 +166,13 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
             f" for instance {name}: {why}."
         )
     return [*notes, *sorted(warned)]
+
+
+_DATA_NOTES = {
+    "unmeasured_genes": "Panel genes that a test section did not measure count as zero there",
+    "dropped_spots": "Spots outside the image were left out",
+}
+"""What the data of a fold may have to say, by its name in ``fold.json``."""
 
 
 def _missing_folds(run: StoredRun) -> str:

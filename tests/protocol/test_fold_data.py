@@ -201,10 +201,8 @@ def test_published_input_and_target_have_their_own_scales(sections):
 def test_published_genes_that_were_not_measured_are_zero_and_named(sections):
     sections = {name: replace(s, dropped_spots=int(name == "C1")) for name, s in sections.items()}
     data = fold_data(PUBLISHED_FOLD, sections, SMALL_PUBLISHED, LISTED)
-    assert data.notes == (
-        "section C1: 1 spots outside the image left out",
-        "section C1: 1 panel genes were not measured and count as zero",
-    )
+    assert data.dropped_spots == {"C1": 1}
+    assert data.unmeasured_genes == {"C1": 1}
     column = LISTED.index("NOWHERE")
     assert (data.truth[0].expression[:, column] == 0).all()
     for training in data.training.train:

@@ -425,3 +425,11 @@ def test_a_narrow_terminal_gets_what_fits_and_the_names_of_what_does_not(several
         if max(map(len, whole.split("\n\n")[0].splitlines())) > width:
             assert "Hidden on a terminal this narrow: fit s" in text
     assert "Hidden" not in whole
+
+
+def test_what_the_data_left_out_is_said_once_for_all_methods(several, monkeypatch):
+    counts = {"dropped_spots": {"A1": 2}, "unmeasured_genes": {"B1": 3, "B2": 1}}
+    monkeypatch.setattr("bench.store.FoldFolder.facts", lambda self: counts)
+    text = render(several, "text")
+    assert text.count("Spots outside the image were left out (A1 2).") == 1
+    assert text.count("did not measure count as zero there (B1 3, B2 1).") == 1
