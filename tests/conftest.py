@@ -14,6 +14,8 @@ from anndata import AnnData
 
 from bench.data.card import DatasetCard
 from bench.data.section import Section
+from bench.data.views import Slide, TrainingData
+from tests.small_fold import as_slide, small_fold
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -155,3 +157,15 @@ def card_fields() -> Callable[..., dict]:
 def make_card(card_fields: Callable[..., dict]) -> Callable[..., DatasetCard]:
     """Card of one section ``S1``, its fields changed as asked."""
     return lambda **changes: DatasetCard.model_validate(card_fields(**changes))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
+    """A fold small enough to fit any method on in a second; not to be changed."""
+    return small_fold(tmp_path_factory.mktemp("small-fold"))
+
+
+@pytest.fixture(scope="session")
+def slide(data: TrainingData) -> Slide:
+    """A section of that fold as a method would be given it to predict."""
+    return as_slide(data.validation[0])

@@ -94,11 +94,20 @@ class TrainingData:
     train, validation
         Sections to learn from, and sections kept for tuning and early stopping. Under some
         protocols there are no validation sections.
+
+    Raises
+    ------
+    DataError
+        No gene or no training spot: nothing can be learned.
     """
 
     panel: tuple[str, ...]
     train: tuple[TrainingSection, ...]
     validation: tuple[TrainingSection, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.panel or not any(len(section) for section in self.train):
+            raise DataError("no training spot or no panel gene in this fold")
 
     @property
     def sections(self) -> tuple[TrainingSection, ...]:

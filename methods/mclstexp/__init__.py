@@ -158,8 +158,6 @@ class MclSTExp(Method):
         config = self.config
         early = config.patience is not None
         learned = data.train if early else data.sections
-        if not learned or not any(len(section) for section in learned):
-            raise ConfigError("mclstexp: no training spot in this fold")
         self._genes = len(data.panel)
         self._network = self._build(self._genes)
         recipe = MclSTExpRecipe(self._network, config)

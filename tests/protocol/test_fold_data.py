@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.data.views import TrainingData
 from bench.errors import DataError
 from bench.protocol.fold_data import fold_data, highest
 from bench.protocol.folds import Fold
@@ -287,3 +288,9 @@ def test_truth_is_what_normalise_gives_for_the_panel(sections):
     np.testing.assert_array_equal(
         data.truth[1].expression, normalise(counts, columns, SMALL_STRICT.target)
     )
+
+
+@pytest.mark.parametrize("panel", [(), ("G0",)])
+def test_training_data_without_a_gene_or_a_spot_is_refused(panel):
+    with pytest.raises(DataError, match="no training spot"):
+        TrainingData(panel, (), ())

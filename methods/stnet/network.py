@@ -1,0 +1,71 @@
+"""The network of ST-Net, with the tensor names of torchvision's DenseNet, as released."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.blocks.images import image_encoder
+
+
+class STNetNetwork(nn.Module):
+    """Image encoder and linear head.
+
+    Parameters
+    ----------
+    genes
+        Outputs.
+    encoder, weights
+        See :func:`bench.blocks.images.image_encoder`. DenseNet's feature maps go through the
+        final ReLU here, as in torchvision's own forward.
+    """
+
+    def __init__(self, genes: int, *, encoder: str = "densenet121", weights: str = "none") -> None:
+        super().__init__()
+        built = image_encoder(encoder, weights)
+        self._is_densenet = encoder == "densenet121"
+        self.features = built.model.get_submodule("0") if self._is_densenet else built
+        self.classifier = nn.Linear(built.features, genes)
+
+    def start_from(self, mean: np.ndarray) -> None:
+        """Let the head predict the (genes,) mean target whatever the image, as released."""
+        with torch.no_grad():
+            self.classifier.weight.zero_()
+            self.classifier.bias.copy_(torch.from_numpy(np.asarray(mean)))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(n, 3, height, width) standardised images to (n, features)."""
+        found = self.features(images)
+        if self._is_densenet:
+            found = F.adaptive_avg_pool2d(F.relu(found), 1).flatten(1)
+        return found
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, height, width) standardised images to (n, genes)."""
+        return self.classifier(self.embed(images))
+
+
+def summed_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Squared error, averaged over genes and summed over spots."""
+    return (prediction - target).square().sum() / target.shape[1]
+
+
+def standardise(patches: Tensor, mean: np.ndarray, std: np.ndarray) -> Tensor:
+    """(n, 3, height, width) uint8 patches to float32, less `mean` over `std` on the 0..1 scale."""
+    centre = torch.from_numpy(mean).to(patches.device).view(1, 3, 1, 1)
+    width = torch.from_numpy(std).to(patches.device).view(1, 3, 1, 1)
+    return (patches.float() / 255 - centre) / width
+
+
+def symmetries(images: Tensor) -> list[Tensor]:
+    """The eight symmetries of the square, in the order of the released evaluation."""
+    views = []
+    for mirrored in (False, True):
+        for upended in (False, True):
+            for turns in (0, 1):
+                view = torch.rot90(images, turns, dims=(-2, -1))
+                view = view.flip(-2) if upended else view
+                views.append(view.flip(-1) if mirrored else view)
+    return views
