@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from bench.errors import ConfigError, DataError
+from bench.blocks.weights import load_exactly, read_tensors
+from bench.errors import ConfigError
 from bench.files import one_line
 
 Pixels = Literal["rgb01", "bgr255", "imagenet"]
@@ -131,71 +131,6 @@ def load_encoder_weights(encoder: ImageEncoder, path: Path) -> None:
             key = "0." + key.removeprefix("features.").removeprefix("0.")
         renamed[key] = tensor
     load_exactly(network, renamed, str(path))
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors or torch file by name; nothing in the file is executed.
-
-    A state dict may lie under ``state_dict``; the prefix ``module.`` is dropped.
-
-    Raises
-    ------
-    DataError
-        Missing, damaged, holding anything but tensors, or a pickle that names other objects.
-    """
-    import pickle
-
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise DataError(f"{path}: weight file is missing")
-    try:
-        if path.suffix == ".safetensors":
-            content: object = load_file(path)
-        else:
-            with warnings.catch_warnings():
-                # Advice for torch's developers; what cannot be read is refused below.
-                warnings.simplefilter("ignore", UserWarning)
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DataError(f"{path}: refused, it holds more than tensors") from error
-    except Exception as error:
-        raise DataError(f"{path}: not a readable weight file ({type(error).__name__})") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content:
-        raise DataError(f"{path}: not a mapping of names to tensors")
-    tensors = {}
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise DataError(f"{path}: entry '{key}' is not a tensor")
-        tensors[key.removeprefix("module.")] = value
-    return tensors
-
-
-def load_exactly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load a state dict whose names and shapes must be those of `module`.
-
-    Raises
-    ------
-    DataError
-        Naming the first tensor that is missing, unexpected or of another shape.
-    """
-    own = module.state_dict()
-    # Released files may predate this counter; it has no influence on the outputs.
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    extra = [k for k in state if k not in own]
-    shaped = [k for k in state if k in own and state[k].shape != own[k].shape]
-    if missing:
-        raise DataError(f"{where}: {len(missing)} tensors missing, first '{missing[0]}'")
-    if extra:
-        raise DataError(f"{where}: {len(extra)} unexpected tensors, first '{extra[0]}'")
-    if shaped:
-        key = shaped[0]
-        raise DataError(
-            f"{where}: tensor '{key}' is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-        )
-    module.load_state_dict(dict(state), strict=False)
 
 
 def to_network_scale(patches: Tensor, pixels: Pixels) -> Tensor:

@@ -207,27 +207,23 @@ class MclSTExp(Method):
 
     def save(self, folder: Path) -> None:
         """Write ``network.safetensors`` and the retrieval bank ``bank.npz``."""
-        from safetensors.torch import save_file
+        from bench.blocks.weights import save_network
 
-        state = {name: value.contiguous() for name, value in self._network.state_dict().items()}
-        with atomic_write(folder / "network.safetensors") as temporary:
-            save_file(state, temporary)
+        save_network(self._network, folder)
         with atomic_write(folder / "bank.npz") as temporary:
             np.savez(temporary, keys=self._keys, values=self._values)
 
     @classmethod
     def load(cls, folder: Path, config: MethodConfig) -> Self:
         """Read what :meth:`save` wrote; the encoder's weights come from there alone."""
-        from bench.blocks.images import load_exactly, read_tensors
+        from bench.blocks.weights import load_network
 
         method = cls(config)
         with np.load(folder / "bank.npz", allow_pickle=False) as bank:
             method._keys, method._values = bank["keys"], bank["values"]
         method._genes = method._values.shape[1]
         method._network = method._build(method._genes, weights="none")
-        path = folder / "network.safetensors"
-        load_exactly(method._network, read_tensors(path), str(path))
-        method._network.eval()
+        load_network(method._network, folder)
         return method
 
     def _build(self, genes: int, weights: str | None = None) -> MclSTExpNetwork:

@@ -150,27 +150,24 @@ class STNet(Method):
 
     def save(self, folder: Path) -> None:
         """Write ``network.safetensors`` and the colour statistics ``colour.npz``."""
-        from safetensors.torch import save_file
+        from bench.blocks.weights import save_network
 
-        state = {name: value.contiguous() for name, value in self._network.state_dict().items()}
-        with atomic_write(folder / "network.safetensors") as temporary:
-            save_file(state, temporary)
+        save_network(self._network, folder)
         with atomic_write(folder / "colour.npz") as temporary:
-            np.savez(temporary, mean=self._mean, std=self._std)
+            genes = self._network.classifier.out_features
+            np.savez(temporary, mean=self._mean, std=self._std, genes=genes)
 
     @classmethod
     def load(cls, folder: Path, config: MethodConfig) -> Self:
         """Read what :meth:`save` wrote; the encoder's weights come from there alone."""
-        from bench.blocks.images import load_exactly, read_tensors
+        from bench.blocks.weights import load_network
 
         method = cls(config)
         with np.load(folder / "colour.npz", allow_pickle=False) as colour:
             method._mean, method._std = colour["mean"], colour["std"]
-        path = folder / "network.safetensors"
-        state = read_tensors(path)
-        method._network = method._build(len(state["classifier.bias"]), weights="none")
-        load_exactly(method._network, state, str(path))
-        method._network.eval()
+            genes = int(colour["genes"])
+        method._network = method._build(genes, weights="none")
+        load_network(method._network, folder)
         return method
 
     def _build(self, genes: int, weights: str | None = None) -> STNetNetwork:

@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torch.nn import functional
 from torchvision.models import densenet121
 
-from bench.blocks.images import augmentation, image_encoder, read_tensors, to_network_scale
+from bench.blocks.images import augmentation, image_encoder, to_network_scale
+from bench.blocks.weights import read_tensors
 from bench.errors import ConfigError, DataError
 
 

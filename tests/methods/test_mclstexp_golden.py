@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from bench.blocks.attention import symmetric_contrastive_loss
-from bench.blocks.images import load_exactly, to_network_scale
+from bench.blocks.images import to_network_scale
 from bench.blocks.retrieval import retrieve
+from bench.blocks.weights import load_exactly
 from bench.methods.mclstexp.network import MclSTExpNetwork
 from tests.golden_case import GoldenCase
 

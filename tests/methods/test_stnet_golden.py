@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.blocks.images import load_exactly
+from bench.blocks.weights import load_exactly
 from bench.methods.stnet import colour_statistics
 from bench.methods.stnet.network import STNetNetwork, standardise, summed_loss, symmetries
 from tests.golden_case import GoldenCase
