@@ -260,5 +260,5 @@ def _warn_at_chance(context: Context) -> None:
     if loss is not None and chance is not None and loss >= AT_CHANCE * chance:
         context.notes.append(
             f"training ended at chance: loss {loss:.3f}, chance level {chance:.3f}; the network"
-            " tells no pair of image and expression from another"
+            " hardly tells one pair of image and expression from another"
         )
