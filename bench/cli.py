@@ -396,7 +396,15 @@ def main() -> None:
     """Run a command and turn what went wrong into one line and an exit status."""
     arguments = sys.argv[1:]
     try:
-        app(args=arguments, prog_name="bench")
+        status = app(args=arguments, prog_name="bench", standalone_mode=False) or DONE
+        if status == INTERRUPTED:  # so typer reports Ctrl-C inside a command
+            raise KeyboardInterrupt
+        sys.exit(status)
+    except typer.TyperException as error:
+        message = error.format_message()
+        if message:  # empty where typer has printed a group's help
+            _complain(message)
+        sys.exit(REFUSED)
     except BenchError as error:
         _complain(str(error))
         sys.exit(REFUSED)
@@ -407,10 +415,7 @@ def main() -> None:
             raise
         _complain(f"{error.filename or 'the system'}: {os.strerror(error.errno)}")
         sys.exit(REFUSED)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        # typer turns Ctrl-C inside a command into an exit without a word.
-        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
-            raise
+    except KeyboardInterrupt:
         if arguments[:1] == ["run"]:
             again = shlex.join(["bench", *(part for part in arguments if part != "--force")])
             _complain(f"interrupted; finished folds are kept, resume with: {again}")

@@ -109,9 +109,14 @@ def test_option_refused_by_the_parser(run, results, arguments):
     answer = run(*arguments)
     assert answer.status == 2
     assert arguments[0] in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert answer.stderr.startswith("bench: ")
+    assert len(answer.stderr.splitlines()) == 1
     assert answer.stdout == ""
     assert not results.exists()
+
+
+def test_option_with_a_slip_is_offered_the_right_one(run):
+    assert_refused(run("--protocl", "strict"), "--protocl", "--protocol")
 
 
 def test_device_that_is_not_here(run, results):
@@ -357,7 +362,7 @@ def test_published_protocol_on_an_unpublished_dataset(run, damaged, results, mis
 def test_one_patient_cannot_be_left_out(run, damaged, results):
     card = yaml.safe_load(damaged.card.read_text())
     damaged.edit_card(sections=[{**section, "patient": "A"} for section in card["sections"]])
-    assert_refused(run(dataset=damaged), "leaves one patient out", "1 patient")
+    assert_refused(run(dataset=damaged), "leaves one patient out", "1 patient", "published")
     assert_nothing_half_written(results)
 
 

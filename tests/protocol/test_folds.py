@@ -163,7 +163,9 @@ def test_two_patients_of_one_section_train_without_validation():
 
 
 def test_one_patient_is_refused_with_what_would_work():
-    with pytest.raises(BenchError, match=r"belong to 1 patient.*splits by section works") as caught:
+    with pytest.raises(
+        BenchError, match=r"belong to 1 patient.*published, which splits by section, works"
+    ) as caught:
         make_folds("d", facts_of([[5, 5]]), STRICT)
     assert "\n" not in str(caught.value)
 
