@@ -51,6 +51,8 @@ class Context:
         What the training helper recorded: one mapping per epoch.
     notes
         Warnings that belong to the result.
+    idle_parameters
+        Trained parameters that never got a gradient, by name; the training helper fills it.
     """
 
     seed: int = 0
@@ -59,6 +61,7 @@ class Context:
     progress: Progress = _silent
     curves: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    idle_parameters: list[str] = field(default_factory=list)
 
 
 class Method(ABC):
@@ -80,7 +83,8 @@ class Method(ABC):
     control
         Whether it is there to lose.
     presets
-        Changes to the defaults by preset; ``quick`` is for machines without a GPU.
+        Changes to the defaults by preset: ``quick`` is for machines without a GPU, ``tiny`` for
+        checks that take a second.
     dataset_settings
         Changes to the defaults by dataset, where the authors used different values.
     """
@@ -90,7 +94,7 @@ class Method(ABC):
     unit: ClassVar[Literal["spot", "section"]] = "spot"
     needs_image: ClassVar[bool] = True
     control: ClassVar[bool] = False
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {}, "tiny": {}}
     dataset_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, config: MethodConfig | None = None) -> None:
@@ -148,3 +152,30 @@ class Method(ABC):
     @abstractmethod
     def load(cls, folder: Path, config: MethodConfig) -> Self:
         """The fitted method that :meth:`save` wrote."""
+
+    @classmethod
+    def from_released(
+        cls, source: Any, config: MethodConfig, data: TrainingData, context: Context
+    ) -> Self:
+        """The method with the tensors of its authors' checkpoint, ready to predict.
+
+        Parameters
+        ----------
+        source
+            Path of a checkpoint file, or its tensors by the authors' names.
+        config
+            Settings; what the tensors' shapes tell is taken from them.
+        data
+            Training sections of the fold: a retrieval bank or colour statistics, which a
+            checkpoint does not hold, are made from them.
+        context
+            Seed and device.
+
+        Raises
+        ------
+        DataError
+            The file would run code, or is of another method or panel size.
+        ConfigError
+            The method has no released checkpoints.
+        """
+        raise ConfigError(f"{cls.name} has no released checkpoints to read")

@@ -7,7 +7,7 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, Mod
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from bench.data.views import TrainingData, TrainingSection
 from bench.errors import ConfigError, TrainingError
 from bench.method import Context
 
@@ -63,14 +64,47 @@ class SpotDataset(Dataset[dict[str, Tensor]]):
         return batch
 
 
+class SectionDataset(Dataset[dict[str, Tensor]]):
+    """Whole sections; one item is all spots of one.
+
+    Parameters
+    ----------
+    patches
+        One (spots, height, width, 3) uint8 array a section; memory-mapped is fine.
+    arrays
+        Further values by name, each one array a section.
+    """
+
+    def __init__(
+        self, patches: Sequence[np.ndarray], arrays: Mapping[str, Sequence[np.ndarray]]
+    ) -> None:
+        self._patches = list(patches)
+        self._arrays = {
+            name: [torch.from_numpy(np.array(part)) for part in parts]
+            for name, parts in arrays.items()
+        }
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    def __getitem__(self, sections: Sequence[int]) -> dict[str, Tensor]:
+        """The one section asked for: ``patches`` as (n, 3, height, width) uint8, and the arrays."""
+        (section,) = sections
+        batch = {name: parts[section] for name, parts in self._arrays.items()}
+        images = torch.from_numpy(np.array(self._patches[section]))
+        batch["patches"] = images.permute(0, 3, 1, 2).contiguous()
+        return batch
+
+
 class ShuffledBatches(Sampler[list[int]]):
     """Batches in an order that follows from seed and epoch alone, so that a resumed fit agrees.
 
-    The last, smaller batch is kept unless it holds a single item.
+    The last, smaller batch is kept unless it holds fewer than `smallest` items.
     """
 
-    def __init__(self, items: int, batch_size: int, seed: int) -> None:
+    def __init__(self, items: int, batch_size: int, seed: int, smallest: int = 2) -> None:
         self.items, self.batch_size, self.seed, self.epoch = items, batch_size, seed, 0
+        self.smallest = smallest
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
@@ -82,7 +116,7 @@ class ShuffledBatches(Sampler[list[int]]):
     def _bounds(self) -> Iterator[tuple[int, int]]:
         for start in range(0, self.items, self.batch_size):
             stop = min(start + self.batch_size, self.items)
-            if stop - start > 1:
+            if stop - start >= self.smallest:
                 yield start, stop
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -97,11 +131,18 @@ def spot_loader(dataset: SpotDataset, batch_size: int, seed: int) -> DataLoader[
     return DataLoader(dataset, sampler=sampler, batch_size=None)
 
 
+def section_loader(dataset: SectionDataset, seed: int) -> DataLoader[dict[str, Tensor]]:
+    """Loader of one section a batch, in random order, for :func:`train`."""
+    sampler = ShuffledBatches(len(dataset), 1, seed, smallest=1)
+    return DataLoader(dataset, sampler=sampler, batch_size=None)
+
+
 class _Bookkeeping(Callback):
-    """Seeds every batch, records curves, reports progress."""
+    """Seeds every batch, records curves, reports progress, watches for idle parameters."""
 
     def __init__(self, context: Context, epochs: int) -> None:
         self.context, self.epochs = context, epochs
+        self.idle: dict[str, torch.nn.Parameter] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"curves": self.context.curves}
@@ -116,6 +157,18 @@ class _Bookkeeping(Callback):
         # Not once an epoch: Lightning leaves that hook out in the first epoch after a restart.
         seed = np.random.SeedSequence([self.context.seed, trainer.current_epoch, batch_idx])
         torch.manual_seed(int(seed.generate_state(1)[0]))
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self.idle is None:
+            named = pl_module.named_parameters()
+            self.idle = {name: p for name, p in named if p.requires_grad}
+        for name in [n for n, p in self.idle.items() if p.grad is not None and bool(p.grad.any())]:
+            del self.idle[name]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.context.idle_parameters[:] = self.idle or ()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         row = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -145,6 +198,38 @@ class _Resumable(Checkpoint):
         if due and trainer.current_epoch + 1 < self.epochs and not trainer.should_stop:
             trainer.save_checkpoint(self.path)
             self.saved = time.monotonic()
+
+
+def learned_sections(data: TrainingData, patience: int | None) -> tuple[TrainingSection, ...]:
+    """Sections a fit learns from: with early stopping the validation sections are kept out."""
+    return data.sections if patience is None else data.train
+
+
+def train_on(
+    module: pl.LightningModule,
+    data: TrainingData,
+    loader: Callable[[Sequence[TrainingSection]], DataLoader[Any]],
+    *,
+    epochs: int,
+    patience: int | None,
+    context: Context,
+) -> None:
+    """Train `module` on a fold: :func:`train` on batches that `loader` makes of sections.
+
+    Raises
+    ------
+    ConfigError, TrainingError
+        As :func:`train`.
+    """
+    early = patience is not None and data.validation
+    train(
+        module,
+        loader(learned_sections(data, patience)),
+        epochs=epochs,
+        context=context,
+        validation=loader(data.validation) if early else None,
+        patience=patience,
+    )
 
 
 def train(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -131,6 +132,22 @@ def load_encoder_weights(encoder: ImageEncoder, path: Path) -> None:
             key = "0." + key.removeprefix("features.").removeprefix("0.")
         renamed[key] = tensor
     load_exactly(network, renamed, str(path))
+
+
+def image_batches(patches: np.ndarray, device: str, size: int = 64) -> Iterator[Tensor]:
+    """Patches off the disk, `size` at a time.
+
+    Parameters
+    ----------
+    patches : (n, height, width, 3) uint8, memory-mapped is fine
+
+    Yields
+    ------
+    (size, 3, height, width) uint8 on the device
+    """
+    for start in range(0, len(patches), size):
+        part = np.array(patches[start : start + size])
+        yield torch.from_numpy(part).permute(0, 3, 1, 2).to(device)
 
 
 def to_network_scale(patches: Tensor, pixels: Pixels) -> Tensor:

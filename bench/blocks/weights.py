@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,33 +14,27 @@ from torch import Tensor, nn
 from bench.errors import DataError
 from bench.files import atomic_write
 
-_FILE = "network.safetensors"
+NETWORK = "network.safetensors"
+"""File of a network's tensors in a method's folder."""
+
+Released = Path | Mapping[str, Tensor]
+"""An authors' checkpoint: a file, or its tensors by name."""
+
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("module.", "model.", "network.")
 
 
 def save_network(network: nn.Module, folder: Path) -> None:
     """Write the tensors of a fitted network into a method's folder."""
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    with atomic_write(folder / _FILE) as temporary:
+    with atomic_write(folder / NETWORK) as temporary:
         save_file(state, temporary)
-
-
-def load_network(network: nn.Module, folder: Path) -> None:
-    """Load what :func:`save_network` wrote into a network of the same shape, ready to predict.
-
-    Raises
-    ------
-    DataError
-        The file is missing, damaged, or of another network.
-    """
-    path = folder / _FILE
-    load_exactly(network, read_tensors(path), str(path))
-    network.eval()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors or torch file by name; nothing in the file is executed.
 
-    A state dict may lie under ``state_dict``; the prefix ``module.`` is dropped.
+    A state dict may lie under ``state_dict`` or another usual name beside an optimiser's state.
 
     Raises
     ------
@@ -61,16 +55,82 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path}: refused, it holds more than tensors") from error
     except Exception as error:
         raise DataError(f"{path}: not a readable weight file ({type(error).__name__})") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    if isinstance(content, Mapping):
+        inside = [content[k] for k in _STATE_KEYS if isinstance(content.get(k), Mapping)]
+        content = inside[0] if inside else content
     if not isinstance(content, Mapping) or not content:
         raise DataError(f"{path}: not a mapping of names to tensors")
     tensors = {}
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise DataError(f"{path}: entry '{key}' is not a tensor")
-        tensors[key.removeprefix("module.")] = value
+        if value.nelement() * value.element_size() > value.untyped_storage().nbytes():
+            # A few bytes can claim to be a tensor of any size.
+            raise DataError(f"{path}: tensor '{key}' is larger than what the file holds of it")
+        tensors[key] = value
+    return without_wrappers(tensors)
+
+
+def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without the prefixes that parallel training and Lightning put on all."""
+    tensors = dict(state)
+    while found := next((p for p in _WRAPPERS if all(k.startswith(p) for k in tensors)), None):
+        tensors = {key.removeprefix(found): value for key, value in tensors.items()}
     return tensors
+
+
+def released_tensors(source: Released) -> tuple[dict[str, Tensor], str]:
+    """Tensors of an authors' checkpoint, and what to call it in an error.
+
+    Parameters
+    ----------
+    source
+        A checkpoint file, read as :func:`read_tensors` does, or tensors by name.
+
+    Raises
+    ------
+    DataError
+        As :func:`read_tensors`.
+    """
+    if isinstance(source, Path):
+        return read_tensors(source), str(source)
+    return without_wrappers(source), "the given tensors"
+
+
+def tensor_size(state: Mapping[str, Tensor], name: str, axis: int, where: str) -> int:
+    """Length of one axis of a tensor: a network's shape is read off its checkpoint.
+
+    Raises
+    ------
+    DataError
+        There is no such tensor, or it has fewer axes.
+    """
+    if name not in state:
+        raise DataError(f"{where}: tensor '{name}' is missing; is it a checkpoint of this method?")
+    if state[name].dim() <= axis:
+        raise DataError(f"{where}: tensor '{name}' has only {state[name].dim()} axes")
+    return state[name].shape[axis]
+
+
+def numbered(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered parts, such as layers, stand behind a prefix of tensor names."""
+    parts = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
+    return len(parts)
+
+
+def check_panel(where: object, outputs: int, panel: Sequence[str]) -> None:
+    """Refuse a checkpoint of another panel size.
+
+    Raises
+    ------
+    DataError
+        Naming both sizes.
+    """
+    if outputs != len(panel):
+        raise DataError(
+            f"{where}: the checkpoint is of {outputs} genes, the panel of this fold has"
+            f" {len(panel)}; a checkpoint fits the gene list it was trained on alone"
+        )
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

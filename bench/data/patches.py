@@ -55,9 +55,8 @@ class PatchSource:
         pixels = pixels or size
         if not (1 <= pixels <= size <= 4096):
             raise DataError(f"patches of {size} px resampled to {pixels} px cannot be cut")
-        corners = np.floor(self.centres).astype(np.int64) - size // 2
-        key = canonical_hash([_VERSION, self.image_hash, size, pixels, corners.tolist()])
-        path = cache_folder() / "patches" / f"{key[:32]}.npy"
+        corners = self._corners(size)
+        path = cache_folder() / "patches" / f"{self.key(size, pixels)[:32]}.npy"
         shape = (len(corners), pixels, pixels, 3)
         stored = _open_stored(path, shape)
         if stored is None:
@@ -65,6 +64,14 @@ class PatchSource:
                 self._cut_into(temporary, corners, size, pixels)
             stored = np.load(path, mmap_mode="r")
         return stored
+
+    def key(self, size: int, pixels: int | None = None) -> str:
+        """Hash of image, centres and scale: what is computed from the patches is kept under it."""
+        corners = self._corners(size).tolist()
+        return canonical_hash([_VERSION, self.image_hash, size, pixels or size, corners])
+
+    def _corners(self, size: int) -> np.ndarray:
+        return np.floor(self.centres).astype(np.int64) - size // 2
 
     def _cut_into(self, path: Path, corners: np.ndarray, size: int, pixels: int) -> None:
         with open_image(self.image, self.max_image_pixels) as image:

@@ -36,13 +36,13 @@ class Slide:
     def __len__(self) -> int:
         return len(self.array_xy)
 
-    def patches(self, size: int, pixels: int | None = None) -> np.ndarray:
+    def patches(self, size: int | None = None, pixels: int | None = None) -> np.ndarray:
         """Image patches around the spots.
 
         Parameters
         ----------
         size
-            Edge in pixels of the full-resolution image.
+            Edge in pixels of the full-resolution image; `patch_pixels` where None.
         pixels
             Edge after resampling; `size` where None.
 
@@ -52,7 +52,7 @@ class Slide:
         """
         if self.patch_source is None:
             raise DataError(f"section {self.name}: no image, but the method asks for patches")
-        patches = self.patch_source.cut(size, pixels)
+        patches = self.patch_source.cut(size or self.patch_pixels, pixels)
         return patches if self.image_order is None else patches[self.image_order]
 
     def with_images_shuffled(self, seed: int) -> Slide:

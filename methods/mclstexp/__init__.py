@@ -29,7 +29,19 @@ if TYPE_CHECKING:
 
     from bench.methods.mclstexp.network import MclSTExpNetwork
 
-_IMAGES_AT_ONCE = 64
+_QUICK = {
+    "encoder": "test_resnet",
+    "weights": "none",
+    "patch_size": None,
+    "input_size": 64,
+    "augment": "quarter_turns",
+    "position_rows": 128,
+    "learning_rate": 1e-3,
+    "batch_size": 64,
+    "epochs": 12,
+    "top_k": 50,
+    "distance": "l2",
+}
 
 
 class MclSTExpConfig(MethodConfig):
@@ -110,19 +122,16 @@ class MclSTExp(Method):
     name: ClassVar[str] = "mclstexp"
     Config: ClassVar[type[MethodConfig]] = MclSTExpConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {
-            "encoder": "test_resnet",
-            "weights": "none",
-            "patch_size": None,
-            "input_size": 64,
-            "augment": "quarter_turns",
-            "position_rows": 128,
-            "learning_rate": 1e-3,
-            "batch_size": 64,
-            "epochs": 12,
-            "top_k": 50,
-            "distance": "l2",
-        }
+        "quick": _QUICK,
+        "tiny": {
+            **_QUICK,
+            "input_size": 32,
+            "batch_size": 8,
+            "epochs": 2,
+            "heads": 2,
+            "head_dim": 8,
+            "top_k": 5,
+        },
     }
     dataset_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "her2st": {"top_k": 200, "distance": "l1"},
@@ -151,16 +160,24 @@ class MclSTExp(Method):
         """Train both encoders, then embed the training spots as retrieval keys."""
         import torch
 
+        from bench.methods.mclstexp.network import MclSTExpNetwork
         from bench.methods.mclstexp.recipe import MclSTExpRecipe
-        from bench.training import SpotDataset, spot_loader, train
+        from bench.training import SpotDataset, spot_loader, train_on
 
         torch.manual_seed(context.seed)
         config = self.config
-        early = config.patience is not None
-        learned = data.train if early else data.sections
-        self._genes = len(data.panel)
-        self._network = self._build(self._genes)
-        recipe = MclSTExpRecipe(self._network, config)
+        self._network = MclSTExpNetwork(
+            len(data.panel),
+            encoder=config.encoder,
+            weights=config.weights,
+            position_rows=config.position_rows,
+            layers=config.layers,
+            heads=config.heads,
+            head_dim=config.head_dim,
+            projection_dim=config.projection_dim,
+            dropout=config.dropout,
+            temperature=config.temperature,
+        )
 
         def loader(sections: Sequence[TrainingSection]) -> Any:
             dataset = SpotDataset(
@@ -172,16 +189,28 @@ class MclSTExp(Method):
             )
             return spot_loader(dataset, config.batch_size, context.seed)
 
-        train(
-            recipe,
-            loader(learned),
+        train_on(
+            MclSTExpRecipe(self._network, config),
+            data,
+            loader,
             epochs=config.epochs,
-            context=context,
-            validation=loader(data.validation) if early and data.validation else None,
             patience=config.patience,
+            context=context,
         )
-        self._keys = self._embed_spots(data.sections, context)
-        self._values = np.concatenate([section.target for section in data.sections])
+        self._make_bank(data, context)
+
+    @classmethod
+    def from_released(
+        cls, source: Any, config: MethodConfig, data: TrainingData, context: Context
+    ) -> Self:
+        """A released checkpoint, with the training spots embedded as retrieval keys."""
+        from bench.blocks.weights import check_panel
+
+        method = cls(config)
+        method._network = method._restored(source)
+        check_panel(source, method._network.genes, data.panel)
+        method._make_bank(data, context)
+        return method
 
     def predict(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
         """Embed the images and average the targets of the nearest keys."""
@@ -216,61 +245,55 @@ class MclSTExp(Method):
     @classmethod
     def load(cls, folder: Path, config: MethodConfig) -> Self:
         """Read what :meth:`save` wrote; the encoder's weights come from there alone."""
-        from bench.blocks.weights import load_network
+        from bench.blocks.weights import NETWORK
 
         method = cls(config)
         with np.load(folder / "bank.npz", allow_pickle=False) as bank:
             method._keys, method._values = bank["keys"], bank["values"]
-        method._genes = method._values.shape[1]
-        method._network = method._build(method._genes, weights="none")
-        load_network(method._network, folder)
+        method._network = method._restored(folder / NETWORK)
         return method
 
-    def _build(self, genes: int, weights: str | None = None) -> MclSTExpNetwork:
+    def _restored(self, source: Any) -> MclSTExpNetwork:
         from bench.methods.mclstexp.network import MclSTExpNetwork
 
-        config = self.config
-        return MclSTExpNetwork(
-            genes,
-            encoder=config.encoder,
-            weights=config.weights if weights is None else weights,
-            position_rows=config.position_rows,
-            layers=config.layers,
-            heads=config.heads,
-            head_dim=config.head_dim,
-            projection_dim=config.projection_dim,
-            dropout=config.dropout,
-            temperature=config.temperature,
+        return MclSTExpNetwork.from_released(
+            source,
+            encoder=self.config.encoder,
+            heads=self.config.heads,
+            dropout=self.config.dropout,
+            temperature=self.config.temperature,
         )
 
+    def _make_bank(self, data: TrainingData, context: Context) -> None:
+        self._keys = self._embed_spots(data.sections, context)
+        self._values = np.concatenate([section.target for section in data.sections])
+
     def _patches(self, slide: Slide) -> np.ndarray:
-        return slide.patches(self.config.patch_size or slide.patch_pixels, self.config.input_size)
+        return slide.patches(self.config.patch_size, self.config.input_size)
 
     def _position(self, section: TrainingSection) -> np.ndarray:
         if self.config.position == "array":
             position = section.array_xy
         else:
             position = np.floor(section.spatial[:, ::-1]).astype(np.int64)  # row, column
-        if position.min() < 0 or position.max() >= self.config.position_rows:
+        rows = self._network.x_embed.num_embeddings
+        if position.min() < 0 or position.max() >= rows:
             raise ConfigError(
-                f"mclstexp: section {section.name} has positions up to {position.max()}, but"
-                f" position_rows is {self.config.position_rows}"
+                f"mclstexp: section {section.name} has positions {position.min()} to"
+                f" {position.max()}, but the position tables have {rows} rows (position_rows)"
             )
         return position
 
     def _embed_images(self, slide: Slide, context: Context) -> Tensor:
         import torch
 
-        from bench.blocks.images import augmentation, to_network_scale
+        from bench.blocks.images import augmentation, image_batches, to_network_scale
 
         change = augmentation(self.config.augment if self.config.augment_at_test else "none")
         network = self._network.to(context.device).eval()
-        patches = self._patches(slide)
         embedded = []
         with torch.inference_mode():
-            for start in range(0, len(slide), _IMAGES_AT_ONCE):
-                part = np.array(patches[start : start + _IMAGES_AT_ONCE])  # off the disk
-                images = torch.from_numpy(part).permute(0, 3, 1, 2).to(context.device)
+            for images in image_batches(self._patches(slide), context.device):
                 images = to_network_scale(change(images), self.config.pixels)
                 embedded.append(network.embed_images(images))
         return torch.cat(embedded)

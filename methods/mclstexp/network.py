@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from torch import Tensor, nn
 
 from bench.blocks.attention import AttentionBlock, ProjectionHead
 from bench.blocks.images import image_encoder
+from bench.blocks.weights import (
+    Released,
+    load_exactly,
+    numbered,
+    released_tensors,
+    tensor_size,
+)
 
 
 class MclSTExpNetwork(nn.Module):
@@ -40,6 +49,7 @@ class MclSTExpNetwork(nn.Module):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        self.genes = genes
         self.temperature = temperature
         self.x_embed = nn.Embedding(position_rows, genes)
         self.y_embed = nn.Embedding(position_rows, genes)
@@ -49,6 +59,41 @@ class MclSTExpNetwork(nn.Module):
         )
         self.image_projection = ProjectionHead(self.image_encoder.features, projection_dim, dropout)
         self.spot_projection = ProjectionHead(genes, projection_dim, dropout)
+
+    @classmethod
+    def from_released(
+        cls,
+        source: Released,
+        *,
+        encoder: str = "densenet121",
+        heads: int = 8,
+        dropout: float = 0.0,
+        temperature: float = 1.0,
+    ) -> Self:
+        """The network with the tensors of a released checkpoint; it tells the other sizes.
+
+        Raises
+        ------
+        DataError
+            A tensor is missing, unexpected or of another shape.
+        """
+        state, where = released_tensors(source)
+        inner = 0
+        if layers := numbered(state, "spot_encoder."):
+            inner = tensor_size(state, "spot_encoder.0.attn.fn.to_qkv.weight", 0, where)
+        network = cls(
+            tensor_size(state, "x_embed.weight", 1, where),
+            encoder=encoder,
+            position_rows=tensor_size(state, "x_embed.weight", 0, where),
+            layers=layers,
+            heads=heads,
+            head_dim=max(1, inner // (3 * heads)),
+            projection_dim=tensor_size(state, "spot_projection.fc.weight", 0, where),
+            dropout=dropout,
+            temperature=temperature,
+        )
+        load_exactly(network, state, where)
+        return network.eval()
 
     def embed_images(self, images: Tensor) -> Tensor:
         """(n, 3, height, width) images, on the scale they are fed at, to (n, projection)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field
@@ -23,11 +23,16 @@ from bench.api import (
     atomic_write,
 )
 
-if TYPE_CHECKING:
-    from bench.methods.stnet.network import STNetNetwork
-
 _IMAGES_AT_ONCE = 32
 _BATCHES_FOR_STATISTICS = 12
+_QUICK = {
+    "encoder": "test_resnet",
+    "weights": "none",
+    "patch_size": None,
+    "input_size": 64,
+    "learning_rate": 3e-3,
+    "epochs": 10,
+}
 
 
 class STNetConfig(MethodConfig):
@@ -75,14 +80,8 @@ class STNet(Method):
     name: ClassVar[str] = "stnet"
     Config: ClassVar[type[MethodConfig]] = STNetConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {
-            "encoder": "test_resnet",
-            "weights": "none",
-            "patch_size": None,
-            "input_size": 64,
-            "learning_rate": 3e-3,
-            "epochs": 10,
-        }
+        "quick": _QUICK,
+        "tiny": {**_QUICK, "input_size": 32, "batch_size": 8, "epochs": 2},
     }
     config: STNetConfig
 
@@ -99,16 +98,18 @@ class STNet(Method):
         """Train on patches standardised by the training sections' own colour statistics."""
         import torch
 
+        from bench.methods.stnet.network import STNetNetwork
         from bench.methods.stnet.recipe import STNetRecipe
-        from bench.training import SpotDataset, spot_loader, train
+        from bench.training import SpotDataset, learned_sections, spot_loader, train_on
 
         torch.manual_seed(context.seed)
         config = self.config
-        early = config.patience is not None
-        learned = data.train if early else data.sections
+        learned = learned_sections(data, config.patience)
         targets = np.concatenate([section.target for section in learned])
         self._mean, self._std = self._colour_statistics(learned, context.seed)
-        self._network = self._build(len(data.panel))
+        self._network = STNetNetwork(
+            len(data.panel), encoder=config.encoder, weights=config.weights
+        )
         self._network.start_from(targets.mean(axis=0, dtype=np.float64))
 
         def loader(sections: Sequence[TrainingSection]) -> Any:
@@ -118,29 +119,42 @@ class STNet(Method):
             )
             return spot_loader(dataset, config.batch_size, context.seed)
 
-        train(
+        train_on(
             STNetRecipe(self._network, config, self._mean, self._std),
-            loader(learned),
+            data,
+            loader,
             epochs=config.epochs,
-            context=context,
-            validation=loader(data.validation) if early and data.validation else None,
             patience=config.patience,
+            context=context,
         )
+
+    @classmethod
+    def from_released(
+        cls, source: Any, config: MethodConfig, data: TrainingData, context: Context
+    ) -> Self:
+        """A released checkpoint, with the colour statistics of the training sections."""
+        from bench.blocks.weights import check_panel
+        from bench.methods.stnet.network import STNetNetwork
+
+        method = cls(config)
+        method._network = STNetNetwork.from_released(source, encoder=method.config.encoder)
+        check_panel(source, method._network.genes, data.panel)
+        method._mean, method._std = method._colour_statistics(data.sections, context.seed)
+        return method
 
     def predict(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
         """Predict each patch, averaged over the symmetries of the square."""
         import torch
 
+        from bench.blocks.images import image_batches
         from bench.methods.stnet.network import standardise, symmetries
 
         network = self._network.to(context.device).eval()
         predictions = []
         with torch.inference_mode():
             for slide in slides:
-                patches, parts = self._patches(slide), []
-                for start in range(0, len(slide), _IMAGES_AT_ONCE):
-                    part = np.array(patches[start : start + _IMAGES_AT_ONCE])
-                    images = torch.from_numpy(part).permute(0, 3, 1, 2).to(context.device)
+                parts = []
+                for images in image_batches(self._patches(slide), context.device, _IMAGES_AT_ONCE):
                     images = standardise(images, self._mean, self._std)
                     views = symmetries(images) if self.config.symmetries else [images]
                     total = sum(network(view) for view in views)
@@ -154,30 +168,24 @@ class STNet(Method):
 
         save_network(self._network, folder)
         with atomic_write(folder / "colour.npz") as temporary:
-            genes = self._network.classifier.out_features
-            np.savez(temporary, mean=self._mean, std=self._std, genes=genes)
+            np.savez(temporary, mean=self._mean, std=self._std)
 
     @classmethod
     def load(cls, folder: Path, config: MethodConfig) -> Self:
         """Read what :meth:`save` wrote; the encoder's weights come from there alone."""
-        from bench.blocks.weights import load_network
+        from bench.blocks.weights import NETWORK
+        from bench.methods.stnet.network import STNetNetwork
 
         method = cls(config)
         with np.load(folder / "colour.npz", allow_pickle=False) as colour:
             method._mean, method._std = colour["mean"], colour["std"]
-            genes = int(colour["genes"])
-        method._network = method._build(genes, weights="none")
-        load_network(method._network, folder)
+        method._network = STNetNetwork.from_released(
+            folder / NETWORK, encoder=method.config.encoder
+        )
         return method
 
-    def _build(self, genes: int, weights: str | None = None) -> STNetNetwork:
-        from bench.methods.stnet.network import STNetNetwork
-
-        chosen = self.config.weights if weights is None else weights
-        return STNetNetwork(genes, encoder=self.config.encoder, weights=chosen)
-
     def _patches(self, slide: Slide) -> np.ndarray:
-        return slide.patches(self.config.patch_size or slide.patch_pixels, self.config.input_size)
+        return slide.patches(self.config.patch_size, self.config.input_size)
 
     def _colour_statistics(
         self, sections: Sequence[Slide], seed: int

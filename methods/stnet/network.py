@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.blocks.images import image_encoder
+from bench.blocks.weights import Released, load_exactly, released_tensors, tensor_size
 
 
 class STNetNetwork(nn.Module):
@@ -28,6 +31,25 @@ class STNetNetwork(nn.Module):
         self._is_densenet = encoder == "densenet121"
         self.features = built.model.get_submodule("0") if self._is_densenet else built
         self.classifier = nn.Linear(built.features, genes)
+
+    @classmethod
+    def from_released(cls, source: Released, *, encoder: str = "densenet121") -> Self:
+        """The network with the tensors of a released checkpoint.
+
+        Raises
+        ------
+        DataError
+            A tensor is missing, unexpected or of another shape.
+        """
+        state, where = released_tensors(source)
+        network = cls(tensor_size(state, "classifier.weight", 0, where), encoder=encoder)
+        load_exactly(network, state, where)
+        return network.eval()
+
+    @property
+    def genes(self) -> int:
+        """Number of outputs."""
+        return self.classifier.out_features
 
     def start_from(self, mean: np.ndarray) -> None:
         """Let the head predict the (genes,) mean target whatever the image, as released."""

@@ -81,12 +81,9 @@ def test_augmenting_at_test_follows_from_the_seed(data, slide):
 
 
 def test_positions_in_pixels_are_row_and_column(data):
-    method = MclSTExp(MclSTExp.configure("tiny", "quick", {**SMALL, "position": "pixel"}))
-    with pytest.raises(ConfigError, match="position_rows is 128"):
-        method._position(data.train[0])
-    method = MclSTExp(
-        MclSTExp.configure("tiny", "quick", {"position": "pixel", "position_rows": 1000})
-    )
+    with pytest.raises(ConfigError, match="tables have 128 rows"):
+        fitted(data, position="pixel")
+    method, _ = fitted(data, position="pixel", position_rows=1000)
     position = method._position(data.train[0])
     np.testing.assert_array_equal(position[3], [20, 140])
 

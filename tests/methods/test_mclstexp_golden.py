@@ -5,7 +5,6 @@ import torch
 from bench.blocks.attention import symmetric_contrastive_loss
 from bench.blocks.images import to_network_scale
 from bench.blocks.retrieval import retrieve
-from bench.blocks.weights import load_exactly
 from bench.methods.mclstexp.network import MclSTExpNetwork
 from tests.golden_case import GoldenCase
 
@@ -17,10 +16,7 @@ def case():
 
 @pytest.fixture(scope="module")
 def network(case):
-    genes = case.facts["constructor"]["spot_dim"]
-    network = MclSTExpNetwork(genes, encoder="densenet121", weights="none")
-    load_exactly(network, case.state(), "golden weights")
-    return network.eval()
+    return MclSTExpNetwork.from_released(case.state())
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from bench.blocks.weights import load_exactly
 from bench.methods.stnet import colour_statistics
 from bench.methods.stnet.network import STNetNetwork, standardise, summed_loss, symmetries
 from tests.golden_case import GoldenCase
@@ -15,9 +14,7 @@ def case():
 
 @pytest.fixture(scope="module")
 def network(case):
-    network = STNetNetwork(case.facts["constructor"]["outputs"])
-    load_exactly(network, case.state(), "golden weights")
-    return network.eval()
+    return STNetNetwork.from_released(case.state())
 
 
 @pytest.fixture(scope="module")
