@@ -18,6 +18,7 @@ from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.comparison import Outcome
+    from bench.execute.plan import Request
 
 DONE, REFUSED, FAILED, INTERRUPTED = 0, 2, 1, 130
 
@@ -71,6 +72,25 @@ DataRootOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 DatasetOption = Annotated[
     str, typer.Option("--dataset", "-d", help="Dataset name, or the path of a card.")
+]
+MethodOption = Annotated[str, typer.Option("--method", "-m", help="Name of a method.")]
+FoldsOption = Annotated[
+    str | None, typer.Option(help="Folds to run, such as 0,2.", show_default="all")
+]
+PresetOption = Annotated[
+    str, typer.Option(help="authors' settings, or quick ones for machines without a GPU.")
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; METHOD.KEY for one."),
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI|none",
+        help="MLflow tracking URI.",
+        show_default="$MLFLOW_TRACKING_URI or SQLite in the results folder",
+    ),
 ]
 ProtocolOption = Annotated[
     str, typer.Option("--protocol", "-p", help="strict, published, or the path of a YAML file.")
@@ -131,33 +151,18 @@ def run_command(
     ],
     dataset: DatasetOption,
     protocol: ProtocolOption = "strict",
-    folds: Annotated[
-        str | None, typer.Option(help="Folds to run, such as 0,2.", show_default="all")
-    ] = None,
-    preset: Annotated[
-        str, typer.Option(help="authors' settings, or quick ones for machines without a GPU.")
-    ] = "authors",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; METHOD.KEY for one."),
-    ] = None,
+    folds: FoldsOption = None,
+    preset: PresetOption = "authors",
+    settings: SettingsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
     device: Annotated[Device, typer.Option(help="Where networks run.")] = Device.auto,
     data_root: DataRootOption = None,
     results: ResultsOption = Path("results"),
-    tracking: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI|none",
-            help="MLflow tracking URI.",
-            show_default="$MLFLOW_TRACKING_URI or SQLite in the results folder",
-        ),
-    ] = None,
+    tracking: TrackingOption = None,
     force: Annotated[bool, typer.Option("--force", help="Redo finished folds.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run methods on a dataset; finished folds are kept, so the same call resumes."""
-    from bench.comparison import carry_out
     from bench.execute.plan import Request
 
     request = Request(
@@ -173,6 +178,52 @@ def run_command(
         results=results,
         force=force,
     )
+    _carry_out(request, tracking, as_json)
+
+
+@app.command("import-weights")
+def import_weights_command(
+    method: MethodOption,
+    dataset: DatasetOption,
+    checkpoint: Annotated[
+        Path, typer.Option("--checkpoint", "-c", help="Checkpoint as the method's authors save it.")
+    ],
+    protocol: ProtocolOption = "strict",
+    folds: FoldsOption = None,
+    preset: PresetOption = "authors",
+    settings: SettingsOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where networks run.")] = Device.auto,
+    data_root: DataRootOption = None,
+    results: ResultsOption = Path("results"),
+    tracking: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a run out of a released checkpoint: nothing is trained, all else is as in 'bench run'.
+
+    Nothing in the file is executed. A checkpoint belongs to one training set: name the fold
+    that it was held out of with --folds.
+    """
+    from bench.execute.plan import Request
+
+    request = Request(
+        methods=(method,),
+        dataset=dataset,
+        protocol=protocol,
+        folds=_numbers(folds),
+        preset=preset,
+        settings=tuple(settings or ()),
+        seed=seed,
+        device=device.value,
+        data_root=data_root,
+        results=results,
+        checkpoint=checkpoint,
+    )
+    _carry_out(request, tracking, as_json)
+
+
+def _carry_out(request: Request, tracking: str | None, as_json: bool) -> None:
+    from bench.comparison import carry_out
     from bench.progress import TerminalWatcher
 
     # Libraries and methods may print; standard output is for the table alone.
@@ -416,7 +467,7 @@ def main() -> None:
         _complain(f"{error.filename or 'the system'}: {os.strerror(error.errno)}")
         sys.exit(REFUSED)
     except KeyboardInterrupt:
-        if arguments[:1] == ["run"]:
+        if arguments[:1] in (["run"], ["import-weights"]):
             again = shlex.join(["bench", *(part for part in arguments if part != "--force")])
             _complain(f"interrupted; finished folds are kept, resume with: {again}")
         else:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bench.errors import BenchError, ConfigError, UnknownNameError
+from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
 from bench.method import Method, MethodConfig
 from bench.registry import find_methods, method_class
 
 SHUFFLED = "shuffled"
+RELEASED = "released"
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,15 @@ class Entrant:
         Whether test images are dealt to the wrong spots.
     config
         Settings of the method.
+    checkpoint
+        Checkpoint of the method's authors that takes the place of a fit.
     """
 
     label: str
     method: str | None
     shuffled: bool = False
     config: MethodConfig = field(default_factory=MethodConfig)
+    checkpoint: Path | None = None
 
     @property
     def kind(self) -> str:
@@ -119,6 +124,27 @@ def find_entrants(
         }
         raise UnknownNameError("setting", sorted(unused)[0], fields or {"(none)"})
     return entrants
+
+
+def released_entrant(
+    method: str, checkpoint: Path, dataset: str, preset: str, settings: Sequence[str]
+) -> Entrant:
+    """A method that takes an authors' checkpoint instead of fitting; it gets a row of its own.
+
+    Raises
+    ------
+    BenchError
+        An unknown method or setting, a method without released checkpoints, a missing file.
+    """
+    if not checkpoint.is_file():
+        raise DataError(f"{checkpoint}: no such checkpoint file")
+    if ":" in method or method in ORACLES:
+        raise BenchError(f"{method}: a checkpoint belongs to a method, not to a control or oracle")
+    kind = method_class(method)
+    if kind.from_released.__func__ is Method.from_released.__func__:  # type: ignore[attr-defined]
+        raise ConfigError(f"{method} has no released checkpoints to read")
+    (entrant,) = find_entrants([method], dataset, preset, settings)
+    return replace(entrant, label=f"{RELEASED}:{method}", checkpoint=checkpoint)
 
 
 def _configure(

@@ -117,6 +117,10 @@ def _fitted(job: Job, data: FoldData, context: Context) -> Method:
         fitted: FoldFolder = job.twin.fold(job.fold)
         if fitted.is_done():
             return kind.load(fitted.path / MODEL, job.entrant.config)
+    if job.entrant.checkpoint is not None:
+        return kind.from_released(
+            job.entrant.checkpoint, job.entrant.config, data.training, context
+        )
     method = kind(job.entrant.config)
     method.fit(data.training, context)
     return method

@@ -11,7 +11,7 @@ from typing import Any
 from bench.data.card import join_names
 from bench.data.dataset import Dataset, open_dataset
 from bench.errors import BenchError
-from bench.execute.entrants import Entrant, find_entrants
+from bench.execute.entrants import Entrant, find_entrants, released_entrant
 from bench.execute.environment import PACKAGE, choose_device, git_commit, package_versions
 from bench.files import canonical_hash, file_hash, source_hash
 from bench.protocol.folds import Folds, SectionFacts, make_folds, read_folds, write_folds
@@ -39,6 +39,7 @@ class Request:
     data_root: Path | None = None
     results: Path = Path("results")
     force: bool = False
+    checkpoint: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def make_plan(request: Request) -> Plan:
     """
     card = dataset_card(request.dataset)
     protocol = find_protocol(request.protocol)
-    entrants = find_entrants(request.methods, card.name, request.preset, request.settings)
+    entrants = _entrants(request, card.name)
     device = choose_device(request.device)
     check_writable(request.results)
 
@@ -149,6 +150,7 @@ def make_plan(request: Request) -> Plan:
             "n_sections": len(folds.patients),
             "left_out": dict(dataset.left_out),
             "footnotes": list(protocol.footnotes),
+            **_checkpoint(entrant),
             "git_commit": commit,
             "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
@@ -169,6 +171,18 @@ def make_plan(request: Request) -> Plan:
         )
         runs.append(PlannedRun(entrant, folder, facts, jobs))
     return Plan(request, dataset, protocol, folds, tuple(runs))
+
+
+def _entrants(request: Request, dataset: str) -> list[Entrant]:
+    chosen = (dataset, request.preset, request.settings)
+    if request.checkpoint is None:
+        return find_entrants(request.methods, *chosen)
+    return [released_entrant(name, request.checkpoint, *chosen) for name in request.methods]
+
+
+def _checkpoint(entrant: Entrant) -> dict[str, Any]:
+    path = entrant.checkpoint
+    return {} if path is None else {"checkpoint": {"file": path.name, "sha256": file_hash(path)}}
 
 
 def _shared_folds(results: Path, folds: Folds) -> Folds:
@@ -234,6 +248,8 @@ def _run_key(entrant: Entrant, shared: Mapping[str, Any]) -> str:
         for key, value in config.items()
         if isinstance(value, str) and Path(value).is_file()
     }
+    if entrant.checkpoint is not None:
+        files["checkpoint"] = file_hash(entrant.checkpoint)
     return canonical_hash(
         {**shared, "label": entrant.label, "config": config, "files": files, "source": sources}
     )

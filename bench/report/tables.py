@@ -120,6 +120,13 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
         built_in = PROTOCOLS.get(run.facts["protocol"])
         said = built_in.footnotes if built_in else run.facts.get("footnotes", ())
         notes += [note for note in said if note not in notes]
+    for run in runs:
+        checkpoint = run.facts.get("checkpoint")
+        if checkpoint:
+            notes.append(
+                f"{run.facts['label']}: not trained here but read from {checkpoint['file']};"
+                " whether it was trained on these test sections is not known."
+            )
     if (table["kind"] == "oracle").any():
         names = ", ".join(table.loc[table["kind"] == "oracle", "method"])
         notes.append(
