@@ -90,8 +90,9 @@ class SimulatedSection:
     image : (height, width, 3) uint8, RGB
     array_xy : (spots, 2) int, column and row on the array
     pixel_xy : (spots, 2) float, spot centres in pixels of `image`, x to the right, y down
-    counts : (spots, genes) int, drawn around `expectation`; genes in the order of `GENES`
-    expectation : (spots, genes) float, the mean of `counts`, depth included
+    counts : (spots, genes) int, Poisson draws of `rate`; genes in the order of `GENES`
+    expectation : (spots, genes) float, the mean of `rate`, depth included: what the cells tell
+    rate : (spots, genes) float, `expectation` times each gene's own variation from spot to spot
     labels : (spots,) str, the most abundant of `CELL_TYPES`
     """
 
@@ -102,6 +103,7 @@ class SimulatedSection:
     pixel_xy: NDArray[np.float64]
     counts: NDArray[np.int64]
     expectation: NDArray[np.float64]
+    rate: NDArray[np.float64]
     labels: NDArray[np.str_]
 
 
@@ -226,14 +228,16 @@ def _simulate_section(
     array_xy, pixel_xy = _place_spots(_generator(seed, name, "spots"), tissue)
     mixture = _spot_mixture(tissue.cell_type, pixel_xy)
     expectation = _expected_counts(seed, patient, name, mixture, programs)
+    rate, counts = _draw_counts(_generator(seed, name, "counts"), expectation)
     return SimulatedSection(
         name=name,
         patient=patient,
         image=_render(seed, patient, name, tissue),
         array_xy=array_xy,
         pixel_xy=pixel_xy,
-        counts=_draw_counts(_generator(seed, name, "counts"), expectation),
+        counts=counts,
         expectation=expectation,
+        rate=rate,
         labels=np.array(CELL_TYPES)[mixture.argmax(axis=1)],
     )
 
@@ -472,10 +476,12 @@ def _expected_counts(
     return depth[:, None] * (mixture @ programs) * gene_effect
 
 
-def _draw_counts(rng: np.random.Generator, expectation: FloatArray) -> NDArray[np.int64]:
-    """Negative binomial counts, as a Poisson of a gamma."""
+def _draw_counts(
+    rng: np.random.Generator, expectation: FloatArray
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Rates and counts: negative binomial counts, as a Poisson of a gamma."""
     rate = rng.gamma(1 / DISPERSION, DISPERSION, expectation.shape) * expectation
-    return rng.poisson(rate)
+    return rate, rng.poisson(rate)
 
 
 # ---------------------------------------------------------------- the image
