@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from bench.evaluate.metrics import pearson_per_gene
 
-SPLITS = 20
+SPLITS = 10
 """Random halvings that are averaged."""
 
 

@@ -6,25 +6,21 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bench.data.views import Slide
 from bench.errors import TrainingError
-from bench.evaluate.metrics import score_pooled, score_section
 from bench.evaluate.oracles import ORACLES
 from bench.execute.environment import available_devices
 from bench.execute.plan import Job
+from bench.execute.scoring import Reference, as_anndata, reference, score_fold
 from bench.files import atomic_write, write_json
 from bench.method import Context, Method, Progress
 from bench.protocol.fold_data import FoldData, fold_data
 from bench.registry import method_class
 from bench.store import MODEL, FoldFolder
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 
 def run_fold(job: Job, progress: Progress | None = None) -> None:
@@ -52,7 +48,7 @@ def run_fold(job: Job, progress: Progress | None = None) -> None:
         context.progress = progress
     reset_peak_memory(context.device)
     clock = _Clock()
-    data = _data_of(job)
+    data, references = _data_of(job)
     clock.mark("data_seconds")
 
     method = None
@@ -73,13 +69,20 @@ def run_fold(job: Job, progress: Progress | None = None) -> None:
         check_predictions(job.entrant.label, data, predictions)
     clock.mark("predict_seconds")
 
-    scores, genes_table = _score(job, data, predictions)
+    scores, genes = score_fold(
+        job.entrant.label,
+        job.fold,
+        data,
+        references,
+        predictions,
+        scale_free=job.entrant.method is None,
+    )
     clock.mark("score_seconds")
     folder.write_table("scores.parquet", scores)
-    folder.write_table("genes.parquet", genes_table)
+    folder.write_table("genes.parquet", genes)
     folder.write_table("curves.parquet", pd.DataFrame(context.curves))
     with atomic_write(folder.path / "predictions.h5ad") as temporary:
-        _as_anndata(data, predictions).write_h5ad(temporary, compression="lzf")
+        as_anndata(data, predictions).write_h5ad(temporary, compression="lzf")
     if method is not None and not job.entrant.shuffled:
         (folder.path / MODEL).mkdir(exist_ok=True)
         method.save(folder.path / MODEL)
@@ -152,82 +155,10 @@ def check_predictions(label: str, data: FoldData, predictions: Sequence[np.ndarr
             )
 
 
-def _score(
-    job: Job, data: FoldData, predictions: Sequence[np.ndarray]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    rows: list[dict[str, object]] = []
-    tables = []
-    scale_free = job.entrant.method is None
-
-    def add(scores: dict[str, float], section: str, patient: str, spots: int) -> None:
-        rows.extend(
-            {
-                "method": job.entrant.label,
-                "fold": job.fold,
-                "section": section,
-                "patient": patient,
-                "spots": spots,
-                "genes": len(data.training.panel),
-                "score": score,
-                "value": value,
-            }
-            for score, value in scores.items()
-        )
-
-    for truth, prediction in zip(data.truth, predictions, strict=True):
-        scores, genes = score_section(
-            truth.expression, prediction, truth.heg, scale_free=scale_free
-        )
-        add(scores, truth.section, truth.patient, len(prediction))
-        genes.insert(0, "gene", list(data.training.panel))
-        genes.insert(0, "section", truth.section)
-        genes.insert(0, "fold", job.fold)
-        genes.insert(0, "method", job.entrant.label)
-        tables.append(genes)
-    pooled = score_pooled(
-        [truth.expression for truth in data.truth],
-        predictions,
-        [truth.heg for truth in data.truth],
-    )
-    add(pooled, "", "", sum(len(prediction) for prediction in predictions))
-    return pd.DataFrame(rows), pd.concat(tables, ignore_index=True)
+_latest: tuple[tuple[str, str, str, int], FoldData, list[Reference]] | None = None
 
 
-def _as_anndata(data: FoldData, predictions: Sequence[np.ndarray]) -> AnnData:
-    from anndata import AnnData
-
-    def column(of: str) -> list[str]:
-        return [getattr(truth, of) for truth in data.truth for _ in truth.spot_names]
-
-    names = [f"{truth.section}_{spot}" for truth in data.truth for spot in truth.spot_names]
-    array_xy = np.concatenate([truth.array_xy for truth in data.truth])
-    obs = pd.DataFrame(
-        {
-            "section": pd.Categorical(column("section")),
-            "patient": pd.Categorical(column("patient")),
-            "array_row": array_xy[:, 1],
-            "array_col": array_xy[:, 0],
-            "total_counts": np.concatenate([truth.totals for truth in data.truth]),
-        },
-        index=names,
-    )
-    heg = np.stack([truth.heg for truth in data.truth], axis=1)
-    var = pd.DataFrame(
-        heg, index=list(data.training.panel), columns=[f"heg_{t.section}" for t in data.truth]
-    )
-    return AnnData(
-        X=np.concatenate(list(predictions)).astype(np.float32),
-        obs=obs,
-        var=var,
-        layers={"truth": np.concatenate([t.expression for t in data.truth]).astype(np.float32)},
-        obsm={"spatial": np.concatenate([truth.spatial for truth in data.truth])},
-    )
-
-
-_latest: tuple[tuple[str, str, str, int], FoldData] | None = None
-
-
-def _data_of(job: Job) -> FoldData:
+def _data_of(job: Job) -> tuple[FoldData, list[Reference]]:
     """Data of a job's fold; the last one made is kept for the next method on the same fold."""
     global _latest
     key = (job.dataset.hash, job.protocol.hash, job.folds.hash, job.fold)
@@ -237,8 +168,9 @@ def _data_of(job: Job) -> FoldData:
         sections = {
             name: job.dataset.section(name) for name in (*fold.train, *fold.validation, *fold.test)
         }
-        _latest = (key, fold_data(fold, sections, job.protocol, job.published_panel))
-    return _latest[1]
+        data = fold_data(fold, sections, job.protocol, job.published_panel)
+        _latest = (key, data, [reference(truth, job.protocol) for truth in data.truth])
+    return _latest[1], _latest[2]
 
 
 class _Clock:

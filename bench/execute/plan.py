@@ -20,7 +20,10 @@ from bench.protocol.rules import Protocol, find_protocol
 from bench.registry import dataset_card, method_class, method_source
 from bench.store import RunFolder, check_writable, folds_folder, not_writable, run_folder
 
-_HARNESS = ("data", "protocol", "evaluate", "blocks", "training.py", "execute/job.py")
+_HARNESS = (
+    *("data", "protocol", "evaluate", "blocks", "training.py"),
+    *("execute/job.py", "execute/scoring.py"),
+)
 """Sources of the harness that decide numbers, and so belong to the key."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 
 from bench.data.patches import PatchSource
 from bench.data.section import Section
@@ -31,6 +32,10 @@ class Truth:
         (panel,) bool: the highly expressed genes.
     totals
         (spots,) float64 counts per spot over all measured genes.
+    counts
+        (spots, panel + 1) raw counts of the panel genes, and of all others together.
+    labels
+        (spots,) a pathologist's labels, empty where there is none.
     spot_names
         Names of the spots, in the order of the rows.
     spatial, array_xy
@@ -42,6 +47,8 @@ class Truth:
     expression: np.ndarray
     heg: np.ndarray
     totals: np.ndarray
+    counts: sp.csr_matrix
+    labels: tuple[str, ...]
     spot_names: tuple[str, ...]
     spatial: np.ndarray
     array_xy: np.ndarray
@@ -123,6 +130,8 @@ def fold_data(
                 expression=expression,
                 heg=highest(ranked_by, protocol.heg_genes),
                 totals=np.asarray(section.adata.X.sum(axis=1), dtype=np.float64).ravel(),
+                counts=_with_others(section.adata.X, columns[name]),
+                labels=tuple(section.adata.obs["label"].astype(str)),
                 spot_names=tuple(section.adata.obs_names),
                 spatial=section.spatial,
                 array_xy=section.array_xy,
@@ -148,6 +157,12 @@ def highest(mean: np.ndarray, genes: int) -> np.ndarray:
     mask = np.zeros(len(mean), dtype=bool)
     mask[np.argsort(-mean, kind="stable")[:genes]] = True
     return mask
+
+
+def _with_others(counts: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:
+    listed = panel_counts(counts, columns)
+    others = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel() - listed.sum(axis=1)
+    return sp.csr_matrix(np.column_stack([listed, others]))
 
 
 def _names(fold: Fold) -> tuple[str, ...]:
