@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from bench.data.views import TrainingData
 from bench.errors import DataError
@@ -126,6 +127,8 @@ def same(first, second):
     """Equality of nested dataclasses, tuples and arrays."""
     if isinstance(first, np.ndarray):
         return np.array_equal(first, second) and first.dtype == second.dtype
+    if sp.issparse(first):
+        return first.shape == second.shape and (first != second).nnz == 0
     if dataclasses.is_dataclass(first):
         names = [field.name for field in dataclasses.fields(first)]
         return type(first) is type(second) and all(
