@@ -16,6 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, bootstrap_interval
 from bench.protocol.rules import PROTOCOLS
 from bench.store import StoredRun
 
@@ -23,6 +24,11 @@ Format = Literal["text", "csv", "markdown", "latex", "json"]
 
 SECTION_SCORES = ("pcc_acg", "pcc_heg", "mse", "mae")
 POOLED_SCORES = ("pooled_pcc_acg", "pooled_pcc_heg")
+FURTHER_SCORES = (
+    *("pcc_acg_given_depth", "pcc_heg_given_depth", "ceiling_acg", "ceiling_heg"),
+    *("ssim", "morans_i_agreement", "ari", "nmi", "ari_observed", "nmi_observed"),
+)
+CEILINGS = {"pcc_acg": "ceiling_acg", "pcc_heg": "ceiling_heg"}
 
 _HEADINGS = {
     "method": "method",
@@ -30,7 +36,12 @@ _HEADINGS = {
     "folds": "folds",
     "sections": "sections",
     "pcc_acg": "PCC(ACG)",
+    "interval": "95 % interval",
+    "ceiling_acg": "ceiling",
+    "pcc_acg_share": "of ceiling",
+    "pcc_acg_given_depth": "given depth",
     "pcc_heg": "PCC(HEG)",
+    "pcc_heg_share": "of its ceiling",
     "mse": "MSE",
     "mae": "MAE",
     "pooled_pcc_acg": "pooled PCC(ACG)",
@@ -57,9 +68,12 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Means over test sections and their standard deviations (``_sd``, with n - 1), pooled
-        correlations as means over folds, ``undefined`` genes left out of the means (summed over
-        sections), ``folds`` done of ``n_folds``, and what identifies the run.
+        Means over test sections, their standard deviations (``_sd``, with n - 1) and 95 %
+        intervals (``_low``, ``_high``; see
+        :func:`bench.evaluate.uncertainty.bootstrap_interval`), correlations as a share of their
+        noise ceiling (``_share``), further scores as means over the sections that have them,
+        pooled correlations as means over folds, ``undefined`` genes left out of the means (summed
+        over sections), ``folds`` done of ``n_folds``, and what identifies the run.
     """
     rows = [_row(run) for run in runs]
     table = pd.DataFrame(rows, columns=_columns())
@@ -76,8 +90,10 @@ def _columns() -> list[str]:
     columns = ["dataset", "protocol", "method", "kind", "preset", "seed"]
     columns += ["folds", "n_folds", "sections"]
     for score in SECTION_SCORES:
-        columns += [score, f"{score}_sd"]
-    return [*columns, *POOLED_SCORES, "undefined", "fit_seconds", "folds_hash", "key"]
+        columns += [score, f"{score}_sd", f"{score}_low", f"{score}_high"]
+    columns += [f"{score}_share" for score in CEILINGS]
+    columns += [*FURTHER_SCORES, *POOLED_SCORES]
+    return [*columns, "undefined", "fit_seconds", "folds_hash", "key"]
 
 
 def _row(run: StoredRun) -> dict[str, Any]:
@@ -104,6 +120,13 @@ def _row(run: StoredRun) -> dict[str, Any]:
         values = of_sections.loc[of_sections["score"] == score, "value"]
         row[score] = values.mean()
         row[f"{score}_sd"] = values.std(ddof=1)
+        patients = of_sections.loc[of_sections["score"] == score, "patient"]
+        interval = bootstrap_interval(values.to_numpy(), patients.to_list())
+        row[f"{score}_low"], row[f"{score}_high"] = interval
+    for score in FURTHER_SCORES:
+        row[score] = of_sections.loc[of_sections["score"] == score, "value"].mean()
+    for score, ceiling in CEILINGS.items():
+        row[f"{score}_share"] = row[score] / row[ceiling] if row[ceiling] > 0 else math.nan
     for score in POOLED_SCORES:
         row[score] = scores.loc[scores["score"] == score, "value"].mean()
     undefined = of_sections.loc[of_sections["score"] == "undefined_acg", "value"]
@@ -132,6 +155,20 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
         notes.append(
             f"Oracle ({names}): reads the truth on purpose, to show what the score rewards; it"
             " has a scale of its own, so no error is given."
+        )
+    if table["ceiling_acg"].notna().any():
+        notes.append(
+            "Ceiling: the highest PCC that counting noise leaves to be had, from halved counts;"
+            " given depth: the PCC at fixed log total count of the spot."
+        )
+    if table["pcc_acg_low"].notna().any():
+        notes.append(
+            "95 % interval: bootstrap over patients, then their sections."
+            + (
+                " With fewer than 6 patients it is too narrow, and no test over patients has power."
+                if _patients(runs) < PATIENTS_FOR_A_TEST
+                else ""
+            )
         )
     presets = sorted(set(table["preset"]) - {"-"})
     if "quick" in presets:
@@ -175,6 +212,12 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
     return [*notes, *sorted(warned)]
 
 
+def _patients(runs: Sequence[StoredRun]) -> int:
+    """Fewest patients that a row has scores of."""
+    counts = [set(run.scores()["patient"]) - {""} for run in runs if run.done]
+    return min(map(len, counts), default=0)
+
+
 _DATA_NOTES = {
     "unmeasured_genes": "Panel genes that a test section did not measure count as zero there",
     "dropped_spots": "Spots outside the image were left out",
@@ -211,7 +254,33 @@ def render(runs: Sequence[StoredRun], how: Format, *, title: str = "", width: in
         Columns of the terminal for ``text``; unlimited where 0.
     """
     table = score_table(runs)
-    notes = footnotes(runs, table)
+    return write_table(
+        table, for_people(table), footnotes(runs, table), how, title=title, width=width
+    )
+
+
+def write_table(
+    table: pd.DataFrame,
+    shown: pd.DataFrame,
+    notes: Sequence[str],
+    how: Format,
+    *,
+    title: str = "",
+    width: int = 0,
+) -> str:
+    """A table with footnotes as text.
+
+    Parameters
+    ----------
+    table
+        What machines get.
+    shown
+        What people get: rounded, as strings.
+    notes
+        Footnotes, numbered in this order.
+    how, title, width
+        See :func:`render`.
+    """
     if how == "csv":
         return table.to_csv(index=False)
     if how == "json":
@@ -220,13 +289,13 @@ def render(runs: Sequence[StoredRun], how: Format, *, title: str = "", width: in
             {name: None if pd.isna(value) else value for name, value in row.items()}
             for row in table.to_dict("records")
         ]
-        return json.dumps({"rows": rows, "footnotes": notes}, indent=2) + "\n"
-    shown = for_people(table)
+        return json.dumps({"rows": rows, "footnotes": list(notes)}, indent=2) + "\n"
     if how == "latex":
         body = shown.to_latex(index=False, escape=True, caption=_latex(title) or None)
-        body = body.replace("±", r"$\pm$").replace("–", "--")
+        body = body.replace("±", r"$\pm$").replace("–", "--").replace("−", "$-$")
         listed = "".join(f"% {number}. {note}\n" for number, note in enumerate(notes, 1))
         return body + listed
+    notes = list(notes)
     if how == "text" and width:
         shown, hidden = _fitting(shown, width)
         if hidden:
@@ -248,7 +317,10 @@ def render(runs: Sequence[StoredRun], how: Format, *, title: str = "", width: in
     return heading + text + ("\n\n" + listed if listed else "") + "\n"
 
 
-_EXPENDABLE = ("fit s", "pooled PCC(ACG)", "undefined", "sections", "MAE", "folds")
+_EXPENDABLE = (
+    *("pooled PCC(ACG)", "fit s", "of its ceiling", "undefined", "sections", "MAE", "ceiling"),
+    *("given depth", "95 % interval", "folds", "of ceiling"),
+)
 """Columns that give way on a narrow terminal, the first of them first."""
 
 
@@ -283,7 +355,12 @@ def for_people(table: pd.DataFrame) -> pd.DataFrame:
         elif name in SECTION_SCORES:
             pairs = zip(table[name], table[f"{name}_sd"], strict=True)
             shown[heading] = [_with_sd(mean, sd) for mean, sd in pairs]
-        elif name == "pooled_pcc_acg":
+        elif name == "interval":
+            pairs = zip(table["pcc_acg_low"], table["pcc_acg_high"], strict=True)
+            shown[heading] = [_interval(low, high) for low, high in pairs]
+        elif name.endswith("_share"):
+            shown[heading] = [_percent(value) for value in table[name]]
+        elif name in {"pooled_pcc_acg", "pcc_acg_given_depth", "ceiling_acg"}:
             shown[heading] = [_number(value, 4) for value in table[name]]
         elif name == "undefined":
             shown[heading] = [_number(value, 0) for value in table[name]]
@@ -305,6 +382,14 @@ def for_people(table: pd.DataFrame) -> pd.DataFrame:
 
 def _number(value: float, digits: int) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "–" if math.isnan(low) or math.isnan(high) else f"{low:.3f} to {high:.3f}"
+
+
+def _percent(share: float) -> str:
+    return "–" if math.isnan(share) else f"{100 * share:.0f} %"
 
 
 def _with_sd(mean: float, sd: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench.evaluate.uncertainty import bootstrap_interval
 from bench.files import canonical_hash, write_json
 from bench.protocol.rules import PUBLISHED, STRICT
 from bench.report.tables import footnotes, newest, render, score_table
@@ -117,6 +118,27 @@ def test_pooled_correlation_stands_under_its_own_name(store):
     assert row["pcc_acg"] != pytest.approx(row["pooled_pcc_acg"])
 
 
+def test_correlations_are_shown_as_a_share_of_their_ceiling(store):
+    ceilings = {f"{p}{n}": {"ceiling_acg": 0.8, "ceiling_heg": 0.0} for p in "ABC" for n in (1, 2)}
+    changes = {name: {"pcc_acg": 0.2, **ceiling} for name, ceiling in ceilings.items()}
+    run, _ = store("method", changes=changes)
+    row = score_table([run]).iloc[0]
+    assert row["pcc_acg_share"] == pytest.approx(0.25)
+    assert np.isnan(row["pcc_heg_share"])
+    assert " 25 % " in render([run], "text")
+    assert any(note.startswith("Ceiling") for note in footnotes([run], score_table([run])))
+
+
+def test_intervals_are_those_of_the_bootstrap_over_patients(store):
+    run, scores = store("method")
+    row = score_table([run]).iloc[0]
+    part = scores[(scores["score"] == "mse") & (scores["section"] != "")]
+    wanted = bootstrap_interval(part["value"].to_numpy(), part["patient"].to_list())
+    assert (row["mse_low"], row["mse_high"]) == wanted
+    (note,) = [n for n in footnotes([run], score_table([run])) if n.startswith("95 % interval")]
+    assert "fewer than 6 patients" in note
+
+
 def test_undefined_scores_are_left_out_of_means_and_counted(store):
     changes = {"A1": {"pcc_acg": np.nan, "undefined_acg": 40.0}, "C2": {"undefined_acg": 2.0}}
     run, scores = store("method", changes=changes)
@@ -192,7 +214,9 @@ def test_oracles_and_controls_are_marked(store):
 
 
 def _notes(runs):
-    return footnotes(runs, score_table(runs))
+    """Footnotes without the two that explain columns every table has."""
+    notes = footnotes(runs, score_table(runs))
+    return [note for note in notes if not note.startswith(("95 % interval", "Ceiling"))]
 
 
 # -------------------------------------------------------------------------------- formats
@@ -223,7 +247,7 @@ def test_json_keeps_every_bit(several):
     table = score_table(several)
     content = json.loads(render(several, "json"))
     assert set(content) == {"rows", "footnotes"}
-    assert content["footnotes"] == _notes(several)
+    assert content["footnotes"] == footnotes(several, score_table(several))
     for row, (_, wanted) in zip(content["rows"], table.iterrows(), strict=True):
         assert list(row) == list(table.columns)
         for name, value in row.items():
@@ -263,16 +287,16 @@ def test_latex_is_balanced_and_escaped(several):
     assert r"one\_two" in body
     assert body.isascii()
     comments = [line for line in text.splitlines() if line.startswith("%")]
-    assert len(comments) == len(_notes(several))
+    assert len(comments) == len(footnotes(several, score_table(several)))
 
 
-def test_text_has_one_line_a_run_and_numbered_notes(several):
+def test_text_has_one_line_a_run_and_numberedfootnotes(several, score_table(several)):
     lines = render(several, "text", title="tiny").splitlines()
     assert lines[0] == "tiny"
     for run in several:
         assert sum(line.startswith(f"  {run.facts['label']}") for line in lines) == 1
     numbers = [re.match(r"(\d+)\. ", line) for line in lines]
-    assert [int(m[1]) for m in numbers if m] == list(range(1, len(_notes(several)) + 1))
+    assert [int(m[1]) for m in numbers if m] == list(range(1, len(footnotes(several, score_table(several))) + 1))
     assert max(map(len, lines[:8])) < 240
 
 
@@ -423,7 +447,7 @@ def test_a_narrow_terminal_gets_what_fits_and_the_names_of_what_does_not(several
         table = text.split("\n\n")[0]
         assert max(map(len, table.splitlines())) <= width
         if max(map(len, whole.split("\n\n")[0].splitlines())) > width:
-            assert "Hidden on a terminal this narrow: fit s" in text
+            assert "Hidden on a terminal this narrow: pooled PCC(ACG)" in text
     assert "Hidden" not in whole
 
 

@@ -1,0 +1,120 @@
+"""The table of paired comparisons between methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, compare_pairs
+from bench.report.tables import Format, score_table, write_table
+from bench.store import StoredRun
+
+HIGHER_IS_BETTER = ("pcc_acg", "pcc_heg", "pcc_acg_given_depth", "ssim", "ari", "nmi")
+LOWER_IS_BETTER = ("mse", "mae")
+
+
+def section_scores(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
+    """One score of every run on every test section.
+
+    Returns
+    -------
+    DataFrame
+        Sections in rows (index ``section``, column ``patient`` first), then one column a run in
+        the order of the score table; NaN where a run lacks a section. Runs whose labels are the
+        same are told apart by their preset, seed or key.
+    """
+    table = score_table(runs)
+    by_key = {run.facts["key"][:12]: run for run in runs}
+    columns: dict[str, pd.Series] = {}
+    patients: dict[str, str] = {}
+    for row in table.to_dict("records"):
+        run = by_key[row["key"]]
+        if not run.done:
+            continue
+        scores = run.scores()
+        part = scores[(scores["section"] != "") & (scores["score"] == score)]
+        patients |= dict(zip(part["section"], part["patient"], strict=True))
+        label = row["method"]
+        if (table["method"] == label).sum() > 1:
+            label = f"{label} ({row['preset']}, seed {row['seed']}, {row['key'][:6]})"
+        columns[label] = part.set_index("section")["value"]
+    found = pd.DataFrame(columns)
+    found.index.name = "section"
+    found.insert(0, "patient", [patients[section] for section in found.index])
+    return found.sort_index()
+
+
+def pair_table(runs: Sequence[StoredRun], score: str = "pcc_acg") -> pd.DataFrame:
+    """All pairs of runs on the same folds, the better one first; Holm's correction is over them.
+
+    Returns
+    -------
+    DataFrame
+        See :class:`bench.evaluate.uncertainty.Comparison`; ``difference`` is of the score as it
+        is, so that a lower error has a negative one.
+    """
+    folds = [run.facts["folds_hash"] for run in runs]
+    tables = [
+        _pairs([run for run, of in zip(runs, folds, strict=True) if of == one], score)
+        for one in dict.fromkeys(folds)
+    ]
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+
+
+def _pairs(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
+    scores = section_scores(runs, score)
+    patients = scores.pop("patient").to_dict()
+    best_first = scores.mean().sort_values(ascending=score in LOWER_IS_BETTER, kind="stable").index
+    series = {str(name): scores[name].dropna() for name in best_first}
+    columns = [
+        *("first", "second", "difference", "low", "high", "sections", "patients"),
+        *("wilcoxon", "permutation", "wilcoxon_holm", "permutation_holm"),
+    ]
+    rows = [vars(one) for one in compare_pairs(series, patients)]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def render_pairs(
+    runs: Sequence[StoredRun], how: Format, *, score: str = "pcc_acg", title: str = ""
+) -> str:
+    """The pairs as text; see :func:`bench.report.tables.render`."""
+    table = pair_table(runs, score)
+    power = table["patients"] >= PATIENTS_FOR_A_TEST
+    shown = pd.DataFrame(
+        {
+            "better": table["first"],
+            "than": table["second"],
+            "difference": [f"{value:+.4f}" for value in table["difference"]],
+            "95 % interval": [
+                "–" if pd.isna(low) else f"{low:+.3f} to {high:+.3f}"
+                for low, high in zip(table["low"], table["high"], strict=True)
+            ],
+            "sections": table["sections"].astype(str),
+            "patients": table["patients"].astype(str),
+            "p (patients)": [
+                _p(value) if able else "no power"
+                for value, able in zip(table["permutation_holm"], power, strict=True)
+            ],
+            "p (sections)": [_p(value) for value in table["wilcoxon_holm"]],
+        }
+    )
+    notes = [
+        f"Differences of {score} on the sections that both have; interval: bootstrap over"
+        " patients, then their sections.",
+        "p (patients): sign flips of whole patients; p (sections): Wilcoxon's signed ranks, which"
+        " take sections of one patient as independent and so find too much. Both two-sided, with"
+        " Holm's correction over all pairs.",
+    ]
+    if not power.all():
+        notes.append(
+            f"No power: with fewer than {PATIENTS_FOR_A_TEST} patients no test over patients can"
+            " fall below 0.05, whatever the difference."
+        )
+    return write_table(table, shown, notes, how, title=title)
+
+
+def _p(value: float) -> str:
+    if pd.isna(value):
+        return "–"
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
