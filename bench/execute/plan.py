@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.data.card import join_names
+from bench.data.card import DatasetCard, join_names
 from bench.data.dataset import Dataset, open_dataset
 from bench.errors import BenchError
 from bench.execute.entrants import Entrant, find_entrants, released_entrant
 from bench.execute.environment import PACKAGE, choose_device, git_commit, package_versions
-from bench.files import canonical_hash, file_hash, source_hash
+from bench.files import cache_folder, canonical_hash, file_hash, source_hash
+from bench.protocol.audit import Finding, audit, check_audit, read_findings, write_findings
 from bench.protocol.folds import Folds, SectionFacts, make_folds, read_folds, write_folds
 from bench.protocol.panel import read_panel
 from bench.protocol.rules import Protocol, find_protocol
@@ -108,20 +109,10 @@ def make_plan(request: Request) -> Plan:
     check_writable(request.results)
 
     images = any(e.method is not None and method_class(e.method).needs_image for e in entrants)
-    names = None
-    if protocol.sections == "published":
-        names = card.published_order
-        if not names:
-            raise BenchError(
-                f"protocol {protocol.name} needs a published list of sections, which dataset"
-                f" {card.name} has not; protocol strict works"
-            )
-    dataset = open_dataset(card, request.data_root, images=images, names=names)
-    published_panel = None
-    if protocol.panel == "published":
-        published_panel = _published_panel(dataset, protocol)
-    folds = make_folds(card.name, _facts(dataset, protocol), protocol)
+    dataset, folds, published_panel = divide(card, protocol, request.data_root, images=images)
     folds = _shared_folds(request.results, folds)
+    findings = dataset_audit(dataset, folds, protocol)
+    check_audit(findings, protocol)
     chosen = _chosen_folds(request.folds, folds)
 
     shared = {
@@ -153,6 +144,7 @@ def make_plan(request: Request) -> Plan:
             "n_sections": len(folds.patients),
             "left_out": dict(dataset.left_out),
             "footnotes": list(protocol.footnotes),
+            "audit": [vars(finding) for finding in findings],
             **_checkpoint(entrant),
             "git_commit": commit,
             "created": datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -174,6 +166,46 @@ def make_plan(request: Request) -> Plan:
         )
         runs.append(PlannedRun(entrant, folder, facts, jobs))
     return Plan(request, dataset, protocol, folds, tuple(runs))
+
+
+def divide(
+    card: DatasetCard, protocol: Protocol, data_root: Path | None, *, images: bool
+) -> tuple[Dataset, Folds, tuple[str, ...] | None]:
+    """Open a dataset and divide its sections as a protocol says.
+
+    Returns
+    -------
+    tuple of Dataset, Folds and tuple of str
+        The last is the published gene list where the protocol uses it, otherwise None.
+
+    Raises
+    ------
+    BenchError
+        Damaged data, or a protocol that does not fit the dataset.
+    """
+    names = None
+    if protocol.sections == "published":
+        names = card.published_order
+        if not names:
+            raise BenchError(
+                f"protocol {protocol.name} needs a published list of sections, which dataset"
+                f" {card.name} has not; protocol strict works"
+            )
+    dataset = open_dataset(card, data_root, images=images, names=names)
+    panel = _published_panel(dataset, protocol) if protocol.panel == "published" else None
+    return dataset, make_folds(card.name, _facts(dataset, protocol), protocol), panel
+
+
+def dataset_audit(dataset: Dataset, folds: Folds, protocol: Protocol) -> list[Finding]:
+    """Leaks of a dataset's folds; looked for once for the same data, folds and rules."""
+    source = source_hash(PACKAGE / "protocol" / "audit.py")
+    key = canonical_hash([source, dataset.hash, folds.hash, protocol.hash])
+    path = cache_folder() / "audits" / f"{key[:32]}.json"
+    findings = read_findings(path)
+    if findings is None:
+        findings = audit(folds, {name: dataset.section(name) for name in folds.patients}, protocol)
+        write_findings(path, findings)
+    return findings
 
 
 def _entrants(request: Request, dataset: str) -> list[Entrant]:

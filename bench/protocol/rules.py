@@ -55,7 +55,7 @@ class Protocol(_Rules):
         Highly expressed genes are those of highest mean in the ``training`` sections or in the
         ``test`` section's own truth; and their number.
     footnotes
-        What every table made under the protocol has to admit.
+        What every table made under the protocol has to say, beside what the audit finds.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
@@ -97,13 +97,6 @@ PUBLISHED = Protocol(
     input=Scale(total="spot", genes="panel", log="log10"),
     target=Scale(total="gene", genes="panel", log="log10"),
     heg="test",
-    footnotes=(
-        "Same-patient leak: other sections of the test section's patient are in training.",
-        "Panel leak: the published gene list was chosen with the test sections included.",
-        "Scale: truth scales each gene of each section to sum 10,000 over that section's spots,"
-        " so spot depth stays in the target and the test section normalises itself.",
-        "HEG leak: the highly expressed genes are read off the test section's own truth.",
-    ),
 )
 
 PROTOCOLS = {protocol.name: protocol for protocol in (STRICT, PUBLISHED)}

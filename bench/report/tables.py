@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, bootstrap_interval
-from bench.protocol.rules import PROTOCOLS
+from bench.protocol.audit import TITLES
 from bench.store import StoredRun
 
 Format = Literal["text", "csv", "markdown", "latex", "json"]
@@ -140,8 +140,11 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
     """What a reader of the table must know."""
     notes: list[str] = []
     for run in runs:
-        built_in = PROTOCOLS.get(run.facts["protocol"])
-        said = built_in.footnotes if built_in else run.facts.get("footnotes", ())
+        said = [
+            f"{TITLES.get(finding['kind'], finding['kind'])}: {finding['message']}."
+            for finding in run.facts.get("audit", ())
+        ]
+        said += run.facts.get("footnotes", ())
         notes += [note for note in said if note not in notes]
     for run in runs:
         checkpoint = run.facts.get("checkpoint")
@@ -377,6 +380,18 @@ def for_people(table: pd.DataFrame) -> pd.DataFrame:
         repeated = table.duplicated(["method", "preset", "seed", "folds_hash"]).any()
         if several and (name != "key" or repeated):
             shown[heading] = table[name].astype(str)
+    return shown
+
+
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """A table for people: numbers with four decimals, underscores as spaces."""
+    shown = pd.DataFrame()
+    for name in table:
+        values = table[name]
+        if pd.api.types.is_float_dtype(values):
+            shown[str(name).replace("_", " ")] = [_number(value, 4) for value in values]
+        else:
+            shown[str(name).replace("_", " ")] = values.astype(str)
     return shown
 
 

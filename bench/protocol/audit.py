@@ -1,0 +1,290 @@
+"""What folds and rules let slip from the test side to the training side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from bench.data.card import join_names
+from bench.data.image import open_image
+from bench.data.section import Section
+from bench.errors import LeakError
+from bench.files import cache_folder, write_json
+from bench.protocol.folds import Fold, Folds
+from bench.protocol.rules import Protocol
+
+NEAR_IMAGES = 0.1
+"""Share of differing bits of two perceptual hashes below which images count as the same."""
+
+FEWEST_COUNTS = 20
+"""Spots of fewer counts may agree by chance."""
+
+_HASH_SIDE = 16
+_THUMBNAIL = 1024
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One way in which a test section is known before it is tested.
+
+    Attributes
+    ----------
+    kind
+        ``patient``, ``image``, ``counts``, ``distance``, ``panel``, ``heg`` or ``scale``.
+    message
+        One line.
+    folds
+        Folds it concerns.
+    forbidden
+        Whether the protocol forbids it.
+    """
+
+    kind: str
+    message: str
+    folds: tuple[int, ...]
+    forbidden: bool
+
+    @property
+    def title(self) -> str:
+        """Heading of its kind."""
+        return TITLES[self.kind]
+
+
+TITLES = {
+    "patient": "Same-patient leak",
+    "image": "Same-image leak",
+    "distance": "Overlapping patches",
+    "counts": "Repeated counts",
+    "panel": "Panel leak",
+    "heg": "HEG leak",
+    "scale": "Scale",
+}
+"""Headings of the kinds of findings."""
+
+
+def audit(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -> list[Finding]:
+    """Look for every leak we know of.
+
+    Parameters
+    ----------
+    folds
+        Division of the sections.
+    sections
+        All sections of the folds by name; those without an image are not compared by image.
+    protocol
+        Its rules. Under a patient split, anything that two sides share is forbidden.
+
+    Returns
+    -------
+    list of Finding
+        Empty where nothing was found.
+    """
+    findings = [
+        *_patients(folds, protocol),
+        *_images(folds, sections, protocol),
+        *_counts(folds, sections, protocol),
+    ]
+    return findings + rule_findings(folds, protocol)
+
+
+def check_audit(findings: Sequence[Finding], protocol: Protocol) -> None:
+    """Refuse what a protocol forbids.
+
+    Raises
+    ------
+    LeakError
+        The first forbidden finding, and how many there are.
+    """
+    forbidden = [finding for finding in findings if finding.forbidden]
+    if forbidden:
+        more = f" (and {len(forbidden) - 1} more; see 'bench audit')" if forbidden[1:] else ""
+        raise LeakError(f"protocol {protocol.name} forbids: {forbidden[0].message}{more}")
+
+
+def write_findings(path: Path, findings: Sequence[Finding]) -> None:
+    """Keep findings in a file."""
+    write_json(path, {"findings": [vars(finding) for finding in findings]})
+
+
+def read_findings(path: Path) -> list[Finding] | None:
+    """Findings that :func:`write_findings` kept; None where there is no such file."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))["findings"]
+        return [Finding(**{**one, "folds": tuple(one["folds"])}) for one in kept]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def rule_findings(folds: Folds, protocol: Protocol) -> list[Finding]:
+    """What the protocol's own rules take from the test sections."""
+    every = tuple(fold.index for fold in folds.folds)
+    found = []
+    if protocol.panel == "published":
+        found.append(
+            Finding(
+                "panel",
+                "the gene panel is a published list, chosen with the test sections included",
+                every,
+                forbidden=False,
+            )
+        )
+    if protocol.heg == "test":
+        found.append(
+            Finding(
+                "heg",
+                "the highly expressed genes are read off the test section's own truth",
+                every,
+                forbidden=False,
+            )
+        )
+    if protocol.target.total == "gene":
+        found.append(
+            Finding(
+                "scale",
+                "truth is scaled by each gene's total over the test section's own spots, which"
+                " leaves spot depth in it",
+                every,
+                forbidden=False,
+            )
+        )
+    return found
+
+
+def _seen(fold: Fold) -> tuple[str, ...]:
+    return (*fold.train, *fold.validation)
+
+
+def _patients(folds: Folds, protocol: Protocol) -> list[Finding]:
+    affected = {}
+    for fold in folds.folds:
+        test = {folds.patients[name] for name in fold.test}
+        shared = test & {folds.patients[name] for name in _seen(fold)}
+        if shared:
+            affected[fold.index] = shared
+    if not affected:
+        return []
+    patients = sorted(set().union(*affected.values()))
+    return [
+        Finding(
+            "patient",
+            f"in {len(affected)} of {len(folds.folds)} folds other sections of the test section's"
+            f" patient are in training (patients {join_names(patients)})",
+            tuple(affected),
+            protocol.split == "patient",
+        )
+    ]
+
+
+def _images(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -> list[Finding]:
+    prints = {
+        name: _perceptual_hash(section)
+        for name, section in sections.items()
+        if section.image is not None and section.image_hash is not None
+    }
+    findings = []
+    for (first, second), indices in _pairs_across(folds).items():
+        if first not in prints or second not in prints:
+            continue
+        same_file = sections[first].image_hash == sections[second].image_hash
+        if not same_file and np.mean(prints[first] != prints[second]) >= NEAR_IMAGES:
+            continue
+        what = "the same image" if same_file else "nearly the same image"
+        findings.append(
+            Finding(
+                "image",
+                f"sections {first} and {second} have {what} on both sides of the test split",
+                indices,
+                protocol.split == "patient",
+            )
+        )
+        close = _close_spots(sections[first], sections[second])
+        if close:
+            findings.append(
+                Finding(
+                    "distance",
+                    f"{close} spots of section {second} lie within one patch width of spots of"
+                    f" section {first} across the test split",
+                    indices,
+                    protocol.split == "patient",
+                )
+            )
+    return findings
+
+
+def _pairs_across(folds: Folds) -> dict[tuple[str, str], tuple[int, ...]]:
+    """Pairs (seen, tested) in alphabetical order, with the folds in which they are that."""
+    pairs: dict[tuple[str, str], set[int]] = {}
+    for fold in folds.folds:
+        for pair in product(_seen(fold), fold.test):
+            first, second = sorted(pair)
+            pairs.setdefault((first, second), set()).add(fold.index)
+    return {pair: tuple(sorted(indices)) for pair, indices in sorted(pairs.items())}
+
+
+def _perceptual_hash(section: Section) -> np.ndarray:
+    """(256,) bool: the coarse structure of an image, whatever its size and compression."""
+    import imagehash
+
+    assert section.image is not None
+    key = hashlib.sha256(str(section.image_hash).encode()).hexdigest()[:32]
+    path = cache_folder() / "fingerprints" / f"{key}.json"
+    found = _read_bits(path)
+    if found is None:
+        with open_image(section.image, section.max_image_pixels) as image:
+            # JPEG files are decoded at an eighth of their size where that is enough.
+            image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
+            image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            found = imagehash.phash(image.convert("RGB"), hash_size=_HASH_SIDE).hash.ravel()
+        write_json(path, {"phash": "".join("01"[int(bit)] for bit in found)})
+    return found
+
+
+def _read_bits(path: Path) -> np.ndarray | None:
+    try:
+        bits = json.loads(path.read_text(encoding="utf-8"))["phash"]
+        found = np.array([int(bit) for bit in bits], dtype=bool)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if found.size == _HASH_SIDE**2 else None
+
+
+def _close_spots(first: Section, second: Section) -> int:
+    from scipy.spatial import cKDTree
+
+    distance = cKDTree(first.spatial).query(second.spatial)[0]
+    return int((distance < max(first.patch_pixels, second.patch_pixels)).sum())
+
+
+def _counts(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -> list[Finding]:
+    signatures = {name: _signatures(section) for name, section in sections.items()}
+    findings = []
+    for (first, second), indices in _pairs_across(folds).items():
+        shared = len(signatures[first] & signatures[second])
+        if shared:
+            findings.append(
+                Finding(
+                    "counts",
+                    f"{shared} spots of sections {first} and {second} have the same counts on both"
+                    " sides of the test split",
+                    indices,
+                    protocol.split == "patient",
+                )
+            )
+    return findings
+
+
+def _signatures(section: Section) -> set[tuple[int, int]]:
+    """One number pair a spot that is equal where all counts are, whatever the genes' order."""
+    counts = section.adata.X.tocsr().astype(np.uint64)
+    digests = [hashlib.sha256(str(gene).encode()).digest() for gene in section.adata.var_names]
+    weights = np.array([np.frombuffer(digest[:16], dtype="<u8") for digest in digests])
+    enough = np.asarray(counts.sum(axis=1)).ravel() >= FEWEST_COUNTS
+    # Sums wrap around: they are hashes.
+    values = [np.asarray(counts @ weights[:, side]).ravel()[enough] for side in (0, 1)]
+    return set(zip(*(value.tolist() for value in values), strict=True))

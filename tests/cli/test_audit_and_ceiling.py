@@ -1,0 +1,76 @@
+"""``bench audit`` and ``bench ceiling``."""
+
+import json
+import shutil
+
+import pandas as pd
+
+from tests.cli.tiny_dataset import assert_refused
+
+
+def test_an_honest_dataset_has_nothing_to_report(bench, tiny):
+    done = bench("audit", *tiny.options, *tiny.quick_protocol)
+    assert done.status == 0
+    assert "nothing found" not in done.stdout  # the card's panel is a published one
+    assert "Panel leak" in done.stdout
+    assert "FORBIDDEN" not in done.stdout
+
+
+def test_a_copied_section_is_forbidden_and_the_run_refused(bench, damaged, results):
+    damaged.write_counts("B1", damaged.read_counts("A1"))
+    done = bench("audit", *damaged.options, *damaged.quick_protocol, "--json")
+    assert done.status == 1
+    found = json.loads(done.stdout)["findings"]
+    assert {one["kind"]: one["forbidden"] for one in found} == {"counts": True, "panel": False}
+    refused = bench(
+        *("run", "-m", "mean", *damaged.options, *damaged.quick_protocol),
+        *("--results", results, "--tracking", "none"),
+    )
+    assert_refused(refused, "forbids: 30 spots of sections A1 and B1 have the same counts")
+
+
+def test_a_recompressed_image_is_found(bench, damaged):
+    from PIL import Image
+
+    with Image.open(damaged.image("A1")) as image:
+        image.save(damaged.image("C2"), quality=60)
+    done = bench("audit", *damaged.options, *damaged.quick_protocol)
+    assert done.status == 1
+    assert "FORBIDDEN  Same-image leak: sections A1 and C2" in done.stdout
+
+
+def test_without_images_the_rest_is_audited(bench, damaged):
+    shutil.rmtree(damaged.root / "images")
+    done = bench("audit", *damaged.options, *damaged.quick_protocol, "--json")
+    assert done.status == 0
+    content = json.loads(done.stdout)
+    assert len(content["sections"]) == 6
+    assert content["sections_with_image"] == []
+
+
+def test_a_published_table_carries_its_leaks_as_footnotes(bench, tiny, results):
+    done = bench(
+        *("run", "-m", "mean", *tiny.options, "--protocol", "published"),
+        *("--results", results, "--tracking", "none", "--json"),
+    )
+    assert done.status == 0, done.stderr
+    notes = json.loads(done.stdout)["footnotes"]
+    for title in ("Same-patient leak", "Panel leak", "HEG leak", "Scale"):
+        assert sum(note.startswith(title) for note in notes) == 1
+
+
+def test_the_ceiling_is_shown_by_section_and_by_gene(bench, tiny):
+    options = (*tiny.options, *tiny.quick_protocol)
+    done = bench("ceiling", *options, "--format", "json")
+    assert done.status == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["section"] for row in rows] == ["A1", "A2", "B1", "B2", "C1", "C2", "all"]
+    by_gene = bench("ceiling", *options, "--format", "csv", "--genes")
+    import io
+
+    genes = pd.read_csv(io.StringIO(by_gene.stdout))
+    assert len(genes) == 6 * 40
+    mean = genes[genes["section"] == "A1"]["ceiling"].mean()
+    assert abs(rows[0]["ceiling_acg"] - mean) < 1e-12
+    assert 0 < rows[-1]["ceiling_acg"] < 1
+    assert bench("ceiling", *options).stdout == bench("ceiling", *options).stdout

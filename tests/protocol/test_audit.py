@@ -1,0 +1,135 @@
+"""The audit finds every leak that is planted, and none where there is none."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from bench.errors import LeakError
+from bench.protocol.audit import audit, check_audit, read_findings, write_findings
+from bench.protocol.folds import SectionFacts, make_folds
+from bench.protocol.rules import PUBLISHED, STRICT, Protocol
+
+BY_SECTION = Protocol(name="sections", version=1, title="t", split="section")
+
+
+def picture(seed, side=200):
+    """A picture with structure of its own."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def make(make_section, tmp_path):
+    """Four sections of two patients, each with counts and an image of its own."""
+
+    def build(images=None, counts=None):
+        sections = {}
+        for number, name in enumerate(("A1", "A2", "B1", "B2")):
+            drawn = np.random.default_rng(number).poisson(3, (30, 50))
+            if counts and name in counts:
+                drawn = counts[name](drawn)
+            path = tmp_path / f"{name}.png"
+            (images or {}).get(name, picture(number)).save(path)
+            sections[name] = make_section(
+                name, name[0], drawn, image=path, image_hash=f"sha256:{path}-{id(images)}"
+            )
+        return sections
+
+    return build
+
+
+def findings_of(sections, protocol):
+    facts = [SectionFacts(s.name, s.patient, 1, s.image_hash) for s in sections.values()]
+    return audit(make_folds("small", facts, protocol), sections, protocol)
+
+
+def kinds(findings):
+    return [finding.kind for finding in findings]
+
+
+def test_clean_sections_under_a_patient_split_have_no_finding(make, own_cache):
+    assert findings_of(make(), STRICT) == []
+    check_audit([], STRICT)
+
+
+def test_sections_of_one_patient_on_both_sides_are_found_and_allowed_by_a_section_split(
+    make, own_cache
+):
+    (finding,) = findings_of(make(), BY_SECTION)
+    assert (finding.kind, finding.folds, finding.forbidden) == ("patient", (0, 1, 2, 3), False)
+    assert "patients A, B" in finding.message
+    check_audit([finding], BY_SECTION)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image,
+        lambda image: image.resize((123, 123)),
+        lambda image: image.filter(ImageFilter.GaussianBlur(2)),
+        lambda image: image.point(lambda value: min(255, int(value * 1.2))),
+    ],
+    ids=["copy", "smaller", "blurred", "brighter"],
+)
+def test_nearly_the_same_image_of_two_patients_is_found_and_forbidden(make, own_cache, change):
+    sections = make(images={"B1": change(picture(0))})
+    findings = findings_of(sections, STRICT)
+    assert kinds(findings) == ["image", "distance"]
+    assert all(finding.forbidden for finding in findings)
+    assert "A1 and B1 have nearly the same image" in findings[0].message
+    assert findings[0].folds == (0, 1)
+    with pytest.raises(LeakError, match=r"A1 and B1 .*and 1 more"):
+        check_audit(findings, STRICT)
+
+
+def test_repeated_counts_are_found_whatever_the_order_of_spots(make, own_cache):
+    first = np.random.default_rng(0).poisson(3, (30, 50))
+
+    def with_two_spots_of_a1(counts):
+        counts[5], counts[9] = first[20], first[1]
+        return counts
+
+    (finding,) = findings_of(make(counts={"B2": with_two_spots_of_a1}), STRICT)
+    assert (finding.kind, finding.forbidden) == ("counts", True)
+    assert finding.message.startswith("2 spots of sections A1 and B2 have the same counts")
+
+
+def test_repeated_counts_are_found_whatever_the_order_of_genes(make_section, own_cache):
+    counts = np.random.default_rng(0).poisson(3, (10, 40))
+    order = np.random.default_rng(1).permutation(40)
+    names = [f"G{number}" for number in range(40)]
+    sections = {
+        "A1": make_section("A1", "A", counts, names),
+        "B1": make_section("B1", "B", counts[:4][:, order], [names[i] for i in order]),
+    }
+    (finding,) = findings_of(sections, STRICT)
+    assert finding.message.startswith("4 spots")
+
+
+def test_nearly_empty_spots_agree_by_chance_and_are_no_finding(make, own_cache):
+    def empty(counts):
+        counts[:10] = 0
+        counts[:10, 3] = 19
+        return counts
+
+    assert findings_of(make(counts={"A1": empty, "B1": empty}), STRICT) == []
+
+
+def test_the_published_rules_are_named_and_forbidden_by_nobody(make, own_cache):
+    protocol = PUBLISHED.model_copy(update={"sections": "all"})
+    findings = findings_of(make(), protocol)
+    assert kinds(findings) == ["patient", "panel", "heg", "scale"]
+    assert not any(finding.forbidden for finding in findings)
+    assert all("\n" not in finding.message for finding in findings)
+
+
+def test_findings_are_kept_and_a_damaged_file_is_looked_over(make, own_cache, tmp_path):
+    findings = findings_of(make(), BY_SECTION)
+    path = tmp_path / "kept.json"
+    assert read_findings(path) is None
+    write_findings(path, findings)
+    assert read_findings(path) == findings
+    for text in ("", "[]", "{}", '{"findings": [{"kind": 1}]}', '{"findings": 3}'):
+        path.write_text(text)
+        assert read_findings(path) is None
