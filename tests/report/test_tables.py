@@ -12,7 +12,6 @@ import pytest
 
 from bench.evaluate.uncertainty import bootstrap_interval
 from bench.files import canonical_hash, write_json
-from bench.protocol.rules import PUBLISHED, STRICT
 from bench.report.tables import footnotes, newest, render, score_table
 from bench.store import run_folder, stored_run, stored_runs
 from tests.cli.tiny_dataset import call_process
@@ -322,18 +321,16 @@ def test_rendering_twice_gives_the_same(several, how):
 # ------------------------------------------------------------------------------ footnotes
 
 
-def test_published_protocol_admits_its_leaks(store):
-    strict, _ = store("method")
-    published, _ = store("method", protocol="published", protocol_hash="q" * 64)
-    assert len(PUBLISHED.footnotes) == 4
-    assert [note for note in _notes([published]) if note in PUBLISHED.footnotes] == list(
-        PUBLISHED.footnotes
-    )
-    assert not set(_notes([strict])) & set(PUBLISHED.footnotes)
-    assert STRICT.footnotes == ()
+def test_what_the_audit_found_and_what_the_protocol_says_stand_under_the_table(store):
+    found = [{"kind": "patient", "message": "some patient is on both sides"}]
+    published, _ = store("method", audit=found, footnotes=["A word of the protocol."])
+    strict, _ = store("other", audit=[], footnotes=[])
+    wanted = ["Same-patient leak: some patient is on both sides.", "A word of the protocol."]
+    assert _notes([published, strict])[:2] == wanted
+    assert _notes([strict]) == []
     for how in ("text", "markdown", "latex", "json"):
         text = render([published], how)
-        for note in PUBLISHED.footnotes:
+        for note in wanted:
             assert note in text
 
 
