@@ -1,0 +1,155 @@
+"""Which genes a run predicts: ranking, marker sets, over-represented gene sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bench.errors import DataError
+from bench.store import StoredRun
+
+SIGNIFICANT = 0.05
+LARGEST_LOG = 300.0
+"""Cap of -log10 p: smaller p-values than 1e-300 cannot be told apart."""
+
+_LARGEST_GMT = 200_000_000
+
+
+def section_genes(run: StoredRun) -> pd.DataFrame:
+    """Every gene in every test section of a run.
+
+    Returns
+    -------
+    DataFrame
+        What ``genes.parquet`` holds, with ``q_value``: Benjamini and Hochberg's adjustment over
+        the genes of a section. Both rank genes and prove nothing: neighbouring spots are not
+        independent.
+    """
+    table = run.genes()
+    table["q_value"] = np.nan
+    for rows in table.groupby(["fold", "section"]).groups.values():
+        p = table.loc[rows, "p_value"].dropna()
+        if len(p):
+            table.loc[p.index, "q_value"] = stats.false_discovery_control(p.to_numpy())
+    return table
+
+
+def gene_ranking(run: StoredRun) -> pd.DataFrame:
+    """Genes in the order of their mean -log10 p over sections, as the mclSTExp paper ranks them.
+
+    Returns
+    -------
+    DataFrame
+        ``rank``, ``gene``, ``sections``, ``mean_log10_p``, ``pcc``, ``pcc_best``,
+        ``best_section``, ``ceiling``, ``significant`` (sections with q < 0.05 and a positive
+        correlation). A gene undefined in every section comes last.
+    """
+    table = section_genes(run)
+    evidence = -np.log10(table["p_value"].clip(lower=10.0**-LARGEST_LOG))
+    # A correlation of the wrong sign is no evidence of a good prediction.
+    table["log10_p"] = np.where(table["pcc"] > 0, evidence, np.where(evidence.isna(), np.nan, 0.0))
+    table["found"] = (table["q_value"] < SIGNIFICANT) & (table["pcc"] > 0)
+    grouped = table.groupby("gene", sort=False)
+    ranking = grouped.agg(
+        sections=("pcc", "count"),
+        mean_log10_p=("log10_p", "mean"),
+        pcc=("pcc", "mean"),
+        pcc_best=("pcc", "max"),
+        ceiling=("ceiling", "mean"),
+        significant=("found", "sum"),
+    )
+    defined = table.dropna(subset="pcc")
+    best = defined.loc[defined.groupby("gene")["pcc"].idxmax()].set_index("gene")["section"]
+    ranking["best_section"] = best.reindex(ranking.index).fillna("")
+    ranking = ranking.sort_values("mean_log10_p", ascending=False, kind="stable").reset_index()
+    ranking.insert(0, "rank", np.arange(1, len(ranking) + 1))
+    order = ["rank", "gene", "sections", "mean_log10_p", "pcc", "pcc_best", "best_section"]
+    return ranking[[*order, "ceiling", "significant"]]
+
+
+def read_gmt(path: Path) -> dict[str, frozenset[str]]:
+    """Gene sets of a GMT file: name, description, genes, separated by tabs.
+
+    Raises
+    ------
+    DataError
+        Missing, too large, not text, or a line without genes or with a name that came before.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_GMT:
+            raise DataError(f"{path}: larger than {_LARGEST_GMT // 10**6} MB; not a gene set file")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a gene set file ({error})") from error
+    sets: dict[str, frozenset[str]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name, *rest = (part.strip() for part in line.split("\t"))
+        genes = frozenset(filter(None, rest[1:]))
+        if not name or not genes:
+            raise DataError(
+                f"{path}, line {number}: write name, description and genes, tabs between"
+            )
+        if name in sets:
+            raise DataError(f"{path}, line {number}: set '{name}' came before")
+        sets[name] = genes
+    if not sets:
+        raise DataError(f"{path}: holds no gene set")
+    return sets
+
+
+def marker_sets() -> dict[str, frozenset[str]]:
+    """Marker genes that the papers show, by set."""
+    return read_gmt(Path(str(files("bench.report") / "markers.gmt")))
+
+
+def over_representation(
+    best: Iterable[str], panel: Iterable[str], sets: Mapping[str, frozenset[str]]
+) -> pd.DataFrame:
+    """Gene sets that hold more of the best-predicted genes than a draw from the panel would.
+
+    Parameters
+    ----------
+    best
+        Best-predicted genes.
+    panel
+        All genes they were picked from; genes of a set that are not among them do not count.
+    sets
+        Genes by name of the set.
+
+    Returns
+    -------
+    DataFrame
+        ``set``, ``in_panel``, ``among_best``, ``expected``, ``p_value`` (hypergeometric, upper
+        tail), ``q_value`` (Benjamini and Hochberg) and ``genes``, smallest p-value first. Sets
+        without a panel gene are left out.
+    """
+    universe = set(panel)
+    chosen = set(best) & universe
+    rows = []
+    for name, genes in sets.items():
+        listed = genes & universe
+        if not listed:
+            continue
+        hit = listed & chosen
+        p = stats.hypergeom.sf(len(hit) - 1, len(universe), len(listed), len(chosen))
+        rows.append(
+            {
+                "set": name,
+                "in_panel": len(listed),
+                "among_best": len(hit),
+                "expected": len(listed) * len(chosen) / len(universe),
+                "p_value": float(p),
+                "genes": " ".join(sorted(hit)),
+            }
+        )
+    columns = ["set", "in_panel", "among_best", "expected", "p_value", "q_value", "genes"]
+    table = pd.DataFrame(rows, columns=[name for name in columns if name != "q_value"])
+    table["q_value"] = stats.false_discovery_control(table["p_value"]) if len(table) else []
+    return table[columns].sort_values(["p_value", "set"], kind="stable").reset_index(drop=True)
