@@ -273,12 +273,28 @@ def tables_command(
         typer.Option("--protocol", "-p", help="Protocol.", show_default="all that have runs"),
     ] = None,
     how: Annotated[TableFormat, typer.Option("--format", "-f", help="Format.")] = TableFormat.text,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Compare the methods pair by pair instead.")
+    ] = False,
+    with_published: Annotated[
+        bool, typer.Option("--with-published", help="Set ours beside published numbers instead.")
+    ] = False,
+    score: Annotated[
+        str, typer.Option(help="Score that --pairs compares.", metavar="NAME")
+    ] = "pcc_acg",
     results: ResultsOption = Path("results"),
 ) -> None:
     """Print the table of all stored runs on a dataset."""
     from bench.errors import UnknownNameError
+    from bench.report.pairs import HIGHER_IS_BETTER, LOWER_IS_BETTER, render_pairs
+    from bench.report.published import render_published
     from bench.report.tables import newest, render
     from bench.store import stored_names, stored_runs
+
+    if pairs and with_published:
+        raise BenchError("--pairs and --with-published are two tables; ask for one")
+    if score not in (known := (*HIGHER_IS_BETTER, *LOWER_IS_BETTER)):
+        raise UnknownNameError("score", score, known)
 
     stored = stored_names(results)
     if not stored:
@@ -295,8 +311,102 @@ def tables_command(
     for name in names:
         runs = newest(stored_runs(results, dataset, name))
         title = f"{dataset}, protocol {name}"
-        text = render(runs, how.value, title=title, width=_terminal_width())
+        if pairs:
+            text = render_pairs(runs, how.value, score=score, title=title)
+        elif with_published:
+            text = render_published(runs, dataset, name, how.value, title=title)
+        else:
+            text = render(runs, how.value, title=title, width=_terminal_width())
         typer.echo(text, nl=how is TableFormat.text)
+
+
+@app.command("ceiling")
+def ceiling_command(
+    dataset: DatasetOption,
+    protocol: ProtocolOption = "strict",
+    how: Annotated[TableFormat, typer.Option("--format", "-f", help="Format.")] = TableFormat.text,
+    genes: Annotated[bool, typer.Option("--genes", help="One row a gene and section.")] = False,
+    data_root: DataRootOption = None,
+) -> None:
+    """Show the highest PCC that counting noise leaves to be had, by section."""
+    from bench.execute.ceilings import gene_ceilings, section_ceilings
+    from bench.execute.plan import divide
+    from bench.protocol.rules import find_protocol
+    from bench.registry import dataset_card
+    from bench.report.tables import rounded, write_table
+
+    rules = find_protocol(protocol)
+    card = dataset_card(dataset)
+    opened, folds, panel = divide(card, rules, data_root, images=False)
+    with redirect_stdout(sys.stderr):
+        by_gene = gene_ceilings(opened, folds, rules, panel)
+    table = by_gene if genes else section_ceilings(by_gene)
+    notes = [
+        "From counts split in two halves, their correlation taken to full depth; what both halves"
+        " share, such as a spot's depth, counts as signal, so the ceiling is an upper one."
+    ]
+    title = f"{card.name}, protocol {rules.name}: noise ceiling of the PCC"
+    text = write_table(table, rounded(table), notes, how.value, title=title)
+    typer.echo(text, nl=how is TableFormat.text)
+
+
+@app.command("audit")
+def audit_command(
+    dataset: DatasetOption,
+    protocol: ProtocolOption = "strict",
+    data_root: DataRootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for what the folds and rules let slip from the test side to the training side."""
+    from bench.data.dataset import data_folder
+    from bench.execute.plan import dataset_audit, divide
+    from bench.protocol.rules import find_protocol
+    from bench.registry import dataset_card
+
+    rules = find_protocol(protocol)
+    card = dataset_card(dataset)
+    root = data_folder(card, data_root)
+    images = any(
+        "image" in section.files and (root / section.files["image"].path).is_file()
+        for section in card.sections
+    )
+    tables_only, folds, _ = divide(card, rules, data_root, images=False)
+    findings = dataset_audit(tables_only, folds, rules)
+    looked_at = list(folds.patients)
+    with_images: list[str] = []
+    if images:
+        opened, folds_of_images, _ = divide(card, rules, data_root, images=True)
+        with_images = list(folds_of_images.patients)
+        known = {finding.message for finding in findings}
+        by_image = dataset_audit(opened, folds_of_images, rules)
+        findings += [
+            f for f in by_image if f.kind in {"image", "distance"} and f.message not in known
+        ]
+    if as_json:
+        content = {
+            "dataset": card.name,
+            "protocol": rules.name,
+            "folds_hash": folds.hash,
+            "sections": looked_at,
+            "sections_with_image": with_images,
+            "findings": [vars(finding) for finding in findings],
+        }
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        typer.echo(
+            f"{card.name}, protocol {rules.name}: {len(looked_at)} sections, {len(with_images)} of"
+            f" them with an image, {len(folds.folds)} folds"
+        )
+        for finding in findings:
+            mark = "FORBIDDEN" if finding.forbidden else "allowed  "
+            typer.echo(f"{mark}  {finding.title}: {finding.message}")
+        if not findings:
+            typer.echo(
+                "nothing found: no patient, image, spot or count vector is on both sides, and no"
+                " rule reads the test sections"
+            )
+    if any(finding.forbidden for finding in findings):
+        raise typer.Exit(FAILED)
 
 
 @data_app.command("show")
@@ -406,6 +516,30 @@ def ui_command(
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606 - signals must reach MLflow itself
+
+
+@app.command("check")
+def check_command(
+    method: Annotated[str, typer.Argument(help="Method; see 'bench list methods'.")],
+    no_demo: Annotated[
+        bool, typer.Option("--no-demo", help="Leave out the run on the demo, the longest check.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show where a method's errors come from.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that a method, built-in or your own, does what every method must."""
+    from bench.contract.report import LinePrinter, as_json_text, summary
+    from bench.contract.suite import check_method
+    from bench.progress import TerminalWatcher
+
+    printer = LinePrinter(sys.stderr if as_json else sys.stdout, verbose)
+    with redirect_stdout(sys.stderr):
+        results = check_method(method, demo=not no_demo, listener=printer, jobs=TerminalWatcher)
+    typer.echo(as_json_text(method, results) if as_json else summary(method, results))
+    if any(result.outcome == "failed" for result in results):
+        raise typer.Exit(FAILED)
 
 
 @app.command("doctor")

@@ -1,0 +1,163 @@
+"""Published numbers beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+
+from bench.errors import BenchError, DataError
+from bench.report.tables import Format, score_table, write_table
+from bench.store import StoredRun
+
+COLUMNS = (
+    *("dataset", "protocol", "method", "score", "value", "sd"),
+    *("source", "obtained", "comparable", "reason"),
+)
+
+
+def read_published(dataset: str, folder: Path | None = None) -> pd.DataFrame:
+    """Numbers that others have published on a dataset.
+
+    Parameters
+    ----------
+    dataset
+        Name of the dataset.
+    folder
+        Where the CSV files lie, the package's own where None.
+
+    Returns
+    -------
+    DataFrame
+        :data:`COLUMNS`: ``obtained`` says how the number came here, ``comparable`` is ``yes`` or
+        ``no`` with the ``reason`` in the last column. Empty where nothing is known.
+
+    Raises
+    ------
+    DataError
+        A file that is no such table.
+    """
+    path = (folder or Path(str(files("bench.published")))) / f"{dataset}.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=list(COLUMNS))
+    try:
+        table = pd.read_csv(path, dtype={name: str for name in COLUMNS if name not in _NUMBERS})
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a table of published numbers ({error})") from error
+    if tuple(table.columns) != COLUMNS:
+        raise DataError(f"{path}: the columns must be {', '.join(COLUMNS)}")
+    if not table["comparable"].isin(["yes", "no"]).all() or not all(
+        pd.api.types.is_numeric_dtype(table[name]) for name in _NUMBERS
+    ):
+        raise DataError(f"{path}: value and sd must be numbers, comparable yes or no")
+    return table.fillna({"reason": ""})
+
+
+_NUMBERS = ("value", "sd")
+
+
+def beside_published(
+    runs: Sequence[StoredRun], published: pd.DataFrame, protocol: str
+) -> pd.DataFrame:
+    """Our scores with those published for the same method under the same protocol.
+
+    Returns
+    -------
+    DataFrame
+        ``method``, ``preset``, ``score``, ``ours``, ``ours_sd``, ``published``, ``published_sd``,
+        ``difference``, ``comparable``, ``reason``, ``source``, ``obtained``; a published method
+        that has not been run has no value of ours.
+    """
+    ours = score_table(runs)
+    wanted = published[published["protocol"] == protocol]
+    rows = []
+    for said in wanted.to_dict("records"):
+        mine = ours[ours["method"] == said["method"]].to_dict("records") or [{}]
+        for row in mine:
+            value = row.get(said["score"], float("nan"))
+            rows.append(
+                {
+                    "method": said["method"],
+                    "preset": row.get("preset", "not run"),
+                    "score": said["score"],
+                    "ours": value,
+                    "ours_sd": row.get(f"{said['score']}_sd", float("nan")),
+                    "published": said["value"],
+                    "published_sd": said["sd"],
+                    "difference": value - said["value"],
+                    "comparable": said["comparable"] == "yes",
+                    "reason": said["reason"],
+                    "source": said["source"],
+                    "obtained": said["obtained"],
+                }
+            )
+    columns = [
+        *("method", "preset", "score", "ours", "ours_sd", "published", "published_sd"),
+        *("difference", "comparable", "reason", "source", "obtained"),
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def render_published(
+    runs: Sequence[StoredRun], dataset: str, protocol: str, how: Format, *, title: str = ""
+) -> str:
+    """Ours beside theirs as text; see :func:`bench.report.tables.render`.
+
+    Raises
+    ------
+    BenchError
+        Nothing is known to be published on the dataset under the protocol.
+    """
+    table = beside_published(runs, read_published(dataset), protocol)
+    if table.empty:
+        raise BenchError(f"no published number on {dataset} under protocol {protocol} is known")
+    notes: list[str] = []
+
+    def number(note: str) -> int:
+        if note not in notes:
+            notes.append(note)
+        return notes.index(note) + 1
+
+    marks = [
+        f"[{number(f'Not comparable: {row.reason}.')}]" if not row.comparable else ""
+        for row in table.itertuples()
+    ]
+    sources = [f"[{number(f'{row.source}; {row.obtained}.')}]" for row in table.itertuples()]
+    shown = pd.DataFrame(
+        {
+            "method": table["method"],
+            "preset": table["preset"],
+            "score": table["score"],
+            "ours": _with_sd(table["ours"], table["ours_sd"]),
+            "published": _with_sd(table["published"], table["published_sd"]),
+            "difference": [
+                "–" if pd.isna(value) else f"{value:+.4f} {mark}".strip()
+                for value, mark in zip(table["difference"], marks, strict=True)
+            ],
+            "comparable": [f"no {mark}" if mark else "yes" for mark in marks],
+            "source": sources,
+        }
+    )
+    quick = set(table["preset"]) - {"authors", "-", "not run"}
+    if quick:
+        notes.append(
+            f"Preset {', '.join(sorted(quick))} is not the authors' setting: the difference says"
+            " nothing of a reproduction."
+        )
+    found = {run.facts["n_sections"] for run in runs if "n_sections" in run.facts}
+    left_out = {name for run in runs for name in run.facts["left_out"]}
+    if left_out:
+        notes.append(
+            f"Ours are over {', '.join(map(str, sorted(found)))} sections: {len(left_out)} of"
+            " theirs could not be used here."
+        )
+    return write_table(table, shown, notes, how, title=title)
+
+
+def _with_sd(values: pd.Series, deviations: pd.Series) -> list[str]:
+    return [
+        "–" if pd.isna(value) else f"{value:.4f}" + ("" if pd.isna(sd) else f" ± {sd:.4f}")
+        for value, sd in zip(values, deviations, strict=True)
+    ]
