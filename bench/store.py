@@ -48,6 +48,11 @@ class RunFolder:
         """Folder of one of its folds."""
         return FoldFolder(self.path / f"fold-{index}", canonical_hash([self.key, index]))
 
+    @property
+    def results(self) -> Path:
+        """The results folder it lies in; see :func:`run_folder`."""
+        return self.path.parents[3]
+
     def describe(self, facts: dict[str, Any]) -> None:
         """Write ``run.json`` unless the same run has one."""
         if read_run(self.path) is None:
@@ -208,6 +213,11 @@ def run_folder(results: Path, dataset: str, protocol: str, method: str, key: str
     """Folder of a run; the method's name is for people, the key decides."""
     label = method.replace(":", "-")
     return RunFolder(results / "runs" / dataset / protocol / f"{label}-{key[:12]}", key)
+
+
+def image_file(dataset: str, section: str, image_hash: str) -> Path:
+    """Where in a results folder the small copy of a section's image lies, for maps."""
+    return Path("images", dataset, f"{section}-{canonical_hash(image_hash)[:12]}.jpg")
 
 
 def folds_folder(results: Path, dataset: str, protocol: str) -> Path:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Distance = Literal["l1", "l2"]
-Weighting = Literal["inverse_square", "mean"]
+Weighting = Literal["inverse_square", "exponential", "mean"]
 
 _CHUNK_ELEMENTS = 1 << 24
 """Elements of the largest intermediate array: 64 MiB in float32."""
@@ -33,7 +33,8 @@ def retrieve(
     values : (n, genes)
     top_k : number of keys; all of them if there are fewer
     distance : distance between the raw embeddings that the weights are made of
-    weighting : ``inverse_square`` of the distance, or plain ``mean``
+    weighting : ``inverse_square`` of the distance, ``exponential`` (the exponential of the negative
+        squared distance), or plain ``mean``
 
     Returns
     -------
@@ -43,6 +44,8 @@ def retrieve(
     -----
     Candidates by cosine and weights by raw distance is how the released evaluation of mclSTExp
     does it. A query equal to a key takes that key's value; the released loop gives NaN there.
+    The exponential is an alternative in BLEEP's released notebook, which takes it relative to the
+    key nearest by cosine: the same weights, but infinite where another key is much nearer.
     """
     top_k = min(top_k, len(keys))
     unit_keys = F.normalize(keys, dim=1)
@@ -72,6 +75,9 @@ def _retrieve(
         return found.mean(dim=1)
     gap = keys[nearest] - queries[:, None, :]
     norm = gap.abs().sum(dim=2) if distance == "l1" else gap.square().sum(dim=2).sqrt()
+    if weighting == "exponential":
+        weights = torch.softmax(-norm.square(), dim=1)
+        return torch.einsum("qk,qkg->qg", weights.to(found.dtype), found)
     # Relative to the nearest one, so that neither a tiny nor a huge distance overflows.
     smallest = norm.min(dim=1, keepdim=True).values.clamp_min(torch.finfo(norm.dtype).tiny)
     weights = (smallest / norm.clamp_min(torch.finfo(norm.dtype).tiny)).square()

@@ -21,6 +21,7 @@ Released = Path | Mapping[str, Tensor]
 """An authors' checkpoint: a file, or its tensors by name."""
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")
+_GIVEN = "the given tensors"
 _WRAPPERS = ("module.", "model.", "network.")
 
 
@@ -94,7 +95,7 @@ def released_tensors(source: Released) -> tuple[dict[str, Tensor], str]:
     """
     if isinstance(source, Path):
         return read_tensors(source), str(source)
-    return without_wrappers(source), "the given tensors"
+    return without_wrappers(source), _GIVEN
 
 
 def tensor_size(state: Mapping[str, Tensor], name: str, axis: int, where: str) -> int:
@@ -118,7 +119,7 @@ def numbered(state: Mapping[str, Tensor], prefix: str) -> int:
     return len(parts)
 
 
-def check_panel(where: object, outputs: int, panel: Sequence[str]) -> None:
+def check_panel(source: object, outputs: int, panel: Sequence[str]) -> None:
     """Refuse a checkpoint of another panel size.
 
     Raises
@@ -127,6 +128,7 @@ def check_panel(where: object, outputs: int, panel: Sequence[str]) -> None:
         Naming both sizes.
     """
     if outputs != len(panel):
+        where = source if isinstance(source, str | Path) else _GIVEN
         raise DataError(
             f"{where}: the checkpoint is of {outputs} genes, the panel of this fold has"
             f" {len(panel)}; a checkpoint fits the gene list it was trained on alone"

@@ -53,3 +53,22 @@ def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
     """Width and height in pixels, from the header alone."""
     with warnings.catch_warnings(), open_image(path, max_pixels) as image:
         return image.size
+
+
+def thumbnail(path: Path, max_pixels: int, side: int) -> tuple[Image.Image, float]:
+    """A small RGB copy of an image, and how many of its pixels one of the image makes.
+
+    Parameters
+    ----------
+    path, max_pixels
+        See :func:`open_image`.
+    side
+        Longest edge of the copy; a smaller image keeps its size.
+    """
+    with open_image(path, max_pixels) as image:
+        width = image.size[0]
+        # JPEG files are decoded at a fraction of their size where that is enough.
+        image.draft("RGB", (side, side))
+        image.thumbnail((side, side))
+        small = image.convert("RGB")
+    return small, small.size[0] / width

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from bench.data.image import thumbnail
 from bench.data.views import Slide
 from bench.errors import TrainingError
 from bench.evaluate.oracles import ORACLES
@@ -20,7 +21,7 @@ from bench.files import atomic_write, write_json
 from bench.method import Context, Method, Progress
 from bench.protocol.fold_data import FoldData, fold_data
 from bench.registry import method_class
-from bench.store import MODEL, FoldFolder
+from bench.store import MODEL, FoldFolder, image_file, read_record
 
 
 def run_fold(job: Job, progress: Progress | None = None) -> None:
@@ -98,6 +99,7 @@ def run_fold(job: Job, progress: Progress | None = None) -> None:
             "unmeasured_genes": dict(data.unmeasured_genes),
             "dropped_spots": dict(data.dropped_spots),
             "notes": context.notes,
+            "images": _small_images(job, data),
             "device": context.device,
             "timings": clock.seconds,
             "peak_memory_mb": peak_memory_mb(),
@@ -106,6 +108,28 @@ def run_fold(job: Job, progress: Progress | None = None) -> None:
         },
     )
     folder.finish()
+
+
+def _small_images(job: Job, data: FoldData) -> dict[str, dict[str, object]]:
+    """Small copies of the test sections' images, made once for all runs; what maps are drawn on."""
+    found: dict[str, dict[str, object]] = {}
+    for slide in data.slides:
+        source = slide.patch_source
+        if source is None:
+            continue
+        name = image_file(job.dataset.card.name, slide.name, source.image_hash)
+        path = job.run.results / name
+        scale = path.with_suffix(".json")
+        if not (path.is_file() and scale.is_file()):
+            image, of_pixel = thumbnail(source.image, source.max_image_pixels, _IMAGE_SIDE)
+            with atomic_write(path) as temporary:
+                image.save(temporary, format="JPEG", quality=85)
+            write_json(scale, {"scale": of_pixel})
+        found[slide.name] = {"file": name.as_posix(), **read_record(scale)}
+    return found
+
+
+_IMAGE_SIDE = 1000
 
 
 def _wants_device(job: Job) -> bool:

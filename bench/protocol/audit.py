@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.data.card import join_names
-from bench.data.image import open_image
+from bench.data.image import thumbnail
 from bench.data.section import Section
 from bench.errors import LeakError
 from bench.files import cache_folder, write_json
@@ -236,11 +236,8 @@ def _perceptual_hash(section: Section) -> np.ndarray:
     path = cache_folder() / "fingerprints" / f"{key}.json"
     found = _read_bits(path)
     if found is None:
-        with open_image(section.image, section.max_image_pixels) as image:
-            # JPEG files are decoded at an eighth of their size where that is enough.
-            image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
-            image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            found = imagehash.phash(image.convert("RGB"), hash_size=_HASH_SIDE).hash.ravel()
+        image, _ = thumbnail(section.image, section.max_image_pixels, _THUMBNAIL)
+        found = imagehash.phash(image, hash_size=_HASH_SIDE).hash.ravel()
         write_json(path, {"phash": "".join("01"[int(bit)] for bit in found)})
     return found
 
