@@ -21,12 +21,14 @@ class PreNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over the second last axis; no mask, no bias on q, k, v."""
+    """Multi-head self-attention over the second last axis; no mask, no bias on q, k, v.
+
+    Dropout is on the output alone, not on the attention weights, as in the released networks.
+    """
 
     def __init__(self, dim: int, heads: int, head_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
-        self.dropout = dropout
         self.to_qkv = nn.Linear(dim, 3 * heads * head_dim, bias=False)
         self.to_out = nn.Sequential(nn.Linear(heads * head_dim, dim), nn.Dropout(dropout))
 
@@ -36,8 +38,7 @@ class SelfAttention(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
             for part in self.to_qkv(x).chunk(3, dim=-1)
         )
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        mixed = F.scaled_dot_product_attention(q, k, v)
         return self.to_out(mixed.transpose(-2, -3).flatten(-2))
 
 
@@ -73,6 +74,40 @@ class AttentionBlock(nn.Module):
         """(batch, n, dim) to (batch, n, dim)."""
         x = x + self.attn(x)
         return x + self.ff(x)
+
+
+class PreNormTransformer(nn.Module):
+    """A stack of self-attention and feed-forward, each pre-normalised and with a residual.
+
+    The same computation as :class:`AttentionBlock` repeated, under the tensor names of the
+    networks that number the two parts of a layer; there is no normalisation after the last one.
+
+    Parameters
+    ----------
+    dim, layers, heads, head_dim, hidden, dropout
+        Width, depth, and the shape of each layer.
+    """
+
+    def __init__(
+        self, dim: int, layers: int, heads: int, head_dim: int, hidden: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                [
+                    PreNorm(dim, SelfAttention(dim, heads, head_dim, dropout)),
+                    PreNorm(dim, FeedForward(dim, hidden, dropout)),
+                ]
+            )
+            for _ in range(layers)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, n, dim) to (batch, n, dim)."""
+        for layer in self.layers:
+            for part in layer.children():
+                x = x + part(x)
+        return x
 
 
 class ProjectionHead(nn.Module):

@@ -57,3 +57,25 @@ def neighbour_mean(values: Tensor, edges: Tensor) -> Tensor:
     total = torch.zeros_like(values).index_add(0, spot, values[neighbour])
     alone = (degree == 0)[:, None]
     return torch.where(alone, values, total / degree.clamp_min(1)[:, None])
+
+
+def dense_neighbour_mean(values: Tensor, edges: Tensor) -> Tensor:
+    """Mean over each spot's neighbours by a product with the whole adjacency matrix.
+
+    Equal to :func:`neighbour_mean` while every spot has a neighbour. The row of a spot without
+    any is 0 / 0, so its mean is NaN, and where such values come in, every spot's mean is NaN:
+    what released networks of the field do.
+
+    Parameters
+    ----------
+    values : (spots, width)
+    edges : (2, edges) int64, see :func:`neighbour_edges`
+
+    Returns
+    -------
+    (spots, width)
+    """
+    spot, neighbour = edges
+    adjacency = torch.zeros(len(values), len(values), dtype=values.dtype, device=values.device)
+    adjacency[spot, neighbour] = 1
+    return (adjacency / adjacency.sum(dim=1, keepdim=True)) @ values
