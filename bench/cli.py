@@ -19,6 +19,7 @@ from bench.errors import BenchError
 if TYPE_CHECKING:
     from bench.comparison import Outcome
     from bench.execute.plan import Request
+    from bench.store import StoredRun
 
 DONE, REFUSED, FAILED, INTERRUPTED = 0, 2, 1, 130
 
@@ -72,6 +73,10 @@ DataRootOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 DatasetOption = Annotated[
     str, typer.Option("--dataset", "-d", help="Dataset name, or the path of a card.")
+]
+StoredProtocolOption = Annotated[
+    str | None,
+    typer.Option("--protocol", "-p", help="Protocol.", show_default="all that have runs"),
 ]
 MethodOption = Annotated[str, typer.Option("--method", "-m", help="Name of a method.")]
 FoldsOption = Annotated[
@@ -166,7 +171,7 @@ def run_command(
     from bench.execute.plan import Request
 
     request = Request(
-        methods=tuple(name.strip() for name in method.split(",") if name.strip()),
+        methods=_names(method),
         dataset=dataset,
         protocol=protocol,
         folds=_numbers(folds),
@@ -265,13 +270,31 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         _complain(f"{failure.label}, fold {failure.fold} failed: {failure.reason} (see {where})")
 
 
+def _stored(results: Path, dataset: str, protocol: str | None) -> list[tuple[str, list[StoredRun]]]:
+    """Stored runs on a dataset, by protocol."""
+    from bench.errors import UnknownNameError
+    from bench.report.tables import newest
+    from bench.store import stored_names, stored_runs
+
+    stored = stored_names(results)
+    if not stored:
+        raise BenchError(f"{results}: no runs here; make some with 'bench run'")
+    if dataset not in stored:
+        raise UnknownNameError(f"dataset in {results}", dataset, stored)
+    if protocol is not None and protocol not in stored[dataset]:
+        raise UnknownNameError(f"protocol with runs on {dataset}", protocol, stored[dataset])
+    names = [protocol] if protocol else stored[dataset]
+    return [(name, newest(stored_runs(results, dataset, name))) for name in names]
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
 @app.command("tables")
 def tables_command(
     dataset: DatasetOption,
-    protocol: Annotated[
-        str | None,
-        typer.Option("--protocol", "-p", help="Protocol.", show_default="all that have runs"),
-    ] = None,
+    protocol: StoredProtocolOption = None,
     how: Annotated[TableFormat, typer.Option("--format", "-f", help="Format.")] = TableFormat.text,
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Compare the methods pair by pair instead.")
@@ -288,28 +311,18 @@ def tables_command(
     from bench.errors import UnknownNameError
     from bench.report.pairs import HIGHER_IS_BETTER, LOWER_IS_BETTER, render_pairs
     from bench.report.published import render_published
-    from bench.report.tables import newest, render
-    from bench.store import stored_names, stored_runs
+    from bench.report.tables import render
 
     if pairs and with_published:
         raise BenchError("--pairs and --with-published are two tables; ask for one")
     if score not in (known := (*HIGHER_IS_BETTER, *LOWER_IS_BETTER)):
         raise UnknownNameError("score", score, known)
 
-    stored = stored_names(results)
-    if not stored:
-        raise BenchError(f"{results}: no runs here; make some with 'bench run'")
-    if dataset not in stored:
-        raise UnknownNameError(f"dataset in {results}", dataset, stored)
-    if protocol is not None and protocol not in stored[dataset]:
-        raise UnknownNameError(f"protocol with runs on {dataset}", protocol, stored[dataset])
-    names = [protocol] if protocol else stored[dataset]
-    if len(names) > 1 and how in {TableFormat.csv, TableFormat.json}:
-        raise BenchError(
-            f"{dataset} has runs under protocols {', '.join(names)}; name one with --protocol"
-        )
-    for name in names:
-        runs = newest(stored_runs(results, dataset, name))
+    found = _stored(results, dataset, protocol)
+    if len(found) > 1 and how in {TableFormat.csv, TableFormat.json}:
+        names = ", ".join(name for name, _ in found)
+        raise BenchError(f"{dataset} has runs under protocols {names}; name one with --protocol")
+    for name, runs in found:
         title = f"{dataset}, protocol {name}"
         if pairs:
             text = render_pairs(runs, how.value, score=score, title=title)
@@ -318,6 +331,65 @@ def tables_command(
         else:
             text = render(runs, how.value, title=title, width=_terminal_width())
         typer.echo(text, nl=how is TableFormat.text)
+
+
+@app.command("figures")
+def figures_command(
+    dataset: DatasetOption,
+    protocol: StoredProtocolOption = None,
+    sections: Annotated[
+        str | None, typer.Option("--section", help="Sections to map, comma-separated.")
+    ] = None,
+    genes: Annotated[
+        str | None, typer.Option("--gene", help="Genes to map, comma-separated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the figures.", show_default="in the results")
+    ] = None,
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Draw the stored runs on a dataset: scores, genes, ranks, cost, maps, domains."""
+    from bench.report.drawing import draw_figures
+
+    for name, runs in _stored(results, dataset, protocol):
+        folder = (out or results / "figures" / dataset) / name
+        written = draw_figures(runs, folder, sections=_names(sections), genes=_names(genes))
+        for path in written:
+            typer.echo(path)
+
+
+@app.command("genes")
+def genes_command(
+    dataset: DatasetOption,
+    method: MethodOption,
+    protocol: StoredProtocolOption = None,
+    how: Annotated[TableFormat, typer.Option("--format", "-f", help="Format.")] = TableFormat.text,
+    top: Annotated[int, typer.Option(min=1, help="Best-predicted genes to list and test.")] = 50,
+    gmt: Annotated[
+        Path | None,
+        typer.Option(help="Gene sets to test for, in GMT format.", show_default="marker genes"),
+    ] = None,
+    enriched: Annotated[
+        bool, typer.Option("--enriched", help="Gene sets over-represented among the best instead.")
+    ] = False,
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Rank the genes a method predicts, and test which gene sets the best ones belong to."""
+    from bench.errors import UnknownNameError
+    from bench.report.genes import render_genes, render_sets
+
+    for name, runs in _stored(results, dataset, protocol):
+        chosen = [run for run in runs if run.facts["label"] == method and run.done]
+        if not chosen:
+            labels = sorted({run.facts["label"] for run in runs if run.done})
+            raise UnknownNameError(f"method with finished folds under {name}", method, labels)
+        for run in chosen:
+            title = f"{method} on {dataset}, protocol {name}, preset {run.facts['preset']}"
+            if enriched:
+                text = render_sets(run, how.value, top=top, gmt=gmt, title=title)
+            else:
+                text = render_genes(run, how.value, top=top, title=title)
+            typer.echo(text, nl=how is TableFormat.text)
 
 
 @app.command("ceiling")

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from bench.errors import DataError
+from bench.report.tables import Format, rounded, write_table
 from bench.store import StoredRun
 
 SIGNIFICANT = 0.05
@@ -153,3 +154,58 @@ def over_representation(
     table = pd.DataFrame(rows, columns=[name for name in columns if name != "q_value"])
     table["q_value"] = stats.false_discovery_control(table["p_value"]) if len(table) else []
     return table[columns].sort_values(["p_value", "set"], kind="stable").reset_index(drop=True)
+
+
+def render_genes(run: StoredRun, how: Format, *, top: int, title: str = "") -> str:
+    """The best-predicted genes as text, and below them every marker gene of the panel.
+
+    Parameters
+    ----------
+    run
+        A run with finished folds.
+    how, title
+        See :func:`bench.report.tables.render`.
+    top
+        Genes to list; machines get them all.
+    """
+    ranking = gene_ranking(run)
+    belongs = {
+        gene: ", ".join(sorted(name for name, genes in marker_sets().items() if gene in genes))
+        for gene in ranking["gene"]
+    }
+    ranking["markers"] = ranking["gene"].map(belongs)
+    people = ranking[(ranking["rank"] <= top) | (ranking["markers"] != "")]
+    notes = [
+        "Ranked by the mean over sections of -log10 p of a positive correlation; p-values take"
+        " spots as independent, which neighbours are not: they rank genes and prove nothing.",
+        "Significant: sections with a positive correlation and q < 0.05 (Benjamini and Hochberg"
+        " over the genes of a section). Markers are listed whatever their rank.",
+    ]
+    return write_table(ranking, rounded(people), notes, how, title=title)
+
+
+def render_sets(run: StoredRun, how: Format, *, top: int, gmt: Path | None, title: str = "") -> str:
+    """Gene sets over-represented among the `top` best-predicted genes, as text.
+
+    Raises
+    ------
+    DataError
+        A gene set file that cannot be read, or none of whose genes is in the panel.
+    """
+    ranking = gene_ranking(run)
+    sets = marker_sets() if gmt is None else read_gmt(gmt)
+    best = ranking.loc[ranking["pcc"].notna(), "gene"].head(top)
+    table = over_representation(best, ranking["gene"], sets)
+    if table.empty:
+        where = "the marker genes" if gmt is None else str(gmt)
+        raise DataError(
+            f"{where}: no gene of any set is in the panel; name another file with --gmt"
+        )
+    shown = rounded(table)
+    for name in ("p_value", "q_value"):
+        shown[name.replace("_", " ")] = [f"{value:.2g}" for value in table[name]]
+    notes = [
+        f"Among the {len(best)} best-predicted of {len(ranking)} panel genes; hypergeometric upper"
+        " tail, Benjamini and Hochberg over the sets."
+    ]
+    return write_table(table, shown, notes, how, title=title)

@@ -1,0 +1,243 @@
+"""Figures that compare runs: scores, genes, ranks, cost. Drawn from stored results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
+from bench.report.pairs import pair_table, section_scores
+from bench.report.tables import score_table
+from bench.store import StoredRun
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 7.0
+"""Inches: the width of a page; every figure is readable at half of it."""
+
+_KINDS = ("method", "control", "oracle")
+
+
+def comparison_figures(runs: Sequence[StoredRun]) -> dict[str, Figure]:
+    """All figures that the runs allow.
+
+    Parameters
+    ----------
+    runs
+        Runs on one dataset under one protocol; those without a finished fold are left out.
+
+    Returns
+    -------
+    dict of str to Figure
+        ``scores``, ``genes``, ``cost``, and ``critical-difference`` where three or more runs have
+        sections in common.
+    """
+    done = [run for run in runs if run.done]
+    figures: dict[str, Figure] = {}
+    if not done:
+        return figures
+    figures["scores"] = score_figure(done)
+    figures["genes"] = gene_figure(done)
+    figures["cost"] = cost_figure(done)
+    ranks = rank_figure(done)
+    if ranks is not None:
+        figures["critical-difference"] = ranks
+    return figures
+
+
+def score_figure(runs: Sequence[StoredRun], score: str = "pcc_acg") -> Figure:
+    """Mean and 95 % interval of every run, its sections as points, the ceiling as a band."""
+    table = score_table(runs)
+    by_section = section_scores(runs, score)
+    labels = _labels(by_section)
+    figure, axes = _figure(0.34 * len(labels) + 1.1)
+    colours = _colours()
+    ceiling = section_scores(runs, "ceiling_acg").drop(columns="patient").max(axis=1).dropna()
+    if len(ceiling):
+        axes.axvspan(ceiling.min(), ceiling.max(), color="0.9", zorder=0)
+        axes.axvline(
+            ceiling.mean(), color="0.5", linestyle="--", linewidth=1, label="noise ceiling"
+        )
+    rows = _rows_of(table, labels)
+    rng = np.random.default_rng(0)
+    for height, label in enumerate(reversed(labels)):
+        values = by_section[label].dropna().to_numpy()
+        row = rows[label]
+        colour = colours[row["kind"]]
+        jitter = height + rng.uniform(-0.12, 0.12, len(values))
+        axes.scatter(values, jitter, s=9, color=colour, alpha=0.35, linewidths=0)
+        if np.isfinite(row[f"{score}_low"]):
+            axes.hlines(height, row[f"{score}_low"], row[f"{score}_high"], color=colour, lw=2)
+        axes.scatter([row[score]], [height], s=34, color=colour, zorder=3, marker=_marker(row))
+    axes.axvline(0, color="0.7", linewidth=0.8)
+    axes.set_yticks(range(len(labels)), list(reversed(labels)))
+    axes.set_xlabel("PCC(ACG) per section: mean, 95 % interval over patients")
+    _kind_legend(axes, colours, {row["kind"] for row in rows.values()})
+    return figure
+
+
+def gene_figure(runs: Sequence[StoredRun]) -> Figure:
+    """Distribution over genes of the mean PCC, one box a run."""
+    import seaborn as sns
+
+    table = score_table(runs)
+    by_key = {run.facts["key"][:12]: run for run in runs}
+    labels = _labels(section_scores(runs, "pcc_acg"))
+    rows = _rows_of(table, labels)
+    parts = []
+    for label in labels:
+        genes = by_key[rows[label]["key"]].genes().groupby("gene")["pcc"].mean().dropna()
+        parts.append(pd.DataFrame({"run": label, "pcc": genes, "kind": rows[label]["kind"]}))
+    long = pd.concat(parts)
+    figure, axes = _figure(0.34 * len(labels) + 1.1)
+    colours = _colours()
+    shown = [label for label in labels if (long["run"] == label).any()]
+    if len(long):
+        sns.boxplot(
+            long,
+            x="pcc",
+            y="run",
+            order=shown,
+            hue="run",
+            hue_order=shown,
+            palette=[colours[rows[label]["kind"]] for label in shown],
+            legend=False,
+            fliersize=1.5,
+            linewidth=0.9,
+            width=0.65,
+            ax=axes,
+        )
+    axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+    axes.set_xlabel("PCC of a gene, mean over sections")
+    axes.set_ylabel("")
+    return figure
+
+
+def cost_figure(runs: Sequence[StoredRun]) -> Figure:
+    """Score against seconds of training; the area of a point is its peak memory."""
+    table = score_table(runs)
+    table = table[table["pcc_acg"].notna()]
+    if (table["kind"] == "method").any():
+        table = table[table["kind"] == "method"]  # controls cost nothing
+    memory = {run.facts["key"][:12]: peak_memory(run) for run in runs}
+    figure, axes = _figure(3.6)
+    colours = _colours()
+    seconds = table["fit_seconds"].clip(lower=0.01)
+    for (_, row), time in zip(table.iterrows(), seconds, strict=True):
+        gigabytes = memory[row["key"]] / 1024
+        axes.scatter(
+            [time],
+            [row["pcc_acg"]],
+            s=30 + 60 * gigabytes,
+            color=colours[row["kind"]],
+            alpha=0.75,
+            linewidths=0,
+            marker=_marker(row),
+        )
+        axes.annotate(
+            row["method"],
+            (time, row["pcc_acg"]),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    axes.set_xscale("log")
+    axes.margins(x=0.18, y=0.12)
+    axes.set_xlabel("seconds of training, all folds (area: peak memory)")
+    axes.set_ylabel("PCC(ACG)")
+    return figure
+
+
+def rank_figure(runs: Sequence[StoredRun], score: str = "pcc_acg") -> Figure | None:
+    """Critical-difference diagram: mean ranks over sections, ties joined by bars.
+
+    Runs are joined where the permutation over patients, after Holm's correction, does not tell
+    them apart. None where fewer than three runs share three sections.
+    """
+    import scikit_posthocs
+
+    scores = section_scores(runs, score).drop(columns="patient").dropna(axis=1, how="all").dropna()
+    if scores.shape[1] < 3 or len(scores) < 3:
+        return None
+    ranks = scores.rank(axis=1, ascending=False).mean()
+    pairs = pair_table(runs, score)
+    p = pd.DataFrame(1.0, index=ranks.index, columns=ranks.index)
+    for row in pairs.itertuples():
+        if row.first in p.index and row.second in p.index:
+            value = row.permutation_holm if row.patients >= PATIENTS_FOR_A_TEST else 1.0
+            p.loc[row.first, row.second] = p.loc[row.second, row.first] = value
+    figure, axes = _figure(0.26 * len(ranks) + 1.3)
+    scikit_posthocs.critical_difference_diagram(
+        ranks,
+        p,
+        ax=axes,
+        label_props={"fontsize": 8},
+        color_palette=dict.fromkeys(ranks.index, "0.15"),
+        crossbar_props={"color": "0.35", "linewidth": 2.5},
+        elbow_props={"linewidth": 0.8},
+    )
+    patients = int(pairs["patients"].min()) if len(pairs) else 0
+    said = f"mean rank over {len(scores)} sections of {patients} patients; 1 is best"
+    if patients < PATIENTS_FOR_A_TEST:
+        said += "\nno test over fewer than 6 patients has power: all are joined"
+    axes.set_title(said, fontsize=9)
+    return figure
+
+
+def peak_memory(run: StoredRun) -> float:
+    """Largest resident memory over the folds of a run, in MB; 0 where it was not measured."""
+    found = [run.folder.fold(index).facts().get("peak_memory_mb") for index in run.done]
+    return max((float(value) for value in found if value), default=0.0)
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    return figure, axes
+
+
+def _labels(scores: pd.DataFrame) -> list[str]:
+    return [name for name in scores.columns if name != "patient"]
+
+
+def _rows_of(table: pd.DataFrame, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Rows of the score table by the labels that :func:`section_scores` gives, in its order."""
+    done = table[table["folds"] > 0]
+    return dict(zip(labels, done.to_dict("records"), strict=True))
+
+
+def _colours() -> dict[str, Any]:
+    import seaborn as sns
+
+    palette = sns.color_palette("colorblind")
+    return dict(zip(_KINDS, (palette[0], palette[7], palette[1]), strict=True))
+
+
+def _marker(row: Any) -> str:
+    # Shape repeats what colour says.
+    return {"method": "o", "control": "s", "oracle": "D"}[row["kind"]]
+
+
+def _kind_legend(axes: Axes, colours: dict[str, Any], kinds: set[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [], [], linestyle="", marker=_marker({"kind": kind}), color=colours[kind], label=kind
+        )
+        for kind in _KINDS
+        if kind in kinds
+    ]
+    handles += [line for line in axes.get_lines() if line.get_label() == "noise ceiling"]
+    axes.legend(handles=handles, fontsize=8, frameon=False, loc="best")

@@ -1,0 +1,279 @@
+"""Maps on the tissue: genes measured and predicted, domains beside the pathologist's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.errors import BenchError, UnknownNameError
+from bench.evaluate.spatial import UNLABELLED, domain_agreement, spatial_domains
+from bench.report.genes import gene_ranking, marker_sets
+from bench.report.tables import score_table
+from bench.store import StoredRun
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANEL = 2.1
+"""Inches of one map."""
+
+GENES_SHOWN = 3
+RUNS_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class SectionMap:
+    """What the runs say of one section.
+
+    Attributes
+    ----------
+    section
+        Its name.
+    genes
+        Panel.
+    truth
+        (spots, panel) measured expression.
+    predictions
+        (spots, panel) by label, best run first.
+    spatial
+        (spots, 2) full-resolution pixel (x, y).
+    labels
+        (spots,) a pathologist's labels, empty where there is none.
+    image, scale
+        Small copy of the image, None where there is none, and its pixels per image pixel.
+    """
+
+    section: str
+    genes: tuple[str, ...]
+    truth: np.ndarray
+    predictions: dict[str, np.ndarray]
+    spatial: np.ndarray
+    labels: np.ndarray
+    image: Path | None
+    scale: float
+
+
+def stored_sections(runs: Sequence[StoredRun]) -> list[str]:
+    """Test sections that any run has predicted, in alphabetical order."""
+    return sorted({name for run in runs for name in set(run.scores()["section"]) - {""}})
+
+
+def section_map(runs: Sequence[StoredRun], section: str) -> SectionMap:
+    """Truth and predictions of one section, from the runs' stored files.
+
+    Runs of another panel for the section are left out; so are oracles, whose scale is their own.
+
+    Raises
+    ------
+    UnknownNameError
+        No run has predicted the section.
+    """
+    import anndata
+
+    first: Any = None
+    predictions: dict[str, np.ndarray] = {}
+    facts: dict[str, Any] = {}
+    by_key = {run.facts["key"][:12]: run for run in runs if run.done}
+    for row in score_table(list(by_key.values())).to_dict("records"):
+        run = by_key[row["key"]]
+        if row["kind"] == "oracle":
+            continue
+        for index in run.done:
+            fold = run.folder.fold(index)
+            adata = anndata.read_h5ad(fold.path / "predictions.h5ad", backed="r")
+            chosen = np.flatnonzero((adata.obs["section"] == section).to_numpy())
+            if len(chosen):
+                part = adata[chosen].to_memory()
+                if first is None:
+                    first = part
+                if list(part.var_names) == list(first.var_names):
+                    label = row["method"]
+                    while label in predictions:
+                        label += "'"
+                    predictions[label] = np.asarray(part.X)
+                    facts = facts or fold.facts().get("images", {}).get(section, {})
+            adata.file.close()
+    if first is None:
+        raise UnknownNameError("section with predictions", section, stored_sections(runs))
+    image = _image(runs[0], facts.get("file"))
+    return SectionMap(
+        section=section,
+        genes=tuple(first.var_names),
+        truth=np.asarray(first.layers["truth"]),
+        predictions=predictions,
+        spatial=np.asarray(first.obsm["spatial"]),
+        labels=first.obs["label"].astype(str).to_numpy(),
+        image=image,
+        scale=float(facts.get("scale", 1.0)),
+    )
+
+
+def _image(run: StoredRun, name: object) -> Path | None:
+    if not isinstance(name, str):
+        return None
+    folder = (run.folder.results / "images").resolve()
+    path = (run.folder.results / name).resolve()
+    return path if path.is_relative_to(folder) and path.is_file() else None
+
+
+def shown_genes(runs: Sequence[StoredRun], panel: Sequence[str]) -> list[str]:
+    """Marker genes of the panel that the best run predicts best, then its best genes."""
+    best = score_table([run for run in runs if run.done])
+    best = best[best["kind"] == "method"] if (best["kind"] == "method").any() else best
+    key = best.iloc[0]["key"]
+    run = next(run for run in runs if run.facts["key"][:12] == key)
+    ranked = [gene for gene in gene_ranking(run)["gene"] if gene in set(panel)]
+    markers = set().union(*marker_sets().values())
+    first = [gene for gene in ranked if gene in markers]
+    return [*first, *(gene for gene in ranked if gene not in markers)][:GENES_SHOWN]
+
+
+def gene_maps(found: SectionMap, genes: Sequence[str]) -> Figure:
+    """Measured beside predicted expression of some genes, on the H&E image where it is stored.
+
+    Every map has a colour range of its own: methods differ in scale, and the eye compares
+    structure.
+
+    Raises
+    ------
+    BenchError
+        A gene that is not in the panel.
+    """
+    from bench.evaluate.metrics import pearson_per_gene
+
+    missing = [gene for gene in genes if gene not in found.genes]
+    if missing:
+        raise BenchError(f"gene {missing[0]} is not in the panel of section {found.section}")
+    runs = list(found.predictions)[:RUNS_SHOWN]
+    columns = 1 + len(runs)
+    figure, grid = _panels(len(genes), columns, found)
+    for row, gene in enumerate(genes):
+        number = found.genes.index(gene)
+        truth = found.truth[:, [number]]
+        _values(grid[row, 0], found, truth[:, 0], f"{gene}\nmeasured")
+        for column, label in enumerate(runs, 1):
+            prediction = found.predictions[label][:, [number]]
+            r = pearson_per_gene(truth, prediction)[0]
+            said = "undefined" if np.isnan(r) else f"PCC {r:.2f}"
+            _values(grid[row, column], found, prediction[:, 0], f"{label}\n{said}")
+    figure.suptitle(f"section {found.section}; each map has its own colour range", fontsize=9)
+    return figure
+
+
+def domain_maps(found: SectionMap) -> Figure | None:
+    """Domains of measured and predicted expression beside the pathologist's labels.
+
+    None where the section has fewer than two labels.
+    """
+    names = sorted(name for name in set(found.labels) if name.lower() not in UNLABELLED)
+    if len(names) < 2:
+        return None
+    runs = list(found.predictions)[:RUNS_SHOWN]
+    figure, grid = _panels(1, 2 + len(runs), found)
+    named = np.isin(found.labels, names)
+    codes = np.array([names.index(name) if name in names else -1 for name in found.labels])
+    _codes(grid[0, 0], found, codes, "pathologist")
+    panels = {"measured": found.truth, **{label: found.predictions[label] for label in runs}}
+    for column, (label, expression) in enumerate(panels.items(), 1):
+        clusters = np.full(len(found.labels), -1)
+        clusters[named] = _matched(spatial_domains(expression[named], len(names)), codes[named])
+        ari, _ = domain_agreement(expression, list(found.labels))
+        _codes(grid[0, column], found, clusters, f"{label}\nARI {ari:.2f}")
+    figure.suptitle(
+        f"section {found.section}: k-means domains, coloured by the label they overlap most",
+        fontsize=9,
+    )
+    _label_legend(figure, names)
+    return figure
+
+
+def _matched(clusters: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Clusters renumbered so that as many spots as can be have the number of their label."""
+    from scipy.optimize import linear_sum_assignment
+
+    size = int(max(clusters.max(), codes.max())) + 1
+    overlap = np.zeros((size, size))
+    np.add.at(overlap, (clusters, codes), 1)
+    rows, columns = linear_sum_assignment(-overlap)
+    return columns[np.argsort(rows)][clusters]
+
+
+def _panels(rows: int, columns: int, found: SectionMap) -> tuple[Figure, np.ndarray]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    extent = np.ptp(found.spatial, axis=0)
+    tall = float(np.clip(extent[1] / max(extent[0], 1.0), 0.6, 1.6))
+    figure = Figure(
+        figsize=(PANEL * columns, (PANEL * tall + 0.45) * rows + 0.5), layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _background(axes: Axes, found: SectionMap) -> None:
+    low, high = found.spatial.min(axis=0), found.spatial.max(axis=0)
+    margin = 0.05 * (high - low).max()
+    if found.image is not None:
+        from PIL import Image
+
+        with Image.open(found.image, formats=("JPEG",)) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        height, width = pixels.shape[:2]
+        axes.imshow(pixels, extent=(0, width / found.scale, height / found.scale, 0), alpha=0.7)
+    axes.set_xlim(low[0] - margin, high[0] + margin)
+    axes.set_ylim(high[1] + margin, low[1] - margin)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+
+
+def _spot_area(found: SectionMap) -> float:
+    """Area of a spot in points, so that neighbours nearly touch."""
+    from scipy.spatial import cKDTree
+
+    if len(found.spatial) < 2:
+        return 40.0
+    pitch = float(np.median(cKDTree(found.spatial).query(found.spatial, k=2)[0][:, 1]))
+    width = 1.1 * max(np.ptp(found.spatial, axis=0).max(), 1.0)
+    return float((0.8 * pitch / width * PANEL * 72) ** 2)
+
+
+def _values(axes: Axes, found: SectionMap, values: np.ndarray, title: str) -> None:
+    _background(axes, found)
+    axes.scatter(
+        *found.spatial.T, c=values, s=_spot_area(found), cmap="viridis", linewidths=0, alpha=0.9
+    )
+    axes.set_title(title, fontsize=8)
+
+
+def _palette(number: int) -> list[Any]:
+    import seaborn as sns
+
+    return list(sns.color_palette("colorblind", number))
+
+
+def _codes(axes: Axes, found: SectionMap, codes: np.ndarray, title: str) -> None:
+    _background(axes, found)
+    palette = _palette(max(int(codes.max()) + 1, 1))
+    colours = [palette[code] if code >= 0 else (0.8, 0.8, 0.8) for code in codes]
+    axes.scatter(*found.spatial.T, c=colours, s=_spot_area(found), linewidths=0, alpha=0.9)
+    axes.set_title(title, fontsize=8)
+
+
+def _label_legend(figure: Figure, names: Sequence[str]) -> None:
+    from matplotlib.patches import Patch
+
+    palette = _palette(len(names))
+    handles = [Patch(color=palette[number], label=name) for number, name in enumerate(names)]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(len(names), 5),
+        fontsize=8,
+        frameon=False,
+    )
