@@ -12,10 +12,10 @@ import pytest
 import scipy.sparse as sp
 from anndata import AnnData
 
+from bench.contract.small_fold import as_slide, small_fold
 from bench.data.card import DatasetCard
 from bench.data.section import Section
 from bench.data.views import Slide, TrainingData
-from tests.small_fold import as_slide, small_fold
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"

@@ -1,6 +1,7 @@
 """What the documentation shows does work."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,22 +22,31 @@ def block(page: Path, language: str) -> str:
 
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
+    """The method of the page, installed as pip would leave it."""
     page = DOCS / "adding-a-method.md"
-    module = tmp_path / "my_package" / "nearest_colour.py"
-    module.parent.mkdir()
-    (module.parent / "__init__.py").write_text("")
-    module.write_text(block(page, "python"))
-    metadata = tmp_path / "my_package-1.0.dist-info"
+    project = tomllib.loads(block(page, "toml"))["project"]
+    ((name, where),) = project["entry-points"]["bench.methods"].items()
+    module = where.partition(":")[0]
+    (tmp_path / f"{module}.py").write_text(block(page, "python"))
+    metadata = tmp_path / f"{module}-{project['version']}.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
-    entry = re.sub(r"\[project\.entry-points\.\"(.+)\"\]", r"[\1]", block(page, "toml"))
-    (metadata / "entry_points.txt").write_text(entry.replace('"', ""))
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    (metadata / "entry_points.txt").write_text(f"[bench.methods]\n{name} = {where}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    return "nearest_colour"
+    return name
+
+
+def test_the_page_on_adding_a_method_shows_the_example_as_it_is():
+    page, example = DOCS / "adding-a-method.md", REPOSITORY / "tests" / "example_plugin"
+    shown = block(page, "python"), block(page, "toml")
+    files = example / "spotbench_nearest_colour.py", example / "pyproject.toml"
+    assert shown == tuple(path.read_text(encoding="utf-8") for path in files)
 
 
 def test_the_method_of_the_page_runs_and_beats_its_twin(plugin, tmp_path):
-    assert find_methods()[plugin].source == "my-package"
+    assert find_methods()[plugin].source == "spotbench-nearest-colour"
     table = bench.run(
         [plugin, "shuffled"], "demo", folds=[1], results=tmp_path / "results", tracking="none"
     ).set_index("method")

@@ -10,7 +10,7 @@ from bench.blocks.images import to_network_scale
 from bench.methods.bleep import Bleep, BleepConfig
 from bench.methods.bleep.network import BleepNetwork
 from bench.methods.bleep.recipe import BleepRecipe
-from tests.small_fold import GENES, SPOTS, as_slide
+from bench.contract.small_fold import GENES, SPOTS, as_slide
 
 
 def settings(**changes):

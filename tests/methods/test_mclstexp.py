@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from bench.api import ConfigError, Context
+from bench.contract.small_fold import GENES, SPOTS
 from bench.methods.mclstexp import MclSTExp
 from bench.methods.mclstexp.network import MclSTExpNetwork
 from bench.methods.mclstexp.recipe import MclSTExpRecipe
-from tests.small_fold import GENES, SPOTS
 
 SMALL = {"input_size": 32, "epochs": 2, "batch_size": 8, "top_k": 5, "heads": 2, "head_dim": 8}
 

@@ -1,0 +1,85 @@
+"""What a check is, and what comes of one."""
+
+from __future__ import annotations
+
+import inspect
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from bench.files import one_line
+
+if TYPE_CHECKING:
+    from bench.contract.subject import Subject
+
+Check = Callable[["Subject"], str | None]
+"""A check returns, with a remark or none, where the promise of its docstring's first line is kept.
+
+It raises :class:`ContractError` where the promise is broken, and :class:`NotApplicableError` where
+there is nothing to check. Whatever else it raises is the method's own failure.
+"""
+
+
+class ContractError(Exception):
+    """A promise that a method breaks; the message says in one line what was seen."""
+
+
+class NotApplicableError(Exception):
+    """There is nothing to check; the message says in one line why."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a check.
+
+    Attributes
+    ----------
+    name, title
+        Name of the check, and its promise in one sentence.
+    outcome
+        ``passed``, ``failed`` or ``not applicable``.
+    reason
+        One line: why it failed or does not apply, or a remark.
+    seconds
+        Time it took.
+    traceback
+        Where the method's own exception came from, empty without one.
+    """
+
+    name: str
+    title: str
+    outcome: Literal["passed", "failed", "not applicable"]
+    reason: str = ""
+    seconds: float = 0.0
+    traceback: str = ""
+
+
+def name_of(check: Check) -> str:
+    """Name of a check."""
+    return check.__name__
+
+
+def title_of(check: Check) -> str:
+    """Promise that a check is about: the first line of its docstring."""
+    return (inspect.getdoc(check) or "").split("\n")[0].rstrip(".")
+
+
+def run_check(check: Check, subject: Subject) -> Result:
+    """Carry out one check; nothing that the method raises gets through."""
+    start = time.perf_counter()
+    outcome: Literal["passed", "failed", "not applicable"] = "failed"
+    trace = ""
+    try:
+        reason = check(subject) or ""
+        outcome = "passed"
+    except NotApplicableError as error:
+        outcome, reason = "not applicable", one_line(error)
+    except ContractError as error:
+        reason = one_line(error, 400)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a method may fail in any way; that is the result
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        trace = traceback.format_exc()
+    seconds = round(time.perf_counter() - start, 3)
+    return Result(name_of(check), title_of(check), outcome, reason, seconds, trace)

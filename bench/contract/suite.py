@@ -1,0 +1,126 @@
+"""All checks, and carrying them out on a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from bench.contract.check import Check, Result, name_of, run_check, title_of
+from bench.contract.demo import is_quick_on_the_demo
+from bench.contract.hard_folds import (
+    copes_with_a_section_of_one_spot,
+    copes_with_a_slide_of_one_spot,
+    copes_with_constant_genes,
+    copes_with_isolated_spots,
+    fits_without_validation_sections,
+)
+from bench.contract.importing import imports_little, module_of
+from bench.contract.inputs import leaves_inputs_alone, never_sees_test_expression
+from bench.contract.predictions import (
+    does_without_images,
+    ignores_global_state,
+    looks_at_images_as_it_says,
+    predicts_alone_as_in_company,
+    predicts_each_slide,
+    repeats_itself,
+)
+from bench.contract.settings import presets_are_valid, search_space_is_valid
+from bench.contract.storage import comes_back_from_its_folder, saves_plain_files_in_its_folder
+from bench.contract.subject import Subject
+from bench.contract.training import (
+    devices_agree,
+    early_stopping_needs_validation,
+    every_parameter_learns,
+)
+from bench.registry import find_methods, method_class
+
+if TYPE_CHECKING:
+    from bench.execute.executors import Watcher
+
+CHECKS: tuple[Check, ...] = (
+    predicts_each_slide,
+    repeats_itself,
+    ignores_global_state,
+    predicts_alone_as_in_company,
+    comes_back_from_its_folder,
+    saves_plain_files_in_its_folder,
+    every_parameter_learns,
+    never_sees_test_expression,
+    leaves_inputs_alone,
+    fits_without_validation_sections,
+    copes_with_a_section_of_one_spot,
+    copes_with_a_slide_of_one_spot,
+    copes_with_isolated_spots,
+    copes_with_constant_genes,
+    looks_at_images_as_it_says,
+    does_without_images,
+    early_stopping_needs_validation,
+    devices_agree,
+    presets_are_valid,
+    search_space_is_valid,
+    imports_little,
+    is_quick_on_the_demo,
+)
+"""In the order in which they are carried out."""
+
+
+class Listener:
+    """Told how far the checks are; the base class ignores it."""
+
+    def started(self, title: str) -> None:
+        """A check begins."""
+
+    def finished(self, result: Result) -> None:
+        """A check has a result."""
+
+
+def check_method(
+    name: str,
+    *,
+    demo: bool = True,
+    listener: Listener | None = None,
+    jobs: Callable[[], AbstractContextManager[Watcher | None]] = nullcontext,
+) -> list[Result]:
+    """Carry out all checks on a method, built-in or of an installed plugin.
+
+    Parameters
+    ----------
+    name
+        What users type.
+    demo
+        Whether to run it on the demo, which takes longest.
+    listener
+        Told of each check.
+    jobs
+        Opens a watcher of the run on the demo.
+
+    Returns
+    -------
+    list of Result
+        One a check, in the order of :data:`CHECKS`.
+
+    Raises
+    ------
+    UnknownNameError
+        No such method.
+    BenchError
+        Its module cannot be imported.
+    """
+    listener = listener or Listener()
+    kind = method_class(name)
+    results = []
+    with TemporaryDirectory(prefix="bench-check-", ignore_cleanup_errors=True) as folder:
+        subject = Subject(kind, Path(folder), module_of(find_methods()[name]), jobs)
+        for check in CHECKS:
+            listener.started(title_of(check))
+            if check is is_quick_on_the_demo and not demo:
+                left_out = "left out by --no-demo"
+                result = Result(name_of(check), title_of(check), "not applicable", left_out)
+            else:
+                result = run_check(check, subject)
+            results.append(result)
+            listener.finished(result)
+    return results
