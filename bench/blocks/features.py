@@ -2,94 +2,247 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 
-from bench.blocks.images import ImageEncoder, Pixels, image_batches, image_encoder, to_network_scale
+from bench.blocks.frozen import FrozenEncoderConfig
+from bench.blocks.images import ImageEncoder, image_batches, image_encoder, to_network_scale
 from bench.data.views import Slide
-from bench.errors import DataError
+from bench.errors import DataError, TrainingError
 from bench.files import atomic_write, cache_folder, canonical_hash, file_hash
+from bench.method import Context
 
 _VERSION = 1
+_IMAGES_AT_ONCE = 32
 
 
 class FrozenEncoder:
     """An image encoder that is never trained; what it says of a section is kept on disk.
 
-    The features are keyed by patches, encoder, weights and pixel scale, so that every fold,
+    The features are kept by patches, encoder, weights and kind of device, so that every fold,
     method and trial finds those of another.
 
     Parameters
     ----------
-    name, weights
-        See :func:`bench.blocks.images.image_encoder`. With ``none`` the weights are drawn from
-        `seed`.
-    pixels
-        See :func:`bench.blocks.images.to_network_scale`.
+    settings
+        Encoder, weights and patches.
     seed
-        Of random weights.
+        Random weights are drawn from it.
     device
         Where the encoder runs.
     """
 
-    def __init__(self, name: str, weights: str, pixels: Pixels, seed: int, device: str) -> None:
-        self.name, self.weights, self.pixels = name, weights, pixels
-        self.seed, self.device = seed, device
-
-    def features(self, slide: Slide, size: int | None, pixels: int | None) -> np.ndarray:
-        """Features of a slide's patches; see :meth:`bench.data.views.Slide.patches`.
-
-        Returns
-        -------
-        (spots, features) float32
-        """
-        if slide.patch_source is None:
-            raise DataError(f"section {slide.name}: no image, but the method asks for patches")
-        patches_key = slide.patch_source.key(size or slide.patch_pixels, pixels)
-        key = canonical_hash([_VERSION, patches_key, self.name, self._weights_key, self.pixels])
-        path = cache_folder() / "features" / f"{key[:32]}.npy"
-        stored = _read(path, len(slide))
-        if stored is None:
-            stored = self._compute(slide.patch_source.cut(size or slide.patch_pixels, pixels))
-            with atomic_write(path) as temporary, open(temporary, "wb") as stream:
-                np.save(stream, stored)
-        # The order of a shuffled twin comes last: its features are those of the same patches.
-        return stored if slide.image_order is None else stored[slide.image_order]
+    def __init__(self, settings: FrozenEncoderConfig, seed: int, device: str) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.device = device
 
     @cached_property
-    def _weights_key(self) -> list[object]:
-        if self.weights == "none":
-            return ["none", self.seed, torch.__version__]
-        if self.weights == "imagenet":
-            import timm
-            import torchvision
+    def identity(self) -> str:
+        """Hash of encoder, weights and pixel scale: another one gives other features.
 
-            return ["imagenet", torchvision.__version__, timm.__version__]
-        return ["file", file_hash(Path(self.weights))]
+        Raises
+        ------
+        DataError
+            The weight file cannot be read.
+        """
+        settings = self.settings
+        if settings.weights == "none":
+            weights = ["none", self.seed, self._versions]
+        elif settings.weights == "imagenet":
+            weights = ["imagenet"]
+        else:
+            weights = ["file", _hash_of_weights(Path(settings.weights))]
+        return canonical_hash([settings.encoder, weights, settings.pixels])
+
+    def encode(self, slides: Sequence[Slide], context: Context | None = None) -> list[np.ndarray]:
+        """Features of slides, one (spots, features) float32 array each.
+
+        The progress of `context` is told which section they are being taken of.
+
+        Raises
+        ------
+        ConfigError, DataError
+            No such encoder, weights or image; see :func:`bench.blocks.images.image_encoder`.
+        TrainingError
+            A feature is not finite.
+        """
+        found = []
+        for number, slide in enumerate(slides):
+            if context is not None:
+                context.progress(number, len(slides), f"features of {slide.name}")
+            found.append(self._features(slide))
+        return found
+
+    def _features(self, slide: Slide) -> np.ndarray:
+        source = slide.patch_source
+        if source is None:
+            raise DataError(f"section {slide.name}: no image, but the method asks for patches")
+        size, pixels = self.settings.patch_size or slide.patch_pixels, self.settings.input_size
+        # Another release, or a GPU, rounds differently: results must not depend on who was first.
+        setting = [self.identity, self._versions, torch.device(self.device).type]
+        key = canonical_hash([_VERSION, source.key(size, pixels), *setting])
+        path = cache_folder() / "features" / f"{key[:32]}.npz"
+        features = _read(path, len(slide))
+        if features is None:
+            features = self._compute(source.cut(size, pixels))
+            if not np.isfinite(features).all():
+                raise TrainingError(
+                    f"section {slide.name}: encoder {self.settings.encoder} gives features that"
+                    " are not finite; check its weights and the pixel scale it was trained on"
+                )
+            with atomic_write(path) as temporary:
+                np.savez(temporary, features=features)
+        # The order of a shuffled twin comes last: its features are those of the same patches.
+        return features if slide.image_order is None else features[slide.image_order]
+
+    @cached_property
+    def _versions(self) -> list[str]:
+        return [version(name) for name in ("torch", "torchvision", "timm")]
 
     @cached_property
     def _encoder(self) -> ImageEncoder:
+        # On the generator of the CPU alone: networks are built there, and torch.manual_seed
+        # would leave those of the GPUs changed.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            encoder = image_encoder(self.name, self.weights)
+            torch.default_generator.manual_seed(self.seed)
+            encoder = image_encoder(self.settings.encoder, self.settings.weights)
         return encoder.to(self.device).eval()
 
     @torch.inference_mode()
     def _compute(self, patches: np.ndarray) -> np.ndarray:
-        parts = [
-            self._encoder(to_network_scale(images, self.pixels)).float().cpu().numpy()
-            for images in image_batches(patches, self.device)
-        ]
-        return np.concatenate(parts)
+        encoder = self._encoder
+        features = np.empty((len(patches), encoder.features), dtype=np.float32)
+        start = 0
+        for images in image_batches(patches, self.device, _IMAGES_AT_ONCE):
+            found = encoder(to_network_scale(images, self.settings.pixels))
+            features[start : start + len(images)] = found.float().cpu().numpy()
+            start += len(images)
+        return features
+
+
+class FeatureSpace:
+    """Where a fitted method sees spots: standardised features of its frozen encoder.
+
+    Parameters
+    ----------
+    settings
+        Encoder, weights, patches and clipping.
+    seed
+        Of random weights: that of the fit, whatever that of a later prediction.
+    identity
+        Of the encoder it was fitted with.
+    centre, scale
+        (features,) float64 mean and deviation over the training spots.
+    """
+
+    def __init__(
+        self,
+        settings: FrozenEncoderConfig,
+        seed: int,
+        identity: str,
+        centre: np.ndarray,
+        scale: np.ndarray,
+    ) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.identity = identity
+        self.centre = centre
+        self.scale = scale
+
+    @classmethod
+    def fit(cls, encoder: FrozenEncoder, features: Sequence[np.ndarray]) -> Self:
+        """The space in which these features have mean 0 and deviation 1; constant ones are 0.
+
+        Parameters
+        ----------
+        encoder
+            Where they come from.
+        features
+            (spots, features) arrays, one a training section.
+        """
+        spots = sum(len(part) for part in features)
+        centre = sum(part.sum(axis=0, dtype=np.float64) for part in features) / spots
+        squares = sum(((part - centre) ** 2).sum(axis=0) for part in features)
+        scale = np.sqrt(squares / spots)
+        # A deviation of the size of float32's rounding is none.
+        scale[scale <= 1e-6 * np.abs(centre)] = 1.0
+        return cls(encoder.settings, encoder.seed, encoder.identity, centre, scale)
+
+    @property
+    def size(self) -> int:
+        """Number of features."""
+        return len(self.centre)
+
+    def standardise(self, features: np.ndarray) -> np.ndarray:
+        """(spots, features) features of the encoder to float32 ones of the space, clipped."""
+        values = (features - self.centre) / self.scale
+        if self.settings.clip is not None:
+            values = np.clip(values, -self.settings.clip, self.settings.clip)
+        return values.astype(np.float32)
+
+    def embed(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
+        """Slides as (spots, features) float32 arrays of the space.
+
+        Raises
+        ------
+        DataError
+            The encoder's weights are not those of the fit.
+        ConfigError, DataError, TrainingError
+            As :meth:`FrozenEncoder.encode`.
+        """
+        encoder = FrozenEncoder(self.settings, self.seed, context.device)
+        if encoder.identity != self.identity:
+            raise DataError(
+                f"encoder {self.settings.encoder} with weights {self.settings.weights} is not the"
+                " one that the method was fitted with; restore its weights or fit again"
+            )
+        return [self.standardise(part) for part in encoder.encode(slides)]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What :meth:`from_arrays` needs besides the settings, for an ``npz`` file."""
+        return {
+            "encoder_seed": np.array(self.seed),
+            "encoder_identity": np.array(self.identity),
+            "feature_centre": self.centre,
+            "feature_scale": self.scale,
+        }
+
+    @classmethod
+    def from_arrays(cls, settings: FrozenEncoderConfig, arrays: Mapping[str, Any]) -> Self:
+        """The space whose :meth:`arrays` were saved."""
+        return cls(
+            settings,
+            int(arrays["encoder_seed"]),
+            str(arrays["encoder_identity"]),
+            arrays["feature_centre"],
+            arrays["feature_scale"],
+        )
+
+
+def _hash_of_weights(path: Path) -> str:
+    try:
+        return file_hash(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: weight file is missing") from None
+    except OSError as error:
+        raise DataError(f"{path}: weight file cannot be read ({error.strerror})") from error
 
 
 def _read(path: Path, spots: int) -> np.ndarray | None:
+    """Stored features; None where there are none or they are damaged, which zip's CRC tells."""
     try:
-        stored = np.load(path, allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
+        with np.load(path, allow_pickle=False) as stored:
+            features = stored["features"]
+    except FileNotFoundError:
         return None
-    fits = stored.ndim == 2 and len(stored) == spots and stored.dtype == np.float32
-    return stored if fits else None
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, it can be computed again
+        return None
+    fits = features.ndim == 2 and len(features) == spots and features.dtype == np.float32
+    return features if fits else None

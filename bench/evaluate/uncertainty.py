@@ -67,8 +67,8 @@ def bootstrap_interval(
     sections = np.bincount(of_patient)
     values = _two_levels(values, of_patient, sections)
     padded = np.zeros((count, sections.max()))
-    for number in range(count):
-        padded[number, : sections[number]] = values[of_patient == number]
+    for patient in range(count):
+        padded[patient, : sections[patient]] = values[of_patient == patient]
     rng = np.random.default_rng(seed)
     total, drawn = np.zeros(resamples), np.zeros(resamples)
     for _ in range(count):

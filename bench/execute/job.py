@@ -70,7 +70,7 @@ def run_fold(job: Job, progress: Progress | None = None) -> None:
         check_predictions(job.entrant.label, data, predictions)
     clock.mark("predict_seconds")
 
-    scores, genes = score_fold(
+    scores, gene_scores = score_fold(
         job.entrant.label,
         job.fold,
         data,
@@ -80,7 +80,7 @@ def run_fold(job: Job, progress: Progress | None = None) -> None:
     )
     clock.mark("score_seconds")
     folder.write_table("scores.parquet", scores)
-    folder.write_table("genes.parquet", genes)
+    folder.write_table("genes.parquet", gene_scores)
     folder.write_table("curves.parquet", pd.DataFrame(context.curves))
     with atomic_write(folder.path / "predictions.h5ad") as temporary:
         as_anndata(data, predictions).write_h5ad(temporary, compression="lzf")

@@ -167,10 +167,11 @@ def rank_figure(runs: Sequence[StoredRun], score: str = "pcc_acg") -> Figure | N
     ranks = scores.rank(axis=1, ascending=False).mean()
     pairs = pair_table(runs, score)
     p = pd.DataFrame(1.0, index=ranks.index, columns=ranks.index)
-    for row in pairs.itertuples():
-        if row.first in p.index and row.second in p.index:
-            value = row.permutation_holm if row.patients >= PATIENTS_FOR_A_TEST else 1.0
-            p.loc[row.first, row.second] = p.loc[row.second, row.first] = value
+    for row in pairs.to_dict("records"):
+        first, second = row["first"], row["second"]
+        if first in p.index and second in p.index:
+            value = row["permutation_holm"] if row["patients"] >= PATIENTS_FOR_A_TEST else 1.0
+            p.loc[first, second] = p.loc[second, first] = value
     figure, axes = _figure(0.26 * len(ranks) + 1.3)
     scikit_posthocs.critical_difference_diagram(
         ranks,
@@ -214,7 +215,8 @@ def _labels(scores: pd.DataFrame) -> list[str]:
 def _rows_of(table: pd.DataFrame, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Rows of the score table by the labels that :func:`section_scores` gives, in its order."""
     done = table[table["folds"] > 0]
-    return dict(zip(labels, done.to_dict("records"), strict=True))
+    rows = [{str(name): value for name, value in row.items()} for row in done.to_dict("records")]
+    return dict(zip(labels, rows, strict=True))
 
 
 def _colours() -> dict[str, Any]:

@@ -246,7 +246,13 @@ def _spot_area(found: SectionMap) -> float:
 def _values(axes: Axes, found: SectionMap, values: np.ndarray, title: str) -> None:
     _background(axes, found)
     axes.scatter(
-        *found.spatial.T, c=values, s=_spot_area(found), cmap="viridis", linewidths=0, alpha=0.9
+        found.spatial[:, 0],
+        found.spatial[:, 1],
+        c=values,
+        s=_spot_area(found),
+        cmap="viridis",
+        linewidths=0,
+        alpha=0.9,
     )
     axes.set_title(title, fontsize=8)
 
@@ -261,7 +267,8 @@ def _codes(axes: Axes, found: SectionMap, codes: np.ndarray, title: str) -> None
     _background(axes, found)
     palette = _palette(max(int(codes.max()) + 1, 1))
     colours = [palette[code] if code >= 0 else (0.8, 0.8, 0.8) for code in codes]
-    axes.scatter(*found.spatial.T, c=colours, s=_spot_area(found), linewidths=0, alpha=0.9)
+    x, y = found.spatial[:, 0], found.spatial[:, 1]
+    axes.scatter(x, y, c=colours, s=_spot_area(found), linewidths=0, alpha=0.9)
     axes.set_title(title, fontsize=8)
 
 

@@ -64,7 +64,7 @@ def pair_table(runs: Sequence[StoredRun], score: str = "pcc_acg") -> pd.DataFram
 
 def _pairs(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
     scores = section_scores(runs, score)
-    patients = scores.pop("patient").to_dict()
+    patients = {str(name): str(of) for name, of in scores.pop("patient").items()}
     best_first = scores.mean().sort_values(ascending=score in LOWER_IS_BETTER, kind="stable").index
     series = {str(name): scores[name].dropna() for name in best_first}
     columns = [

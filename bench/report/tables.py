@@ -140,12 +140,12 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
     """What a reader of the table must know."""
     notes: list[str] = []
     for run in runs:
-        said = [
+        found = [
             f"{TITLES.get(finding['kind'], finding['kind'])}: {finding['message']}."
             for finding in run.facts.get("audit", ())
         ]
-        said += run.facts.get("footnotes", ())
-        notes += [note for note in said if note not in notes]
+        found += run.facts.get("footnotes", ())
+        notes += [note for note in found if note not in notes]
     for run in runs:
         checkpoint = run.facts.get("checkpoint")
         if checkpoint:

@@ -7,10 +7,10 @@ import torch
 
 from bench.api import Context, DataError, TrainingData
 from bench.blocks.images import to_network_scale
+from bench.contract.small_fold import GENES, SPOTS, as_slide
 from bench.methods.bleep import Bleep, BleepConfig
 from bench.methods.bleep.network import BleepNetwork
 from bench.methods.bleep.recipe import BleepRecipe
-from bench.contract.small_fold import GENES, SPOTS, as_slide
 
 
 def settings(**changes):
