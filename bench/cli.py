@@ -333,6 +333,25 @@ def tables_command(
         typer.echo(text, nl=how is TableFormat.text)
 
 
+@app.command("report")
+def report_command(
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="Dataset.", show_default="all that have runs"),
+    ] = None,
+    protocol: StoredProtocolOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file.", show_default="report.html in the results")
+    ] = None,
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Write one HTML page of the stored runs: tables, figures, maps of genes, settings."""
+    from bench.report.page import stored_comparisons, write_page
+
+    comparisons = stored_comparisons(results, dataset, protocol)
+    typer.echo(write_page(results, out or results / "report.html", comparisons))
+
+
 @app.command("figures")
 def figures_command(
     dataset: DatasetOption,

@@ -205,7 +205,7 @@ class FeatureSpace:
             )
         return [self.standardise(part) for part in encoder.encode(slides)]
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, Any]:
         """What :meth:`from_arrays` needs besides the settings, for an ``npz`` file."""
         return {
             "encoder_seed": np.array(self.seed),
@@ -240,9 +240,9 @@ def _read(path: Path, spots: int) -> np.ndarray | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
             features = stored["features"]
+        fits = features.dtype == np.float32 and features.ndim == 2 and len(features) == spots
     except FileNotFoundError:
         return None
     except Exception:  # noqa: BLE001 - whatever is wrong with it, it can be computed again
         return None
-    fits = features.ndim == 2 and len(features) == spots and features.dtype == np.float32
     return features if fits else None

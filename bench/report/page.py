@@ -1,0 +1,410 @@
+"""One HTML file with everything that a results folder says; it opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from bench.errors import BenchError, StoreError, UnknownNameError
+from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
+from bench.files import atomic_write
+from bench.protocol.audit import TITLES
+from bench.report.comparison_figures import comparison_figures
+from bench.report.page_maps import Row, map_needs, packed_images, packed_maps, share_out
+from bench.report.pairs import render_pairs
+from bench.report.tables import footnotes, for_people, newest, score_table
+from bench.store import FAILURE, StoredRun, stored_names, stored_runs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAP_BYTES = 28_000_000
+"""What maps and images of a page may take together; the rest is small."""
+
+_FIGURES = {
+    "scores": (
+        "Scores",
+        "Mean PCC(ACG) of every run with its 95 % interval over patients and its test sections as"
+        " points; the band is the noise ceiling.",
+    ),
+    "genes": ("Genes", "PCC of every gene, mean over sections, as one box a run."),
+    "critical-difference": (
+        "Critical difference",
+        "Mean rank of every run over the sections; a bar joins those that no test tells apart.",
+    ),
+    "cost": (
+        "Cost",
+        "PCC(ACG) of every run against its seconds of training; the area is its peak memory.",
+    ),
+}
+
+_LOW_IS_BEST = {"MSE", "MAE", "undefined", "p (patients)", "p (sections)"}
+
+_NUMBER = re.compile(r"(?:< )?([+-]?\d+(?:\.\d+)?)(?: ± .*| to .*| %|/\d+)?")
+"""A cell that sorts by the number it begins with."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs on one dataset under one protocol.
+
+    Attributes
+    ----------
+    dataset, protocol
+        Names.
+    runs
+        Runs that are shown.
+    older
+        How many are not, because one that differs in code or versions alone is newer.
+    """
+
+    dataset: str
+    protocol: str
+    runs: Sequence[StoredRun]
+    older: int
+
+
+@dataclass(frozen=True)
+class _ReadOnce(StoredRun):
+    """A run whose tables are read from the disk once for all parts of the page."""
+
+    @cached_property
+    def _scores(self) -> pd.DataFrame:
+        return super().scores()
+
+    @cached_property
+    def _genes(self) -> pd.DataFrame:
+        return super().genes()
+
+    def scores(self) -> pd.DataFrame:
+        return self._scores.copy()
+
+    def genes(self) -> pd.DataFrame:
+        return self._genes.copy()
+
+
+def stored_comparisons(
+    results: Path, dataset: str | None = None, protocol: str | None = None
+) -> list[Comparison]:
+    """All comparisons in a results folder, or those of one dataset or protocol.
+
+    Raises
+    ------
+    BenchError
+        Nothing there.
+    UnknownNameError
+        No run on the dataset, or none under the protocol.
+    """
+    stored = stored_names(results)
+    if dataset is not None and stored and dataset not in stored:
+        raise UnknownNameError(f"dataset in {results}", dataset, stored)
+    names = [name for name in sorted(stored) if dataset in {None, name}]
+    protocols = {of for name in names for of in stored[name]}
+    if protocol is not None and names and protocol not in protocols:
+        raise UnknownNameError("protocol with runs", protocol, protocols)
+    found = []
+    for name in names:
+        for of in sorted(stored[name]):
+            if protocol in {None, of} and (runs := stored_runs(results, name, of)):
+                kept = [_ReadOnce(run.folder, run.facts, run.done) for run in newest(runs)]
+                found.append(Comparison(name, of, kept, len(runs) - len(kept)))
+    if not found:
+        raise BenchError(f"{results}: no runs here; make some with 'bench run'")
+    return found
+
+
+def write_page(results: Path, path: Path, comparisons: Sequence[Comparison]) -> Path:
+    """Write the page; the same results give the same bytes.
+
+    Parameters
+    ----------
+    results
+        Results folder, for the images beside the runs.
+    path
+        HTML file to write.
+    comparisons
+        As :func:`stored_comparisons` gives them.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written.
+    """
+    text = page(results, comparisons)
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror or error}); name another file with --out"
+        ) from error
+    return path
+
+
+def page(results: Path, comparisons: Sequence[Comparison]) -> str:
+    """The page as text; see :func:`write_page`."""
+    import jinja2
+    from matplotlib import colormaps
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    # What a browser's JSON.parse would refuse must not be written.
+    environment.policies["json.dumps_kwargs"] = {
+        "sort_keys": True,
+        "allow_nan": False,
+        "separators": (",", ":"),
+    }
+    template = files("bench.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    tables = [score_table(comparison.runs) for comparison in comparisons]
+    rows = [
+        named_rows(comparison.runs, table)
+        for comparison, table in zip(comparisons, tables, strict=True)
+    ]
+    images = packed_images(results, [row for of_one in rows for row in of_one])
+    maps = _maps(rows, MAP_BYTES - sum(len(image["source"]) for image in images.values()))
+    viridis = [colormaps["viridis"](step, bytes=True)[:3] for step in range(256)]
+    one = comparisons[0]
+    return environment.from_string(template).render(
+        title=f"{one.dataset}, protocol {one.protocol}" if len(comparisons) == 1 else "All runs",
+        parts=[_part(*found) for found in zip(comparisons, tables, rows, maps, strict=True)],
+        images=images,
+        viridis="".join(f"{value:02x}" for colour in viridis for value in colour),
+    )
+
+
+def named_rows(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[Row]:
+    """Runs in the order of their score table, each with a name that no other has."""
+    by_key = {run.facts["key"][:12]: run for run in runs}
+    rows = []
+    for row in table.to_dict("records"):
+        name = str(row["method"])
+        if (table["method"] == name).sum() > 1:
+            name = f"{name} ({row['preset']}, seed {row['seed']}, {row['key'][:6]})"
+        rows.append(Row(name, by_key[row["key"]]))
+    return rows
+
+
+def _maps(rows: Sequence[Sequence[Row]], budget: float) -> list[dict[str, Any]]:
+    """Maps of each comparison, with the genes that found no room."""
+    needs = [map_needs(of_one) for of_one in rows]
+    shares = share_out([need.total for need in needs], max(budget, 0.0))
+    packed = []
+    for of_one, need, share in zip(rows, needs, shares, strict=True):
+        genes = need.within(share)
+        left_out = sorted(set(need.order) - set(genes))
+        packed.append({"data": packed_maps(of_one, genes), "left_out": left_out})
+    return packed
+
+
+def _part(
+    comparison: Comparison, table: pd.DataFrame, rows: Sequence[Row], maps: Mapping[str, Any]
+) -> dict[str, Any]:
+    notes = footnotes(comparison.runs, table)
+    leaks = tuple(f"{title}: " for title in TITLES.values())
+    kinds = list(table["kind"])
+    return {
+        "dataset": comparison.dataset,
+        "protocol": comparison.protocol,
+        "presets": sorted(set(table["preset"].astype(str)) - {"-"}),
+        "folds": sorted(set(table["folds_hash"])),
+        "sections": int(table["sections"].max()),
+        "older": comparison.older,
+        "table": _sheet(for_people(table), kinds),
+        "notes": [{"text": note, "leak": note.startswith(leaks)} for note in notes],
+        "pairs": _pairs(comparison.runs),
+        "figures": _figures(comparison.runs),
+        "cost": _sheet(_cost(rows), kinds),
+        "twins": any(row.run.facts["label"].startswith("shuffled") for row in rows),
+        "runs": [_run(row) for row in rows],
+        "maps": maps["data"],
+        "left_out": maps["left_out"],
+    }
+
+
+def _sheet(shown: pd.DataFrame, kinds: Sequence[str] = ()) -> dict[str, Any]:
+    """A table for the template: headings, and cells with the numbers that they sort by."""
+    columns = []
+    for heading in shown:
+        texts = [str(text) for text in shown[heading]]
+        found = [_NUMBER.fullmatch(text) for text in texts]
+        numeric = any(found) and all(
+            match or text in {"–", "no power"} for match, text in zip(found, texts, strict=True)
+        )
+        keys = [match[1] if match else "" for match in found] if numeric else texts
+        columns.append((str(heading), numeric, list(zip(texts, keys, strict=True))))
+    return {
+        "headings": [
+            {
+                "text": heading,
+                "numeric": numeric,
+                "best": "high" if numeric and heading not in _LOW_IS_BEST else "low",
+            }
+            for heading, numeric, _ in columns
+        ],
+        "rows": [
+            {
+                "kind": kinds[number] if kinds else "method",
+                "cells": [
+                    {"text": cells[number][0], "key": cells[number][1]} for _, _, cells in columns
+                ],
+            }
+            for number in range(len(shown))
+        ],
+    }
+
+
+def _pairs(runs: Sequence[StoredRun]) -> dict[str, Any] | None:
+    done = [run for run in runs if run.done]
+    said = json.loads(render_pairs(done, "json")) if done else {"rows": []}
+    if not said["rows"]:
+        return None
+    shown = pd.DataFrame(
+        [
+            {
+                "better": row["first"],
+                "than": row["second"],
+                "difference": f"{row['difference']:+.4f}",
+                "95 % interval": "–"
+                if row["low"] is None
+                else f"{row['low']:+.3f} to {row['high']:+.3f}",
+                "sections": str(row["sections"]),
+                "patients": str(row["patients"]),
+                "p (patients)": _p(row["permutation_holm"])
+                if row["patients"] >= PATIENTS_FOR_A_TEST
+                else "no power",
+                "p (sections)": _p(row["wilcoxon_holm"]),
+            }
+            for row in said["rows"]
+        ]
+    )
+    return {"table": _sheet(shown), "notes": said["footnotes"]}
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _figures(runs: Sequence[StoredRun]) -> list[dict[str, str]]:
+    drawn = []
+    for name, figure in comparison_figures(runs).items():
+        heading, said = _FIGURES.get(name, (name, name))
+        drawn.append({"name": name, "heading": heading, "said": said, "source": _svg(figure)})
+    return drawn
+
+
+def _svg(figure: Figure) -> str:
+    """A figure as a data address; an image keeps its names apart from those of the page."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    stream = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "spotbench"}):
+        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(stream.getvalue().encode()).decode()}"
+
+
+def _cost(rows: Iterable[Row]) -> pd.DataFrame:
+    table = []
+    for row in rows:
+        folds = [row.run.folder.fold(index).facts() for index in row.run.done]
+        timings = [fold.get("timings", {}) for fold in folds]
+        table.append(
+            {
+                "method": row.name,
+                "preset": str(row.run.facts["preset"]),
+                "device": ", ".join(sorted({str(fold.get("device", "–")) for fold in folds})),
+                "folds": f"{len(folds)}/{row.run.facts['n_folds']}",
+                "fit s": _most(sum, [of.get("fit_seconds") for of in timings], 1),
+                "predict s": _most(sum, [of.get("predict_seconds") for of in timings], 1),
+                "peak memory MB": _most(max, [fold.get("peak_memory_mb") for fold in folds], 0),
+                "device memory MB": _most(
+                    max, [fold.get("peak_device_memory_mb") for fold in folds], 0
+                ),
+                "parameters": _most(max, [fold.get("parameters") for fold in folds], 0),
+            }
+        )
+    shown = pd.DataFrame(table)
+    empty = [name for name in ("device memory MB", "parameters") if (shown[name] == "–").all()]
+    return shown.drop(columns=empty)
+
+
+def _most(combine: Any, values: Iterable[float | None], digits: int) -> str:
+    known = [float(value) for value in values if value is not None]
+    return f"{combine(known):.{digits}f}" if known else "–"
+
+
+def _run(row: Row) -> dict[str, Any]:
+    facts = row.run.facts
+    folds = []
+    for index in range(int(facts["n_folds"])):
+        folder = row.run.folder.fold(index)
+        done = index in row.run.done
+        folds.append(
+            {
+                "index": index,
+                "done": done,
+                "why": "" if done else _failure(folder.path / FAILURE),
+                "notes": folder.facts().get("notes", []) if done else [],
+            }
+        )
+    machines = {
+        json.dumps(row.run.folder.fold(index).facts().get("machine", {}), sort_keys=True)
+        for index in row.run.done
+    }
+    identity = {
+        "run key": facts["key"],
+        "kind": facts["kind"],
+        "preset": facts["preset"],
+        "seed": facts["seed"],
+        "created": facts.get("created", "–"),
+        "commit": facts.get("git_commit") or "–",
+        "dataset hash": facts.get("dataset_hash", "–"),
+        "protocol hash": facts.get("protocol_hash", "–"),
+        "folds hash": facts["folds_hash"],
+        "machine": "; ".join(
+            ", ".join(f"{name} {value}" for name, value in json.loads(text).items())
+            for text in sorted(machines)
+        )
+        or "–",
+    }
+    return {
+        "name": row.name,
+        "preset": facts["preset"],
+        "done": len(row.run.done),
+        "n_folds": facts["n_folds"],
+        "identity": {name: str(value) for name, value in identity.items()},
+        "settings": json.dumps(facts.get("config", {}), indent=2, sort_keys=True),
+        "packages": {str(k): str(v) for k, v in sorted(facts.get("packages", {}).items())},
+        "folds": [fold for fold in folds if not fold["done"] or fold["notes"]],
+        "facts": json.dumps(facts, indent=2, sort_keys=True),
+    }
+
+
+def _failure(path: Path) -> str:
+    """Last line of the traceback of a fold that failed."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return "not run"
+    return f"failed: {lines[-1].strip()}" if lines else "failed"

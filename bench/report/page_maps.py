@@ -1,0 +1,295 @@
+"""Measured and predicted maps of genes, packed small enough to lie in a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from bench.data.image import open_image
+from bench.errors import DataError
+from bench.report.genes import marker_sets
+from bench.store import StoredRun
+
+IMAGE_BYTES = 8_000_000
+"""What the images of a page may take together."""
+
+_IMAGE_SIDES = (600, 420, 300, 200, 120)
+_STORED_IMAGE_PIXELS = 4_000_000
+_BASE64 = 4 / 3
+_NUMBERS = 3 * 4
+"""Bytes of a gene's lowest and highest value and its PCC in one map."""
+
+_SAME_TRUTH = 1e-4
+"""Machines may differ by rounding in the measured values, not by more."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run by the name that tells it from the others."""
+
+    name: str
+    run: StoredRun
+
+
+@dataclass
+class Needs:
+    """What maps of every gene would take.
+
+    Attributes
+    ----------
+    order
+        Genes, those to be kept first in front.
+    size
+        Bytes of each in that order.
+    """
+
+    order: list[str]
+    size: np.ndarray
+
+    @property
+    def total(self) -> float:
+        """Bytes of all genes."""
+        return float(np.cumsum(self.size)[-1]) if len(self.size) else 0.0
+
+    def within(self, budget: float) -> list[str]:
+        """As many genes from the front as `budget` bytes hold."""
+        return self.order[: int(np.searchsorted(np.cumsum(self.size), budget, side="right"))]
+
+
+@dataclass
+class _Variant:
+    """A section as some runs have it: same spots, same genes, same measured values."""
+
+    name: str
+    patient: str
+    spots: list[str]
+    panel: list[str]
+    spatial: np.ndarray
+    truth: np.ndarray
+    image: str | None = None
+    maps: dict[int, dict[str, Any]] = field(default_factory=dict)
+    ceiling: np.ndarray | None = None
+
+    def is_of(self, spots: list[str], panel: list[str], truth: np.ndarray) -> bool:
+        return (
+            self.spots == spots
+            and self.panel == panel
+            and np.allclose(self.truth, truth, rtol=0, atol=_SAME_TRUTH)
+        )
+
+
+def map_needs(rows: Sequence[Row]) -> Needs:
+    """Sizes of the maps of all runs, from their tables alone.
+
+    Markers come first, then the genes by their mean PCC over the methods and sections; where no
+    row is a method, over all rows.
+    """
+    tables = [
+        row.run.genes()[["section", "gene", "pcc"]].assign(row=number, kind=row.run.facts["kind"])
+        for number, row in enumerate(rows)
+        if row.run.done
+    ]
+    if not tables:
+        return Needs([], np.zeros(0))
+    table = pd.concat(tables, ignore_index=True)
+    spots = _spots(rows)
+    drawn = spots.reindex(pd.MultiIndex.from_frame(table[["row", "section"]])).to_numpy()
+    # A map of one value a gene, as that of the mean, is stored without its spots.
+    flat = table.groupby(["row", "section"])["pcc"].transform("count") == 0
+    table["size"] = _BASE64 * (np.where(flat, 0.0, drawn) + _NUMBERS)
+    size = table.groupby("gene")["size"].sum()
+    largest = table.assign(spots=drawn).groupby(["gene", "section"])["spots"].max()
+    size += _BASE64 * (largest.groupby("gene").sum() + _NUMBERS)
+    contestants = table[table["kind"] == "method"]
+    pcc = (contestants if len(contestants) else table).groupby("gene")["pcc"].mean()
+    order = pd.DataFrame({"size": size, "pcc": pcc.reindex(size.index).fillna(-2.0)}).reset_index()
+    order["marker"] = order["gene"].isin(frozenset().union(*marker_sets().values()))
+    order = order.sort_values(["marker", "pcc", "gene"], ascending=[False, False, True])
+    return Needs(list(order["gene"]), order["size"].to_numpy())
+
+
+def _spots(rows: Sequence[Row]) -> pd.Series:
+    counts = {}
+    for number, row in enumerate(rows):
+        scores = row.run.scores() if row.run.done else pd.DataFrame(columns=["section", "spots"])
+        for section, of_section in scores[scores["section"] != ""].groupby("section"):
+            counts[number, section] = int(of_section["spots"].max())
+    return pd.Series(counts, dtype=np.float64)
+
+
+def share_out(wanted: Sequence[float], budget: float) -> list[float]:
+    """Divide a budget: nobody gets more than wanted, and what is left goes to the others.
+
+    Examples
+    --------
+    >>> share_out([1.0, 9.0, 9.0], 11.0)
+    [1.0, 5.0, 5.0]
+    """
+    given = [0.0] * len(wanted)
+    for done, number in enumerate(sorted(range(len(wanted)), key=lambda n: wanted[n])):
+        given[number] = min(wanted[number], (budget - sum(given)) / (len(wanted) - done))
+    return given
+
+
+def packed_maps(rows: Sequence[Row], genes: Iterable[str]) -> dict[str, Any]:
+    """Maps of some genes in every section, ready for JSON.
+
+    Values are given in 256 steps between the lowest and the highest of a gene in a map; arrays
+    are little-endian and in base64.
+
+    Returns
+    -------
+    dict
+        ``genes``; ``rows`` (name and kind); ``sections``, each with its spots, its measured map
+        and one map a row that has predicted it.
+    """
+    chosen = sorted(genes)
+    position = {gene: number for number, gene in enumerate(chosen)}
+    variants: dict[str, list[_Variant]] = {}
+    for number, row in enumerate(rows):
+        for index in row.run.done:
+            _read_fold(number, row.run, index, position, variants)
+    sections = []
+    for name in sorted(variants):
+        for version, variant in enumerate(variants[name], 1):
+            several = len(variants[name]) > 1
+            label = f"{name} (version {version})" if several else name
+            sections.append(_packed(variant, label, position))
+    return {
+        "genes": chosen,
+        "rows": [{"name": row.name, "kind": row.run.facts["kind"]} for row in rows],
+        "sections": sections,
+    }
+
+
+def _read_fold(
+    number: int,
+    run: StoredRun,
+    index: int,
+    position: Mapping[str, int],
+    variants: dict[str, list[_Variant]],
+) -> None:
+    import anndata
+
+    fold = run.folder.fold(index)
+    adata = anndata.read_h5ad(fold.path / "predictions.h5ad")
+    adata = adata[:, adata.var_names.isin(list(position))]
+    panel = list(adata.var_names)
+    predicted, truth = np.asarray(adata.X), np.asarray(adata.layers["truth"])
+    names = adata.obs["section"].to_numpy().astype(str)
+    genes = fold.read_table("genes.parquet").set_index(["section", "gene"])
+    images = fold.facts().get("images", {})
+    for section in dict.fromkeys(names):
+        here = names == section
+        spots = list(adata.obs_names[here])
+        known = variants.setdefault(section, [])
+        found = next((v for v in known if v.is_of(spots, panel, truth[here])), None)
+        of_genes = genes.loc[section].reindex(panel)
+        if found is None:
+            found = _Variant(
+                section,
+                str(adata.obs["patient"].to_numpy()[here][0]),
+                spots,
+                panel,
+                np.asarray(adata.obsm["spatial"], dtype=np.float64)[here],
+                truth[here],
+            )
+            found.ceiling = of_genes["ceiling"].to_numpy()
+            known.append(found)
+        # Methods that read no image may have been run where there was none.
+        found.image = found.image or images.get(section, {}).get("file")
+        found.maps[number] = {
+            **_quantised(predicted[here]),
+            "pcc": _base64(of_genes["pcc"].to_numpy(), "<f4"),
+            "row": number,
+        }
+
+
+def _packed(variant: _Variant, label: str, position: Mapping[str, int]) -> dict[str, Any]:
+    assert variant.ceiling is not None
+    return {
+        "name": label,
+        "patient": variant.patient,
+        "genes": [position[gene] for gene in variant.panel],
+        "x": _base64(variant.spatial[:, 0], "<f4"),
+        "y": _base64(variant.spatial[:, 1], "<f4"),
+        "pitch": _pitch(variant.spatial),
+        "image": variant.image,
+        "ceiling": _base64(variant.ceiling, "<f4"),
+        "truth": _quantised(variant.truth),
+        "maps": [variant.maps[number] for number in sorted(variant.maps)],
+    }
+
+
+def _quantised(values: np.ndarray) -> dict[str, str]:
+    """Lowest and highest value of each column, and all values in 256 steps between them."""
+    low, high = values.min(axis=0), values.max(axis=0)
+    span = np.where(high > low, high - low, 1)
+    steps = np.rint((values - low) / span * 255).astype(np.uint8)
+    return {
+        "low": _base64(low, "<f4"),
+        "high": _base64(high, "<f4"),
+        "values": _base64(steps.T, "u1") if steps.any() else "",
+    }
+
+
+def _base64(values: np.ndarray, kind: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, dtype=kind).tobytes()).decode()
+
+
+def _pitch(spatial: np.ndarray) -> float:
+    """Median distance of a spot to the nearest other one, in pixels of the image."""
+    if len(spatial) < 2:
+        return 1.0
+    nearest = cKDTree(spatial).query(spatial, k=2)[0][:, 1]
+    pitch = float(np.median(nearest))
+    return round(pitch, 3) if pitch > 0 else 1.0
+
+
+def packed_images(results: Path, rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+    """Stored small images of the test sections as data addresses, by file.
+
+    Returns
+    -------
+    dict
+        ``source`` and the ``width`` and ``height`` of what it shows, in pixels of the full image.
+        Files that are missing, damaged or not in the results folder are left out.
+    """
+    scales: dict[str, float] = {}
+    for row in rows:
+        for index in row.run.done:
+            for image in row.run.folder.fold(index).facts().get("images", {}).values():
+                scales[image["file"]] = float(image["scale"])
+    root = results.resolve()
+    paths = {name: (root / name).resolve() for name in sorted(scales)}
+    packed: dict[str, dict[str, Any]] = {}
+    for side in _IMAGE_SIDES:
+        packed = {}
+        for name, path in paths.items():
+            if not path.is_relative_to(root):
+                continue
+            try:
+                packed[name] = _packed_image(path, scales[name], side)
+            except DataError:
+                continue
+        if sum(len(image["source"]) for image in packed.values()) <= IMAGE_BYTES:
+            break
+    return packed
+
+
+def _packed_image(path: Path, scale: float, side: int) -> dict[str, Any]:
+    with open_image(path, _STORED_IMAGE_PIXELS) as image:
+        width, height = (edge / scale for edge in image.size)
+        image.thumbnail((side, side))
+        stream = io.BytesIO()
+        image.convert("RGB").save(stream, format="JPEG", quality=80)
+    content = base64.b64encode(stream.getvalue()).decode()
+    return {"source": f"data:image/jpeg;base64,{content}", "width": width, "height": height}

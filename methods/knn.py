@@ -1,0 +1,100 @@
+"""Nearest neighbours: mean of the training spots that look alike to a frozen image encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import Field
+
+from bench.api import Context, Method, MethodConfig, Slide, TrainingData, atomic_write
+from bench.blocks.frozen import QUICK_ENCODER, FrozenEncoderConfig
+
+
+class NearestNeighboursConfig(FrozenEncoderConfig):
+    """Settings of the nearest neighbours, besides those of the frozen encoder.
+
+    Attributes
+    ----------
+    neighbours
+        Training spots averaged, nearest by cosine of the standardised features; all of them if
+        there are fewer.
+    weighting
+        By the ``inverse_square`` of the distance, or plain ``mean``.
+    distance
+        The distance between standardised features that the weights are made of.
+    """
+
+    neighbours: int = Field(default=50, ge=1)
+    weighting: Literal["inverse_square", "mean"] = "inverse_square"
+    distance: Literal["l1", "l2"] = "l2"
+
+
+class NearestNeighbours(Method):
+    """What mere likeness of patches tells, with nothing trained."""
+
+    name: ClassVar[str] = "knn"
+    Config: ClassVar[type[MethodConfig]] = NearestNeighboursConfig
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {**QUICK_ENCODER},
+        "tiny": {**QUICK_ENCODER, "input_size": 32, "neighbours": 5},
+    }
+    config: NearestNeighboursConfig
+
+    @classmethod
+    def search_space(cls, trial: Any) -> dict[str, Any]:
+        """Number of neighbours and how they are weighted."""
+        return {
+            "neighbours": trial.suggest_int("neighbours", 5, 500, log=True),
+            "weighting": trial.suggest_categorical("weighting", ["inverse_square", "mean"]),
+        }
+
+    def fit(self, data: TrainingData, context: Context) -> None:
+        """Keep features and targets of all sections that may be used."""
+        from bench.blocks.features import FeatureSpace, FrozenEncoder
+
+        encoder = FrozenEncoder(self.config, context.seed, context.device)
+        features = encoder.encode(data.sections, context)
+        self._space = FeatureSpace.fit(encoder, features)
+        self._keys = np.concatenate([self._space.standardise(part) for part in features])
+        self._values = np.concatenate([section.target for section in data.sections])
+
+    def predict(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
+        """Weighted mean of the targets of the nearest training spots."""
+        import torch
+
+        from bench.blocks.retrieval import retrieve
+
+        keys = torch.from_numpy(self._keys).to(context.device)
+        values = torch.from_numpy(self._values).to(context.device)
+        return [
+            retrieve(
+                torch.from_numpy(queries).to(context.device),
+                keys,
+                values,
+                top_k=self.config.neighbours,
+                distance=self.config.distance,
+                weighting=self.config.weighting,
+            )
+            .cpu()
+            .numpy()
+            for queries in self._space.embed(slides, context)
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Write features and targets of the training spots as ``bank.npz``."""
+        with atomic_write(folder / "bank.npz") as temporary:
+            np.savez(temporary, keys=self._keys, values=self._values, **self._space.arrays())
+
+    @classmethod
+    def load(cls, folder: Path, config: MethodConfig) -> Self:
+        """Read ``bank.npz``."""
+        from bench.blocks.features import FeatureSpace
+
+        method = cls(config)
+        with np.load(folder / "bank.npz", allow_pickle=False) as bank:
+            method._keys, method._values = bank["keys"], bank["values"]
+            method._space = FeatureSpace.from_arrays(method.config, bank)
+        return method
