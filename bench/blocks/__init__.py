@@ -1,1 +1,1 @@
-"""Network parts that several methods share. Importing them imports torch."""
+"""Network parts that several methods share. Importing them imports torch, save `frozen`."""

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from bench.data.image import open_image
 from bench.errors import DataError
 from bench.report.genes import marker_sets
-from bench.store import StoredRun
+from bench.store import FoldFolder, StoredRun
 
 IMAGE_BYTES = 8_000_000
 """What the images of a page may take together."""
@@ -155,44 +155,46 @@ def packed_maps(rows: Sequence[Row], genes: Iterable[str]) -> dict[str, Any]:
     position = {gene: number for number, gene in enumerate(chosen)}
     variants: dict[str, list[_Variant]] = {}
     for number, row in enumerate(rows):
+        scores = row.run.genes()
         for index in row.run.done:
-            _read_fold(number, row.run, index, position, variants)
-    sections = []
+            sections = scores[scores["fold"] == index].groupby("section")
+            of_fold = {str(section): part.set_index("gene") for section, part in sections}
+            _read_fold(number, row.run.folder.fold(index), of_fold, position, variants)
+    packed = []
     for name in sorted(variants):
         for version, variant in enumerate(variants[name], 1):
             several = len(variants[name]) > 1
             label = f"{name} (version {version})" if several else name
-            sections.append(_packed(variant, label, position))
+            packed.append(_packed(variant, label, position))
     return {
         "genes": chosen,
         "rows": [{"name": row.name, "kind": row.run.facts["kind"]} for row in rows],
-        "sections": sections,
+        "sections": packed,
     }
 
 
 def _read_fold(
     number: int,
-    run: StoredRun,
-    index: int,
+    fold: FoldFolder,
+    scores: Mapping[str, pd.DataFrame],
     position: Mapping[str, int],
     variants: dict[str, list[_Variant]],
 ) -> None:
+    """Add the maps of one row in one fold to those of its sections."""
     import anndata
 
-    fold = run.folder.fold(index)
     adata = anndata.read_h5ad(fold.path / "predictions.h5ad")
     adata = adata[:, adata.var_names.isin(list(position))]
     panel = list(adata.var_names)
     predicted, truth = np.asarray(adata.X), np.asarray(adata.layers["truth"])
     names = adata.obs["section"].to_numpy().astype(str)
-    genes = fold.read_table("genes.parquet").set_index(["section", "gene"])
     images = fold.facts().get("images", {})
     for section in dict.fromkeys(names):
         here = names == section
         spots = list(adata.obs_names[here])
         known = variants.setdefault(section, [])
         found = next((v for v in known if v.is_of(spots, panel, truth[here])), None)
-        of_genes = genes.loc[section].reindex(panel)
+        of_genes = scores[section].reindex(panel)
         if found is None:
             found = _Variant(
                 section,

@@ -253,6 +253,12 @@ class Hist2STNetwork(nn.Module):
         return network.eval()
 
     @property
+    def _encoder(self) -> SpotEncoder:
+        encoder = self.vit["transformer"]
+        assert isinstance(encoder, SpotEncoder)
+        return encoder
+
+    @property
     def genes(self) -> int:
         """Number of outputs."""
         return self.get_parameter("gene_head.1.bias").shape[0]
@@ -260,7 +266,7 @@ class Hist2STNetwork(nn.Module):
     def embed_patches(self, images: Tensor) -> Tensor:
         """(n, 3, edge, edge) images, see :func:`x_first`, to (n, dim)."""
         maps = self.dropout(self.patch_embedding(images))
-        return self.vit["transformer"].narrow(maps)
+        return self._encoder.narrow(maps)
 
     def relate(self, embedded: Tensor, position: Tensor, edges: Tensor) -> Tensor:
         """What the heads read: embedded spots that know of the others of their section.
@@ -275,7 +281,7 @@ class Hist2STNetwork(nn.Module):
         -------
         (n, dim)
         """
-        encoder = self.vit["transformer"]
+        encoder = self._encoder
         spots = embedded + self.x_embed(position[:, 0]) + self.y_embed(position[:, 1])
         spots = encoder.layer2(spots[None])[0]
         return encoder.join(encoder.graph(spots, edges, dense=self.as_released))

@@ -270,7 +270,7 @@ def test_a_spots_own_patch_reaches_it_through_its_neighbours_alone(network):
         {"bake": 3},
         {"distillation": 2.0},
         {"learning_rate": 1e-2},
-        {"decay": 0.1, "decay_epochs": 1},
+        {"decay": 0.5, "decay_epochs": 1},
         {"epochs": 1},
         {"patience": 1},
     ],

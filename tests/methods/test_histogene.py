@@ -68,6 +68,14 @@ def test_dropout_is_on_the_embedding_and_off_when_predicting(small_network):
     assert torch.equal(first, second)
 
 
+def test_attention_weights_are_not_dropped(small_network):
+    attention = small_network.vit["transformer"].layers[0][0].train()
+    spots = torch.rand(1, 4, 24)
+    assert not torch.equal(attention(spots), attention(spots))
+    attention.fn.to_out.eval()
+    assert torch.equal(attention(spots), attention(spots))
+
+
 @pytest.fixture
 def small_network():
     torch.manual_seed(7)
