@@ -42,8 +42,10 @@ wheel: $(WHEEL)/.built
 	cd build && PYTHONPATH=wheel ../$(BIN)/python -m bench list
 	cd build && PYTHONPATH=wheel SPOTBENCH_CACHE=cache ../$(BIN)/python -m bench run --method mean,depth --dataset demo --tracking none --results results
 
+# A worker a core, each on one thread: threads that wait for one another cost more than they give.
+WORKERS ?= auto
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

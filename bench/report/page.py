@@ -273,8 +273,7 @@ def _sheet(shown: pd.DataFrame, kinds: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _pairs(runs: Sequence[StoredRun]) -> dict[str, Any] | None:
-    done = [run for run in runs if run.done]
-    said = json.loads(render_pairs(done, "json")) if done else {"rows": []}
+    said = json.loads(render_pairs(runs, "json"))
     if not said["rows"]:
         return None
     shown = pd.DataFrame(

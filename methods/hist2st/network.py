@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.api import DataError
 from bench.blocks.attention import AttentionBlock
 from bench.blocks.graph import dense_neighbour_mean, neighbour_mean
 from bench.blocks.weights import Released, load_exactly, numbered, released_tensors, tensor_size
-from bench.errors import DataError
 
 Pixels = Literal["raw255", "rgb01"]
 

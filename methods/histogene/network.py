@@ -7,9 +7,9 @@ from typing import Literal, Self
 
 from torch import Tensor, nn
 
+from bench.api import DataError
 from bench.blocks.attention import PreNormTransformer
 from bench.blocks.weights import Released, load_exactly, numbered, released_tensors, tensor_size
-from bench.errors import DataError
 
 Pixels = Literal["raw255", "rgb01"]
 

@@ -291,9 +291,18 @@ def test_notes_of_a_fit_are_said(results):
 
 
 def test_runs_without_a_finished_fold_still_give_a_page(results):
-    for run in runs_of(results).values():
+    runs = runs_of(results)
+    for number, run in enumerate(runs.values(), 1):
         for index in range(3):
             run.folder.fold(index).clear()
+        if number == 1:
+            found = parsed(results)
+            done = sorted(row[2] for row in found.tables[0][1:])
+            assert done == ["0/3", "3/3", "3/3", "3/3"]
+            assert all(
+                {row[0], row[1]} <= set(runs) - {run.facts["label"]} for row in found.tables[1][1:]
+            )
+            assert len(found.json("maps-0")["sections"][0]["maps"]) == 3
     found = parsed(results)
     assert [row[2] for row in found.tables[0][1:]] == ["0/3"] * 4
     assert found.of("script", id="maps-0") == []
