@@ -28,7 +28,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 # What a user installs, outside the checkout: the folder mapping is real only in the wheel.
-$(WHEEL)/.built: $(INSTALLED) $(shell find bench methods datasets -name '*.py' -o -name '*.yaml') pyproject.toml
+$(WHEEL)/.built: $(INSTALLED) $(shell find bench methods datasets -name '*.py' -o -name '*.yaml' -o -name '*.jinja' -o -name '*.gmt') pyproject.toml
 	rm -rf build && mkdir -p build
 	$(BIN)/python -m build --wheel --no-isolation --outdir build/dist . > build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
 	$(BIN)/python -m pip install --quiet --no-deps --target $(WHEEL) build/dist/*.whl

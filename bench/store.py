@@ -21,7 +21,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,7 @@ class StoredRun:
     folder: RunFolder
     facts: dict[str, Any]
     done: tuple[int, ...]
+    _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     def scores(self) -> pd.DataFrame:
         """Long-form scores of all folds that are done."""
@@ -205,8 +206,10 @@ class StoredRun:
         return self._tables("genes.parquet")
 
     def _tables(self, name: str) -> pd.DataFrame:
-        tables = [self.folder.fold(index).read_table(name) for index in self.done]
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+        if name not in self._read:
+            tables = [self.folder.fold(index).read_table(name) for index in self.done]
+            self._read[name] = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+        return self._read[name].copy()
 
 
 def run_folder(results: Path, dataset: str, protocol: str, method: str, key: str) -> RunFolder:

@@ -75,7 +75,7 @@ def score_figure(runs: Sequence[StoredRun], score: str = "pcc_acg") -> Figure:
             axes.hlines(height, row[f"{score}_low"], row[f"{score}_high"], color=colour, lw=2)
         axes.scatter([row[score]], [height], s=34, color=colour, zorder=3, marker=_marker(row))
     axes.axvline(0, color="0.7", linewidth=0.8)
-    axes.set_yticks(range(len(labels)), list(reversed(labels)))
+    axes.set_yticks(range(len(labels)), [plain(label) for label in reversed(labels)])
     axes.set_xlabel("PCC(ACG) per section: mean, 95 % interval over patients")
     _kind_legend(axes, colours, {row["kind"] for row in rows.values()})
     return figure
@@ -92,20 +92,20 @@ def gene_figure(runs: Sequence[StoredRun]) -> Figure:
     parts = []
     for label in labels:
         genes = by_key[rows[label]["key"]].genes().groupby("gene")["pcc"].mean().dropna()
-        parts.append(pd.DataFrame({"run": label, "pcc": genes, "kind": rows[label]["kind"]}))
+        parts.append(pd.DataFrame({"run": plain(label), "pcc": genes, "kind": rows[label]["kind"]}))
     long = pd.concat(parts)
     figure, axes = _figure(0.34 * len(labels) + 1.1)
     colours = _colours()
-    shown = [label for label in labels if (long["run"] == label).any()]
+    shown = {plain(label): label for label in labels if (long["run"] == plain(label)).any()}
     if len(long):
         sns.boxplot(
             long,
             x="pcc",
             y="run",
-            order=shown,
+            order=list(shown),
             hue="run",
-            hue_order=shown,
-            palette=[colours[rows[label]["kind"]] for label in shown],
+            hue_order=list(shown),
+            palette=[colours[rows[label]["kind"]] for label in shown.values()],
             legend=False,
             fliersize=1.5,
             linewidth=0.9,
@@ -140,7 +140,7 @@ def cost_figure(runs: Sequence[StoredRun]) -> Figure:
             marker=_marker(row),
         )
         axes.annotate(
-            row["method"],
+            plain(row["method"]),
             (time, row["pcc_acg"]),
             xytext=(6, 4),
             textcoords="offset points",
@@ -166,22 +166,33 @@ def rank_figure(runs: Sequence[StoredRun], score: str = "pcc_acg") -> Figure | N
         return None
     ranks = scores.rank(axis=1, ascending=False).mean()
     pairs = pair_table(runs, score)
-    p = pd.DataFrame(1.0, index=ranks.index, columns=ranks.index)
+    # The library walks over sets of names, whose order changes from process to process; that of
+    # sets of small numbers does not.
+    number = {name: place for place, name in enumerate(ranks.index)}
+    p = pd.DataFrame(1.0, index=range(len(ranks)), columns=range(len(ranks)))
     for row in pairs.to_dict("records"):
-        first, second = row["first"], row["second"]
-        if first in p.index and second in p.index:
+        if row["first"] in number and row["second"] in number:
+            first, second = number[row["first"]], number[row["second"]]
             value = row["permutation_holm"] if row["patients"] >= PATIENTS_FOR_A_TEST else 1.0
             p.loc[first, second] = p.loc[second, first] = value
     figure, axes = _figure(0.26 * len(ranks) + 1.3)
-    scikit_posthocs.critical_difference_diagram(
-        ranks,
+    drawn = scikit_posthocs.critical_difference_diagram(
+        ranks.set_axis(range(len(ranks))),
         p,
         ax=axes,
+        label_fmt_left="{label} ({rank:.2g})",
+        label_fmt_right="({rank:.2g}) {label}",
         label_props={"fontsize": 8},
-        color_palette=dict.fromkeys(ranks.index, "0.15"),
+        color_palette=dict.fromkeys(range(len(ranks)), "0.15"),
         crossbar_props={"color": "0.35", "linewidth": 2.5},
         elbow_props={"linewidth": 0.8},
     )
+    names = list(ranks.index)
+    for text in drawn["labels"]:
+        left, _, right = text.get_text().partition(" ")
+        is_left = left.isdigit()
+        name = plain(names[int(left if is_left else right)])
+        text.set_text(f"{name} {right}" if is_left else f"{left} {name}")
     patients = int(pairs["patients"].min()) if len(pairs) else 0
     said = f"mean rank over {len(scores)} sections of {patients} patients; 1 is best"
     if patients < PATIENTS_FOR_A_TEST:
@@ -194,6 +205,11 @@ def peak_memory(run: StoredRun) -> float:
     """Largest resident memory over the folds of a run, in MB; 0 where it was not measured."""
     found = [run.folder.fold(index).facts().get("peak_memory_mb") for index in run.done]
     return max((float(value) for value in found if value), default=0.0)
+
+
+def plain(name: str) -> str:
+    """A name as matplotlib must be given it to draw it as it is: dollar signs begin formulas."""
+    return str(name).replace("$", r"\$")
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.errors import BenchError, UnknownNameError
 from bench.evaluate.spatial import UNLABELLED, domain_agreement, spatial_domains
+from bench.report.comparison_figures import plain
 from bench.report.genes import gene_ranking, marker_sets
 from bench.report.tables import score_table
 from bench.store import StoredRun
@@ -254,7 +255,7 @@ def _values(axes: Axes, found: SectionMap, values: np.ndarray, title: str) -> No
         linewidths=0,
         alpha=0.9,
     )
-    axes.set_title(title, fontsize=8)
+    axes.set_title(plain(title), fontsize=8)
 
 
 def _palette(number: int) -> list[Any]:
@@ -269,7 +270,7 @@ def _codes(axes: Axes, found: SectionMap, codes: np.ndarray, title: str) -> None
     colours = [palette[code] if code >= 0 else (0.8, 0.8, 0.8) for code in codes]
     x, y = found.spatial[:, 0], found.spatial[:, 1]
     axes.scatter(x, y, c=colours, s=_spot_area(found), linewidths=0, alpha=0.9)
-    axes.set_title(title, fontsize=8)
+    axes.set_title(plain(title), fontsize=8)
 
 
 def _label_legend(figure: Figure, names: Sequence[str]) -> None:
