@@ -72,8 +72,8 @@ def test_what_the_method_raises_is_one_line_and_its_traceback_is_shown_when_aske
 
 
 def test_what_a_method_prints_does_not_come_between_the_results(check, plugins):
-    write_plugin(plugins, "chatty", fit='print("hello from fit")')
-    answer = check("chatty")
+    write_plugin(plugins, "talkative_check", fit='print("hello from fit")')
+    answer = check("talkative_check")
     assert answer.status == 0, answer
     assert "hello" not in answer.stdout
     assert "hello from fit" in answer.stderr
