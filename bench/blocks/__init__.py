@@ -1,1 +1,4 @@
-"""Network parts that several methods share. Importing them imports torch, save `frozen`."""
+"""Network parts that several methods share.
+
+Importing them imports torch, save for `frozen` and `positions`, which settings and glue use.
+"""

@@ -16,6 +16,7 @@ from bench.errors import ConfigError
 from bench.files import one_line
 
 Pixels = Literal["rgb01", "bgr255", "imagenet"]
+RawPixels = Literal["raw255", "rgb01"]
 Augmentation = Literal["none", "jitter_flip_rotate", "quarter_turns"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -171,6 +172,22 @@ def to_network_scale(patches: Tensor, pixels: Pixels) -> Tensor:
     mean = torch.tensor(_IMAGENET_MEAN, device=patches.device).view(1, 3, 1, 1)
     std = torch.tensor(_IMAGENET_STD, device=patches.device).view(1, 3, 1, 1)
     return (scaled - mean) / std
+
+
+def x_first(patches: Tensor, pixels: RawPixels) -> Tensor:
+    """Patches as the networks on whole sections are fed them: the x axis before the y axis.
+
+    Parameters
+    ----------
+    patches : (n, 3, height, width) uint8 RGB
+    pixels : ``raw255`` keeps 0..255, ``rgb01`` divides by 255
+
+    Returns
+    -------
+    (n, 3, width, height) float32
+    """
+    images = patches.transpose(2, 3).contiguous().float()
+    return images if pixels == "raw255" else images / 255
 
 
 def augmentation(kind: Augmentation) -> Callable[[Tensor], Tensor]:

@@ -22,6 +22,7 @@ from bench.api import (
     TrainingData,
     TrainingSection,
 )
+from bench.blocks.positions import table_rows
 
 if TYPE_CHECKING:
     from bench.methods.hist2st.network import Hist2STNetwork
@@ -231,8 +232,7 @@ class Hist2ST(Method):
         """Predict all spots of a slide together, from its patches as they are."""
         import torch
 
-        from bench.blocks.images import image_batches
-        from bench.methods.hist2st.network import x_first
+        from bench.blocks.images import image_batches, x_first
 
         network = self._network.to(context.device).eval()
         predictions = []
@@ -288,13 +288,8 @@ class Hist2ST(Method):
         return slide.patches(self.config.patch_size, self.config.input_size)
 
     def _position(self, slide: Slide) -> np.ndarray:
-        position, rows = slide.array_xy, self._network.x_embed.num_embeddings
-        if position.min() < 0 or position.max() >= rows:
-            raise ConfigError(
-                f"hist2st: section {slide.name} has array coordinates {position.min()} to"
-                f" {position.max()}, but the position tables have {rows} rows (position_rows)"
-            )
-        return position
+        rows = self._network.x_embed.num_embeddings
+        return table_rows(slide.array_xy, rows, method=self.name, section=slide.name)
 
     def _edges(self, slide: Slide) -> np.ndarray:
         from bench.blocks.graph import neighbour_edges

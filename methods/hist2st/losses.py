@@ -83,7 +83,7 @@ def section_losses(
     network
         It has the heads that the asked losses need.
     images
-        (n, 3, edge, edge), see :func:`bench.methods.hist2st.network.x_first`.
+        (n, 3, edge, edge), see :func:`bench.blocks.images.x_first`.
     views
         Augmented `images`. The distillation compares their joint prediction with the plain one,
         and both learn from it; left out where there are none.

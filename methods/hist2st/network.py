@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,6 @@ from bench.api import DataError
 from bench.blocks.attention import AttentionBlock
 from bench.blocks.graph import dense_neighbour_mean, neighbour_mean
 from bench.blocks.weights import Released, load_exactly, numbered, released_tensors, tensor_size
-
-Pixels = Literal["raw255", "rgb01"]
 
 _NARROWING = 8
 """Channels of the mixer over those it hands on."""
@@ -264,7 +262,7 @@ class Hist2STNetwork(nn.Module):
         return self.get_parameter("gene_head.1.bias").shape[0]
 
     def embed_patches(self, images: Tensor) -> Tensor:
-        """(n, 3, edge, edge) images, see :func:`x_first`, to (n, dim)."""
+        """(n, 3, edge, edge) images, see :func:`bench.blocks.images.x_first`, to (n, dim)."""
         maps = self.dropout(self.patch_embedding(images))
         return self._encoder.narrow(maps)
 
@@ -297,19 +295,3 @@ class Hist2STNetwork(nn.Module):
             F.softplus(self.disp(features)).clamp(1e-4, 1e4),
             self.pi(features).sigmoid(),
         )
-
-
-def x_first(patches: Tensor, pixels: Pixels) -> Tensor:
-    """Patches as the released network reads them: the x axis before the y axis.
-
-    Parameters
-    ----------
-    patches : (n, 3, height, width) uint8 RGB
-    pixels : ``raw255`` keeps 0..255, ``rgb01`` divides by 255
-
-    Returns
-    -------
-    (n, 3, width, height) float32
-    """
-    images = patches.transpose(2, 3).contiguous().float()
-    return images if pixels == "raw255" else images / 255

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from bench.blocks.images import x_first
 from bench.methods.hist2st.losses import section_losses
-from bench.methods.hist2st.network import x_first
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler

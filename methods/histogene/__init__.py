@@ -22,6 +22,7 @@ from bench.api import (
     TrainingData,
     TrainingSection,
 )
+from bench.blocks.positions import table_rows
 
 if TYPE_CHECKING:
     from bench.methods.histogene.network import HisToGeneNetwork
@@ -229,10 +230,5 @@ class HisToGene(Method):
         return patches
 
     def _position(self, slide: Slide) -> np.ndarray:
-        position, rows = slide.array_xy, self._network.x_embed.num_embeddings
-        if position.min() < 0 or position.max() >= rows:
-            raise ConfigError(
-                f"histogene: section {slide.name} has array coordinates {position.min()} to"
-                f" {position.max()}, but the position tables have {rows} rows (position_rows)"
-            )
-        return position
+        rows = self._network.x_embed.num_embeddings
+        return table_rows(slide.array_xy, rows, method=self.name, section=slide.name)

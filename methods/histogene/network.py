@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Self
 
 from torch import Tensor, nn
 
 from bench.api import DataError
 from bench.blocks.attention import PreNormTransformer
+from bench.blocks.images import RawPixels, x_first
 from bench.blocks.weights import Released, load_exactly, numbered, released_tensors, tensor_size
-
-Pixels = Literal["raw255", "rgb01"]
 
 
 class HisToGeneNetwork(nn.Module):
@@ -117,7 +116,7 @@ class HisToGeneNetwork(nn.Module):
         return self.relate(self.embed_patches(patches), position)
 
 
-def flat_patches(patches: Tensor, pixels: Pixels) -> Tensor:
+def flat_patches(patches: Tensor, pixels: RawPixels) -> Tensor:
     """Patches as the released network reads them: x first, then y, then the channel.
 
     Parameters
@@ -129,5 +128,4 @@ def flat_patches(patches: Tensor, pixels: Pixels) -> Tensor:
     -------
     (n, 3 * height * width) float32
     """
-    flat = patches.permute(0, 3, 2, 1).flatten(1).float()
-    return flat if pixels == "raw255" else flat / 255
+    return x_first(patches, pixels).permute(0, 2, 3, 1).flatten(1)

@@ -14,7 +14,6 @@ import numpy as np
 from pydantic import Field
 
 from bench.api import (
-    ConfigError,
     Context,
     Method,
     MethodConfig,
@@ -23,6 +22,7 @@ from bench.api import (
     TrainingSection,
     atomic_write,
 )
+from bench.blocks.positions import table_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -277,12 +277,7 @@ class MclSTExp(Method):
         else:
             position = np.floor(section.spatial[:, ::-1]).astype(np.int64)  # row, column
         rows = self._network.x_embed.num_embeddings
-        if position.min() < 0 or position.max() >= rows:
-            raise ConfigError(
-                f"mclstexp: section {section.name} has positions {position.min()} to"
-                f" {position.max()}, but the position tables have {rows} rows (position_rows)"
-            )
-        return position
+        return table_rows(position, rows, method=self.name, section=section.name)
 
     def _embed_images(self, slide: Slide, context: Context) -> Tensor:
         import torch

@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import Field
 
 from bench.api import (
-    ConfigError,
     Context,
     DataError,
     Method,
@@ -25,6 +24,7 @@ from bench.api import (
     TrainingSection,
     atomic_write,
 )
+from bench.blocks.positions import table_rows
 
 if TYPE_CHECKING:
     from bench.methods.thitogene.network import THItoGeneNetwork
@@ -236,8 +236,7 @@ class THItoGene(Method):
         import torch
 
         from bench.blocks.graph import neighbour_edges
-        from bench.blocks.images import image_batches
-        from bench.methods.thitogene.network import to_authors_scale
+        from bench.blocks.images import image_batches, x_first
 
         network = self._network.to(context.device).eval()
         predictions = []
@@ -246,7 +245,7 @@ class THItoGene(Method):
                 position = torch.from_numpy(self._position(slide)).to(context.device)
                 edges = neighbour_edges(slide.array_xy, self.config.neighbours)
                 capsules = [
-                    network.embed_images(to_authors_scale(images, self.config.pixels))
+                    network.embed_images(x_first(images, self.config.pixels))
                     for images in image_batches(self._patches(slide), context.device)
                 ]
                 found = network.relate(
@@ -294,11 +293,5 @@ class THItoGene(Method):
         return slide.patches(self.config.patch_size, self.config.input_size)
 
     def _position(self, slide: Slide) -> np.ndarray:
-        position = slide.array_xy
         rows = self._network.x_embed.num_embeddings
-        if len(position) and (position.min() < 0 or position.max() >= rows):
-            raise ConfigError(
-                f"thitogene: section {slide.name} has positions {position.min()} to"
-                f" {position.max()}, but the position tables have {rows} rows (position_rows)"
-            )
-        return position
+        return table_rows(slide.array_xy, rows, method=self.name, section=slide.name)

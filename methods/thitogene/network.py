@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,28 +13,10 @@ from bench.api import ConfigError
 from bench.blocks.attention import PreNormTransformer
 from bench.blocks.weights import Released, load_exactly, numbered, released_tensors, tensor_size
 
-Pixels = Literal["raw255", "rgb01"]
-
 PRIMARY_DIM = 8
 """Values of a primary capsule."""
 
 _LEAKY_SLOPE = 0.01
-
-
-def to_authors_scale(patches: Tensor, pixels: Pixels) -> Tensor:
-    """uint8 patches as the released network is fed them: the x axis before the y axis.
-
-    Parameters
-    ----------
-    patches : (n, 3, height, width) uint8 RGB
-    pixels : ``raw255`` keeps 0..255, ``rgb01`` divides by 255
-
-    Returns
-    -------
-    (n, 3, width, height) float32
-    """
-    images = patches.transpose(-1, -2).float()
-    return images / 255 if pixels == "rgb01" else images
 
 
 def map_edge(patch: int, stem: int) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.methods.thitogene.network import to_authors_scale
+from bench.blocks.images import x_first
 
 if TYPE_CHECKING:
     from bench.methods.thitogene import THItoGeneConfig
@@ -26,7 +26,7 @@ class THItoGeneRecipe(pl.LightningModule):
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean squared error over spots and genes of a section."""
-        images = to_authors_scale(batch["patches"], self.settings.pixels)
+        images = x_first(batch["patches"], self.settings.pixels)
         prediction = self.network(images, batch["position"], batch["edges"])
         return F.mse_loss(prediction, batch["target"])
 

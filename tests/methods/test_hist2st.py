@@ -308,10 +308,10 @@ def test_as_released_training_with_a_lone_spot_ends_in_one_line(data):
 
 @pytest.mark.parametrize("shift", [64, -3])
 def test_a_position_outside_the_tables_is_refused(usual, data, slide, shift):
-    with pytest.raises(ConfigError, match=r"B1 has array coordinates .* 64 rows"):
+    with pytest.raises(ConfigError, match=r"B1 has positions .* 64 rows"):
         predict(usual[0], replace(slide, array_xy=slide.array_xy + shift))
     sections = tuple(replace(s, array_xy=s.array_xy + shift) for s in data.train)
-    with pytest.raises(ConfigError, match=r"A1 has array coordinates"):
+    with pytest.raises(ConfigError, match=r"A1 has positions"):
         fitted(replace(data, train=sections))
 
 

@@ -132,14 +132,14 @@ def test_the_released_loader_for_cscc_shows_the_network_one_patch(data, slide):
 
 
 @pytest.mark.parametrize(
-    ("shift", "said"), [(64, r"B1 has array coordinates 64 to 83.*64 rows"), (-3, "B1 has .* -3")]
+    ("shift", "said"), [(64, r"B1 has positions 64 to 83.*64 rows"), (-3, "B1 has .* -3")]
 )
 def test_a_position_outside_the_tables_is_refused(usual, data, slide, shift, said):
     moved = replace(slide, array_xy=slide.array_xy + shift)
     with pytest.raises(ConfigError, match=said):
         predict(usual[0], replace(moved, array_xy=np.maximum(moved.array_xy, min(shift, 64))))
     sections = tuple(replace(s, array_xy=s.array_xy + shift) for s in data.train)
-    with pytest.raises(ConfigError, match=r"A1 has array coordinates"):
+    with pytest.raises(ConfigError, match=r"A1 has positions"):
         fitted(replace(data, train=sections))
 
 

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from bench.api import ConfigError, Context, DataError
+from bench.blocks.images import x_first
 from bench.contract.small_fold import GENES, SPOTS
 from bench.methods.thitogene import THItoGene
 from bench.methods.thitogene.network import (
@@ -18,7 +19,6 @@ from bench.methods.thitogene.network import (
     THItoGeneNetwork,
     map_edge,
     softmax_within,
-    to_authors_scale,
 )
 from bench.methods.thitogene.recipe import THItoGeneRecipe
 
@@ -204,7 +204,7 @@ def test_batch_normalisation_of_a_single_value_takes_the_stored_statistics():
 def test_the_x_axis_comes_first():
     patches = torch.zeros(1, 3, 4, 6, dtype=torch.uint8)
     patches[0, 1, 2, 5] = 51  # row 2, column 5
-    raw, scaled = (to_authors_scale(patches, pixels) for pixels in ("raw255", "rgb01"))
+    raw, scaled = (x_first(patches, pixels) for pixels in ("raw255", "rgb01"))
     assert raw.shape == (1, 3, 6, 4)
     assert raw[0, 1, 5, 2] == 51
     assert scaled[0, 1, 5, 2] == pytest.approx(0.2)
@@ -296,7 +296,7 @@ def test_the_loss_is_the_mean_squared_error_of_a_section():
     with torch.inference_mode():
         loss = recipe.training_step(batch)
         recipe.validation_step(batch)
-        prediction = network(to_authors_scale(batch["patches"], "raw255"), batch["position"], EDGES)
+        prediction = network(x_first(batch["patches"], "raw255"), batch["position"], EDGES)
     apart = prediction.double().numpy() - batch["target"].double().numpy()
     assert float(loss) == pytest.approx((apart**2).sum() / 25, rel=1e-5)
     assert logged == {"train_loss": float(loss), "val_loss": float(loss)}

@@ -6,11 +6,12 @@ from torch.nn import functional as F
 
 from bench.api import Context, TrainingData
 from bench.blocks.graph import neighbour_edges
+from bench.blocks.images import x_first
 from bench.blocks.weights import NETWORK, save_network
 from bench.data.patches import PatchSource
 from bench.data.views import Slide
 from bench.methods.thitogene import THItoGene
-from bench.methods.thitogene.network import THItoGeneNetwork, squash, to_authors_scale
+from bench.methods.thitogene.network import THItoGeneNetwork, squash
 from tests.golden_case import GoldenCase
 
 EDGE = 112
@@ -78,7 +79,7 @@ def test_prediction_in_double_precision_equals_the_released_one(
     network = THItoGeneNetwork.from_released(state).double()
     network.as_released = True
     for pixels, prefix in (("rgb01", ""), ("raw255", "raw255_")):
-        fed = to_authors_scale(images, pixels).double()
+        fed = x_first(images, pixels).double()
         assert_close(case, f"{prefix}prediction", network(fed, position, edges))
 
 
@@ -97,7 +98,7 @@ def test_the_graph_equals_the_released_one(case, drawn):
 
 @torch.inference_mode()
 def test_dynamic_convolution_equals_the_released_one(case, network, images):
-    fed = to_authors_scale(images, "rgb01")
+    fed = x_first(images, "rgb01")
     attention = network.odconv2d.attention(fed)
     for part in ("channel", "filter", "spatial", "kernel"):
         assert_close(case, f"dynconv_{part}_attention", getattr(attention, part))
@@ -106,7 +107,7 @@ def test_dynamic_convolution_equals_the_released_one(case, network, images):
 
 @torch.inference_mode()
 def test_capsules_equal_the_released_ones(case, network, images):
-    fed = to_authors_scale(images, "rgb01")
+    fed = x_first(images, "rgb01")
     layer = network.caps_layer
     primary = []
     hook = layer.primary_caps.register_forward_hook(lambda *seen: primary.append(seen[2]))
@@ -114,7 +115,7 @@ def test_capsules_equal_the_released_ones(case, network, images):
     hook.remove()
     assert_close(case, "primary_capsules", primary[0])
     assert_close(case, "digit_capsules", digits)
-    raw = network.embed_images(to_authors_scale(images, "raw255"))
+    raw = network.embed_images(x_first(images, "raw255"))
     assert_close(case, "raw255_digit_capsules", raw)
 
 
@@ -122,7 +123,7 @@ def test_capsules_equal_the_released_ones(case, network, images):
 def test_transformer_and_graph_attention_equal_the_released_ones(
     case, network, images, position, edges
 ):
-    placed = network.place(network.embed_images(to_authors_scale(images, "rgb01")), position)
+    placed = network.place(network.embed_images(x_first(images, "rgb01")), position)
     assert_close(case, "vit_input", placed)
     mixed = network.vit(placed)
     assert_close(case, "vit_output", mixed)
@@ -134,7 +135,7 @@ def test_transformer_and_graph_attention_equal_the_released_ones(
 def test_prediction_and_loss_equal_the_released_ones(
     case, network, drawn, images, position, edges, pixels, prefix
 ):
-    prediction = network(to_authors_scale(images, pixels), position, edges)
+    prediction = network(x_first(images, pixels), position, edges)
     assert_close(case, f"{prefix}prediction", prediction)
     loss = F.mse_loss(prediction, torch.from_numpy(drawn[1]))
     assert_close(case, f"{prefix}loss", loss)
@@ -144,7 +145,7 @@ def test_prediction_and_loss_equal_the_released_ones(
 def test_attention_over_neighbours_equals_the_released_network_with_a_plain_adjacency(
     case, network, sound, images, position, edges
 ):
-    prediction = network(to_authors_scale(images, "rgb01"), position, edges)
+    prediction = network(x_first(images, "rgb01"), position, edges)
     assert_close(case, "prediction_adjacency_2d", prediction)
 
 
@@ -152,7 +153,7 @@ def test_attention_over_neighbours_equals_the_released_network_with_a_plain_adja
 def test_a_saved_network_comes_back_as_it_was(network, tmp_path, images, position, edges):
     save_network(network, tmp_path)
     again = THItoGeneNetwork.from_released(tmp_path / NETWORK)
-    fed = to_authors_scale(images, "raw255")
+    fed = x_first(images, "raw255")
     assert torch.equal(again(fed, position, edges), network(fed, position, edges))
 
 

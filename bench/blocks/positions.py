@@ -1,0 +1,33 @@
+"""Positions of spots as rows of a network's position tables. Importing this imports no torch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.errors import ConfigError
+
+
+def table_rows(position: np.ndarray, rows: int, *, method: str, section: str) -> np.ndarray:
+    """The positions, if position tables of so many rows hold them.
+
+    Parameters
+    ----------
+    position : (spots, 2) int64
+    rows : rows of each of the two tables
+    method, section : names for the error
+
+    Returns
+    -------
+    `position` itself
+
+    Raises
+    ------
+    ConfigError
+        A position is negative or beyond the last row.
+    """
+    if len(position) and (position.min() < 0 or position.max() >= rows):
+        raise ConfigError(
+            f"{method}: section {section} has positions {position.min()} to {position.max()}, but"
+            f" the position tables have {rows} rows (position_rows)"
+        )
+    return position
