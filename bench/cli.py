@@ -449,44 +449,27 @@ def audit_command(
     as_json: JsonOption = False,
 ) -> None:
     """Look for what the folds and rules let slip from the test side to the training side."""
-    from bench.data.dataset import data_folder
-    from bench.execute.plan import dataset_audit, divide
+    from bench.execute.audits import full_audit
     from bench.protocol.rules import find_protocol
     from bench.registry import dataset_card
 
     rules = find_protocol(protocol)
     card = dataset_card(dataset)
-    root = data_folder(card, data_root)
-    images = any(
-        "image" in section.files and (root / section.files["image"].path).is_file()
-        for section in card.sections
-    )
-    tables_only, folds, _ = divide(card, rules, data_root, images=False)
-    findings = dataset_audit(tables_only, folds, rules)
-    looked_at = list(folds.patients)
-    with_images: list[str] = []
-    if images:
-        opened, folds_of_images, _ = divide(card, rules, data_root, images=True)
-        with_images = list(folds_of_images.patients)
-        known = {finding.message for finding in findings}
-        by_image = dataset_audit(opened, folds_of_images, rules)
-        findings += [
-            f for f in by_image if f.kind in {"image", "distance"} and f.message not in known
-        ]
+    folds, with_images, findings = full_audit(card, rules, data_root)
     if as_json:
         content = {
             "dataset": card.name,
             "protocol": rules.name,
             "folds_hash": folds.hash,
-            "sections": looked_at,
+            "sections": list(folds.patients),
             "sections_with_image": with_images,
             "findings": [vars(finding) for finding in findings],
         }
         typer.echo(json.dumps(content, indent=2))
     else:
         typer.echo(
-            f"{card.name}, protocol {rules.name}: {len(looked_at)} sections, {len(with_images)} of"
-            f" them with an image, {len(folds.folds)} folds"
+            f"{card.name}, protocol {rules.name}: {len(folds.patients)} sections,"
+            f" {len(with_images)} of them with an image, {len(folds.folds)} folds"
         )
         for finding in findings:
             mark = "FORBIDDEN" if finding.forbidden else "allowed  "

@@ -74,3 +74,11 @@ def test_the_ceiling_is_shown_by_section_and_by_gene(bench, tiny):
     assert abs(rows[0]["ceiling_acg"] - mean) < 1e-12
     assert 0 < rows[-1]["ceiling_acg"] < 1
     assert bench("ceiling", *options).stdout == bench("ceiling", *options).stdout
+
+
+def test_images_of_one_patient_alone_are_compared_as_far_as_they_go(bench, damaged):
+    for name in ("B1", "B2", "C1", "C2"):
+        damaged.image(name).unlink()
+    done = bench("audit", *damaged.options, *damaged.quick_protocol, "--json")
+    assert done.status == 0, done.stderr
+    assert json.loads(done.stdout)["sections_with_image"] == ["A1", "A2"]
