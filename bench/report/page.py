@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.errors import BenchError, StoreError, UnknownNameError
-from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
 from bench.files import atomic_write
 from bench.protocol.audit import TITLES
 from bench.report.comparison_figures import comparison_figures
 from bench.report.page_maps import Row, map_needs, packed_images, packed_maps, share_out
-from bench.report.pairs import render_pairs
+from bench.report.pairs import pair_notes, pair_table, pairs_for_people
 from bench.report.tables import footnotes, for_people, newest, score_table
 from bench.store import FAILURE, StoredRun, stored_names, stored_runs
 
@@ -74,25 +72,6 @@ class Comparison:
     older: int
 
 
-@dataclass(frozen=True)
-class _ReadOnce(StoredRun):
-    """A run whose tables are read from the disk once for all parts of the page."""
-
-    @cached_property
-    def _scores(self) -> pd.DataFrame:
-        return super().scores()
-
-    @cached_property
-    def _genes(self) -> pd.DataFrame:
-        return super().genes()
-
-    def scores(self) -> pd.DataFrame:
-        return self._scores.copy()
-
-    def genes(self) -> pd.DataFrame:
-        return self._genes.copy()
-
-
 def stored_comparisons(
     results: Path, dataset: str | None = None, protocol: str | None = None
 ) -> list[Comparison]:
@@ -116,7 +95,7 @@ def stored_comparisons(
     for name in names:
         for of in sorted(stored[name]):
             if protocol in {None, of} and (runs := stored_runs(results, name, of)):
-                kept = [_ReadOnce(run.folder, run.facts, run.done) for run in newest(runs)]
+                kept = newest(runs)
                 found.append(Comparison(name, of, kept, len(runs) - len(kept)))
     if not found:
         raise BenchError(f"{results}: no runs here; make some with 'bench run'")
@@ -273,35 +252,10 @@ def _sheet(shown: pd.DataFrame, kinds: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _pairs(runs: Sequence[StoredRun]) -> dict[str, Any] | None:
-    said = json.loads(render_pairs(runs, "json"))
-    if not said["rows"]:
+    table = pair_table(runs)
+    if table.empty:
         return None
-    shown = pd.DataFrame(
-        [
-            {
-                "better": row["first"],
-                "than": row["second"],
-                "difference": f"{row['difference']:+.4f}",
-                "95 % interval": "–"
-                if row["low"] is None
-                else f"{row['low']:+.3f} to {row['high']:+.3f}",
-                "sections": str(row["sections"]),
-                "patients": str(row["patients"]),
-                "p (patients)": _p(row["permutation_holm"])
-                if row["patients"] >= PATIENTS_FOR_A_TEST
-                else "no power",
-                "p (sections)": _p(row["wilcoxon_holm"]),
-            }
-            for row in said["rows"]
-        ]
-    )
-    return {"table": _sheet(shown), "notes": said["footnotes"]}
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+    return {"table": _sheet(pairs_for_people(table)), "notes": pair_notes(table)}
 
 
 def _figures(runs: Sequence[StoredRun]) -> list[dict[str, str]]:

@@ -80,8 +80,13 @@ def render_pairs(
 ) -> str:
     """The pairs as text; see :func:`bench.report.tables.render`."""
     table = pair_table(runs, score)
+    return write_table(table, pairs_for_people(table), pair_notes(table, score), how, title=title)
+
+
+def pairs_for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of :func:`pair_table` with rounded numbers, and words where a test has no power."""
     power = table["patients"] >= PATIENTS_FOR_A_TEST
-    shown = pd.DataFrame(
+    return pd.DataFrame(
         {
             "better": table["first"],
             "than": table["second"],
@@ -99,6 +104,10 @@ def render_pairs(
             "p (sections)": [_p(value) for value in table["wilcoxon_holm"]],
         }
     )
+
+
+def pair_notes(table: pd.DataFrame, score: str = "pcc_acg") -> list[str]:
+    """What a reader of the pairs must know."""
     notes = [
         f"Differences of {score} on the sections that both have; interval: bootstrap over"
         " patients, then their sections.",
@@ -106,12 +115,12 @@ def render_pairs(
         " take sections of one patient as independent and so find too much. Both two-sided, with"
         " Holm's correction over all pairs.",
     ]
-    if not power.all():
+    if (table["patients"] < PATIENTS_FOR_A_TEST).any():
         notes.append(
             f"No power: with fewer than {PATIENTS_FOR_A_TEST} patients no test over patients can"
             " fall below 0.05, whatever the difference."
         )
-    return write_table(table, shown, notes, how, title=title)
+    return notes
 
 
 def _p(value: float) -> str:
