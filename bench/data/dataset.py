@@ -59,13 +59,21 @@ class Dataset:
     @property
     def hash(self) -> str:
         """SHA-256 over all that decides what a method is given, except the protocol."""
+        return self._hash_of(set(REQUIRED) | {"image"})
+
+    @property
+    def tables_hash(self) -> str:
+        """The same without images: equal for runs that are scored on the same numbers."""
+        return self._hash_of(set(REQUIRED))
+
+    def _hash_of(self, roles: set[str]) -> str:
         sections = {}
         for name, hashes in self.hashes.items():
             card = self.card.section(name)
             sections[name] = {
                 "patient": card.patient,
                 "scale": card.micrometres_per_pixel or self.card.micrometres_per_pixel,
-                "files": {role: value for role, value in hashes.items() if role not in OPTIONAL},
+                "files": {role: value for role, value in hashes.items() if role in roles},
             }
         panels = {name: panel.symbols_sha256 for name, panel in self.card.panels.items()}
         return canonical_hash(

@@ -32,6 +32,9 @@ Reader = Callable[[Mapping[str, Path]], "AnnData"]
 OUTSIDE_LIMIT = 0.01
 """Share of a section's spots that may lie outside its image before the section is refused."""
 
+FEWEST_SPOTS = 3
+"""Spots below which no correlation over a section is defined."""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -122,6 +125,7 @@ def load_section(
     if image is not None:
         width, height = image_size(image, card.max_image_pixels)
         adata, dropped = drop_outside(adata, width, height, f"section {section.name}", image)
+        check_enough_spots(adata, f"section {section.name}, inside its image")
     scale = section.micrometres_per_pixel or card.micrometres_per_pixel
     adata.uns["spatial"] = {
         section.name: {
@@ -169,11 +173,12 @@ def check_section(adata: AnnData, where: str) -> None:
     Raises
     ------
     DataError
-        No spot, no gene or no count at all; counts that are negative, fractional or not finite;
+        Too few spots, no gene or no count at all; counts that are negative, fractional or not finite;
         duplicate spots or genes; coordinates that are not finite.
     """
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise DataError(f"{where}: empty, {adata.n_obs} spots x {adata.n_vars} genes")
+    check_enough_spots(adata, where)
     counts = adata.X
     if not sp.issparse(counts):
         raise DataError(f"{where}: the reader must give counts as a CSR matrix")
@@ -192,6 +197,21 @@ def check_section(adata: AnnData, where: str) -> None:
             raise DataError(f"{where}: {kind} '{twice}' occurs more than once")
     if not np.isfinite(adata.obsm["spatial"]).all():
         raise DataError(f"{where}: a spot's pixel coordinates are not finite")
+
+
+def check_enough_spots(adata: AnnData, where: str) -> None:
+    """Refuse a section on which no correlation is defined.
+
+    Raises
+    ------
+    DataError
+        Fewer than three spots.
+    """
+    if adata.n_obs < FEWEST_SPOTS:
+        raise DataError(
+            f"{where}: {adata.n_obs} spots, but a correlation over a section needs at least"
+            f" {FEWEST_SPOTS}"
+        )
 
 
 def drop_outside(

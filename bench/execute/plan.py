@@ -11,6 +11,7 @@ from typing import Any
 from bench.data.card import DatasetCard, join_names
 from bench.data.dataset import Dataset, open_dataset
 from bench.errors import BenchError
+from bench.evaluate.oracles import ORACLES
 from bench.execute.entrants import Entrant, find_entrants, released_entrant
 from bench.execute.environment import PACKAGE, choose_device, git_commit, package_versions
 from bench.files import cache_folder, canonical_hash, file_hash, source_hash
@@ -135,6 +136,7 @@ def make_plan(request: Request) -> Plan:
         folder = folder_of(entrant)
         facts = {
             **shared,
+            "tables_hash": dataset.tables_hash,
             "label": entrant.label,
             "kind": entrant.kind,
             "method": entrant.method,
@@ -211,8 +213,12 @@ def dataset_audit(dataset: Dataset, folds: Folds, protocol: Protocol) -> list[Fi
 def _entrants(request: Request, dataset: str) -> list[Entrant]:
     chosen = (dataset, request.preset, request.settings)
     if request.checkpoint is None:
-        return find_entrants(request.methods, *chosen)
-    return [released_entrant(name, request.checkpoint, *chosen) for name in request.methods]
+        entrants = find_entrants(request.methods, *chosen)
+    else:
+        entrants = [released_entrant(name, request.checkpoint, *chosen) for name in request.methods]
+    # What a score rewards must be seen beside what was scored.
+    named = {entrant.label for entrant in entrants}
+    return entrants + [Entrant(name, None) for name in ORACLES if name not in named]
 
 
 def _checkpoint(entrant: Entrant) -> dict[str, Any]:

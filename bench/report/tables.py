@@ -53,11 +53,11 @@ _HEADINGS = {
 def newest(runs: Sequence[StoredRun]) -> list[StoredRun]:
     """Of runs that differ in code or versions alone, the newest.
 
-    Runs on other folds, with other settings, presets or seeds stay beside one another.
+    Runs on other folds or data, with other settings, presets or seeds stay beside one another.
     """
     latest: dict[str, StoredRun] = {}
     for run in sorted(runs, key=lambda run: str(run.facts.get("created", ""))):
-        same = ("label", "preset", "config", "seed", "folds_hash", "protocol_hash")
+        same = ("label", "preset", "config", "seed", "folds_hash", "protocol_hash", "tables_hash")
         latest[json.dumps([run.facts.get(name) for name in same], sort_keys=True)] = run
     return list(latest.values())
 
@@ -93,7 +93,7 @@ def _columns() -> list[str]:
         columns += [score, f"{score}_sd", f"{score}_low", f"{score}_high"]
     columns += [f"{score}_share" for score in CEILINGS]
     columns += [*FURTHER_SCORES, *POOLED_SCORES]
-    return [*columns, "undefined", "fit_seconds", "folds_hash", "key"]
+    return [*columns, "undefined", "fit_seconds", "folds_hash", "data_hash", "key"]
 
 
 def _row(run: StoredRun) -> dict[str, Any]:
@@ -109,6 +109,7 @@ def _row(run: StoredRun) -> dict[str, Any]:
         "n_folds": facts["n_folds"],
         "sections": 0,
         "folds_hash": facts["folds_hash"][:12],
+        "data_hash": str(facts.get("tables_hash", "-"))[:12],
         "key": facts["key"][:12],
     }
     if not run.done:
@@ -184,6 +185,11 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
         notes.append(
             "Rows with different folds are on different sections or divisions and are not"
             " comparable; see the fold hash column."
+        )
+    if table["data_hash"].nunique() > 1:
+        notes.append(
+            "Rows with different data are on different counts or gene lists and are not"
+            " comparable; see the data hash column."
         )
     notes += sorted(filter(None, map(_missing_folds, runs)))
     if (table["undefined"].fillna(0) > 0).any():
@@ -348,6 +354,12 @@ def _latex(text: str) -> str:
     return re.sub(r"([&%$#_{}])", r"\\\1", text)
 
 
+_IF_SEVERAL = (
+    *(("seed", "seed"), ("folds_hash", "fold hash"), ("data_hash", "data hash")),
+    ("key", "run"),
+)
+
+
 def for_people(table: pd.DataFrame) -> pd.DataFrame:
     """The table with rounded numbers, and only the columns that tell rows apart."""
     shown = pd.DataFrame()
@@ -375,9 +387,9 @@ def for_people(table: pd.DataFrame) -> pd.DataFrame:
             shown[heading] = [method + marks.get(kind, "") for method, kind in pairs]
         else:
             shown[heading] = table[name].astype(str)
-    for name, heading in (("seed", "seed"), ("folds_hash", "fold hash"), ("key", "run")):
+    for name, heading in _IF_SEVERAL:
         several = table[name].nunique() > 1
-        repeated = table.duplicated(["method", "preset", "seed", "folds_hash"]).any()
+        repeated = table.duplicated(["method", "preset", "seed", "folds_hash", "data_hash"]).any()
         if several and (name != "key" or repeated):
             shown[heading] = table[name].astype(str)
     return shown
