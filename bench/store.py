@@ -178,9 +178,9 @@ class FoldFolder:
         return _read_json(self.path / "fold.json") or {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StoredRun:
-    """A run found in a results folder.
+    """A run found in a results folder, as it was when it was looked at.
 
     Attributes
     ----------
@@ -195,7 +195,7 @@ class StoredRun:
     folder: RunFolder
     facts: dict[str, Any]
     done: tuple[int, ...]
-    _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+    _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
 
     def scores(self) -> pd.DataFrame:
         """Long-form scores of all folds that are done."""

@@ -173,8 +173,8 @@ def check_section(adata: AnnData, where: str) -> None:
     Raises
     ------
     DataError
-        Too few spots, no gene or no count at all; counts that are negative, fractional or not finite;
-        duplicate spots or genes; coordinates that are not finite.
+        Too few spots, no gene or no count at all; counts that are negative, fractional or not
+        finite; duplicate spots or genes; coordinates that are not finite.
     """
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise DataError(f"{where}: empty, {adata.n_obs} spots x {adata.n_vars} genes")

@@ -121,9 +121,7 @@ def gene_figure(runs: Sequence[StoredRun]) -> Figure:
 def cost_figure(runs: Sequence[StoredRun]) -> Figure:
     """Score against seconds of training; the area of a point is its peak memory."""
     table = score_table(runs)
-    table = table[table["pcc_acg"].notna()]
-    if (table["kind"] == "method").any():
-        table = table[table["kind"] == "method"]  # controls cost nothing
+    table = _contestants(table[table["pcc_acg"].notna()])  # controls cost nothing
     memory = {run.facts["key"][:12]: peak_memory(run) for run in runs}
     figure, axes = _figure(3.6)
     colours = _colours()
@@ -148,6 +146,7 @@ def cost_figure(runs: Sequence[StoredRun]) -> Figure:
         )
     axes.set_xscale("log")
     axes.margins(x=0.18, y=0.12)
+    _apart(figure, axes)
     axes.set_xlabel("seconds of training, all folds (area: peak memory)")
     axes.set_ylabel("PCC(ACG)")
     return figure
@@ -156,11 +155,13 @@ def cost_figure(runs: Sequence[StoredRun]) -> Figure:
 def rank_figure(runs: Sequence[StoredRun], score: str = "pcc_acg") -> Figure | None:
     """Critical-difference diagram: mean ranks over sections, ties joined by bars.
 
-    Runs are joined where the permutation over patients, after Holm's correction, does not tell
-    them apart. None where fewer than three runs share three sections.
+    Methods alone where there are three, otherwise all runs. Those are joined that the permutation
+    over patients, after Holm's correction, does not tell apart. None where fewer than three runs
+    share three sections.
     """
     import scikit_posthocs
 
+    runs = _field(runs)
     scores = section_scores(runs, score).drop(columns="patient").dropna(axis=1, how="all").dropna()
     if scores.shape[1] < 3 or len(scores) < 3:
         return None
@@ -210,6 +211,35 @@ def peak_memory(run: StoredRun) -> float:
 def plain(name: str) -> str:
     """A name as matplotlib must be given it to draw it as it is: dollar signs begin formulas."""
     return str(name).replace("$", r"\$")
+
+
+def _contestants(table: pd.DataFrame) -> pd.DataFrame:
+    """Methods, or everything where there are none."""
+    methods = table[table["kind"] == "method"]
+    return methods if len(methods) else table
+
+
+def _field(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """Runs of methods where they make a field of three, otherwise all."""
+    methods = [run for run in runs if run.facts["kind"] == "method"]
+    return methods if len(methods) >= 3 else list(runs)
+
+
+def _apart(figure: Figure, axes: Axes) -> None:
+    """Move labels that lie on others to the other side of their point, above or below it."""
+    figure.draw_without_rendering()
+    taken: list[Any] = []
+    for text in axes.texts:
+        for place, side in _PLACES:
+            text.set_position(place)
+            text.set_horizontalalignment(side)
+            box = text.get_window_extent()
+            if not box.count_overlaps(taken):
+                break
+        taken.append(box)
+
+
+_PLACES = (((6, 4), "left"), ((-6, 4), "right"), ((6, -11), "left"), ((-6, -11), "right"))
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

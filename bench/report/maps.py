@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PANEL = 2.1
+PANEL = 1.75
 """Inches of one map."""
+
+COLUMNS = 4
+"""Maps beside one another: a page is as wide."""
 
 GENES_SHOWN = 3
 RUNS_SHOWN = 6
+"""Runs whose domains are drawn; of the genes' maps as many as fit in a row."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +155,8 @@ def gene_maps(found: SectionMap, genes: Sequence[str]) -> Figure:
     missing = [gene for gene in genes if gene not in found.genes]
     if missing:
         raise BenchError(f"gene {missing[0]} is not in the panel of section {found.section}")
-    runs = list(found.predictions)[:RUNS_SHOWN]
-    columns = 1 + len(runs)
-    figure, grid = _panels(len(genes), columns, found)
+    runs = list(found.predictions)[: COLUMNS - 1]
+    figure, grid = _panels(len(genes), 1 + len(runs), found)
     for row, gene in enumerate(genes):
         number = found.genes.index(gene)
         truth = found.truth[:, [number]]
@@ -175,16 +179,20 @@ def domain_maps(found: SectionMap) -> Figure | None:
     if len(names) < 2:
         return None
     runs = list(found.predictions)[:RUNS_SHOWN]
-    figure, grid = _panels(1, 2 + len(runs), found)
+    shown = 2 + len(runs)
+    figure, grid = _panels(-(-shown // COLUMNS), min(shown, COLUMNS), found)
+    axes = grid.ravel()
+    for unused in axes[shown:]:
+        unused.set_axis_off()
     named = np.isin(found.labels, names)
     codes = np.array([names.index(name) if name in names else -1 for name in found.labels])
-    _codes(grid[0, 0], found, codes, "pathologist")
+    _codes(axes[0], found, codes, "pathologist")
     panels = {"measured": found.truth, **{label: found.predictions[label] for label in runs}}
     for column, (label, expression) in enumerate(panels.items(), 1):
         clusters = np.full(len(found.labels), -1)
         clusters[named] = _matched(spatial_domains(expression[named], len(names)), codes[named])
         ari, _ = domain_agreement(expression, list(found.labels))
-        _codes(grid[0, column], found, clusters, f"{label}\nARI {ari:.2f}")
+        _codes(axes[column], found, clusters, f"{label}\nARI {ari:.2f}")
     figure.suptitle(
         f"section {found.section}: k-means domains, coloured by the label they overlap most",
         fontsize=9,
@@ -221,16 +229,27 @@ def _background(axes: Axes, found: SectionMap) -> None:
     low, high = found.spatial.min(axis=0), found.spatial.max(axis=0)
     margin = 0.05 * (high - low).max()
     if found.image is not None:
-        from PIL import Image
-
-        with Image.open(found.image, formats=("JPEG",)) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        height, width = pixels.shape[:2]
-        axes.imshow(pixels, extent=(0, width / found.scale, height / found.scale, 0), alpha=0.7)
+        pixels, (width, height) = _pale(found.image)
+        axes.imshow(pixels, extent=(0, width / found.scale, height / found.scale, 0))
     axes.set_xlim(low[0] - margin, high[0] + margin)
     axes.set_ylim(high[1] + margin, low[1] - margin)
     axes.set_aspect("equal")
     axes.set_axis_off()
+
+
+@lru_cache(maxsize=1)
+def _pale(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
+    """An image in pale colours and no finer than a map can show, and its true size."""
+    from PIL import Image
+
+    with Image.open(path, formats=("JPEG",)) as image:
+        size = image.size
+        small = image.convert("RGB")
+    small.thumbnail((_MAP_PIXELS, _MAP_PIXELS))
+    return np.asarray(Image.blend(small, Image.new("RGB", small.size, "white"), 0.3)), size
+
+
+_MAP_PIXELS = 400
 
 
 def _spot_area(found: SectionMap) -> float:

@@ -9,6 +9,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -96,7 +97,17 @@ def _columns() -> list[str]:
     return [*columns, "undefined", "fit_seconds", "folds_hash", "data_hash", "key"]
 
 
+_rows: WeakKeyDictionary[StoredRun, dict[str, Any]] = WeakKeyDictionary()
+
+
 def _row(run: StoredRun) -> dict[str, Any]:
+    # The tables and figures of one comparison ask for the same rows again and again.
+    if run not in _rows:
+        _rows[run] = _new_row(run)
+    return _rows[run]
+
+
+def _new_row(run: StoredRun) -> dict[str, Any]:
     facts = run.facts
     row: dict[str, Any] = {
         "dataset": facts["dataset"],
@@ -416,7 +427,8 @@ def _interval(low: float, high: float) -> str:
 
 
 def _percent(share: float) -> str:
-    return "–" if math.isnan(share) else f"{100 * share:.0f} %"
+    # Adding zero turns minus zero into zero.
+    return "–" if math.isnan(share) else f"{round(100 * share) + 0} %"
 
 
 def _with_sd(mean: float, sd: float) -> str:
