@@ -65,10 +65,12 @@ def run(
     results: str | Path = "results",
     tracking: str | None = None,
     force: bool = False,
+    oracles: bool = True,
 ) -> pd.DataFrame:
     """Run methods on a dataset and return their table; what is finished is not run again.
 
-    Parameters are the options of ``bench run``; `settings` are its ``--set`` pairs.
+    Parameters are the options of ``bench run``; `settings` are its ``--set`` pairs, and
+    `oracles` adds the row of the depth oracle.
 
     Returns
     -------
@@ -101,6 +103,7 @@ def run(
             data_root=Path(data_root) if data_root is not None else None,
             results=Path(results),
             force=force,
+            oracles=oracles,
         ),
         tracking=tracking,
     )

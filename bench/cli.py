@@ -165,6 +165,9 @@ def run_command(
     results: ResultsOption = Path("results"),
     tracking: TrackingOption = None,
     force: Annotated[bool, typer.Option("--force", help="Redo finished folds.")] = False,
+    no_oracles: Annotated[
+        bool, typer.Option("--no-oracles", help="Leave out the row of the depth oracle.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run methods on a dataset; finished folds are kept, so the same call resumes."""
@@ -182,6 +185,7 @@ def run_command(
         data_root=data_root,
         results=results,
         force=force,
+        oracles=not no_oracles,
     )
     _carry_out(request, tracking, as_json)
 
@@ -223,6 +227,7 @@ def import_weights_command(
         data_root=data_root,
         results=results,
         checkpoint=checkpoint,
+        oracles=False,
     )
     _carry_out(request, tracking, as_json)
 

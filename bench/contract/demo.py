@@ -32,6 +32,7 @@ def is_quick_on_the_demo(subject: Subject) -> str:
                 preset="quick",
                 device="cpu",
                 results=Path(folder),
+                oracles=False,
             )
             outcome = carry_out(request, tracking="none", watcher=watcher)
             timings = [

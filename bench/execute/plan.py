@@ -44,6 +44,7 @@ class Request:
     data_root: Path | None = None
     results: Path = Path("results")
     force: bool = False
+    oracles: bool = True
     checkpoint: Path | None = None
 
 
@@ -216,6 +217,8 @@ def _entrants(request: Request, dataset: str) -> list[Entrant]:
         entrants = find_entrants(request.methods, *chosen)
     else:
         entrants = [released_entrant(name, request.checkpoint, *chosen) for name in request.methods]
+    if not request.oracles:
+        return entrants
     # What a score rewards must be seen beside what was scored.
     named = {entrant.label for entrant in entrants}
     return entrants + [Entrant(name, None) for name in ORACLES if name not in named]

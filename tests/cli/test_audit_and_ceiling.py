@@ -9,7 +9,7 @@ from tests.cli.tiny_dataset import assert_refused
 
 
 def test_an_honest_dataset_has_nothing_to_report(bench, tiny):
-    done = bench("audit", *tiny.options, *tiny.quick_protocol)
+    done = bench("audit", *tiny.where, *tiny.quick_protocol)
     assert done.status == 0
     assert "nothing found" not in done.stdout  # the card's panel is a published one
     assert "Panel leak" in done.stdout
@@ -18,12 +18,12 @@ def test_an_honest_dataset_has_nothing_to_report(bench, tiny):
 
 def test_a_copied_section_is_forbidden_and_the_run_refused(bench, damaged, results):
     damaged.write_counts("B1", damaged.read_counts("A1"))
-    done = bench("audit", *damaged.options, *damaged.quick_protocol, "--json")
+    done = bench("audit", *damaged.where, *damaged.quick_protocol, "--json")
     assert done.status == 1
     found = json.loads(done.stdout)["findings"]
     assert {one["kind"]: one["forbidden"] for one in found} == {"counts": True, "panel": False}
     refused = bench(
-        *("run", "-m", "mean", *damaged.options, *damaged.quick_protocol),
+        *("run", "-m", "mean", *damaged.where, *damaged.quick_protocol),
         *("--results", results, "--tracking", "none"),
     )
     assert_refused(refused, "forbids: 30 spots of sections A1 and B1 have the same counts")
@@ -34,14 +34,14 @@ def test_a_recompressed_image_is_found(bench, damaged):
 
     with Image.open(damaged.image("A1")) as image:
         image.save(damaged.image("C2"), quality=60)
-    done = bench("audit", *damaged.options, *damaged.quick_protocol)
+    done = bench("audit", *damaged.where, *damaged.quick_protocol)
     assert done.status == 1
     assert "FORBIDDEN  Same-image leak: sections A1 and C2" in done.stdout
 
 
 def test_without_images_the_rest_is_audited(bench, damaged):
     shutil.rmtree(damaged.root / "images")
-    done = bench("audit", *damaged.options, *damaged.quick_protocol, "--json")
+    done = bench("audit", *damaged.where, *damaged.quick_protocol, "--json")
     assert done.status == 0
     content = json.loads(done.stdout)
     assert len(content["sections"]) == 6
@@ -50,7 +50,7 @@ def test_without_images_the_rest_is_audited(bench, damaged):
 
 def test_a_published_table_carries_its_leaks_as_footnotes(bench, tiny, results):
     done = bench(
-        *("run", "-m", "mean", *tiny.options, "--protocol", "published"),
+        *("run", "-m", "mean", *tiny.where, "--protocol", "published"),
         *("--results", results, "--tracking", "none", "--json"),
     )
     assert done.status == 0, done.stderr
@@ -60,7 +60,7 @@ def test_a_published_table_carries_its_leaks_as_footnotes(bench, tiny, results):
 
 
 def test_the_ceiling_is_shown_by_section_and_by_gene(bench, tiny):
-    options = (*tiny.options, *tiny.quick_protocol)
+    options = (*tiny.where, *tiny.quick_protocol)
     done = bench("ceiling", *options, "--format", "json")
     assert done.status == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
@@ -79,6 +79,6 @@ def test_the_ceiling_is_shown_by_section_and_by_gene(bench, tiny):
 def test_images_of_one_patient_alone_are_compared_as_far_as_they_go(bench, damaged):
     for name in ("B1", "B2", "C1", "C2"):
         damaged.image(name).unlink()
-    done = bench("audit", *damaged.options, *damaged.quick_protocol, "--json")
+    done = bench("audit", *damaged.where, *damaged.quick_protocol, "--json")
     assert done.status == 0, done.stderr
     assert json.loads(done.stdout)["sections_with_image"] == ["A1", "A2"]

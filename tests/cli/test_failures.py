@@ -166,7 +166,7 @@ def test_prediction_that_is_none(run, plugins, results, name, predict, words):
     answer = run(name, "--folds", "0")
     assert answer.status == 1
     (complaint,) = (line for line in answer.stderr.splitlines() if line.startswith("bench: "))
-    for word in (name, *words):
+    for word in (name, "fold 0", *words):
         assert word in complaint
     assert _manifests(results) == []
     assert not list(results.rglob("scores.parquet"))

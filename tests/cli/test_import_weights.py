@@ -41,7 +41,7 @@ def trained(tiny, tmp_path_factory, bench):
 def import_weights(tiny, bench, results):
     def call(checkpoint, method="stnet", *more):
         return bench(
-            *("import-weights", "--method", method, *tiny.options, *tiny.quick_protocol),
+            *("import-weights", "--method", method, *tiny.where, *tiny.quick_protocol),
             *("--checkpoint", checkpoint, "--results", results, *SETTINGS, *more),
         )
 

@@ -217,6 +217,23 @@ def test_same_call_again_keeps_everything_and_is_quick(finished, tiny, bench_pro
     assert seconds < 3
 
 
+def test_the_oracle_stands_in_a_table_that_did_not_ask_for_it(bench, tiny, results):
+    options = (
+        "--method",
+        "mean",
+        *tiny.where,
+        *tiny.quick_protocol,
+        "--tracking",
+        "none",
+        "--json",
+    )
+    answer = bench("run", *options, "--results", results)
+    assert answer.status == 0
+    assert set(rows_of(answer)) == {"mean", "depth"}
+    again = bench("run", *options, "--results", results, "--method", "depth")
+    assert set(rows_of(again)) == {"depth"}, "named or not, it is there once"
+
+
 def test_force_redoes_every_fold_with_the_same_scores(run, results):
     run("--method", "mean")
     before = scores_of(results)

@@ -54,9 +54,14 @@ class TinyDataset:
         return self.folder / "data"
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """Options of ``bench run`` that choose it."""
+    def where(self) -> tuple[str, ...]:
+        """Options that choose it."""
         return ("--dataset", str(self.card), "--data-root", str(self.root))
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Options of ``bench run`` that choose it, without the row that nobody asked for."""
+        return (*self.where, "--no-oracles")
 
     @property
     def quick_protocol(self) -> tuple[str, ...]:

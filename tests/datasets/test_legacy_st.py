@@ -219,7 +219,12 @@ def refused(files, named):
 
 
 @pytest.mark.parametrize(
-    ("counts", "match"), [(COUNTS * 0, "every count is zero"), (COUNTS[[]], "empty, 3 spots x 0")]
+    ("counts", "match"),
+    [
+        (COUNTS * 0, "every count is zero"),
+        (COUNTS[[]], "empty, 3 spots x 0"),
+        (COUNTS[:2], "2 spots, but a correlation"),
+    ],
 )
 def test_a_section_without_a_single_count_is_refused_when_it_is_loaded(
     tmp_path, write_legacy, make_card, counts, match

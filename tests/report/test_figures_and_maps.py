@@ -11,7 +11,7 @@ from bench.report.comparison_figures import comparison_figures, cost_figure, ran
 from bench.report.drawing import draw_figures
 from bench.report.maps import domain_maps, gene_maps, section_map, shown_genes, stored_sections
 from bench.report.tables import newest
-from bench.store import stored_runs
+from bench.store import StoredRun, stored_runs
 from tests.cli.tiny_dataset import call, write_plugin
 
 
@@ -65,6 +65,28 @@ def test_the_score_figure_shows_every_run_and_the_ceiling(runs):
 def test_controls_have_no_cost(runs):
     texts = {text.get_text() for text in cost_figure(runs).axes[0].texts}
     assert texts == {"looker"}
+
+
+def test_labels_of_equal_points_do_not_lie_on_one_another(runs):
+    axes = cost_figure([run for run in runs if run.facts["kind"] != "method"] * 2).axes[0]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) > 1
+    assert not any(box.count_overlaps(boxes[:number]) for number, box in enumerate(boxes))
+
+
+def test_with_three_methods_only_methods_are_ranked(runs):
+    (method,) = (run for run in runs if run.facts["kind"] == "method")
+    three = [
+        StoredRun(
+            method.folder, {**method.facts, "label": label, "key": f"{label}{'0' * 11}"}, (0, 1, 2)
+        )
+        for label in "abc"
+    ]
+    figure = rank_figure([*runs, *three])
+    shown = " ".join(text.get_text() for text in figure.axes[0].texts)
+    assert "coordinates" in " ".join(t.get_text() for t in rank_figure(runs).axes[0].texts)
+    assert "coordinates" not in shown
+    assert all(f"{label} (" in shown or f") {label}" in shown for label in "abc")
 
 
 def test_two_runs_have_no_ranks(runs):

@@ -212,6 +212,26 @@ def test_oracles_and_controls_are_marked(store):
     assert any(note.startswith("Oracle (depth)") for note in _notes(runs))
 
 
+def test_rows_on_other_data_are_told_apart(store):
+    runs = [store("mine", key=40 * letter)[0] for letter in "ab"]
+    for run, of in zip(runs, "ab", strict=True):
+        run.facts["tables_hash"] = 40 * of
+    assert newest(runs) == runs
+    text = render(runs, "text")
+    assert "data hash" in text
+    assert 12 * "a" in text
+    assert 12 * "b" in text
+    assert any(note.startswith("Rows with different data") for note in _notes(runs))
+    runs[1].facts["tables_hash"] = runs[0].facts["tables_hash"]
+    assert len(newest(runs)) == 1
+
+
+def test_a_share_that_rounds_to_nothing_has_no_sign(store):
+    sections = score(0)
+    tiny = {name: {"pcc_acg": -0.001, "ceiling_acg": 0.5} for name in sections}
+    assert "-0 %" not in render([store("mine", changes=tiny)[0]], "text")
+
+
 def _notes(runs):
     """Footnotes without the two that explain columns every table has."""
     notes = footnotes(runs, score_table(runs))
