@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
-from bench.report.pairs import pair_table, section_scores
+from bench.report.pairs import few_patients, pair_table, section_scores
 from bench.report.tables import score_table
 from bench.store import StoredRun
 
@@ -198,6 +198,8 @@ def rank_figure(runs: Sequence[StoredRun], score: str = "pcc_acg") -> Figure | N
     said = f"mean rank over {len(scores)} sections of {patients} patients; 1 is best"
     if patients < PATIENTS_FOR_A_TEST:
         said += "\nno test over fewer than 6 patients has power: all are joined"
+    elif few_patients(pairs):
+        said += f"\ntoo few patients to tell any of {len(pairs)} pairs apart: all are joined"
     axes.set_title(said, fontsize=9)
     return figure
 

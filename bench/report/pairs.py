@@ -13,6 +13,8 @@ from bench.store import StoredRun
 HIGHER_IS_BETTER = ("pcc_acg", "pcc_heg", "pcc_acg_given_depth", "ssim", "ari", "nmi")
 LOWER_IS_BETTER = ("mse", "mae")
 
+SIGNIFICANT = 0.05
+
 
 def section_scores(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
     """One score of every run on every test section.
@@ -120,7 +122,20 @@ def pair_notes(table: pd.DataFrame, score: str = "pcc_acg") -> list[str]:
             f"No power: with fewer than {PATIENTS_FOR_A_TEST} patients no test over patients can"
             " fall below 0.05, whatever the difference."
         )
+    notes += filter(None, [few_patients(table)])
     return notes
+
+
+def few_patients(table: pd.DataFrame) -> str:
+    """What to say where the patients suffice for one test, but not for so many; else nothing."""
+    patients = int(table["patients"].max()) if len(table) else 0
+    smallest = len(table) * 2.0 ** (1 - patients)
+    if patients < PATIENTS_FOR_A_TEST or smallest <= SIGNIFICANT:
+        return ""
+    return (
+        f"With {patients} patients and {len(table)} pairs the smallest corrected p (patients) that"
+        f" can come out is {min(smallest, 1):.2g}; compare fewer methods for a test with power."
+    )
 
 
 def _p(value: float) -> str:

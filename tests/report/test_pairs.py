@@ -3,10 +3,11 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 
-from bench.report.pairs import pair_table, render_pairs, section_scores
+from bench.report.pairs import few_patients, pair_table, render_pairs, section_scores
 from tests.report.test_tables import score, store  # noqa: F401 - a fixture
 
 
@@ -79,3 +80,22 @@ def test_the_same_call_gives_the_same_bytes(runs):
     for how in ("text", "csv", "json", "markdown", "latex"):
         assert render_pairs(runs, how) == render_pairs(runs, how)
     assert np.isfinite(pair_table(runs)["low"]).all()
+
+
+@pytest.mark.parametrize(
+    ("patients", "pairs", "said"),
+    [
+        (
+            8,
+            21,
+            "8 patients and 21 pairs the smallest corrected p (patients) that can come out is 0.16",
+        ),
+        (16, 21, ""),
+        (8, 6, ""),
+        (3, 21, ""),
+    ],
+)
+def test_too_many_pairs_for_the_patients_are_said(patients, pairs, said):
+    table = pd.DataFrame({"patients": [patients] * pairs})
+    assert said in few_patients(table)
+    assert bool(few_patients(table)) == bool(said)
