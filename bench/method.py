@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -28,6 +28,16 @@ class Progress(Protocol):
         """`done` of `total` epochs, and a word on how it goes."""
 
 
+class Inspector(Protocol):
+    """Looks at a fit between two epochs, as a tuning trial does; it may end the fit by raising."""
+
+    def wants(self, done: int, total: int) -> bool:
+        """Whether to look after `done` of `total` epochs."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """The method can predict as if its training had ended after `done` epochs."""
+
+
 def _silent(done: int, total: int, note: str) -> None:
     """Progress nobody watches."""
 
@@ -47,6 +57,8 @@ class Context:
         when the fold is done.
     progress
         Called with (done, total, note) after each epoch.
+    inspector
+        Looks at the fit between epochs; the training helper calls it.
     curves
         What the training helper recorded: one mapping per epoch.
     notes
@@ -59,6 +71,7 @@ class Context:
     device: str = "cpu"
     scratch: Path | None = None
     progress: Progress = _silent
+    inspector: Inspector | None = None
     curves: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     idle_parameters: list[str] = field(default_factory=list)
@@ -87,6 +100,9 @@ class Method(ABC):
         checks that take a second.
     dataset_settings
         Changes to the defaults by dataset, where the authors used different values.
+    predict_space
+        Settings that :meth:`predict` alone reads, each with the values worth trying: tuning tries
+        them all on one fit.
     """
 
     name: ClassVar[str]
@@ -96,6 +112,7 @@ class Method(ABC):
     control: ClassVar[bool] = False
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {}, "tiny": {}}
     dataset_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    predict_space: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
     def __init__(self, config: MethodConfig | None = None) -> None:
         self.config: Any = config if config is not None else self.Config()
@@ -133,7 +150,7 @@ class Method(ABC):
 
     @classmethod
     def search_space(cls, trial: Any) -> dict[str, Any]:
-        """Settings suggested by a tuning trial; none by default."""
+        """Settings suggested by an Optuna trial; none by default, so nothing to tune."""
         return {}
 
     @abstractmethod
@@ -143,6 +160,22 @@ class Method(ABC):
     @abstractmethod
     def predict(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
         """Predict each slide: one (spots, panel) float32 array a slide, on the target scale."""
+
+    def predict_each(
+        self, slides: Sequence[Slide], context: Context, configs: Sequence[MethodConfig]
+    ) -> Iterator[list[np.ndarray]]:
+        """Predict under several settings that differ in `predict_space` alone.
+
+        Yields what :meth:`predict` would give under each. A method with a costly step that these
+        settings do not touch, such as embedding images, does that step once.
+        """
+        own = self.config
+        try:
+            for config in configs:
+                self.config = config
+                yield self.predict(slides, context)
+        finally:
+            self.config = own
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -140,8 +140,8 @@ def section_loader(dataset: SectionDataset, seed: int) -> DataLoader[dict[str, T
 class _Bookkeeping(Callback):
     """Seeds every batch, records curves, reports progress, watches for idle parameters."""
 
-    def __init__(self, context: Context, epochs: int) -> None:
-        self.context, self.epochs = context, epochs
+    def __init__(self, context: Context, epochs: int, ready: Callable[[], None] | None) -> None:
+        self.context, self.epochs, self.ready = context, epochs, ready
         self.idle: dict[str, torch.nn.Parameter] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -179,7 +179,16 @@ class _Bookkeeping(Callback):
         note = f"loss {loss:.3f}"
         if "chance_level" in row:
             note += f" (chance {row['chance_level']:.3f})"
-        self.context.progress(trainer.current_epoch + 1, self.epochs, note)
+        done = trainer.current_epoch + 1
+        self.context.progress(done, self.epochs, note)
+        inspector = self.context.inspector
+        if inspector is not None and done < self.epochs and inspector.wants(done, self.epochs):
+            modes = [(part, part.training) for part in pl_module.modules()]
+            if self.ready is not None:
+                self.ready()
+            inspector(done, self.epochs)
+            for part, training in modes:
+                part.training = training
 
 
 class _Resumable(Checkpoint):
@@ -213,6 +222,7 @@ def train_on(
     epochs: int,
     patience: int | None,
     context: Context,
+    ready: Callable[[], None] | None = None,
 ) -> None:
     """Train `module` on a fold: :func:`train` on batches that `loader` makes of sections.
 
@@ -229,6 +239,7 @@ def train_on(
         context=context,
         validation=loader(data.validation) if early else None,
         patience=patience,
+        ready=ready,
     )
 
 
@@ -241,6 +252,7 @@ def train(
     validation: DataLoader[Any] | None = None,
     patience: int | None = None,
     precision: str = "32-true",
+    ready: Callable[[], None] | None = None,
 ) -> None:
     """Train `module` in place.
 
@@ -263,6 +275,9 @@ def train(
         ``val_loss`` and keep the best weights.
     precision
         As Lightning names it.
+    ready
+        What is left to do before the method can predict with the weights as they are, such as
+        embedding a retrieval bank; called before an inspector looks.
 
     Raises
     ------
@@ -279,7 +294,7 @@ def train(
         warnings.filterwarnings("ignore", module="lightning")
         scratch = context.scratch or Path(temporary)
         checkpoint = context.scratch / "training.ckpt" if context.scratch else None
-        callbacks: list[Callback] = [_Bookkeeping(context, epochs)]
+        callbacks: list[Callback] = [_Bookkeeping(context, epochs, ready)]
         best = None
         if patience is not None:
             best = ModelCheckpoint(
