@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.errors import BenchError
+from bench.tune.choices import Budget, Pruner, Sampler, Score
 
 if TYPE_CHECKING:
     from bench.comparison import Outcome
@@ -151,13 +152,24 @@ def list_command(
 
 @app.command("run")
 def run_command(
-    method: Annotated[
-        str, typer.Option("--method", "-m", help="Methods, comma-separated; see 'bench list'.")
-    ],
     dataset: DatasetOption,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", "-m", help="Methods, comma-separated; see 'bench list'."),
+    ] = None,
     protocol: ProtocolOption = "strict",
     folds: FoldsOption = None,
-    preset: PresetOption = "authors",
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="authors' settings, or quick ones for machines without a GPU.",
+            show_default="authors",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of a method's settings, as 'bench tune' writes them."),
+    ] = None,
     settings: SettingsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
     device: Annotated[Device, typer.Option(help="Where networks run.")] = Device.auto,
@@ -171,15 +183,23 @@ def run_command(
     as_json: JsonOption = False,
 ) -> None:
     """Run methods on a dataset; finished folds are kept, so the same call resumes."""
+    from bench.execute.entrants import read_settings
     from bench.execute.plan import Request
 
+    methods, pairs = _names(method), tuple(settings or ())
+    if config is not None:
+        named, written_for, found = read_settings(config)
+        methods = methods or (named,)
+        preset, pairs = preset or written_for, found + pairs
+    if not methods:
+        raise BenchError("name methods with --method, or a settings file with --config")
     request = Request(
-        methods=_names(method),
+        methods=methods,
         dataset=dataset,
         protocol=protocol,
         folds=_numbers(folds),
-        preset=preset,
-        settings=tuple(settings or ()),
+        preset=preset or "authors",
+        settings=pairs,
         seed=seed,
         device=device.value,
         data_root=data_root,
@@ -188,6 +208,114 @@ def run_command(
         oracles=not no_oracles,
     )
     _carry_out(request, tracking, as_json)
+
+
+@app.command("tune")
+def tune_command(
+    method: Annotated[str, typer.Option("--method", "-m", help="Methods, comma-separated.")],
+    dataset: DatasetOption,
+    protocol: ProtocolOption = "strict",
+    folds: Annotated[
+        str | None, typer.Option(help="Outer folds, such as 0,2.", show_default="all")
+    ] = None,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Trials of each study: a method on an outer fold.")
+    ] = 50,
+    timeout: Annotated[
+        str | None,
+        typer.Option(help="Time of the trials of each study, such as 2h.", show_default="none"),
+    ] = None,
+    budget: Annotated[
+        Budget,
+        typer.Option(help="What is equal for all methods: trials and time, or time alone."),
+    ] = Budget.equal,
+    objective: Annotated[
+        Score, typer.Option(help="Score on the inner folds that is optimised.")
+    ] = Score.pcc_acg,
+    inner_folds: Annotated[
+        int, typer.Option(min=2, help="Inner folds at most, made of the training patients.")
+    ] = 3,
+    sampler: Annotated[Sampler, typer.Option(help="How settings are suggested.")] = Sampler.tpe,
+    pruner: Annotated[Pruner, typer.Option(help="How trials are ended early.")] = Pruner.hyperband,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")] = 1,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Database of the trials, such as postgresql+psycopg://user@host/name.",
+            show_default="a journal file in the results",
+        ),
+    ] = None,
+    preset: PresetOption = "authors",
+    settings: SettingsOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where networks run.")] = Device.auto,
+    data_root: DataRootOption = None,
+    results: ResultsOption = Path("results"),
+    tracking: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tune methods on the training sections of each fold, then score the best once on its test.
+
+    The same call goes on after an interruption, and a second one beside it shares the work.
+    --set fixes a setting.
+    """
+    from bench.execute.plan import Request
+    from bench.tune.progress import TerminalTuningWatcher
+    from bench.tune.request import TuneRequest, equal_budget, read_seconds
+    from bench.tune.tuning import refit, tune
+
+    request = equal_budget(
+        TuneRequest(
+            run=Request(
+                methods=_names(method),
+                dataset=dataset,
+                protocol=protocol,
+                folds=_numbers(folds),
+                preset=preset,
+                settings=tuple(settings or ()),
+                seed=seed,
+                device=device.value,
+                data_root=data_root,
+                results=results,
+            ),
+            trials=trials,
+            timeout=read_seconds(timeout) if timeout else None,
+            jobs=jobs,
+            storage=storage,
+            sampler=sampler,
+            pruner=pruner,
+            objective=objective,
+            inner_folds=inner_folds,
+        ),
+        budget,
+    )
+    with redirect_stdout(sys.stderr), TerminalTuningWatcher() as watcher:
+        found, failed = tune(request, watcher)
+        outcomes = refit(request, found, tracking=tracking, watcher=watcher) if found else []
+    if outcomes:
+        _print_tuned(outcomes, as_json)
+    for one in failed:
+        _complain(f"{one.method}, fold {one.fold}: no trial gave a value; {'; '.join(one.reasons)}")
+    if failed or any(outcome.failures for outcome in outcomes):
+        raise typer.Exit(FAILED)
+
+
+def _print_tuned(outcomes: list[Outcome], as_json: bool) -> None:
+    from bench.report.pairs import tuned_pairs, write_pairs
+    from bench.report.tables import render
+
+    runs = [run for outcome in outcomes for run in outcome.runs]
+    plan = outcomes[0].plan
+    pairs = tuned_pairs(runs)
+    title = f"{plan.dataset.card.name}, protocol {plan.protocol.name}, folds {plan.folds.hash[:12]}"
+    if as_json:
+        content = json.loads(render(runs, "json"))
+        content["pairs"] = json.loads(write_pairs(pairs, "json"))["rows"]
+        typer.echo(json.dumps(content, indent=2))
+        return
+    typer.echo(f"\n{render(runs, 'text', title=title, width=_terminal_width())}")
+    typer.echo(write_pairs(pairs, "text", title="Tuned against default, on the test sections"))
 
 
 @app.command("import-weights")
@@ -680,9 +808,9 @@ def main() -> None:
         _complain(f"{error.filename or 'the system'}: {os.strerror(error.errno)}")
         sys.exit(REFUSED)
     except KeyboardInterrupt:
-        if arguments[:1] in (["run"], ["import-weights"]):
+        if arguments[:1] in (["run"], ["tune"], ["import-weights"]):
             again = shlex.join(["bench", *(part for part in arguments if part != "--force")])
-            _complain(f"interrupted; finished folds are kept, resume with: {again}")
+            _complain(f"interrupted; what is finished is kept, resume with: {again}")
         else:
             _complain("interrupted")
         sys.exit(INTERRUPTED)

@@ -80,7 +80,7 @@ def test_mclstexp_runs_on_real_tissue(her2st, tmp_path):
         results=tmp_path,
         tracking="none",
     )
-    assert set(table["method"]) == {"mclstexp", "shuffled:mclstexp", "coordinates"}
+    assert set(table["method"]) == {"mclstexp", "shuffled:mclstexp", "coordinates", "depth"}
     assert table["folds_hash"].nunique() == 1
     assert table["pcc_acg"].notna().all()
     assert table["mse"].between(0.05, 2).all()

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
+from bench.data.card import first_fault
 from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
+from bench.files import read_yaml
 from bench.method import Method, MethodConfig
 from bench.registry import find_methods, method_class
 
 SHUFFLED = "shuffled"
 RELEASED = "released"
+TUNED = "tuned"
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Entrant:
         Settings of the method.
     checkpoint
         Checkpoint of the method's authors that takes the place of a fit.
+    fold_configs
+        Settings by fold where they differ, as after tuning; then there are no other folds.
     """
 
     label: str
@@ -41,6 +48,11 @@ class Entrant:
     shuffled: bool = False
     config: MethodConfig = field(default_factory=MethodConfig)
     checkpoint: Path | None = None
+    fold_configs: Mapping[int, MethodConfig] = field(default_factory=dict)
+
+    def in_fold(self, fold: int) -> Entrant:
+        """The same with the settings of one fold."""
+        return replace(self, config=self.fold_configs.get(fold, self.config), fold_configs={})
 
     @property
     def kind(self) -> str:
@@ -126,6 +138,38 @@ def find_entrants(
     return entrants
 
 
+class _SettingsFile(BaseModel):
+    """A method with its settings, as tuning writes them; what else stands there is for people."""
+
+    method: str
+    config: dict[str, Any]
+    preset: str = "authors"
+
+
+def read_settings(path: Path) -> tuple[str, str, tuple[str, ...]]:
+    """A method, its preset and its settings from a YAML file such as tuning's ``best.yaml``.
+
+    Returns
+    -------
+    tuple
+        The method's name, the preset, and ``method.key=value`` pairs.
+
+    Raises
+    ------
+    DataError
+        The file is missing, not YAML, or names no method or settings.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: not a settings file, which has the fields method and config")
+    try:
+        found = _SettingsFile.model_validate(content)
+    except ValidationError as error:
+        raise DataError(f"{path}: {first_fault(error)}") from error
+    pairs = (f"{found.method}.{key}={json.dumps(value)}" for key, value in found.config.items())
+    return found.method, found.preset, tuple(pairs)
+
+
 def released_entrant(
     method: str, checkpoint: Path, dataset: str, preset: str, settings: Sequence[str]
 ) -> Entrant:
@@ -145,6 +189,20 @@ def released_entrant(
         raise ConfigError(f"{method} has no released checkpoints to read")
     (entrant,) = find_entrants([method], dataset, preset, settings)
     return replace(entrant, label=f"{RELEASED}:{method}", checkpoint=checkpoint)
+
+
+def tuned_entrant(
+    method: str,
+    configs: Mapping[int, Mapping[str, Any]],
+    dataset: str,
+    preset: str,
+    settings: Sequence[str],
+) -> Entrant:
+    """A method with settings of its own for every fold; it gets a row of its own."""
+    (entrant,) = find_entrants([method], dataset, preset, settings)
+    kind = method_class(method)
+    chosen = {fold: kind.Config.model_validate(config) for fold, config in configs.items()}
+    return replace(entrant, label=f"{TUNED}:{method}", fold_configs=chosen)
 
 
 def _configure(

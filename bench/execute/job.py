@@ -40,9 +40,7 @@ def run_fold(job: Job, progress: Progress | None = None) -> None:
     folder.clear()
     context = Context(
         seed=job.seed,
-        device=available_devices()[0]
-        if _wants_device(job) and job.device == "auto"
-        else job.device.replace("auto", "cpu"),
+        device=device_of(job),
         scratch=folder.scratch,
     )
     if progress is not None:
@@ -132,9 +130,13 @@ def _small_images(job: Job, data: FoldData) -> dict[str, dict[str, object]]:
 _IMAGE_SIDE = 1000
 
 
-def _wants_device(job: Job) -> bool:
+def device_of(job: Job) -> str:
+    """Device a job runs on: of its own accord only what looks at images takes a fast one."""
+    if job.device != "auto":
+        return job.device
     method = job.entrant.method
-    return method is not None and method_class(method).needs_image
+    wanted = method is not None and method_class(method).needs_image
+    return available_devices()[0] if wanted else "cpu"
 
 
 def _fitted(job: Job, data: FoldData, context: Context) -> Method:

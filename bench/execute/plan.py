@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from bench.data.card import DatasetCard, join_names
 from bench.data.dataset import Dataset, open_dataset
 from bench.errors import BenchError
 from bench.evaluate.oracles import ORACLES
-from bench.execute.entrants import Entrant, find_entrants, released_entrant
+from bench.execute.entrants import Entrant, find_entrants, released_entrant, tuned_entrant
 from bench.execute.environment import PACKAGE, choose_device, git_commit, package_versions
 from bench.files import cache_folder, canonical_hash, file_hash, source_hash
 from bench.protocol.audit import Finding, audit, check_audit, read_findings, write_findings
@@ -31,7 +31,10 @@ _HARNESS = (
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked for; see the options of ``bench run``."""
+    """What a user asked for; see the options of ``bench run``.
+
+    `tuned` gives methods settings of their own in each fold; they are the only rows then.
+    """
 
     methods: tuple[str, ...]
     dataset: str
@@ -46,6 +49,7 @@ class Request:
     force: bool = False
     oracles: bool = True
     checkpoint: Path | None = None
+    tuned: Mapping[str, Mapping[int, Mapping[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ def make_plan(request: Request) -> Plan:
             "method": entrant.method,
             "preset": request.preset if entrant.has_presets else "-",
             "config": entrant.config.model_dump(mode="json"),
+            **_tuned(entrant),
             "n_folds": len(folds.folds),
             "n_sections": len(folds.patients),
             "left_out": dict(dataset.left_out),
@@ -154,7 +159,7 @@ def make_plan(request: Request) -> Plan:
         }
         jobs = tuple(
             Job(
-                entrant=entrant,
+                entrant=entrant.in_fold(index),
                 dataset=dataset,
                 protocol=protocol,
                 published_panel=published_panel,
@@ -166,6 +171,7 @@ def make_plan(request: Request) -> Plan:
                 twin=folder_of(entrant.without_shuffling()) if entrant.shuffled else None,
             )
             for index in chosen
+            if not entrant.fold_configs or index in entrant.fold_configs
         )
         runs.append(PlannedRun(entrant, folder, facts, jobs))
     return Plan(request, dataset, protocol, folds, tuple(runs))
@@ -196,7 +202,7 @@ def divide(
             )
     dataset = open_dataset(card, data_root, images=images, names=names)
     panel = _published_panel(dataset, protocol) if protocol.panel == "published" else None
-    return dataset, make_folds(card.name, _facts(dataset, protocol), protocol), panel
+    return dataset, make_folds(card.name, section_facts(dataset, protocol), protocol), panel
 
 
 def dataset_audit(dataset: Dataset, folds: Folds, protocol: Protocol) -> list[Finding]:
@@ -213,6 +219,8 @@ def dataset_audit(dataset: Dataset, folds: Folds, protocol: Protocol) -> list[Fi
 
 def _entrants(request: Request, dataset: str) -> list[Entrant]:
     chosen = (dataset, request.preset, request.settings)
+    if request.tuned:
+        return [tuned_entrant(name, of, *chosen) for name, of in request.tuned.items()]
     if request.checkpoint is None:
         entrants = find_entrants(request.methods, *chosen)
     else:
@@ -227,6 +235,13 @@ def _entrants(request: Request, dataset: str) -> list[Entrant]:
 def _checkpoint(entrant: Entrant) -> dict[str, Any]:
     path = entrant.checkpoint
     return {} if path is None else {"checkpoint": {"file": path.name, "sha256": file_hash(path)}}
+
+
+def _tuned(entrant: Entrant) -> dict[str, Any]:
+    """Settings by fold, as ``run.json`` has them."""
+    configs = entrant.fold_configs
+    found = {str(fold): config.model_dump(mode="json") for fold, config in sorted(configs.items())}
+    return {"tuned": found} if found else {}
 
 
 def _shared_folds(results: Path, folds: Folds) -> Folds:
@@ -248,7 +263,8 @@ def _published_panel(dataset: Dataset, protocol: Protocol) -> tuple[str, ...]:
     return read_panel(card, card.published_panel, dataset.root)
 
 
-def _facts(dataset: Dataset, protocol: Protocol) -> list[SectionFacts]:
+def section_facts(dataset: Dataset, protocol: Protocol) -> list[SectionFacts]:
+    """What splitting must know of the usable sections, in their order."""
     cards = [dataset.card.section(name) for name in dataset.hashes]
     patients = {card.patient for card in cards}
     balanced = protocol.split == "patient" and len(patients) > protocol.leave_one_out_up_to
@@ -294,6 +310,5 @@ def _run_key(entrant: Entrant, shared: Mapping[str, Any]) -> str:
     }
     if entrant.checkpoint is not None:
         files["checkpoint"] = file_hash(entrant.checkpoint)
-    return canonical_hash(
-        {**shared, "label": entrant.label, "config": config, "files": files, "source": sources}
-    )
+    facts = {"label": entrant.label, "config": config, "files": files, "source": sources}
+    return canonical_hash({**shared, **facts, **_tuned(entrant)})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, compare_pairs
+from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, compare_pairs, holm
 from bench.report.tables import Format, score_table, write_table
 from bench.store import StoredRun
 
@@ -77,11 +77,32 @@ def _pairs(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def tuned_pairs(runs: Sequence[StoredRun], score: str = "pcc_acg") -> pd.DataFrame:
+    """Every method's tuned run against its default one, as :func:`pair_table` gives pairs."""
+    labels = {run.facts["label"]: run for run in runs}
+    tables = [
+        pair_table([labels[f"tuned:{name}"], run], score)
+        for name, run in labels.items()
+        if f"tuned:{name}" in labels
+    ]
+    found = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    for test in ("wilcoxon", "permutation"):
+        found[f"{test}_holm"] = holm(found[test].to_list())
+    return found
+
+
 def render_pairs(
     runs: Sequence[StoredRun], how: Format, *, score: str = "pcc_acg", title: str = ""
 ) -> str:
     """The pairs as text; see :func:`bench.report.tables.render`."""
     table = pair_table(runs, score)
+    return write_pairs(table, how, score=score, title=title)
+
+
+def write_pairs(
+    table: pd.DataFrame, how: Format, *, score: str = "pcc_acg", title: str = ""
+) -> str:
+    """A table of pairs with its footnotes as text; see :func:`bench.report.tables.render`."""
     return write_table(table, pairs_for_people(table), pair_notes(table, score), how, title=title)
 
 

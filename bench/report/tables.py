@@ -51,6 +51,12 @@ _HEADINGS = {
 }
 
 
+_SAME = (
+    *("label", "preset", "config", "tuned", "seed"),
+    *("folds_hash", "protocol_hash", "tables_hash"),
+)
+
+
 def newest(runs: Sequence[StoredRun]) -> list[StoredRun]:
     """Of runs that differ in code or versions alone, the newest.
 
@@ -58,8 +64,7 @@ def newest(runs: Sequence[StoredRun]) -> list[StoredRun]:
     """
     latest: dict[str, StoredRun] = {}
     for run in sorted(runs, key=lambda run: str(run.facts.get("created", ""))):
-        same = ("label", "preset", "config", "seed", "folds_hash", "protocol_hash", "tables_hash")
-        latest[json.dumps([run.facts.get(name) for name in same], sort_keys=True)] = run
+        latest[json.dumps([run.facts.get(name) for name in _SAME], sort_keys=True)] = run
     return list(latest.values())
 
 

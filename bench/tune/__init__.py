@@ -1,0 +1,1 @@
+"""Tuning: for each test fold a study on folds made of its training patients alone."""

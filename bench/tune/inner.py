@@ -1,0 +1,71 @@
+"""Folds inside a fold: made of its training sections, so that a study cannot see its test side."""
+
+from __future__ import annotations
+
+from bench.data.dataset import Dataset
+from bench.errors import BenchError
+from bench.execute.plan import section_facts
+from bench.protocol.fold_data import FoldData, fold_data
+from bench.protocol.folds import Fold, Folds, make_folds
+from bench.protocol.rules import Protocol
+
+
+def inner_folds(
+    fold: Fold, dataset: Dataset, protocol: Protocol, count: int
+) -> tuple[Dataset, Folds]:
+    """Divide the training and validation sections of a fold anew.
+
+    Parameters
+    ----------
+    fold
+        The fold whose test side stays out of sight.
+    dataset
+        All sections.
+    protocol
+        Rules of the comparison; panel, scales and HEG hold inside as outside.
+    count
+        Largest number of inner folds, at least two: one patient each up to so many patients,
+        above that groups of patients. Sections of a single training patient are left out one by
+        one instead.
+
+    Returns
+    -------
+    tuple of Dataset and Folds
+        The first has no section but the fold's training sections.
+
+    Raises
+    ------
+    BenchError
+        There is one training section: nothing can be held out of it.
+    """
+    seen = dataset.only((*fold.train, *fold.validation))
+    patients = {dataset.card.section(name).patient for name in seen.hashes}
+    if len(seen.hashes) < 2:
+        (name,) = seen.hashes
+        raise BenchError(
+            f"fold {fold.index} trains on section {name} alone, which leaves nothing to tune on;"
+            " name other folds with --folds"
+        )
+    rules = protocol.model_copy(
+        update={
+            "split": "patient" if len(patients) > 1 else "section",
+            "leave_one_out_up_to": count,
+            "grouped_folds": count,
+        }
+    )
+    folds = make_folds(dataset.card.name, section_facts(seen, rules), rules)
+    return seen, folds.model_copy(update={"folds": folds.folds[:count]})
+
+
+def inner_data(
+    seen: Dataset, folds: Folds, protocol: Protocol, published_panel: tuple[str, ...] | None
+) -> list[FoldData]:
+    """Data of the inner folds: training data, slides to predict, and their truth.
+
+    Raises
+    ------
+    DataError
+        As :func:`bench.protocol.fold_data.fold_data`, or a section that `seen` has not.
+    """
+    sections = {name: seen.section(name) for name in seen.hashes}
+    return [fold_data(fold, sections, protocol, published_panel) for fold in folds.folds]

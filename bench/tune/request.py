@@ -1,0 +1,80 @@
+"""What a user asks of tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from bench.errors import ConfigError
+from bench.execute.plan import Request
+from bench.tune.choices import Budget, Pruner, Sampler, Score
+
+MOST_TRIALS = 100_000
+
+
+@dataclass(frozen=True)
+class TuneRequest:
+    """What to tune, on what, and for how long.
+
+    Attributes
+    ----------
+    run
+        Methods, dataset, protocol, folds, preset, fixed settings and the rest of a run.
+    trials
+        Trials of each study; a study is one method on one outer fold.
+    timeout
+        Seconds of trials of each study and worker, None without limit; a trial that has begun is
+        finished.
+    jobs
+        Worker processes.
+    storage
+        Database URL, None for a journal file in the results.
+    sampler, pruner, objective
+        See the enumerations.
+    inner_folds
+        Largest number of inner folds.
+    """
+
+    run: Request
+    trials: int = 50
+    timeout: float | None = None
+    jobs: int = 1
+    storage: str | None = None
+    sampler: Sampler = Sampler.tpe
+    pruner: Pruner = Pruner.hyperband
+    objective: Score = Score.pcc_acg
+    inner_folds: int = 3
+
+
+def read_seconds(text: str) -> float:
+    """Seconds of a length of time such as ``2h``, ``90min`` or ``45s``.
+
+    Raises
+    ------
+    ConfigError
+        It is none, or not above zero.
+    """
+    try:
+        found = pd.Timedelta(text).total_seconds()
+    except ValueError:
+        found = float("nan")
+    # A bare number would be read as nanoseconds.
+    if text.strip().replace(".", "", 1).isdigit() or not found > 0:
+        raise ConfigError(f"--timeout '{text}': write a length of time such as 2h, 90min or 45s")
+    return found
+
+
+def equal_budget(request: TuneRequest, budget: Budget) -> TuneRequest:
+    """The request with what the budget means.
+
+    Raises
+    ------
+    ConfigError
+        ``time`` without a time.
+    """
+    if budget == Budget.equal:
+        return request
+    if request.timeout is None:
+        raise ConfigError("--budget time needs --timeout")
+    return replace(request, trials=MOST_TRIALS)

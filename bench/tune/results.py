@@ -1,0 +1,151 @@
+"""What a study leaves: its best settings, the table of its trials, and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import yaml
+from optuna.trial import TrialState
+
+from bench.files import atomic_write, write_json
+from bench.tune.objective import LOWER_IS_BETTER
+from bench.tune.slots import REASON, SLOT, counts, holders, seconds, settled
+from bench.tune.study import StudySpec
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+BEST = "best.yaml"
+TRIALS = "trials.csv"
+STUDY = "study.json"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The best settings of a study.
+
+    Attributes
+    ----------
+    config
+        All settings of the method.
+    params
+        Those that were searched.
+    value
+        Score on the inner folds.
+    default_value
+        The same of the default settings, None where they were not tried.
+    trials
+        Settled trials by what became of them.
+    seconds
+        Time that the trials took.
+    """
+
+    config: dict[str, Any]
+    params: dict[str, Any]
+    value: float
+    default_value: float | None
+    trials: dict[str, int]
+    seconds: float
+
+
+def write_results(spec: StudySpec, study: Study) -> Tuned:
+    """Write ``best.yaml``, ``trials.csv`` and ``study.json`` of a study with a finished trial."""
+    trials = study.get_trials(deepcopy=False)
+    best = best_trial(spec, trials)
+    first = holders(trials)[0]
+    defaults = first.value if first.state == TrialState.COMPLETE and _is_default(first) else None
+    tuned = Tuned(
+        config=best.user_attrs["config"],
+        params={**best.params, **best.user_attrs.get("predict", {})},
+        value=float(best.value or 0.0),
+        default_value=defaults,
+        trials=counts(trials),
+        seconds=round(seconds(trials), 1),
+    )
+    job, request = spec.job, spec.request
+    facts = {
+        "method": job.entrant.method,
+        "dataset": job.dataset.card.name,
+        "protocol": job.protocol.name,
+        "fold": job.fold,
+        "preset": request.run.preset,
+        "objective": request.objective.value,
+        "value": tuned.value,
+        "trial": best.number,
+        "config": tuned.config,
+    }
+    with atomic_write(spec.folder / BEST) as temporary:
+        text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+        temporary.write_text(
+            "# Found on the training sections of this fold: bench run --config FILE --folds"
+            f" {job.fold}\n{text}",
+            encoding="utf-8",
+        )
+    with atomic_write(spec.folder / TRIALS) as temporary:
+        trial_table(trials).to_csv(temporary, index=False)
+    write_json(
+        spec.folder / STUDY,
+        {
+            "study": spec.name,
+            "run_key": job.run.key,
+            **{name: value for name, value in facts.items() if name != "config"},
+            "default_value": tuned.default_value,
+            "budget": {
+                "trials": request.trials,
+                "timeout_seconds": request.timeout,
+                "jobs": request.jobs,
+            },
+            "sampler": request.sampler.value,
+            "pruner": request.pruner.value,
+            "inner_folds": request.inner_folds,
+            "seed": job.seed,
+            "trials": tuned.trials,
+            "seconds": tuned.seconds,
+        },
+    )
+    return tuned
+
+
+def best_trial(spec: StudySpec, trials: list[FrozenTrial]) -> FrozenTrial:
+    """The finished trial with the best value, the earliest of equals.
+
+    Raises
+    ------
+    ValueError
+        No trial was finished.
+    """
+    done = [trial for trial in holders(trials).values() if trial.state == TrialState.COMPLETE]
+    sign = 1 if spec.request.objective in LOWER_IS_BETTER else -1
+    return min(done, key=lambda trial: (sign * float(trial.value or 0.0), trial.number))
+
+
+def trial_table(trials: list[FrozenTrial]) -> pd.DataFrame:
+    """One row a settled trial: slot, state, value, seconds, settings, reason of a failure."""
+    rows = []
+    for slot, trial in sorted(holders(trials).items()):
+        if not settled(trial):
+            continue
+        attributes = trial.user_attrs
+        rows.append(
+            {
+                SLOT: slot,
+                "number": trial.number,
+                "state": trial.state.name.lower(),
+                "value": trial.value if trial.state == TrialState.COMPLETE else None,
+                "steps": len(trial.intermediate_values),
+                "seconds": attributes.get("seconds"),
+                "seconds_fit_and_predict": attributes.get("seconds_fit_and_predict"),
+                **{f"param.{name}": value for name, value in trial.params.items()},
+                **{f"param.{n}": value for n, value in attributes.get("predict", {}).items()},
+                REASON: attributes.get(REASON, ""),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _is_default(trial: FrozenTrial) -> bool:
+    fixed = trial.system_attrs.get("fixed_params")
+    return bool(fixed) or not trial.params

@@ -1,0 +1,245 @@
+"""One study: a method on one outer fold, by one or several workers."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import TrialState
+
+from bench.execute.job import device_of
+from bench.execute.plan import Job
+from bench.method import Method
+from bench.registry import method_class
+from bench.tune.choices import Pruner, Sampler
+from bench.tune.inner import inner_data, inner_folds
+from bench.tune.objective import (
+    LOWER_IS_BETTER,
+    RUNGS,
+    FixedOrSuggested,
+    Objective,
+    SurplusTrialError,
+    TrialFailedError,
+)
+from bench.tune.request import TuneRequest
+from bench.tune.slots import fill, holders, seconds, settled
+from bench.tune.storage import bury_the_dead, living_worker, open_storage
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
+
+_CAUGHT = (TrialFailedError, SurplusTrialError)
+_POLL_SECONDS = 0.5
+_GRID_POINTS = 4
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """A study with all its inputs; picklable.
+
+    Attributes
+    ----------
+    job
+        The outer fold's job: method, dataset, folds, protocol, seed, device.
+    request
+        Budget, sampler, pruner, objective.
+    fixed
+        Settings that the user chose for the method.
+    name
+        Name in the storage; another name for anything that makes other trials.
+    folder
+        Where its files go.
+    """
+
+    job: Job
+    request: TuneRequest
+    fixed: Mapping[str, Any]
+    name: str
+    folder: Path
+
+    @property
+    def kind(self) -> type[Method]:
+        """The method's class."""
+        return method_class(str(self.job.entrant.method))
+
+    @property
+    def base(self) -> tuple[str, str]:
+        """Dataset's name and preset, which settings begin with."""
+        return self.job.dataset.card.name, self.request.run.preset
+
+    @property
+    def direction(self) -> str:
+        """Which way is better."""
+        return "minimize" if self.request.objective in LOWER_IS_BETTER else "maximize"
+
+
+def open_study(spec: StudySpec, *, runs: bool = True) -> Study:
+    """The study as its storage has it, made if it is new.
+
+    Parameters
+    ----------
+    spec
+        The study.
+    runs
+        Whether trials will be run, which takes a sampler and a pruner.
+    """
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    return optuna.create_study(
+        study_name=spec.name,
+        storage=open_storage(spec.request.storage, spec.folder),
+        direction=spec.direction,
+        pruner=_pruner(spec) if runs else None,
+        load_if_exists=True,
+    )
+
+
+def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) -> None:
+    """Run trials until the study has what it owes or its time is up; what a worker does.
+
+    Raises
+    ------
+    BenchError
+        What no setting can mend: data, storage.
+    """
+    seen, folds = inner_folds(
+        spec.job.folds.folds[spec.job.fold],
+        spec.job.dataset,
+        spec.job.protocol,
+        spec.request.inner_folds,
+    )
+    data = inner_data(seen, folds, spec.job.protocol, spec.job.published_panel)
+    study = open_study(spec)
+    searched = search_space(spec)
+    defaults = default_values(spec, searched)
+    with living_worker(spec.folder) as worker:
+        objective = Objective(
+            spec.kind,
+            spec.base,
+            spec.fixed,
+            data,
+            score=spec.request.objective.value,
+            seed=spec.job.seed,
+            device=device_of(spec.job),
+            prunes=spec.request.pruner != Pruner.none,
+            worker=worker,
+        )
+        while True:
+            bury_the_dead(study, spec.folder)
+            trials = study.get_trials(deepcopy=False)
+            begun = sum(t.state != TrialState.WAITING for t in holders(trials).values())
+            fill(study, min(owed(spec, searched), begun + spec.request.jobs), defaults)
+            trials = study.get_trials(deepcopy=False)
+            told(study)
+            if is_over(spec, trials, searched):
+                return
+            if any(trial.state == TrialState.WAITING for trial in trials):
+                study.sampler = _sampler(spec, searched, trials)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    study.optimize(objective, n_trials=1, catch=_CAUGHT)
+            else:
+                time.sleep(_POLL_SECONDS)  # others are at the last ones; one of them may die
+
+
+def search_space(spec: StudySpec) -> dict[str, BaseDistribution]:
+    """Settings that are searched, each with its range; empty where there is nothing to search."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    spec.kind.search_space(FixedOrSuggested(probe, spec.fixed))
+    return dict(probe.distributions)
+
+
+def default_values(
+    spec: StudySpec, searched: Mapping[str, BaseDistribution]
+) -> dict[str, Any] | None:
+    """Default of every searched setting, None where one lies outside its range."""
+    config = spec.kind.configure(*spec.base, spec.fixed)
+    values = {name: getattr(config, name) for name in searched}
+    for name, distribution in searched.items():
+        try:
+            inside = distribution._contains(distribution.to_internal_repr(values[name]))
+        except (ValueError, TypeError):
+            inside = False
+        if not inside:
+            return None
+    return values
+
+
+def owed(spec: StudySpec, searched: Mapping[str, BaseDistribution]) -> int:
+    """Trials that the study shall have; a grid has no more than its points."""
+    asked = spec.request.trials
+    if spec.request.sampler == Sampler.grid:
+        points = int(np.prod([len(values) for values in _grid(searched).values()]))
+        return min(asked, max(points, 1))
+    return asked
+
+
+def is_over(
+    spec: StudySpec, trials: list[FrozenTrial], searched: Mapping[str, BaseDistribution]
+) -> bool:
+    """Whether every slot is settled or the time is up."""
+    limit = spec.request.timeout
+    if limit is not None and seconds(trials) >= limit * spec.request.jobs:
+        return True
+    return sum(map(settled, holders(trials).values())) >= owed(spec, searched)
+
+
+def _sampler(
+    spec: StudySpec, searched: Mapping[str, BaseDistribution], trials: list[FrozenTrial]
+) -> BaseSampler:
+    begun = sum(trial.state != TrialState.WAITING for trial in trials)
+    # Alone, a study repeats itself; workers beside one another must not draw the same.
+    entropy = [spec.job.seed, begun]
+    if any(trial.state == TrialState.RUNNING for trial in trials):
+        entropy.append(os.getpid())
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    if spec.request.sampler == Sampler.random:
+        return optuna.samplers.RandomSampler(seed=seed)
+    if spec.request.sampler == Sampler.grid:
+        return optuna.samplers.GridSampler(_grid(searched), seed=spec.job.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+
+
+def _grid(searched: Mapping[str, BaseDistribution]) -> dict[str, list[Any]]:
+    """A few values of every range, evenly spread on its scale."""
+    grid: dict[str, list[Any]] = {}
+    for name, of in searched.items():
+        if isinstance(of, CategoricalDistribution):
+            grid[name] = list(of.choices)
+        elif isinstance(of, FloatDistribution | IntDistribution):
+            spread = np.geomspace if of.log else np.linspace
+            values = spread(of.low, of.high, _GRID_POINTS)
+            if isinstance(of, IntDistribution):
+                steps = np.rint((values - of.low) / of.step)
+                values = np.clip(of.low + of.step * steps, of.low, of.high).astype(int)
+            elif of.step is not None:
+                values = of.low + of.step * np.rint((values - of.low) / of.step)
+            grid[name] = np.unique(np.clip(values, of.low, of.high)).tolist()
+    return grid
+
+
+def _pruner(spec: StudySpec) -> BasePruner:
+    steps = len(RUNGS) + spec.request.inner_folds
+    if spec.request.pruner == Pruner.hyperband:
+        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=steps)
+    if spec.request.pruner == Pruner.median:
+        return optuna.pruners.MedianPruner(n_startup_trials=5)
+    return optuna.pruners.NopPruner()

@@ -1,0 +1,262 @@
+"""Nested tuning: studies on the inner folds, then one refit and one score on each test fold."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.comparison import Outcome, carry_out
+from bench.errors import BenchError, ConfigError
+from bench.execute.executors import Watcher
+from bench.execute.plan import Job, make_plan
+from bench.files import canonical_hash, source_hash
+from bench.method import Method
+from bench.registry import method_class
+from bench.tune.figures import study_figures
+from bench.tune.inner import inner_folds
+from bench.tune.request import TuneRequest
+from bench.tune.results import Tuned, write_results
+from bench.tune.slots import common_reasons, counts
+from bench.tune.study import StudySpec, is_over, open_study, search_space, work
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+_POLL_SECONDS = 0.5
+
+_DECIDING = ("inner.py", "objective.py", "study.py")
+"""Sources of this package that decide what a trial is worth."""
+
+
+class TuningWatcher(Watcher):
+    """Told what happens while studies run; the base class ignores it."""
+
+    def study_started(self, spec: StudySpec, inner: int) -> None:
+        """A study begins, or goes on, on so many inner folds."""
+
+    def study_progress(self, spec: StudySpec, study: Study) -> None:
+        """Trials may have been finished."""
+
+    def study_done(self, spec: StudySpec, tuned: Tuned | None, said: str) -> None:
+        """The study is over; None where no trial gave a value."""
+
+
+@dataclass(frozen=True)
+class AllFailed:
+    """A study none of whose trials gave a value."""
+
+    method: str
+    fold: int
+    reasons: tuple[str, ...]
+
+
+def tune(
+    request: TuneRequest, watcher: TuningWatcher | None = None
+) -> tuple[dict[str, dict[int, Tuned]], list[AllFailed]]:
+    """Find the best settings of every method for every outer fold.
+
+    A study that was interrupted goes on; one that has its trials is only read.
+
+    Parameters
+    ----------
+    request
+        Methods, data, budget.
+    watcher
+        Told what happens.
+
+    Returns
+    -------
+    tuple
+        What was found, by method and outer fold, and the studies in which every trial failed.
+
+    Raises
+    ------
+    BenchError
+        The request cannot be met, or the storage cannot be used.
+    """
+    watcher = watcher or TuningWatcher()
+    found: dict[str, dict[int, Tuned]] = {}
+    failed: list[AllFailed] = []
+    specs = plan_studies(request)
+    for spec in specs:  # the whole request is checked before the first trial
+        _inner_of(spec)
+    for spec in specs:
+        watcher.study_started(spec, len(_inner_of(spec).folds))
+        run_study(spec, lambda study, spec=spec: watcher.study_progress(spec, study))  # type: ignore[misc]
+        study = open_study(spec, runs=False)
+        trials = study.get_trials(deepcopy=False)
+        method, fold = str(spec.job.entrant.method), spec.job.fold
+        done = counts(trials)
+        said = ", ".join(f"{number} {name}" for name, number in done.items() if number)
+        if not done["complete"]:
+            failed.append(AllFailed(method, fold, tuple(common_reasons(trials))))
+            watcher.study_done(spec, None, said)
+            continue
+        tuned = write_results(spec, study)
+        study_figures(study, spec.folder, request.objective.value)
+        found.setdefault(method, {})[fold] = tuned
+        watcher.study_done(spec, tuned, said)
+    return found, failed
+
+
+def refit(
+    request: TuneRequest,
+    found: Mapping[str, Mapping[int, Tuned]],
+    *,
+    tracking: str | None = None,
+    watcher: Watcher | None = None,
+) -> list[Outcome]:
+    """Fit the methods on all training sections of each fold and score them on its test sections.
+
+    Returns
+    -------
+    list of Outcome
+        The default settings on the tuned folds, then the best ones: runs as any other.
+    """
+    folds = tuple(sorted({fold for of in found.values() for fold in of}))
+    run = replace(request.run, methods=tuple(found), folds=folds, oracles=False)
+    best = {
+        method: {fold: tuned.config for fold, tuned in of.items()} for method, of in found.items()
+    }
+    return [
+        carry_out(one, tracking=tracking, watcher=watcher)
+        for one in (run, replace(run, tuned=best))
+    ]
+
+
+def plan_studies(request: TuneRequest) -> list[StudySpec]:
+    """One study a method and outer fold, checked before anything is run.
+
+    Raises
+    ------
+    BenchError
+        A control, an oracle, a method with nothing to search; or what a run would refuse.
+    """
+    if request.jobs < 1 or request.trials < 1 or request.inner_folds < 2:
+        raise ConfigError("tuning needs at least one job, one trial and two inner folds")
+    for name in request.run.methods:
+        _tunable(name)
+    plan = make_plan(replace(request.run, oracles=False))
+    specs = []
+    for run in plan.runs:
+        config = run.entrant.config
+        fixed = _fixed(request.run.settings, run.entrant.label, type(config).model_fields, config)
+        for job in run.jobs:
+            name = _study_name(request, run.folder.key, job, fixed)
+            folder = (
+                request.run.results
+                / "tuning"
+                / plan.dataset.card.name
+                / plan.protocol.name
+                / f"{run.entrant.label}-{name[:12]}"
+                / f"fold-{job.fold}"
+            )
+            specs.append(StudySpec(job, request, fixed, f"{name}-fold-{job.fold}", folder))
+    for spec in specs:
+        if not search_space(spec) and not spec.kind.predict_space:
+            raise ConfigError(f"{spec.kind.name}: --set fixes all that could be searched")
+    return specs
+
+
+def _tunable(name: str) -> type[Method]:
+    if ":" in name or name == "shuffled":
+        raise BenchError(f"{name}: a twin has the settings of its method; tune the method")
+    kind = method_class(name)
+    if kind.control:
+        raise BenchError(f"{name} is a control and is not tuned")
+    searched = kind.search_space.__func__ is not Method.search_space.__func__  # type: ignore[attr-defined]
+    if not searched and not kind.predict_space:
+        raise BenchError(f"{name} offers no settings to search")
+    return kind
+
+
+def _fixed(
+    settings: Iterable[str], method: str, fields: Iterable[str], config: Any
+) -> dict[str, Any]:
+    """What the user set for a method, as its settings have it."""
+    named = {pair.partition("=")[0].strip() for pair in settings}
+    return {n: getattr(config, n) for n in fields if n in named or f"{method}.{n}" in named}
+
+
+def _study_name(request: TuneRequest, run_key: str, job: Job, fixed: Mapping[str, Any]) -> str:
+    """Another name for all that makes other trials; a larger budget goes on with the same."""
+    return canonical_hash(
+        {
+            "run": run_key,
+            "tuning": source_hash(*(Path(__file__).with_name(name) for name in _DECIDING)),
+            "sampler": request.sampler.value,
+            "pruner": request.pruner.value,
+            "objective": request.objective.value,
+            "inner_folds": request.inner_folds,
+            "fixed": {name: str(value) for name, value in fixed.items()},
+        }
+    )
+
+
+def _inner_of(spec: StudySpec) -> Any:
+    fold = spec.job.folds.folds[spec.job.fold]
+    _, folds = inner_folds(fold, spec.job.dataset, spec.job.protocol, spec.request.inner_folds)
+    return folds
+
+
+def run_study(spec: StudySpec, told: Callable[[Study], None]) -> None:
+    """Run a study to its end, in this process or in several.
+
+    Raises
+    ------
+    BenchError
+        What no setting can mend, or that every worker died.
+    """
+    if spec.request.jobs == 1:
+        work(spec, told)
+        return
+    study = open_study(spec, runs=False)
+    searched = search_space(spec)
+    context = multiprocessing.get_context("spawn")
+    threads = str(max(1, (os.cpu_count() or 1) // spec.request.jobs))
+    workers = []
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = before or threads  # read by each worker as it starts
+    try:
+        for _ in range(spec.request.jobs):
+            worker = context.Process(target=_work_quietly, args=(spec,))
+            worker.start()
+            workers.append(worker)
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+    try:
+        while any(worker.is_alive() for worker in workers):
+            told(study)
+            time.sleep(_POLL_SECONDS)
+    except BaseException:
+        for worker in workers:
+            worker.terminate()
+        raise
+    finally:
+        for worker in workers:
+            worker.join()
+    told(study)
+    if not is_over(spec, study.get_trials(deepcopy=False), searched):
+        codes = sorted({worker.exitcode for worker in workers if worker.exitcode})
+        raise BenchError(
+            f"study of {spec.kind.name}, fold {spec.job.fold}: every worker ended (exit status"
+            f" {', '.join(map(str, codes))}) with trials left; call again to go on"
+        )
+
+
+def _work_quietly(spec: StudySpec) -> None:
+    """What a worker process does; an error that no setting can mend is one line."""
+    try:
+        work(spec)
+    except BenchError as error:
+        sys.stderr.write(f"bench: {error}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
