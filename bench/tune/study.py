@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
+from filelock import FileLock
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -100,13 +101,15 @@ def open_study(spec: StudySpec, *, runs: bool = True) -> Study:
         Whether trials will be run, which takes a sampler and a pruner.
     """
     spec.folder.mkdir(parents=True, exist_ok=True)
-    return optuna.create_study(
-        study_name=spec.name,
-        storage=open_storage(spec.request.storage, spec.folder),
-        direction=spec.direction,
-        pruner=_pruner(spec) if runs else None,
-        load_if_exists=True,
-    )
+    # A database is not safe from two that make its first tables at once.
+    with FileLock(spec.job.run.results / "tuning" / ".storage.lock"):
+        return optuna.create_study(
+            study_name=spec.name,
+            storage=open_storage(spec.request.storage, spec.folder),
+            direction=spec.direction,
+            pruner=_pruner(spec) if runs else None,
+            load_if_exists=True,
+        )
 
 
 def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) -> None:
@@ -117,6 +120,10 @@ def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) ->
     BenchError
         What no setting can mend: data, storage.
     """
+    study = open_study(spec)
+    searched = search_space(spec)
+    if is_over(spec, study.get_trials(deepcopy=False), searched):
+        return
     seen, folds = inner_folds(
         spec.job.folds.folds[spec.job.fold],
         spec.job.dataset,
@@ -124,8 +131,6 @@ def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) ->
         spec.request.inner_folds,
     )
     data = inner_data(seen, folds, spec.job.protocol, spec.job.published_panel)
-    study = open_study(spec)
-    searched = search_space(spec)
     defaults = default_values(spec, searched)
     with living_worker(spec.folder) as worker:
         objective = Objective(

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from bench.comparison import Outcome, carry_out
 from bench.errors import BenchError, ConfigError
 from bench.execute.executors import Watcher
@@ -18,10 +20,11 @@ from bench.execute.plan import Job, make_plan
 from bench.files import canonical_hash, source_hash
 from bench.method import Method
 from bench.registry import method_class
+from bench.store import read_record
 from bench.tune.figures import study_figures
 from bench.tune.inner import inner_folds
 from bench.tune.request import TuneRequest
-from bench.tune.results import Tuned, write_results
+from bench.tune.results import STUDY, Tuned, write_results
 from bench.tune.slots import common_reasons, counts
 from bench.tune.study import StudySpec, is_over, open_study, search_space, work
 
@@ -98,8 +101,10 @@ def tune(
             failed.append(AllFailed(method, fold, tuple(common_reasons(trials))))
             watcher.study_done(spec, None, said)
             continue
+        known = read_record(spec.folder / STUDY).get("trials")
         tuned = write_results(spec, study)
-        study_figures(study, spec.folder, request.objective.value)
+        if known != tuned.trials:
+            study_figures(study, spec.folder, request.objective.value)
         found.setdefault(method, {})[fold] = tuned
         watcher.study_done(spec, tuned, said)
     return found, failed
@@ -124,10 +129,13 @@ def refit(
     best = {
         method: {fold: tuned.config for fold, tuned in of.items()} for method, of in found.items()
     }
-    return [
-        carry_out(one, tracking=tracking, watcher=watcher)
-        for one in (run, replace(run, tuned=best))
-    ]
+    # Workers that shared a study come here together: one does the work, the others find it done.
+    lock = request.run.results / "tuning" / ".refit.lock"
+    with FileLock(lock):
+        return [
+            carry_out(one, tracking=tracking, watcher=watcher)
+            for one in (run, replace(run, tuned=best))
+        ]
 
 
 def plan_studies(request: TuneRequest) -> list[StudySpec]:
@@ -159,7 +167,7 @@ def plan_studies(request: TuneRequest) -> list[StudySpec]:
             )
             specs.append(StudySpec(job, request, fixed, f"{name}-fold-{job.fold}", folder))
     for spec in specs:
-        if not search_space(spec) and not spec.kind.predict_space:
+        if not search_space(spec) and not set(spec.kind.predict_space) - set(spec.fixed):
             raise ConfigError(f"{spec.kind.name}: --set fixes all that could be searched")
     return specs
 
