@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -41,15 +41,17 @@ class NearestNeighbours(Method):
         "quick": {**QUICK_ENCODER},
         "tiny": {**QUICK_ENCODER, "input_size": 32, "neighbours": 5},
     }
+    predict_space: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "neighbours": (5, 10, 20, 50, 100, 200, 500),
+        "weighting": ("inverse_square", "mean"),
+        "distance": ("l1", "l2"),
+    }
     config: NearestNeighboursConfig
 
     @classmethod
     def search_space(cls, trial: Any) -> dict[str, Any]:
-        """Number of neighbours and how they are weighted."""
-        return {
-            "neighbours": trial.suggest_int("neighbours", 5, 500, log=True),
-            "weighting": trial.suggest_categorical("weighting", ["inverse_square", "mean"]),
-        }
+        """How far single features may stand out; all else is tried on one fit."""
+        return {"clip": trial.suggest_categorical("clip", [1.0, 2.0, 5.0, None])}
 
     def fit(self, data: TrainingData, context: Context) -> None:
         """Keep features and targets of all sections that may be used."""
@@ -63,25 +65,36 @@ class NearestNeighbours(Method):
 
     def predict(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
         """Weighted mean of the targets of the nearest training spots."""
+        return next(self.predict_each(slides, context, [self.config]))
+
+    def predict_each(
+        self, slides: Sequence[Slide], context: Context, configs: Sequence[Any]
+    ) -> Iterator[list[np.ndarray]]:
+        """The same under each setting of the retrieval; the images are embedded once."""
         import torch
 
         from bench.blocks.retrieval import retrieve
 
         keys = torch.from_numpy(self._keys).to(context.device)
         values = torch.from_numpy(self._values).to(context.device)
-        return [
-            retrieve(
-                torch.from_numpy(queries).to(context.device),
-                keys,
-                values,
-                top_k=self.config.neighbours,
-                distance=self.config.distance,
-                weighting=self.config.weighting,
-            )
-            .cpu()
-            .numpy()
+        embedded = [
+            torch.from_numpy(queries).to(context.device)
             for queries in self._space.embed(slides, context)
         ]
+        for config in configs:
+            yield [
+                retrieve(
+                    queries,
+                    keys,
+                    values,
+                    top_k=config.neighbours,
+                    distance=config.distance,
+                    weighting=config.weighting,
+                )
+                .cpu()
+                .numpy()
+                for queries in embedded
+            ]
 
     def save(self, folder: Path) -> None:
         """Write features and targets of the training spots as ``bank.npz``."""

@@ -98,10 +98,12 @@ class Ridge(Method):
 
     @classmethod
     def search_space(cls, trial: Any) -> dict[str, Any]:
-        """Components and strength."""
+        """Components, who chooses the strength, and how far single features may stand out."""
+        strengths = ["validation", "hest", 1e1, 1e2, 1e3, 1e4, 1e5]
         return {
             "pca": trial.suggest_categorical("pca", [64, 128, 256, 512, None]),
-            "alpha": trial.suggest_float("alpha", 1e-2, 1e6, log=True),
+            "alpha": trial.suggest_categorical("alpha", strengths),
+            "clip": trial.suggest_categorical("clip", [1.0, 2.0, 5.0, None]),
         }
 
     def fit(self, data: TrainingData, context: Context) -> None:

@@ -294,6 +294,59 @@ def test_keyboard_interrupt_reaches_the_caller(loader):
         train(Tiny(), loader(), epochs=2, context=Context(progress=press))
 
 
+# ----------------------------------------------------------------------- between the epochs
+
+
+class Looking:
+    """Notes when it was asked and what it saw; wants to look after some epochs."""
+
+    def __init__(self, module, epochs):
+        self.module, self.epochs, self.told = module, epochs, []
+
+    def wants(self, done, total):
+        self.told.append(f"asked {done} of {total}")
+        return done in self.epochs
+
+    def ready(self):
+        self.told.append("ready")
+
+    def __call__(self, done, total):
+        self.told.append(f"looked {done} of {total}")
+        # As a method does that predicts: no dropout, and random numbers are drawn.
+        self.module.network[1:].eval()
+        torch.rand(5)
+
+
+def test_an_inspector_looks_when_it_wants_to_and_after_the_method_got_ready(loader):
+    module = Tiny()
+    inspector = Looking(module, {2, EPOCHS})
+    context = Context(seed=3, inspector=inspector)
+    train(module, loader(), epochs=EPOCHS, context=context, ready=inspector.ready)
+    asked = [f"asked {done} of {EPOCHS}" for done in range(1, EPOCHS)]
+    assert inspector.told == [*asked[:2], "ready", f"looked 2 of {EPOCHS}", *asked[2:]]
+
+
+def test_looking_changes_neither_weights_nor_curves(loader, straight):
+    module = Tiny()
+    inspector = Looking(module, set(range(1, EPOCHS)))
+    context = Context(seed=3, inspector=inspector)
+    train(module, loader(), epochs=EPOCHS, context=context, ready=inspector.ready)
+    assert inspector.told.count("ready") == EPOCHS - 1
+    assert_same_weights(weights(module), straight[0])
+    assert context.curves == straight[1]
+
+
+def test_what_an_inspector_raises_reaches_the_caller_unchanged(loader):
+    class Raising(Looking):
+        def __call__(self, done, total):
+            raise Stop("worse than the others")
+
+    context = Context(inspector=Raising(Tiny(), {2}))
+    with pytest.raises(Stop, match=r"^worse than the others$"):
+        train(Tiny(), loader(), epochs=EPOCHS, context=context)
+    assert [row["epoch"] for row in context.curves] == [0.0, 1.0]
+
+
 # ------------------------------------------------------------------------- early stopping
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from bench.contract.check import ContractError, NotApplicableError
-from bench.contract.subject import Subject, difference
+from bench.contract.subject import SEED, Subject, check_predictions, difference
 from bench.data.views import TrainingData
+from bench.method import Context, Method, MethodConfig
 
 _OTHER_STATE = 99
 
@@ -46,6 +48,46 @@ def predicts_alone_as_in_company(subject: Subject) -> None:
     differs = difference(fitted.predictions[::-1], subject.predict(fitted.method, part, whole))
     if differs:
         raise ContractError(f"in another order slides are predicted differently, {differs}")
+
+
+def tries_settings_of_prediction_on_one_fit(subject: Subject) -> None:
+    """Settings of predict_space need no new fit, and predict_each gives what predict gives."""
+    method, space = subject.fitted.method, subject.kind.predict_space
+    if not space:
+        raise NotApplicableError("it has no predict_space")
+    if not space.keys() <= type(method.config).model_fields.keys():
+        raise NotApplicableError("needs a predict_space of settings")
+    subject.needs_repeats()
+    own = method.config
+    others = {name: [v for v in space[name] if v != getattr(own, name)] for name in space}
+    configs = [
+        own.model_copy(update={name: values[end] for name, values in others.items() if values})
+        for end in (0, -1)
+    ] + [own]
+    with subject.surroundings():
+        each_alone = Method.predict_each(method, subject.slides(), Context(seed=SEED), configs)
+        wanted = list(each_alone)
+    with subject.surroundings():
+        found = list(method.predict_each(subject.slides(), Context(seed=SEED), configs))
+    left, method.config = method.config, own
+    if left != own:
+        raise ContractError("predict_each leaves other settings behind than it found")
+    if len(found) != len(configs):
+        raise ContractError(f"predict_each gave {len(found)} results for {len(configs)} settings")
+    for config, one, other in zip(configs, wanted, found, strict=True):
+        check_predictions(other, subject.slides(), subject.data().panel)
+        differs = difference(one, other)
+        if differs:
+            told = _told(config, space)
+            raise ContractError(f"with {told} predict_each differs from predict {differs}")
+    differs = difference(wanted[0], subject.predict(subject.fit(config=configs[0])))
+    if differs:
+        told = _told(configs[0], space)
+        raise ContractError(f"with {told} a new fit changes predictions {differs}")
+
+
+def _told(config: MethodConfig, names: Iterable[str]) -> str:
+    return ", ".join(f"{name}={getattr(config, name)}" for name in names)
 
 
 def looks_at_images_as_it_says(subject: Subject) -> None:

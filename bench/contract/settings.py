@@ -34,16 +34,36 @@ def presets_are_valid(subject: Subject) -> None:
 
 
 def search_space_is_valid(subject: Subject) -> None:
-    """Whatever its search space suggests is a valid setting."""
+    """What its search space and predict_space offer are valid settings, each in one of them."""
+    alone = subject.kind.predict_space
+    for name, values in alone.items():
+        if isinstance(values, str) or not len(values):
+            raise ContractError(f"predict_space: {name} has no list of values")
+        for value in values:
+            _valid_in_all_presets(subject, {name: value}, f"predict_space: {name}={value}")
     places = [place / (_PLACES - 1) for place in range(_PLACES)]
     trials = [RehearsalTrial(partial(float, place)) for place in places]
     trials += [RehearsalTrial(random.Random(seed).random) for seed in range(_DRAWS)]  # noqa: S311
     for trial in trials:
         changes = subject.kind.search_space(trial)
         if not changes and not trial.suggested:
+            if alone:
+                return
             raise NotApplicableError("it offers no search space")
-        for preset in sorted({"authors", *subject.kind.presets}):
-            _valid(subject, DATASET, preset, changes, f"suggestion {changes}")
+        _valid_in_all_presets(subject, changes, f"suggestion {changes}")
+        if changes != trial.suggested:
+            raise ContractError(
+                f"it suggests {trial.suggested} and sets {changes}; a suggestion bears the name and"
+                " the value of a setting"
+            )
+        twice = sorted(alone.keys() & changes.keys())
+        if twice:
+            raise ContractError(f"{twice[0]} is both in its search space and in predict_space")
+
+
+def _valid_in_all_presets(subject: Subject, changes: dict[str, Any], where: str) -> None:
+    for preset in sorted({"authors", *subject.kind.presets}):
+        _valid(subject, DATASET, preset, changes, where)
 
 
 def _valid(

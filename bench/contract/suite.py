@@ -26,6 +26,7 @@ from bench.contract.predictions import (
     predicts_alone_as_in_company,
     predicts_each_slide,
     repeats_itself,
+    tries_settings_of_prediction_on_one_fit,
 )
 from bench.contract.settings import presets_are_valid, search_space_is_valid
 from bench.contract.storage import comes_back_from_its_folder, saves_plain_files_in_its_folder
@@ -45,6 +46,7 @@ CHECKS: tuple[Check, ...] = (
     repeats_itself,
     ignores_global_state,
     predicts_alone_as_in_company,
+    tries_settings_of_prediction_on_one_fit,
     comes_back_from_its_folder,
     saves_plain_files_in_its_folder,
     every_parameter_learns,

@@ -148,14 +148,15 @@ class Hist2ST(Method):
 
     @classmethod
     def search_space(cls, trial: Any) -> dict[str, Any]:
-        """Learning rate, depth, dropout, and the weights of the two further losses."""
+        """Learning rate, depth, dropout, the weights of the two further losses, and length."""
         return {
-            "learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-3, log=True),
-            "attention_layers": trial.suggest_int("attention_layers", 2, 8),
+            "learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-2, log=True),
+            "attention_layers": trial.suggest_int("attention_layers", 1, 8),
             "graph_layers": trial.suggest_int("graph_layers", 2, 4),
             "dropout": trial.suggest_float("dropout", 0.0, 0.4),
             "zinb": trial.suggest_float("zinb", 0.0, 1.0),
             "distillation": trial.suggest_float("distillation", 0.0, 1.0),
+            "epochs": trial.suggest_int("epochs", 40, 400, log=True),
         }
 
     def fit(self, data: TrainingData, context: Context) -> None:

@@ -109,11 +109,12 @@ class HisToGene(Method):
 
     @classmethod
     def search_space(cls, trial: Any) -> dict[str, Any]:
-        """Learning rate, depth and dropout."""
+        """Learning rate, depth, dropout and length of the training."""
         return {
-            "learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-3, log=True),
-            "layers": trial.suggest_int("layers", 2, 8),
+            "learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-2, log=True),
+            "layers": trial.suggest_int("layers", 1, 8),
             "dropout": trial.suggest_float("dropout", 0.0, 0.4),
+            "epochs": trial.suggest_int("epochs", 30, 300, log=True),
         }
 
     def fit(self, data: TrainingData, context: Context) -> None:

@@ -65,12 +65,13 @@ class MLP(Method):
 
     @classmethod
     def search_space(cls, trial: Any) -> dict[str, Any]:
-        """Width, dropout and optimiser."""
+        """Width, dropout, optimiser and length of the training."""
         return {
             "hidden": trial.suggest_categorical("hidden", [128, 256, 512, 1024]),
             "dropout": trial.suggest_float("dropout", 0.0, 0.6),
             "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True),
             "weight_decay": trial.suggest_float("weight_decay", 1e-4, 1.0, log=True),
+            "epochs": trial.suggest_int("epochs", 5, 100, log=True),
         }
 
     def fit(self, data: TrainingData, context: Context) -> None:

@@ -144,11 +144,12 @@ class THItoGene(Method):
 
     @classmethod
     def search_space(cls, trial: Any) -> dict[str, Any]:
-        """Learning rate, dropout, and depth of the transformer."""
+        """Learning rate, dropout, depth of the transformer, and length of the training."""
         return {
             "learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-2, log=True),
             "dropout": trial.suggest_float("dropout", 0.0, 0.5),
             "layers": trial.suggest_int("layers", 1, 8),
+            "epochs": trial.suggest_int("epochs", 10, 300, log=True),
         }
 
     def fit(self, data: TrainingData, context: Context) -> None:

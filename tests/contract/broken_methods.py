@@ -26,6 +26,7 @@ class BrightnessConfig(MethodConfig):
     ridge: float = Field(default=1e-3, gt=0, le=10)
     neighbours: int = Field(default=4, ge=1, le=64)
     scale: str = "linear"
+    floor: float = Field(default=0.0, ge=0, le=1)
     patience: int | None = Field(default=None, ge=1)
 
 
@@ -34,6 +35,7 @@ class Brightness(Method):
 
     name = "brightness"
     Config = BrightnessConfig
+    predict_space = {"floor": (0.0, 0.5, 1.0)}
     breaks: ClassVar[str] = ""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -62,7 +64,8 @@ class Brightness(Method):
 
     def predict_one(self, slide):
         design = self.design(slide)
-        return np.stack([row @ self.lines for row in design]).astype(np.float32)
+        lines = np.stack([row @ self.lines for row in design])
+        return np.maximum(lines, self.config.floor).astype(np.float32)
 
     def design(self, slide):
         """(spots, 2): one, and the brightness."""
@@ -267,6 +270,60 @@ class RemembersTheSlideBefore(Brightness):
             found.append(self.predict_one(slide) + before)
             before = np.float32(len(slide))
         return found
+
+
+# -------------------------------------------------------------- settings of the prediction
+
+
+class FitsByASettingOfPrediction(Brightness):
+    breaks = "tries_settings_of_prediction_on_one_fit"
+
+    def fit(self, data, context):
+        super().fit(data, context)
+        self.lines = self.lines * (1 + self.config.floor)
+
+
+class PredictsEachAlike(Brightness):
+    breaks = "tries_settings_of_prediction_on_one_fit"
+
+    def predict_each(self, slides, context, configs):
+        for _ in configs:
+            yield self.predict(slides, context)
+
+
+class PredictsEachOnce(Brightness):
+    breaks = "tries_settings_of_prediction_on_one_fit"
+
+    def predict_each(self, slides, context, configs):
+        yield from list(super().predict_each(slides, context, configs))[:1]
+
+
+class PredictsEachInDoublePrecision(Brightness):
+    breaks = "tries_settings_of_prediction_on_one_fit"
+
+    def predict_each(self, slides, context, configs):
+        for found in super().predict_each(slides, context, configs):
+            yield [prediction.astype(np.float64) for prediction in found]
+
+
+class ChangesWhatItHolds(Brightness):
+    """Right the first time a setting is tried; the next one starts from what that left."""
+
+    breaks = "tries_settings_of_prediction_on_one_fit"
+
+    def predict_each(self, slides, context, configs):
+        lines = [self.design(slide) @ self.lines for slide in slides]
+        for config in configs:
+            lines = [np.maximum(part, config.floor) for part in lines]
+            yield [part.astype(np.float32) for part in lines]
+
+
+class LeavesItsSettings(Brightness):
+    breaks = "tries_settings_of_prediction_on_one_fit"
+
+    def predict_each(self, slides, context, configs):
+        yield from super().predict_each(slides, context, configs)
+        self.config = configs[0]
 
 
 # --------------------------------------------------------------------------- what is saved
@@ -628,6 +685,7 @@ class BadForADataset(Brightness):
 class BadPreset(Brightness):
     breaks = "presets_are_valid"
     presets = {"quick": {}, "tiny": {}, "large": {"ridge": 11}}
+    predict_space = {}
 
     @classmethod
     def search_space(cls, trial):
@@ -670,6 +728,46 @@ class SearchesFromZero(Brightness):
     @classmethod
     def search_space(cls, trial):
         return {"ridge": trial.suggest_float("ridge", 0.0, 1.0, log=True)}
+
+
+class SearchesUnderAnotherName(Brightness):
+    breaks = "search_space_is_valid"
+
+    @classmethod
+    def search_space(cls, trial):
+        return {"ridge": 10 ** trial.suggest_float("log_ridge", -6.0, 1.0)}
+
+
+class SearchesOneSettingTwice(Brightness):
+    breaks = "search_space_is_valid"
+
+    @classmethod
+    def search_space(cls, trial):
+        return {"floor": trial.suggest_float("floor", 0.0, 1.0)}
+
+
+class PredictsWithWhatIsNot(Brightness):
+    breaks = "search_space_is_valid"
+    predict_space = {"flor": (0.0, 1.0)}
+
+
+class PredictsWithBadValues(Brightness):
+    breaks = "search_space_is_valid"
+    predict_space = {"floor": (0.0, 2.0)}
+
+    @classmethod
+    def search_space(cls, trial):
+        return {}
+
+
+class PredictsWithNoValues(Brightness):
+    breaks = "search_space_is_valid"
+    predict_space = {"floor": ()}
+
+
+class PredictsWithAWord(Brightness):
+    breaks = "search_space_is_valid"
+    predict_space = {"scale": "x"}
 
 
 class SearchesOneBadChoice(Brightness):

@@ -108,6 +108,15 @@ def test_every_check_has_a_title_of_one_sentence():
         ("SavesAtHome", "it wrote more.txt outside of the folder it was given"),
         ("MovesItHome", "it wrote moved.txt outside of the folder it was given"),
         ("RefusesAtLength", "it refuses with 2 lines; one is wanted"),
+        ("FitsByASettingOfPrediction", "with floor=0.5 a new fit changes predictions by up to "),
+        ("PredictsEachAlike", "with floor=0.5 predict_each differs from predict by up to "),
+        ("PredictsEachOnce", "predict_each gave 1 results for 3 settings"),
+        ("LeavesItsSettings", "predict_each leaves other settings behind than it found"),
+        ("SearchesUnderAnotherName", "it suggests {'log_ridge': -6.0} and sets {'ridge': 1e-06};"),
+        ("SearchesOneSettingTwice", "floor is both in its search space and in predict_space"),
+        ("PredictsWithWhatIsNot", "predict_space: flor=0.0: unknown setting of brightness 'flor'"),
+        ("PredictsWithBadValues", "predict_space: floor=2.0: setting of brightness: floor: Input"),
+        ("PredictsWithNoValues", "predict_space: floor has no list of values"),
         ("BadForADataset", "preset authors on dataset her2st: setting of brightness: ridge"),
     ],
 )
@@ -123,6 +132,21 @@ def test_an_exception_of_the_method_keeps_its_traceback_and_a_broken_promise_has
     raised = run_check(check, Subject(by_name["Raises"], tmp_path))
     assert "broken_methods.py" in raised.traceback
     assert run_check(check, Subject(by_name["Transposed"], tmp_path)).traceback == ""
+
+
+@pytest.mark.parametrize(
+    ("alone", "outcome"), [({"floor": (0.0, 1.0)}, "passed"), ({}, "not applicable")]
+)
+def test_a_predict_space_may_stand_alone(alone, outcome, tmp_path):
+    class Plain(Brightness):
+        predict_space = alone
+
+        @classmethod
+        def search_space(cls, trial):
+            return {}
+
+    for check in ("search_space_is_valid", "tries_settings_of_prediction_on_one_fit"):
+        assert run_check(BY_NAME[check], Subject(Plain, tmp_path)).outcome == outcome
 
 
 def test_a_clear_refusal_of_a_hard_fold_passes_and_is_told(tmp_path):

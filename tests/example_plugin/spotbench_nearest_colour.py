@@ -16,10 +16,7 @@ class NearestColourConfig(MethodConfig):
 class NearestColour(Method):
     name: ClassVar[str] = "nearest_colour"
     Config: ClassVar[type[MethodConfig]] = NearestColourConfig
-
-    @classmethod
-    def search_space(cls, trial):
-        return {"neighbours": trial.suggest_int("neighbours", 5, 100)}
+    predict_space = {"neighbours": (5, 10, 20, 50, 100)}
 
     def fit(self, data, context):
         self.colours = np.concatenate([self._colours(s) for s in data.sections])

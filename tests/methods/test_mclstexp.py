@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from bench.api import ConfigError, Context
-from bench.contract.small_fold import GENES, SPOTS
+from bench.contract.small_fold import GENES, SPOTS, as_slide
 from bench.methods.mclstexp import MclSTExp
 from bench.methods.mclstexp.network import MclSTExpNetwork
 from bench.methods.mclstexp.recipe import MclSTExpRecipe
@@ -76,6 +76,8 @@ def test_augmenting_at_test_follows_from_the_seed(data, slide):
     method, _ = fitted(data, augment="jitter_flip_rotate", augment_at_test=True)
     first, second = predict(method, slide), predict(method, slide)
     np.testing.assert_array_equal(first, second)
+    in_company = method.predict([as_slide(data.train[0]), slide], Context(seed=1))[1]
+    np.testing.assert_array_equal(first, in_company)
     other = method.predict([slide], Context(seed=2))[0]
     assert not np.array_equal(first, other)
 
