@@ -48,7 +48,7 @@ def load_dataset(
 
     root = Path(data_root) if data_root is not None else None
     dataset = open_dataset(dataset_card(name), root, images=False, names=sections)
-    return {section.name: section.adata for section in dataset}
+    return {section.name: section.adata.copy() for section in dataset}
 
 
 def run(

@@ -192,7 +192,9 @@ def run_command(
         methods = methods or (named,)
         preset, pairs = preset or written_for, found + pairs
     if not methods:
-        raise BenchError("name methods with --method, or a settings file with --config")
+        raise BenchError(
+            "no method named; see 'bench list methods', or name a settings file with --config"
+        )
     request = Request(
         methods=methods,
         dataset=dataset,
@@ -705,22 +707,42 @@ def verify_command(
         raise typer.Exit(REFUSED)
 
 
+@app.command("sync")
+def sync_command(results: ResultsOption = Path("results"), tracking: TrackingOption = None) -> None:
+    """Upload the stored runs that a tracking store has not seen; calling again adds nothing."""
+    from bench.tracking import sync, tracking_uri
+
+    failure = sync(results, tracking_uri(tracking, results), typer.echo)
+    if failure:
+        _complain(failure)
+        raise typer.Exit(FAILED)
+
+
 @app.command("ui")
 def ui_command(
     results: ResultsOption = Path("results"),
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
 ) -> None:
     """Open MLflow's pages on the results; stop with Ctrl-C."""
-    from bench.tracking import ARTIFACTS, tracking_uri
+    from bench.mlflow_pages import public
+    from bench.tracking import ARTIFACTS, newest_page, tracking_uri
 
     uri = tracking_uri(None, results)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise BenchError(f"{results}: nothing has been tracked here; make a run with 'bench run'")
-    typer.echo(f"MLflow on {uri}: http://127.0.0.1:{port} (Ctrl-C stops it)")
+    page = newest_page(results, uri)
+    if uri.startswith(("http://", "https://")):
+        typer.echo(f"MLflow runs at {public(uri).rstrip('/')}{page or ''}")
+        return
+    typer.echo(f"MLflow on {public(uri)}: http://127.0.0.1:{port} (Ctrl-C stops it)")
+    if page is not None:
+        typer.echo(f"Newest runs, best first: http://127.0.0.1:{port}{page}")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
     command += ["--default-artifact-root", (results / ARTIFACTS).resolve().as_uri()]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Six processes for jobs that these results do not have.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606 - signals must reach MLflow itself
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import platformdirs
+from cachetools import LRUCache
 from filelock import FileLock
 
 from bench.data.card import DatasetCard, SectionCard, join_names
@@ -54,11 +55,18 @@ class Dataset:
         return replace(self, hashes={n: of for n, of in self.hashes.items() if n in names})
 
     def section(self, name: str) -> Section:
-        """Read one usable section."""
+        """One usable section; folds ask for the same ones, so the latest are kept in memory."""
         if name not in self.hashes:
             reason = self.left_out.get(name, "not part of this selection")
             raise DataError(f"section {name} of {self.card.name} is not usable: {reason}")
-        return load_section(self.card, self.card.section(name), self.root, self.hashes[name])
+        hashes = self.hashes[name]
+        key = (self.root, self.card.model_dump_json(), name, json.dumps(dict(hashes)))
+        if key not in _kept:
+            found = load_section(self.card, self.card.section(name), self.root, hashes)
+            if _bytes(found) > KEPT_BYTES:
+                return found
+            _kept[key] = found
+        return _kept[key]
 
     @property
     def hash(self) -> str:
@@ -89,6 +97,18 @@ class Dataset:
                 "sections": sections,
             }
         )
+
+
+KEPT_BYTES = 400_000_000
+"""Counts of sections that are kept in memory."""
+
+
+def _bytes(section: Section) -> int:
+    counts = section.adata.X
+    return int(counts.data.nbytes + counts.indices.nbytes + counts.indptr.nbytes)
+
+
+_kept: LRUCache[tuple[Path, str, str, str], Section] = LRUCache(KEPT_BYTES, getsizeof=_bytes)
 
 
 def data_folder(card: DatasetCard, data_root: Path | None) -> Path:
