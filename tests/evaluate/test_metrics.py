@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -304,3 +306,35 @@ def test_the_depth_oracle_scores_well_where_depth_is_in_the_truth():
         np.log1p(counts), depth(counts.sum(axis=1), 8), np.ones(8, dtype=bool), scale_free=True
     )
     assert scores["pcc_acg"] > 0.8
+
+
+MILLION = """
+import resource
+
+import numpy as np
+
+from bench.evaluate.metrics import PooledCorrelation, score_section
+
+rng = np.random.default_rng(0)
+truth, noise = rng.normal(size=(2, 1000, 1000)).astype(np.float32)
+heg = np.arange(1000) < 50
+totals = rng.integers(100, 10_000, 1000).astype(float)
+pooled = PooledCorrelation()
+for section in range(1000):
+    measured = np.roll(truth, section, axis=0)
+    predicted = measured + np.roll(noise, section, axis=1)
+    scores, _ = score_section(measured, predicted, heg, totals=totals)
+    pooled.add(measured, predicted)
+print(scores["pcc_acg"], pooled.result().mean(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_a_million_spots_by_a_thousand_genes_are_scored_in_little_memory():
+    answer = subprocess.run(
+        [sys.executable, "-c", MILLION], capture_output=True, text=True, check=True
+    )
+    of_section, pooled, kilobytes = map(float, answer.stdout.split())
+    assert of_section == pytest.approx(2**-0.5, abs=0.01)
+    assert pooled == pytest.approx(2**-0.5, abs=0.01)
+    assert kilobytes < 4e6
