@@ -5,18 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.exceptions import TrialPruned
 
 from bench.errors import DataError, StoreError, TrainingError
-from bench.evaluate.metrics import score_section
+from bench.evaluate.metrics import mean_defined, mean_squared_error, pearson_per_gene
 from bench.execute.job import check_predictions
 from bench.files import one_line
 from bench.method import Context, Method, MethodConfig
-from bench.protocol.fold_data import FoldData
+from bench.protocol.fold_data import FoldData, Truth
 from bench.store import disk_is_full
 from bench.tune.slots import REASON, SLOT, WORKER, holders
 
@@ -27,6 +27,27 @@ RUNGS = (1 / 9, 1 / 3)
 """Shares of the epochs after which the first inner fold is looked at, to prune by."""
 
 LOWER_IS_BETTER = frozenset({"mse"})
+
+
+def _pcc_acg(truth: Truth, prediction: np.ndarray) -> float:
+    return mean_defined(pearson_per_gene(truth.expression, prediction))[0]
+
+
+def _pcc_heg(truth: Truth, prediction: np.ndarray) -> float:
+    highest = truth.heg
+    return mean_defined(pearson_per_gene(truth.expression[:, highest], prediction[:, highest]))[0]
+
+
+def _mse(truth: Truth, prediction: np.ndarray) -> float:
+    return mean_squared_error(truth.expression, prediction)
+
+
+SCORES: dict[str, Callable[[Truth, np.ndarray], float]] = {
+    "pcc_acg": _pcc_acg,
+    "pcc_heg": _pcc_heg,
+    "mse": _mse,
+}
+"""Scores of one section as the table of a run has them, without what else stands there."""
 
 
 class TrialFailedError(Exception):
@@ -171,11 +192,9 @@ class Objective:
             Not one finite (spots, panel) array a section.
         """
         check_predictions(self._kind.name, data, predictions)
-        values = [
-            score_section(truth.expression, prediction, truth.heg)[0][self._score]
-            for truth, prediction in zip(data.truth, predictions, strict=True)
-        ]
-        return float(np.mean(values))
+        score = SCORES[self._score]
+        pairs = zip(data.truth, predictions, strict=True)
+        return float(np.mean([score(truth, prediction) for truth, prediction in pairs]))
 
 
 class _Look:

@@ -2,14 +2,18 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
 import yaml
 
 from bench.errors import ConfigError, StoreError
-from bench.tune.choices import Budget, Pruner, Sampler
+from bench.evaluate.metrics import score_section
+from bench.tune.choices import Budget, Pruner, Sampler, Score
+from bench.tune.objective import SCORES
 from bench.tune.request import equal_budget, read_seconds
 from bench.tune.slots import holders, settled
 from bench.tune.storage import open_storage
@@ -106,8 +110,6 @@ def test_a_study_in_which_all_failed_says_why(bench, request_for, tiny, results)
 
 
 def test_an_undefined_score_is_a_failure(request_for):
-    from bench.tune.choices import Score
-
     _, failed = tune(request_for(trials=2, objective=Score.pcc_acg))
     assert "undefined" in failed[0].reasons[0]
 
@@ -279,3 +281,14 @@ def test_a_settings_file_that_is_none(bench, searcher, tiny, results, tmp_path, 
     assert answer.status == 2
     (line,) = answer.stderr.splitlines()
     assert words in line
+
+
+@pytest.mark.parametrize("name", list(Score))
+def test_scores_are_those_of_a_run(name):
+    rng = np.random.default_rng(0)
+    expression, prediction = rng.normal(size=(2, 20, 8))
+    prediction[:, 3] = 1.0  # undefined, and so left out
+    heg = np.arange(8) < 5
+    truth = SimpleNamespace(expression=expression, heg=heg)
+    wanted = score_section(expression, prediction, heg)[0][name]
+    assert SCORES[name](truth, prediction) == pytest.approx(wanted, abs=1e-12)
