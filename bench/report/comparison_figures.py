@@ -234,14 +234,14 @@ def _apart(figure: Figure, axes: Axes) -> None:
     for text in axes.texts:
         for place, side in _PLACES:
             text.set_position(place)
-            text.set_horizontalalignment(side)
+            text.set_horizontalalignment("left" if side > 0 else "right")
             box = text.get_window_extent()
             if not box.count_overlaps(taken):
                 break
         taken.append(box)
 
 
-_PLACES = (((6, 4), "left"), ((-6, 4), "right"), ((6, -11), "left"), ((-6, -11), "right"))
+_PLACES = (((6, 4), 1), ((-6, 4), -1), ((6, -11), 1), ((-6, -11), -1))
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

@@ -207,12 +207,11 @@ class _Look:
         self._method, self._data, self._context = method, data, context
         self.seconds = 0.0
 
-    def _rung(self, done: int, total: int) -> int | None:
-        epochs = [max(1, math.ceil(share * total)) for share in RUNGS]
-        return epochs.index(done) + 1 if done in epochs and done < total else None
+    def _rungs(self, total: int) -> list[int]:
+        return [max(1, math.ceil(share * total)) for share in RUNGS]
 
     def wants(self, done: int, total: int) -> bool:
-        return self._rung(done, total) is not None
+        return done in self._rungs(total)
 
     def __call__(self, done: int, total: int) -> None:
         start = time.perf_counter()
@@ -221,7 +220,7 @@ class _Look:
         self.seconds += time.perf_counter() - start
         if math.isnan(value):  # constant so far; what comes of it is seen at the end
             return
-        self._trial.report(value, self._rung(done, total))
+        self._trial.report(value, self._rungs(total).index(done) + 1)
         if self._trial.should_prune():
             raise TrialPruned
 

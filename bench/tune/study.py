@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import optuna
@@ -85,7 +85,7 @@ class StudySpec:
         return self.job.dataset.card.name, self.request.run.preset
 
     @property
-    def direction(self) -> str:
+    def direction(self) -> Literal["minimize", "maximize"]:
         """Which way is better."""
         return "minimize" if self.request.objective in LOWER_IS_BETTER else "maximize"
 
