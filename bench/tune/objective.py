@@ -167,7 +167,7 @@ class Objective:
             predicted = list(method.predict_each(data.slides, context, configs))
             spent += time.perf_counter() - start - looked.seconds
             totals += [self.score(data, predictions) for predictions in predicted]
-            if np.isnan(totals).any():
+            if np.isnan(totals).all():  # some may be: all neighbours alike are no prediction
                 raise TrainingError(f"{self._score} is undefined: every prediction is constant")
             value = float(self._best(totals) / (number + 1))
             trial.report(value, len(RUNGS) + 1 + number)
@@ -181,7 +181,7 @@ class Objective:
         return value
 
     def _best(self, totals: np.ndarray) -> float:
-        return float(totals.min() if self._score in LOWER_IS_BETTER else totals.max())
+        return float(np.nanmin(totals) if self._score in LOWER_IS_BETTER else np.nanmax(totals))
 
     def score(self, data: FoldData, predictions: Sequence[np.ndarray]) -> float:
         """Mean score over the held-out sections; NaN where it is undefined in one.
