@@ -24,6 +24,22 @@ TUNED = "tuned"
 
 
 @dataclass(frozen=True)
+class FoldSettings:
+    """Settings that were found for one fold.
+
+    Attributes
+    ----------
+    config
+        All settings of the method.
+    study
+        Folder of the study that found them, under the results folder.
+    """
+
+    config: Mapping[str, Any]
+    study: str = ""
+
+
+@dataclass(frozen=True)
 class Entrant:
     """Something that is run and gets a row: a method, a shuffled twin, or an oracle.
 
@@ -193,7 +209,7 @@ def released_entrant(
 
 def tuned_entrant(
     method: str,
-    configs: Mapping[int, Mapping[str, Any]],
+    found: Mapping[int, FoldSettings],
     dataset: str,
     preset: str,
     settings: Sequence[str],
@@ -201,7 +217,7 @@ def tuned_entrant(
     """A method with settings of its own for every fold; it gets a row of its own."""
     (entrant,) = find_entrants([method], dataset, preset, settings)
     kind = method_class(method)
-    chosen = {fold: kind.Config.model_validate(config) for fold, config in configs.items()}
+    chosen = {fold: kind.Config.model_validate(of.config) for fold, of in found.items()}
     return replace(entrant, label=f"{TUNED}:{method}", fold_configs=chosen)
 
 

@@ -12,7 +12,13 @@ from bench.data.card import DatasetCard, join_names
 from bench.data.dataset import Dataset, open_dataset
 from bench.errors import BenchError
 from bench.evaluate.oracles import ORACLES
-from bench.execute.entrants import Entrant, find_entrants, released_entrant, tuned_entrant
+from bench.execute.entrants import (
+    Entrant,
+    FoldSettings,
+    find_entrants,
+    released_entrant,
+    tuned_entrant,
+)
 from bench.execute.environment import PACKAGE, choose_device, git_commit, package_versions
 from bench.files import cache_folder, canonical_hash, file_hash, source_hash
 from bench.protocol.audit import Finding, audit, check_audit, read_findings, write_findings
@@ -49,7 +55,7 @@ class Request:
     force: bool = False
     oracles: bool = True
     checkpoint: Path | None = None
-    tuned: Mapping[str, Mapping[int, Mapping[str, Any]]] = field(default_factory=dict)
+    tuned: Mapping[str, Mapping[int, FoldSettings]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,7 @@ def make_plan(request: Request) -> Plan:
             "preset": request.preset if entrant.has_presets else "-",
             "config": entrant.config.model_dump(mode="json"),
             **_tuned(entrant),
+            **_studies(request, entrant),
             "n_folds": len(folds.folds),
             "n_sections": len(folds.patients),
             "left_out": dict(dataset.left_out),
@@ -242,6 +249,12 @@ def _tuned(entrant: Entrant) -> dict[str, Any]:
     configs = entrant.fold_configs
     found = {str(fold): config.model_dump(mode="json") for fold, config in sorted(configs.items())}
     return {"tuned": found} if found else {}
+
+
+def _studies(request: Request, entrant: Entrant) -> dict[str, Any]:
+    """Folders of the studies that found the settings, by fold."""
+    found = request.tuned.get(str(entrant.method), {})
+    return {"studies": {str(fold): of.study for fold, of in found.items()}} if found else {}
 
 
 def _shared_folds(results: Path, folds: Folds) -> Folds:

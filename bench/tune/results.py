@@ -41,6 +41,8 @@ class Tuned:
         Settled trials by what became of them.
     seconds
         Time that the trials took.
+    study
+        The study's folder, under the results folder.
     """
 
     config: dict[str, Any]
@@ -49,6 +51,7 @@ class Tuned:
     default_value: float | None
     trials: dict[str, int]
     seconds: float
+    study: str
 
 
 def write_results(spec: StudySpec, study: Study) -> Tuned:
@@ -64,6 +67,7 @@ def write_results(spec: StudySpec, study: Study) -> Tuned:
         default_value=defaults,
         trials=counts(trials),
         seconds=round(seconds(trials), 1),
+        study=spec.folder.relative_to(spec.request.run.results).as_posix(),
     )
     job, request = spec.job, spec.request
     facts = {

@@ -157,7 +157,7 @@ def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) ->
                 study.sampler = _sampler(spec, searched, trials)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    study.optimize(objective, n_trials=1, catch=_CAUGHT)
+                    study.optimize(objective, n_trials=1, catch=_CAUGHT, gc_after_trial=True)
             else:
                 time.sleep(_POLL_SECONDS)  # others are at the last ones; one of them may die
 

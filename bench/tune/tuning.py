@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from bench.comparison import Outcome, carry_out
 from bench.errors import BenchError, ConfigError
+from bench.execute.entrants import FoldSettings
 from bench.execute.executors import Watcher
 from bench.execute.plan import Job, make_plan
 from bench.files import canonical_hash, source_hash
@@ -127,7 +128,8 @@ def refit(
     folds = tuple(sorted({fold for of in found.values() for fold in of}))
     run = replace(request.run, methods=tuple(found), folds=folds, oracles=False)
     best = {
-        method: {fold: tuned.config for fold, tuned in of.items()} for method, of in found.items()
+        method: {fold: FoldSettings(tuned.config, tuned.study) for fold, tuned in of.items()}
+        for method, of in found.items()
     }
     # Workers that shared a study come here together: one does the work, the others find it done.
     lock = request.run.results / "tuning" / ".refit.lock"
