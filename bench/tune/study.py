@@ -49,6 +49,8 @@ _CAUGHT = (TrialFailedError, SurplusTrialError)
 _POLL_SECONDS = 0.5
 _GRID_POINTS = 4
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it says, we say in a line a study
+
 
 @dataclass(frozen=True)
 class StudySpec:
@@ -164,7 +166,6 @@ def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) ->
 
 def search_space(spec: StudySpec) -> dict[str, BaseDistribution]:
     """Settings that are searched, each with its range; empty where there is nothing to search."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
     spec.kind.search_space(FixedOrSuggested(probe, spec.fixed))
     return dict(probe.distributions)
