@@ -9,33 +9,65 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from bench import mlflow_pages as pages
+from bench.data.card import DatasetCard
+from bench.errors import BenchError, StoreError
 from bench.files import one_line
+from bench.mlflow_model import DATA, save_model
+from bench.mlflow_pages import public
+from bench.mlflow_studies import upload_studies
+from bench.registry import dataset_card, find_datasets
 from bench.report.figures import prediction_map
-from bench.report.tables import POOLED_SCORES, SECTION_SCORES, render, score_table
-from bench.store import FoldFolder, StoredRun, read_record, write_record
+from bench.report.tables import render
+from bench.store import (
+    FAILURE,
+    MANIFEST,
+    MODEL,
+    FoldFolder,
+    StoredRun,
+    read_record,
+    stored_names,
+    stored_runs,
+    write_record,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 NONE = "none"
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
-_RECORD = "tracking.json"
+MODEL_LIMIT = 200 * 1024**2
+"""Bytes of the largest fitted model that is uploaded."""
 
-# A server that is down must cost seconds, and nobody asked to be counted.
-_PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+PATIENCE = 60.0
+"""Seconds that the upload of a fold may take out of a run's time."""
+
+_RECORD = "tracking.json"
+_MAPS = "maps/predictions by fold"
+_KEY = "spotbench.key"
+_VERSION = "spotbench.version"
+
+# A server that is down must cost a run seconds; nobody waits on an upload of its own.
+_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+# Nobody asked to be counted, to be shown bars and addresses, or to have the working folder's
+# files uploaded.
+_QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_UV_AUTO_DETECT": "false",
 }
 
 
@@ -43,6 +75,16 @@ def tracking_uri(asked: str | None, results: Path) -> str:
     """Where to track: the option, ``MLFLOW_TRACKING_URI``, or SQLite in the results folder."""
     chosen = asked or os.environ.get("MLFLOW_TRACKING_URI")
     return chosen or f"sqlite:///{(results / DATABASE).resolve()}"
+
+
+def newest_page(results: Path, uri: str) -> str | None:
+    """Path, under the server's address, of the page with the newest run that a store was given."""
+    newest = ("", "")
+    for path in (results / "runs").glob(f"*/*/*/{_RECORD}"):
+        known = _known(path, uri)
+        created = str(read_record(path.with_name("run.json")).get("created", ""))
+        newest = max(newest, (created, str(known.get("experiment_id", ""))))
+    return pages.page(newest[1]) if newest[1] else None
 
 
 class Tracker:
@@ -59,96 +101,336 @@ class Tracker:
     """
 
     def __init__(self, uri: str, results: Path, warn: Callable[[str], None]) -> None:
-        self._uri = uri
-        self._results = results
         self._warn = warn
-        self._client: MlflowClient | None = None
         self._off = uri == NONE
+        self._store = _Store(uri, results, _IMPATIENT, PATIENCE)
 
     def upload(self, run: StoredRun) -> None:
         """Upload a run and those of its finished folds that the store does not have yet.
 
         Never raises for a store that is down, slow or broken: the results are on disk.
         """
-        if self._off:
-            return
-        known = self._known(run)
-        versions = {str(i): run.folder.fold(i).version() for i in run.done}
-        if known.get("folds") == versions:
+        if self._off or not run.done or self._store.was_given(run):
             return
         try:
-            self._upload(run, known, versions)
+            self._store.upload(run)
         except Exception as error:  # noqa: BLE001 - any failure of a tracking store costs a warning, not a run
             self._off = True
-            reason = one_line(error)
             self._warn(
-                f"tracking at {self._uri} failed ({type(error).__name__}: {reason});"
-                " the results on disk are complete"
+                f"{_reason(self._store.uri, error)}; the results on disk are complete, upload"
+                " them later with 'bench sync'"
             )
 
-    def _known(self, run: StoredRun) -> dict[str, Any]:
-        record = read_record(run.folder.path / _RECORD).get(self._uri, {})
-        return record if isinstance(record, dict) else {}
 
-    def _upload(self, run: StoredRun, known: Mapping[str, Any], versions: dict[str, str]) -> None:
+def sync(results: Path, uri: str, told: Callable[[str], None]) -> str | None:
+    """Upload every stored run that a tracking store does not have.
+
+    Runs that another process works on are left to it.
+
+    Parameters
+    ----------
+    results
+        Results folder.
+    uri
+        Tracking URI.
+    told
+        Told in a line of every run that is uploaded, and of all runs together.
+
+    Returns
+    -------
+    str
+        Why the store could not be given everything, None if it has everything.
+
+    Raises
+    ------
+    BenchError
+        There is nothing to upload, or nowhere to upload it to.
+    """
+    if uri == NONE:
+        raise BenchError("--tracking none: there is nothing to upload to; name a tracking URI")
+    runs = [
+        run
+        for dataset, protocols in stored_names(results).items()
+        for protocol in protocols
+        for run in stored_runs(results, dataset, protocol)
+        if run.done
+    ]
+    if not runs:
+        raise BenchError(f"{results}: no finished folds here; make some with 'bench run'")
+    store = _Store(uri, results, _PATIENT, None)
+    uploaded = there = 0
+    for run in runs:
+        facts = run.facts
+        name = f"{facts['dataset']} {facts['protocol']} {facts['label']}"
+        try:
+            with run.folder.lock():
+                if store.has(run):
+                    there += 1
+                    continue
+                store.upload(run)
+        except StoreError as error:
+            told(f"{name}: left out, {error}")
+        except Exception as error:  # noqa: BLE001 - whatever a tracking store fails with is its reason
+            return _reason(store.uri, error)
+        else:
+            uploaded += 1
+            told(f"{name}: uploaded, {len(run.done)}/{facts['n_folds']} folds")
+    told(f"{uploaded} runs uploaded to {public(store.uri)}, {there} were there already")
+    return None
+
+
+class _Store:
+    """One tracking store, and what this results folder has given to it.
+
+    Parameters
+    ----------
+    uri, results
+        As of :class:`Tracker`.
+    settings
+        How long MLflow waits for a server, as its own variables say it; the user's come first.
+    patience
+        Seconds that the upload of a fold may take, None for all it takes.
+    """
+
+    def __init__(
+        self, uri: str, results: Path, settings: Mapping[str, str], patience: float | None
+    ) -> None:
+        self.uri = uri
+        self._results = results
+        self._settings = settings
+        self._patience = patience
+        self._deadline = 0.0
+        self._client: MlflowClient | None = None
+        self._listed: dict[str, StoredRun] = {}
+
+    def was_given(self, run: StoredRun) -> bool:
+        """Whether a run was uploaded as it is now, as far as this folder knows."""
+        known = _known(run.folder.path / _RECORD, self.uri)
+        return {**known, **_state(run)} == known and not self._is_lost()
+
+    def has(self, run: StoredRun) -> bool:
+        """Whether a run that was uploaded is still there; asks the store."""
+        return self.was_given(run) and self._parent(self._connect(), run) is not None
+
+    def upload(self, run: StoredRun) -> None:
+        """Upload a run and those of its folds that are not there; raises what MLflow raises."""
         client = self._connect()
-        experiment = self._experiment(client, run.facts)
-        parent = self._run(client, experiment, f"{run.facts['key']}", None, run.facts["label"])
-        for index in run.done:
-            if known.get("folds", {}).get(str(index)) != versions[str(index)]:
-                self._upload_fold(client, experiment, parent, run, index)
-        self._describe(client, parent, run)
-        self._summarise(client, parent, run)
+        self._restart()
+        card = _card(run)
         path = run.folder.path / _RECORD
+        given: dict[str, str] = {}
+        parent = self._parent(client, run)
+        if parent is not None and parent.info.lifecycle_stage == "active":
+            experiment = str(parent.info.experiment_id)
+            given = _known(path, self.uri)["folds"]
+        else:
+            experiment = self._experiment(client, run)
+            parent = self._find(client, experiment, run.folder.key)
+        if parent is not None:
+            run_id = str(parent.info.run_id)
+        else:
+            name, identity = run.facts["label"], {_KEY: run.folder.key}
+            run_id = self._new_run(client, experiment, name, _created(run), identity)
+        state = _state(run)
+        for index in run.done:
+            if given.get(str(index)) != state["folds"][str(index)]:
+                self._restart()
+                self._upload_fold(client, experiment, run_id, run, index, card)
+        self._restart()
+        upload_studies(client, experiment, run_id, run, self._check_time)
+        self._describe(client, run_id, run, card)
+        self._summarise(client, run_id, run, state["status"])
+        self._describe_experiment(client, experiment, run)
         record = read_record(path)
-        record[self._uri] = {"run_id": parent, "folds": versions}
+        record[public(self.uri)] = {"experiment_id": experiment, "run_id": run_id, **state}
         write_record(path, record)
+
+    def _is_lost(self) -> bool:
+        path = self.uri.removeprefix("sqlite:///")
+        return path != self.uri and not Path(path).is_file()
+
+    def _restart(self) -> None:
+        self._deadline = time.monotonic() + (self._patience or float("inf"))
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise TimeoutError(f"a fold was not uploaded within {self._patience:g} s")
 
     def _connect(self) -> MlflowClient:
         if self._client is None:
-            for name, value in _PATIENCE.items():
+            for name, value in {**self._settings, **_QUIET}.items():
                 os.environ.setdefault(name, value)
             from mlflow import MlflowClient
 
             for chatty in ("alembic", "mlflow"):
                 logging.getLogger(chatty).setLevel(logging.WARNING)
 
-            self._client = MlflowClient(tracking_uri=self._uri)
+            self._client = MlflowClient(tracking_uri=self.uri)
         return self._client
 
-    def _experiment(self, client: MlflowClient, facts: Mapping[str, Any]) -> str:
-        name = f"{facts['dataset']}-{facts['protocol']}"
+    # ------------------------------------------------------------ finding and making runs
+
+    def _parent(self, client: MlflowClient, run: StoredRun) -> Run | None:
+        """The MLflow run that was made for a run, deleted or not; None where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        run_id = _known(run.folder.path / _RECORD, self.uri).get("run_id")
+        if not isinstance(run_id, str):
+            return None
+        try:
+            found = client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                raise
+            return None
+        return found if found.data.tags.get(_KEY) == run.folder.key else None
+
+    def _experiment(self, client: MlflowClient, run: StoredRun) -> str:
+        name = f"{run.facts['dataset']}-{run.facts['protocol']}"
         found = client.get_experiment_by_name(name)
         if found is not None:
+            if found.lifecycle_stage == "deleted":
+                raise BenchError(f"experiment {name} was deleted there; restore it or purge it")
             return str(found.experiment_id)
         location = None
-        if self._uri.startswith("sqlite:"):
+        if self.uri.startswith("sqlite:"):
             location = (self._results / ARTIFACTS / name).resolve().as_uri()
-        return str(
-            client.create_experiment(
-                name,
-                artifact_location=location,
-                tags={"mlflow.experimentKind": "custom_model_development"},
-            )
-        )
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
-    def _run(
-        self, client: MlflowClient, experiment: str, key: str, parent: str | None, name: str
+    def _find(self, client: MlflowClient, experiment: str, key: str) -> Run | None:
+        found = client.search_runs([experiment], f"tags.`{_KEY}` = '{key}'", max_results=1)
+        return found[0] if found else None
+
+    def _new_run(
+        self, client: MlflowClient, experiment: str, name: str, begin: int, tags: dict[str, str]
     ) -> str:
-        """The MLflow run of a key, made if there is none: uploading twice gives one run."""
-        found = client.search_runs([experiment], f"tags.`spotbench.key` = '{key}'", max_results=1)
-        if found:
-            return str(found[0].info.run_id)
-        tags = {
-            "spotbench.key": key,
-            "mlflow.source.name": "bench run",
-            "mlflow.source.type": "LOCAL",
-        }
-        if parent is not None:
-            tags["mlflow.parentRunId"] = parent
-        return str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+        from_us = {"mlflow.source.name": "bench run", "mlflow.source.type": "LOCAL"}
+        made = client.create_run(experiment, begin, {**from_us, **tags}, run_name=name)
+        return str(made.info.run_id)
 
-    def _describe(self, client: MlflowClient, run_id: str, run: StoredRun) -> None:
+    # --------------------------------------------------------------------------- a fold
+
+    def _upload_fold(
+        self,
+        client: MlflowClient,
+        experiment: str,
+        parent: str,
+        run: StoredRun,
+        index: int,
+        card: DatasetCard | None,
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        fold = run.folder.fold(index)
+        facts = fold.facts()
+        begin, end = _times(fold)
+        identity = {_KEY: fold.key, _VERSION: fold.version(), "mlflow.parentRunId": parent}
+        found = self._find(client, experiment, fold.key)
+        if found is not None:
+            if found.info.status == "FINISHED" and identity.items() <= found.data.tags.items():
+                return
+            # Done again since, or broken off in the middle: MLflow's histories only grow.
+            self._discard(client, experiment, found)
+        name = f"{run.facts['label']} fold {index}"
+        child = self._new_run(client, experiment, name, begin, identity)
+        tags = {"level": "fold", "method": run.facts["label"], "fold": str(index)}
+        tags |= {"test": ",".join(facts["test"]), "device": facts["device"]}
+        tags |= {"kind": run.facts["kind"], "folds_hash": run.facts["folds_hash"]}
+        client.log_batch(
+            child,
+            params=[Param("fold", str(index)), Param("test", tags["test"])],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        data = pages.dataset_input(run, card)
+        client.log_inputs(child, [data])
+        self._check_time()
+        model = self._upload_model(client, experiment, child, run, index, card)
+        self._check_time()
+        metrics = _curve_metrics(pages.fold_curves(fold), end)
+        costs = pages.fold_costs(fold)
+        metrics += [Metric(name, value, end, 0) for name, value in costs.items()]
+        of_model = {"dataset_name": data.dataset.name, "dataset_digest": data.dataset.digest}
+        of_model["model_id"] = model
+        scores = pages.fold_scores(fold)
+        metrics += [Metric(name, value, end, 0, **of_model) for name, value in scores.items()]
+        self._log_metrics(client, child, metrics)
+        self._upload_maps(client, parent, child, run, index)
+        client.set_terminated(child, "FINISHED", end)
+
+    def _discard(self, client: MlflowClient, experiment: str, run: Run) -> None:
+        run_id = run.info.run_id
+        for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+            client.delete_logged_model(model.model_id)
+        client.delete_run(run_id)
+
+    def _log_metrics(self, client: MlflowClient, run_id: str, metrics: list[Any]) -> None:
+        for start in range(0, len(metrics), 900):  # the protocol's limit is 1,000
+            client.log_batch(run_id, metrics=metrics[start : start + 900])
+            self._check_time()
+
+    def _upload_model(
+        self,
+        client: MlflowClient,
+        experiment: str,
+        child: str,
+        run: StoredRun,
+        index: int,
+        card: DatasetCard | None,
+    ) -> str | None:
+        """Log the fitted model of a fold; gives its id, None where there is none to log."""
+        from mlflow.entities import LoggedModelOutput
+
+        folder = run.folder.fold(index).path / MODEL
+        if not folder.is_dir():
+            return None
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        if size > MODEL_LIMIT:
+            said = f"not uploaded: {size >> 20} MB, more than {MODEL_LIMIT >> 20} MB"
+            client.set_tag(child, "model", said)
+            return None
+        facts = run.facts
+        name = re.sub(r"[^\w-]", "-", f"{facts['label']}-fold-{index}")
+        tags = {name: facts[name] for name in ("method", "preset", "dataset", "protocol")}
+        genes = len(run.folder.fold(index).facts()["panel"])
+        tags |= {"fold": str(index), pages.NOTE: pages.model_note(genes)}
+        settings = {key: str(value) for key, value in facts["config"].items()}
+        model = client.create_logged_model(experiment, name, child, tags, settings)
+        client.log_outputs(child, [LoggedModelOutput(model.model_id, step=0)])
+        with tempfile.TemporaryDirectory() as made:
+            description = Path(made) / "described"
+            save_model(description, run, index, card, model.model_id)
+            client.log_model_artifacts(model.model_id, str(description))
+        self._check_time()
+        client.log_model_artifacts(model.model_id, str(folder), f"{DATA}/{MODEL}")
+        client.finalize_logged_model(model.model_id, "READY")
+        client.set_tag(child, "model", model.model_uri)
+        return str(model.model_id)
+
+    def _upload_maps(
+        self, client: MlflowClient, parent: str, child: str, run: StoredRun, index: int
+    ) -> None:
+        """Pictures of a fold's predictions: all with its run, one in the run's row of pictures."""
+        fold = run.folder.fold(index)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "prediction_maps.png"
+            prediction_map(fold, path, f"{run.facts['label']} on {run.facts['dataset']}")
+            client.log_artifact(child, str(path))
+        self._check_time()
+        end = _times(fold)[1]
+        # MLflow's names of such images; one more of the same would be shown twice.
+        same = re.compile(rf"[+%]step[+%]{index}[+%]timestamp[+%]{end}[+%]")
+        if any(same.search(item.path) for item in client.list_artifacts(parent, "images")):
+            return
+        picture = pages.compared_map(run, index)
+        if picture is not None:
+            client.log_image(parent, picture, key=_MAPS, step=index, timestamp=end)
+
+    # ------------------------------------------------------------------- run and experiment
+
+    def _describe(
+        self, client: MlflowClient, run_id: str, run: StoredRun, card: DatasetCard | None
+    ) -> None:
         from mlflow.entities import Param, RunTag
 
         facts = run.facts
@@ -156,6 +438,7 @@ class Tracker:
         params = {name: facts[name] for name in named}
         params |= {f"config.{key}": value for key, value in facts["config"].items()}
         tags = {
+            "level": "run",
             "method": facts["label"],
             "kind": facts["kind"],
             "preset": facts["preset"],
@@ -166,6 +449,8 @@ class Tracker:
             "folds_hash": facts["folds_hash"],
             "git_commit": facts["git_commit"] or "none",
             "folds_done": f"{len(run.done)}/{facts['n_folds']}",
+            "sections": facts["n_sections"],
+            pages.NOTE: pages.run_note(run),
         }
         tags |= {f"version.{name}": value for name, value in facts["packages"].items()}
         client.log_batch(
@@ -173,65 +458,81 @@ class Tracker:
             params=[Param(key, str(value)) for key, value in params.items()],
             tags=[RunTag(key, str(value)) for key, value in tags.items()],
         )
+        client.log_inputs(run_id, [pages.dataset_input(run, card)])
 
-    def _upload_fold(
-        self, client: MlflowClient, experiment: str, parent: str, run: StoredRun, index: int
-    ) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        fold = run.folder.fold(index)
-        facts = fold.facts()
-        name = f"{run.facts['label']} fold {index}"
-        child = self._run(client, experiment, fold.key, parent, name)
-        now = int(time.time() * 1000)
-        metrics = [
-            Metric(str(name), float(row[name]), now, int(row["epoch"]))
-            for row in fold.read_table("curves.parquet").to_dict("records")
-            for name in row
-            if name != "epoch" and pd.notna(row[name])
-        ]
-        values = {**_fold_scores(fold), **facts["timings"]}
-        values["peak_memory_mb"] = facts["peak_memory_mb"]
-        values["peak_device_memory_mb"] = facts["peak_device_memory_mb"]
-        metrics += [Metric(k, float(v), now, 0) for k, v in values.items() if pd.notna(v)]
-        tags = {"method": run.facts["label"], "fold": index, "test": ",".join(facts["test"])}
-        tags |= {"device": facts["device"], "folds_hash": run.facts["folds_hash"]}
-        for start in range(0, max(len(metrics), 1), 900):  # the protocol's limit is 1,000
-            client.log_batch(child, metrics=metrics[start : start + 900])
-        client.log_batch(
-            child,
-            params=[Param("fold", str(index)), Param("test", tags["test"])],
-            tags=[RunTag(key, str(value)) for key, value in tags.items()],
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "prediction_maps.png"
-            prediction_map(fold, path, f"{run.facts['label']} on {run.facts['dataset']}")
-            client.log_artifact(child, str(path))
-        client.set_terminated(child, "FINISHED")
-
-    def _summarise(self, client: MlflowClient, run_id: str, run: StoredRun) -> None:
+    def _summarise(self, client: MlflowClient, run_id: str, run: StoredRun, status: str) -> None:
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        row = score_table([run]).iloc[0]
-        names = [n for score in SECTION_SCORES for n in (score, f"{score}_sd")]
-        names += [*POOLED_SCORES, "undefined", "fit_seconds", "folds", "sections"]
-        metrics = [Metric(n, float(row[n]), now, 0) for n in names if pd.notna(row[n])]
-        client.log_batch(run_id, metrics=metrics)
+        times = [_times(run.folder.fold(index)) for index in run.done]
+        last = max(end for _, end in times)
+        values = pages.run_metrics(run)
+        metrics = [Metric(name, value, last, 0) for name, value in values.items()]
+        if status == "FINISHED":
+            # Earlier they would change with every fold, and MLflow would show all of them.
+            metrics += _curve_metrics(pages.mean_curves(run), last)
+        self._log_metrics(client, run_id, metrics)
         client.log_text(run_id, render([run], "csv"), "table.csv")
         client.log_text(run_id, render([run], "markdown"), "table.md")
         client.log_text(run_id, json.dumps(run.facts, indent=2), "run.json")
-        complete = len(run.done) == run.facts["n_folds"]
-        client.set_terminated(run_id, "FINISHED" if complete else "FAILED")
+        if status == "RUNNING":
+            client.update_run(run_id, status)
+        else:
+            spent = sum(end - begin for begin, end in times)
+            client.set_terminated(run_id, status, _created(run) + spent)
+
+    def _describe_experiment(self, client: MlflowClient, experiment: str, run: StoredRun) -> None:
+        facts = run.facts
+        beside = []
+        for found in pages.listed_runs(self._results, facts["dataset"], facts["protocol"]):
+            versions = ",".join(found.folder.fold(index).version() for index in found.done)
+            # The same object, so that the rows of the table are not made anew.
+            beside.append(self._listed.setdefault(found.folder.key + versions, found))
+        client.set_experiment_tag(experiment, pages.NOTE, pages.experiment_note(beside))
+        if pages.VIEW_TAG not in client.get_experiment(experiment).tags:
+            view = pages.saved_view(_created(run))
+            client.set_experiment_tag(experiment, pages.VIEW_TAG, view)
 
 
-def _fold_scores(fold: FoldFolder) -> dict[str, float]:
-    scores = fold.read_table("scores.parquet")
-    of_sections = scores[scores["section"] != ""]
-    values = of_sections.groupby("score")["value"].mean().to_dict()
-    pooled = scores[scores["section"] == ""]
-    values |= dict(zip(pooled["score"], pooled["value"], strict=True))
-    for row in of_sections.itertuples():
-        if row.score in SECTION_SCORES:
-            values[f"section.{row.section!s}.{row.score!s}"] = row.value
-    return {str(name): float(value) for name, value in values.items()}
+def _known(path: Path, uri: str) -> dict[str, Any]:
+    """What a run's record says that a store was given."""
+    known = read_record(path).get(public(uri))
+    return known if isinstance(known, dict) and isinstance(known.get("folds"), dict) else {}
+
+
+def _state(run: StoredRun) -> dict[str, Any]:
+    """What of a run a store has to be given: its folds as they are now, and how it ended."""
+    status = "FINISHED"
+    if len(run.done) < run.facts["n_folds"]:
+        failed = any(run.folder.path.glob(f"fold-*/{FAILURE}"))
+        status = "FAILED" if failed else "RUNNING"
+    versions = {str(index): run.folder.fold(index).version() for index in run.done}
+    return {"folds": versions, "status": status}
+
+
+def _created(run: StoredRun) -> int:
+    return int(datetime.fromisoformat(run.facts["created"]).timestamp() * 1000)
+
+
+def _times(fold: FoldFolder) -> tuple[int, int]:
+    """When a fold began and ended, in milliseconds since 1970: the same at every upload."""
+    end = int((fold.path / MANIFEST).stat().st_mtime * 1000)
+    return end - int(1000 * sum(fold.facts()["timings"].values())), end
+
+
+def _curve_metrics(curves: Any, end: int) -> list[Any]:
+    from mlflow.entities import Metric
+
+    return [
+        Metric(f"curves/{row.name}", float(row.value), end, int(row.epoch))
+        for row in curves.itertuples(index=False)
+    ]
+
+
+def _card(run: StoredRun) -> DatasetCard | None:
+    """Card of a run's dataset, None for a card of the user's own: a run does not keep it."""
+    name = run.facts["dataset"]
+    return dataset_card(name) if name in find_datasets() else None
+
+
+def _reason(uri: str, error: Exception) -> str:
+    return f"tracking at {public(uri)} failed ({type(error).__name__}: {one_line(public(error))})"

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
-import re
-import shutil
-import subprocess
-import urllib.request
-from contextlib import contextmanager
 
 import anndata
 import numpy as np
@@ -16,6 +10,7 @@ import pytest
 from matplotlib import colormaps
 
 from bench.report.page import stored_comparisons, write_page
+from tests.browser import DOWN, ENTER, SPACE, TAB, needs_browser, started
 from tests.report.test_page import (  # noqa: F401 - fixtures
     HOSTILE,
     change,
@@ -26,117 +21,13 @@ from tests.report.test_page import (  # noqa: F401 - fixtures
     runs_of,
 )
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-CHROMEDRIVER = shutil.which("chromedriver")
+pytestmark = needs_browser
 
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and CHROMEDRIVER), reason="no chromium or no chromedriver on this machine"
-)
-
-TAB, ENTER, DOWN, SPACE = "\ue004", "\ue007", "\ue015", " "
 METHODS = (
     "return [...document.querySelector('table').tBodies[0].rows].map(e => e.cells[0].textContent)"
 )
 NAMES = "return [...document.querySelectorAll('.maps .name')].map(e => e.textContent)"
 PICTURES = "return [...document.querySelectorAll('canvas')].map(e => e.toDataURL())"
-
-
-class Browser:
-    """A headless Chromium, spoken to by the WebDriver protocol."""
-
-    def __init__(self, address):
-        self.address = address
-        # A proxy of the environment must not come between.
-        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-    def call(self, method, path, **body):
-        request = urllib.request.Request(
-            f"{self.address}{path}",
-            data=json.dumps(body).encode() if method == "POST" else None,
-            headers={"Content-Type": "application/json"},
-            method=method,
-        )
-        with self.opener.open(request, timeout=60) as answer:
-            return json.load(answer)["value"]
-
-    def open(self, path):
-        self.call("POST", "/url", url=path.as_uri())
-
-    def run(self, script, *arguments):
-        """What a script returns."""
-        return self.call("POST", "/execute/sync", script=script, args=list(arguments))
-
-    def devtools(self, command, **parameters):
-        self.call("POST", "/goog/cdp/execute", cmd=command, params=parameters)
-
-    def resize(self, width):
-        self.devtools(
-            *("Emulation.setDeviceMetricsOverride",),
-            width=width,
-            height=800,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
-
-    def prefer(self, **features):
-        named = [{"name": n.replace("_", "-"), "value": value} for n, value in features.items()]
-        self.devtools("Emulation.setEmulatedMedia", features=named)
-
-    def press(self, *keys):
-        """Keys as a hand would press them, wherever the focus is."""
-        strokes = [{"type": kind, "value": k} for k in keys for kind in ("keyDown", "keyUp")]
-        actions = [{"type": "key", "id": "keyboard", "actions": strokes}]
-        self.call("POST", "/actions", actions=actions)
-
-    def click(self, selector):
-        found = self.call("POST", "/element", using="css selector", value=selector)
-        (element,) = found.values()
-        self.call("POST", f"/element/{element}/click")
-
-    def choose(self, selector, value):
-        """Another option of a select, as its own events tell it."""
-        self.run(
-            "const e = document.querySelector(arguments[0]); e.value = arguments[1];"
-            "e.dispatchEvent(new Event('change', {bubbles: true}))",
-            *(selector, value),
-        )
-
-    def complaints(self):
-        """What stands in the console since the last look."""
-        return [entry["message"] for entry in self.call("POST", "/se/log", type="browser")]
-
-
-@contextmanager
-def started(folder):
-    command = [CHROMEDRIVER, "--port=0"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        lines = iter(process.stdout.readline, "")
-        port = next(m[1] for m in (re.search(r"successfully on port (\d+)", x) for x in lines) if m)
-        browser = Browser(f"http://127.0.0.1:{port}")
-        arguments = [
-            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
-            *("--disable-dev-shm-usage", f"--user-data-dir={folder}"),
-        ]
-        wanted = {
-            "browserName": "chrome",
-            "goog:chromeOptions": {"binary": CHROMIUM, "args": arguments},
-            "goog:loggingPrefs": {"browser": "ALL"},
-        }
-        session = browser.call("POST", "/session", capabilities={"alwaysMatch": wanted})
-        browser.address += f"/session/{session['sessionId']}"
-        try:
-            yield browser
-        finally:
-            browser.call("DELETE", "")
-    finally:
-        process.terminate()
-        process.wait(30)
-        process.stdout.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,257 @@
+"""Fitted methods as MLflow models: plain files that this package reads, and no code.
+
+A logged model is the fold's ``model`` folder beside one JSON file. MLflow calls
+:func:`_load_pyfunc` of this module to read it; the method's class is the installed one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.errors import ConfigError, DataError
+from bench.files import file_hash, one_line, write_json
+from bench.store import MODEL, StoredRun
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.data.card import DatasetCard
+    from bench.data.views import Slide
+    from bench.method import Method
+
+COLUMNS = ("image", "x", "y", "array_col", "array_row")
+"""Columns that :meth:`FittedModel.predict` needs, one row a spot."""
+
+DATA = "data/fitted"
+"""Folder of an MLflow model that MLflow hands to the loader: the last name is ours."""
+
+_CONTENT = "spotbench.json"
+_LOGGED = "models:/"
+_LARGE_IMAGE = 1_000_000_000
+
+
+class _Content(BaseModel):
+    """What has to be known beside the files that the method saved."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str
+    config: dict[str, Any]
+    panel: tuple[str, ...] = Field(min_length=1)
+    patch_pixels: int | None
+    max_image_pixels: int | None
+    seed: int
+
+
+class FittedModel:
+    """A fitted method that predicts a table of spots.
+
+    Attributes
+    ----------
+    method
+        The fitted method.
+    panel
+        Genes that it predicts, in the order of its columns.
+    """
+
+    def __init__(self, method: Method, content: _Content, device: str) -> None:
+        self.method = method
+        self.panel = content.panel
+        self._content = content
+        self._device = device
+
+    def predict(self, spots: pd.DataFrame) -> pd.DataFrame:
+        """Predict the expression of spots from their images and places.
+
+        Parameters
+        ----------
+        spots
+            One row a spot; spots of one image are one section. ``image``: path of the image
+            file, or any name of the section for a method that looks at no image; ``x``, ``y``:
+            centre in pixels of that image; ``array_col``, ``array_row``: whole-number place
+            on the array.
+
+        Returns
+        -------
+        DataFrame
+            (spots, panel) float32 on the target scale of the run's protocol, with the index
+            of `spots`.
+
+        Raises
+        ------
+        DataError
+            A column is missing or holds something else, an image cannot be read, or the size
+            of patches is not known.
+        """
+        import pandas as pd
+
+        from bench.method import Context
+
+        missing = [name for name in COLUMNS if name not in spots]
+        if missing:
+            raise DataError(
+                f"spots to predict lack {', '.join(missing)}; needed are {', '.join(COLUMNS)}"
+            )
+        values = np.empty((len(spots), len(self.panel)), dtype=np.float32)
+        images = spots["image"].astype(str)
+        places = [np.flatnonzero(images == image) for image in dict.fromkeys(images)]
+        slides = [self._slide(spots.iloc[rows]) for rows in places]
+        context = Context(seed=self._content.seed, device=self._device)
+        if slides:
+            predicted = self.method.predict(slides, context)
+            for rows, part in zip(places, predicted, strict=True):
+                values[rows] = part
+        return pd.DataFrame(values, index=spots.index, columns=list(self.panel))
+
+    def _slide(self, spots: pd.DataFrame) -> Slide:
+        from bench.data.patches import PatchSource
+        from bench.data.views import Slide
+
+        image = Path(str(spots["image"].iloc[0]))
+        try:
+            spatial = spots[["x", "y"]].to_numpy(dtype=np.float64)
+            array = spots[["array_col", "array_row"]].to_numpy(dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"spots of {image.name}: places must be numbers ({error})") from error
+        if not (np.isfinite(spatial).all() and (array == np.rint(array)).all()):
+            raise DataError(
+                f"spots of {image.name}: x and y must be finite, array_col and array_row whole"
+            )
+        source = None
+        if self.method.needs_image:
+            if self._content.patch_pixels is None:
+                raise DataError(
+                    "the size of patches is not known, because the dataset's card was not at hand"
+                    " when the model was logged; load it with model_config={'patch_pixels': ...}"
+                )
+            if not image.is_file():
+                raise DataError(f"{image}: image is missing")
+            source = PatchSource(
+                image=image,
+                image_hash=f"sha256:{file_hash(image)}",
+                max_image_pixels=self._content.max_image_pixels or _LARGE_IMAGE,
+                centres=spatial,
+            )
+        return Slide(
+            name=image.stem,
+            array_xy=array.astype(np.int64),
+            spatial=spatial,
+            patch_pixels=self._content.patch_pixels or 0,
+            patch_source=source,
+        )
+
+
+def fetch_model(uri: str, tracking: str | None = None, **changes: Any) -> FittedModel:
+    """Load a logged model from a store that need not be trusted.
+
+    Only files are fetched. What the store says about Python modules and code, which
+    ``mlflow.pyfunc.load_model`` would follow, is left alone.
+
+    Parameters
+    ----------
+    uri
+        ``models:/m-...`` as it stands in the tag ``model`` of a fold's run, or where else the
+        model's files lie.
+    tracking
+        MLflow tracking URI; MLflow's own default where None.
+    changes
+        ``device``, ``patch_pixels`` or ``max_image_pixels`` to use instead of what was logged.
+
+    Raises
+    ------
+    DataError
+        It is no model of ours.
+    UnknownNameError
+        Its method is not installed.
+    ConfigError
+        Its settings are not those of the installed method, or a change cannot be made.
+    """
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    if uri.startswith(_LOGGED):
+        # MLflow itself would ask its default store for the model, whatever store is named.
+        client = MlflowClient(tracking_uri=tracking)
+        uri = client.get_logged_model(uri.removeprefix(_LOGGED)).artifact_location
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as made:
+        folder = download_artifacts(artifact_uri=uri, tracking_uri=tracking, dst_path=made)
+        return _load_pyfunc(Path(folder) / DATA, changes)
+
+
+def save_model(
+    folder: Path, run: StoredRun, index: int, card: DatasetCard | None, model_id: str | None = None
+) -> None:
+    """Write what MLflow needs to know of a fold's model into a new folder.
+
+    The files that the method saved are not copied: they belong into ``model`` of that folder.
+
+    Parameters
+    ----------
+    folder
+        Folder to make.
+    run, index
+        The run, and which of its folds.
+    card
+        Card of the dataset, which knows the size of patches; None where it is not at hand.
+    model_id
+        The store's id of the model.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    content = {
+        "method": run.facts["method"],
+        "config": run.facts["config"],
+        "panel": run.folder.fold(index).facts()["panel"],
+        "patch_pixels": card.patch_pixels if card else None,
+        "max_image_pixels": card.max_image_pixels if card else None,
+        "seed": run.facts["seed"],
+    }
+    packages = [item for item in run.facts["packages"].items() if item[1] != "absent"]
+    with tempfile.TemporaryDirectory() as made:
+        data = Path(made) / Path(DATA).name
+        write_json(data / _CONTENT, content)
+        mlflow.pyfunc.save_model(
+            path=str(folder),
+            loader_module=__name__,
+            data_path=str(data),
+            mlflow_model=Model(model_id=model_id, model_uuid=model_id),
+            # Named, so that MLflow does not load the model in order to find out.
+            pip_requirements=[f"{name}=={version}" for name, version in packages],
+            # What load_model(..., model_config=...) may change.
+            model_config={"device": None, "patch_pixels": None, "max_image_pixels": None},
+        )
+
+
+def _load_pyfunc(path: str | Path, model_config: dict[str, Any] | None = None) -> FittedModel:
+    """Read the data folder of a logged model; MLflow calls this by its name."""
+    from bench.execute.environment import available_devices
+    from bench.registry import method_class
+
+    folder = Path(path)
+    changes = {key: value for key, value in (model_config or {}).items() if value is not None}
+    device = changes.pop("device", None)
+    try:
+        logged = _Content.model_validate_json((folder / _CONTENT).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(f"{folder}: no model of spotbench ({one_line(error)})") from error
+    try:
+        content = _Content.model_validate({**logged.model_dump(), **changes})
+    except ValidationError as error:
+        raise ConfigError(f"model_config: {one_line(error)}") from error
+    kind = method_class(content.method)
+    try:
+        config = kind.Config.model_validate(content.config)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{folder}: its settings are not those of the installed {content.method};"
+            " install the version of spotbench that made it"
+        ) from error
+    if device is None:
+        device = available_devices()[0] if kind.needs_image else "cpu"
+    return FittedModel(kind.load(folder / MODEL, config), content, device)

@@ -1,0 +1,280 @@
+"""What MLflow's own pages show of stored runs: descriptions, the sorted table, the dataset."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bench.mlflow_model import COLUMNS
+from bench.report.maps import gene_maps, section_map
+from bench.report.tables import (
+    POOLED_SCORES,
+    SECTION_SCORES,
+    footnotes,
+    for_people,
+    newest,
+    score_table,
+    write_table,
+)
+from bench.store import MANIFEST, FoldFolder, RunFolder, StoredRun, read_record, read_run
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
+    from bench.data.card import DatasetCard
+
+NOTE = "mlflow.note.content"
+"""Tag that MLflow shows as the description of an experiment or run."""
+
+VIEW = "spotbench"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+"""Tag in which MLflow's pages keep a saved view."""
+
+NOTE_LENGTH = 5000
+"""Characters that every MLflow accepts in a tag of an experiment."""
+
+_DIGEST = 36
+_GENES_COMPARED = 2
+_DPI = 150
+_SHOWN = (
+    *("metrics.`pcc_acg`", "metrics.`pcc_acg_given_depth`", "metrics.`pcc_heg`"),
+    *("metrics.`mse`", "metrics.`mae`"),
+    *("tags.`kind`", "tags.`preset`", "tags.`folds_done`", "attributes.`Dataset`"),
+)
+"""Chosen columns of the runs' table, by MLflow's own names."""
+
+_WIDTHS = {
+    "attributes.`Run Name`": 190,
+    **dict.fromkeys(_SHOWN, 105),
+    "metrics.`pcc_acg_given_depth`": 165,
+    "attributes.`Dataset`": 200,
+    "duration": 85,
+    "runDateAndNestInfo": 150,
+}
+"""Pixels of these columns, and of those that MLflow always shows."""
+
+_EXPENDABLE = ["sections", "ceiling", "of its ceiling", "pooled PCC(ACG)", "fit s"]
+"""Columns that a description has no room for."""
+
+_HOW_TO_COMPARE = (
+    "A row of the runs' table is a run; its folds are below it. The view *Leaderboard* sorts runs"
+    " by `pcc_acg`. Select runs and press Compare for what differs between them; the chart view"
+    " has their curves and, side by side, their prediction maps."
+)
+
+
+def page(experiment: str) -> str:
+    """Path of an experiment's table of runs, sorted by PCC(ACG), under a server's address."""
+    return (
+        f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+    )
+
+
+def saved_view(created: int) -> str:
+    """A view of the runs' table as MLflow's menu *Views* saves it.
+
+    A version of MLflow that does not know the form shows its usual table.
+
+    Parameters
+    ----------
+    created
+        Milliseconds since 1970.
+    """
+    state = {
+        "searchFilter": "tags.level = 'run'",
+        "orderByKey": "metrics.`pcc_acg`",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": list(_SHOWN),
+        "columnOrder": list(_WIDTHS),
+        "columnWidths": _WIDTHS,
+    }
+    view = {"name": "Leaderboard", "createdAt": created, "state": json.dumps(state)}
+    return json.dumps(view)
+
+
+def experiment_note(runs: Sequence[StoredRun]) -> str:
+    """Markdown table of all newest runs with its footnotes, and how to go on from there.
+
+    Parameters
+    ----------
+    runs
+        All runs on a dataset under a protocol.
+    """
+    facts = runs[0].facts
+    title = f"{facts['dataset']}, protocol {facts['protocol']}"
+    return _fitted(f"{_table(newest(runs), title)}\n{_HOW_TO_COMPARE}")
+
+
+def run_note(run: StoredRun) -> str:
+    """Markdown description of a run: what it is, its row of the table, its footnotes."""
+    facts = run.facts
+    what = {"oracle": "an oracle", "control": "a control", "method": "a method"}[facts["kind"]]
+    preset = "" if facts["preset"] == "-" else f", preset {facts['preset']}"
+    said = (
+        f"**{facts['label']}**, {what}{preset}, seed {facts['seed']}, on {facts['dataset']} under"
+        f" protocol {facts['protocol']}: {len(run.done)} of {facts['n_folds']} folds."
+        " Scores are means over test sections, curves means over folds; the runs of its folds are"
+        " below it."
+    )
+    return _fitted(f"{said}\n\n{_table([run])}")
+
+
+def run_metrics(run: StoredRun) -> dict[str, float]:
+    """Numbers of a run by metric name, without those that are undefined.
+
+    What stands before a slash is a section of MLflow's charts; it shows ``system/`` last.
+    """
+    row = score_table([run]).iloc[0]
+    names = [name for score in SECTION_SCORES for name in (score, f"{score}_sd")]
+    names += [*POOLED_SCORES, "pcc_acg_given_depth", "pcc_acg_share", "undefined", "fit_seconds"]
+    values = {name: float(row[name]) for name in names if pd.notna(row[name])}
+    values["system/fit_seconds"] = values.pop("fit_seconds")
+    return values
+
+
+def fold_scores(fold: FoldFolder) -> dict[str, float]:
+    """Scores of a fold by metric name: means over its sections, and each section's own."""
+    scores = fold.read_table("scores.parquet")
+    of_sections = scores[scores["section"] != ""]
+    values = of_sections.groupby("score")["value"].mean().to_dict()
+    pooled = scores[scores["section"] == ""]
+    values |= dict(zip(pooled["score"], pooled["value"], strict=True))
+    for row in of_sections.itertuples():
+        if row.score in SECTION_SCORES:
+            values[f"sections/{row.section!s} {row.score!s}"] = row.value
+    return {str(name): float(value) for name, value in values.items() if pd.notna(value)}
+
+
+def fold_costs(fold: FoldFolder) -> dict[str, float]:
+    """Seconds and memory of a fold by metric name, as far as the machine told them."""
+    facts = fold.facts()
+    costs = {**facts["timings"]}
+    costs |= {name: facts[name] for name in ("peak_memory_mb", "peak_device_memory_mb")}
+    return {f"system/{name}": float(value) for name, value in costs.items() if value is not None}
+
+
+def fold_curves(fold: FoldFolder) -> pd.DataFrame:
+    """Training curves of a fold in long form: ``name``, ``epoch``, ``value``."""
+    return _long(fold.read_table("curves.parquet"))
+
+
+def mean_curves(run: StoredRun) -> pd.DataFrame:
+    """Training curves averaged over folds, in long form: ``name``, ``epoch``, ``value``.
+
+    Folds that stopped early are left out of the epochs that they did not have.
+    """
+    curves = [fold_curves(run.folder.fold(index)) for index in run.done]
+    together = pd.concat(curves, ignore_index=True)
+    return together.groupby(["name", "epoch"], as_index=False).agg({"value": "mean"})
+
+
+def _long(curves: pd.DataFrame) -> pd.DataFrame:
+    if "epoch" not in curves:
+        return pd.DataFrame({"name": [], "epoch": [], "value": []})
+    return curves.melt("epoch", var_name="name").dropna()
+
+
+def compared_map(run: StoredRun, index: int) -> np.ndarray | None:
+    """A picture of a fold's predictions to stand beside those of other runs, as pixels.
+
+    Measured beside predicted expression of the best-measured genes of the first test section,
+    which are the same for all runs on the same folds; None for an oracle, whose scale is its own.
+    All sections are in the picture of the fold's own run.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    if run.facts["kind"] == "oracle":
+        return None
+    genes = run.folder.fold(index).read_table("genes.parquet")
+    section = min(genes["section"])
+    order = genes[genes["section"] == section].sort_values(["heg", "truth_mean"], ascending=False)
+    found = section_map([StoredRun(run.folder, run.facts, (index,))], section)
+    figure = gene_maps(found, list(order["gene"][:_GENES_COMPARED]))
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba()).copy()
+
+
+def model_note(genes: int) -> str:
+    """Markdown description of a fitted model that predicts some genes."""
+    columns = ", ".join(f"`{name}`" for name in COLUMNS)
+    return (
+        f"Predicts {genes} genes of spots: a table with a row a spot and the columns {columns}."
+        " Read it with `mlflow.pyfunc.load_model('models:/<Model ID>')`, or, from a store that"
+        " you do not trust, with `bench.mlflow_model.fetch_model`."
+    )
+
+
+def dataset_input(run: StoredRun, card: DatasetCard | None) -> DatasetInput:
+    """The run's dataset as an MLflow dataset, under the first 36 digits of its hash.
+
+    Parameters
+    ----------
+    run
+        The run.
+    card
+        Card of the dataset, which says where it comes from; None where it is not at hand.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    facts = run.facts
+    source = card.source if card else facts["dataset"]
+    is_address = source.startswith(("http://", "https://"))
+    profile = {"sections": facts["n_sections"], "folds": facts["n_folds"]}
+    dataset = Dataset(
+        name=facts["dataset"],
+        digest=facts["dataset_hash"][:_DIGEST],
+        source_type="http" if is_address else "card",
+        source=json.dumps({"url": source} if is_address else {"source": source}),
+        profile=json.dumps(profile),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])
+
+
+def listed_runs(results: Path, dataset: str, protocol: str) -> list[StoredRun]:
+    """Stored runs as their manifests say, whose files are not hashed: for the description alone."""
+    found = []
+    for path in sorted((results / "runs" / dataset / protocol).glob("*/run.json")):
+        facts = read_run(path.parent)
+        if facts is not None:
+            folder = RunFolder(path.parent, facts["key"])
+            done = [i for i in range(int(facts["n_folds"])) if _has_manifest(folder.fold(i))]
+            found.append(StoredRun(folder, facts, tuple(done)))
+    return [run for run in found if run.done]
+
+
+def _has_manifest(fold: FoldFolder) -> bool:
+    return read_record(fold.path / MANIFEST).get("key") == fold.key
+
+
+def _table(runs: Sequence[StoredRun], title: str = "") -> str:
+    """Markdown table with footnotes, as narrow as MLflow's description."""
+    table = score_table(runs)
+    shown = for_people(table).drop(columns=_EXPENDABLE, errors="ignore")
+    text = write_table(table, shown, footnotes(runs, table), "markdown", title=title)
+    # Padding counts against the length of a description, and MLflow shows cells without any.
+    text = re.sub(r"-{4,}", "---", re.sub(r" {2,}", " ", text))
+    return re.sub(r"(?m)(?<=[^|\n-]) \|(?!$)", "&emsp;|", text)
+
+
+def _fitted(text: str) -> str:
+    if len(text) <= NOTE_LENGTH:
+        return text
+    end = text.rfind("\n", 0, NOTE_LENGTH - 40)
+    return f"{text[:end]}\n\nThe rest: `bench tables`."
+
+
+def public(text: Any) -> str:
+    """Text in which no address carries a user name or password."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", str(text))
