@@ -166,6 +166,7 @@ def test_what_was_deleted_there_stays_deleted_until_it_is_done_again(tiny, serve
 # ---------------------------------------------------------------- a server that is not so well
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_costs_seconds_and_one_warning(tiny, line, results, impatient):
     line.delay = 20
     begin = time.monotonic()
@@ -210,6 +211,7 @@ def test_a_server_that_dies_in_the_middle_gets_the_rest_later(tiny, line, result
     assert sync(results, line.uri).stdout.startswith("0 runs uploaded")
 
 
+@pytest.mark.slow
 def test_a_server_that_lost_its_data_gets_everything_again(
     tiny, line, results, tmp_path, empty_database
 ):

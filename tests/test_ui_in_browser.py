@@ -24,7 +24,7 @@ from tests.tracked import (  # noqa: F401 - fixtures
     tiny,
 )
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.slow]
 
 NAMES = (
     "return [...document.querySelectorAll('.ag-row')].filter(e => e.querySelector('a'))"

@@ -134,8 +134,7 @@ def test_what_is_no_length_of_time(text):
         read_seconds(text)
 
 
-@pytest.mark.parametrize("sampler", list(Sampler))
-@pytest.mark.parametrize("pruner", list(Pruner))
+@pytest.mark.parametrize(("sampler", "pruner"), list(zip(Sampler, Pruner, strict=True)))
 def test_every_sampler_and_pruner(request_for, sampler, pruner):
     found, _ = tune(request_for(sampler=sampler, pruner=pruner, trials=5))
     counts = found["searcher"][0].trials

@@ -75,6 +75,7 @@ def check_whole(request, trials):
     assert len({trial.params["shift"] for trial in counted}) == trials
 
 
+@pytest.mark.slow
 def test_jobs_share_the_trials(request_for):
     request = request_for("wait=0.2", trials=8, jobs=2)
     tune(request)
@@ -82,6 +83,7 @@ def test_jobs_share_the_trials(request_for):
     assert len({trial.user_attrs["worker"] for trial in trials_of(request)}) == 2
 
 
+@pytest.mark.slow
 def test_two_calls_share_a_study(request_for, worker):
     request = request_for("wait=0.1", trials=8)
     options = ("--trials", 8, "--set", "wait=0.1")
@@ -129,6 +131,7 @@ def test_a_killed_worker_costs_one_trial_begun_again(request_for, worker, tmp_pa
     assert len(lost) == 1
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_every_worker_is_not_retried_for_ever(request_for, worker, tmp_path):
     hold = tmp_path / "hold"
     request = request_for(f"hold={hold}", trials=2)
@@ -200,6 +203,7 @@ def test_many_workers_on_a_database(request_for, worker, postgresql, results):
     assert not list(results.rglob("journal.log"))
 
 
+@pytest.mark.slow
 def test_the_heartbeat_of_a_far_worker_that_died(
     request_for, worker, postgresql, tmp_path, monkeypatch
 ):
