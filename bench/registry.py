@@ -78,9 +78,15 @@ def find_methods() -> dict[str, Found]:
                 f"method '{entry.name}' of {distribution} is already provided by"
                 f" {found[entry.name].source}; uninstall one of them"
             )
-        summary = str(entry.dist.metadata["Summary"] or "") if entry.dist else ""
-        found[entry.name] = Found(entry.name, distribution, summary, entry)
+        found[entry.name] = Found(entry.name, distribution, _summary_of(entry), entry)
     return found
+
+
+def _summary_of(entry: EntryPoint) -> str:
+    """Summary of the distribution that a method comes from, which may have none."""
+    known = entry.dist.metadata if entry.dist else {}
+    # Not all readers of metadata that a library may have put in place give None for what is not.
+    return str(known["Summary"] or "") if "Summary" in known else ""
 
 
 def method_class(name: str) -> type[Method]:

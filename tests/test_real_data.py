@@ -83,4 +83,5 @@ def test_mclstexp_runs_on_real_tissue(her2st, tmp_path):
     assert set(table["method"]) == {"mclstexp", "shuffled:mclstexp", "coordinates", "depth"}
     assert table["folds_hash"].nunique() == 1
     assert table["pcc_acg"].notna().all()
-    assert table["mse"].between(0.05, 2).all()
+    errors = table.set_index("method")["mse"].drop("depth")  # of no scale of ours
+    assert errors.between(0.05, 2).all()
