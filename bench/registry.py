@@ -84,9 +84,10 @@ def find_methods() -> dict[str, Found]:
 
 def _summary_of(entry: EntryPoint) -> str:
     """Summary of the distribution that a method comes from, which may have none."""
-    known = entry.dist.metadata if entry.dist else {}
-    # Not all readers of metadata that a library may have put in place give None for what is not.
-    return str(known["Summary"] or "") if "Summary" in known else ""
+    if entry.dist is None or "Summary" not in entry.dist.metadata:
+        # Asked first: some readers of metadata raise for what is missing, others give None.
+        return ""
+    return str(entry.dist.metadata["Summary"] or "")
 
 
 def method_class(name: str) -> type[Method]:
