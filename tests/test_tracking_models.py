@@ -119,10 +119,10 @@ predictions = [
 
 
 def test_patches_and_places_are_those_of_the_run(tiny, results, tmp_path, monkeypatch):
-    plugin = write_plugin(tmp_path / "plugin", "looks", predict=LOOKS, needs_image=True)
+    plugin = write_plugin(tmp_path / "plugin", "places", predict=LOOKS, needs_image=True)
     monkeypatch.syspath_prepend(plugin)
-    assert run(tiny, results, "--folds", "1", methods="looks").status == 0
-    model = fetch_model(model_of(results, "looks", 1), address(results), **PATCHES)
+    assert run(tiny, results, "--folds", "1", methods="places").status == 0
+    model = fetch_model(model_of(results, "places", 1), address(results), **PATCHES)
     spots, wanted = stored(results, tiny, 1)
     assert wanted.to_numpy().std(axis=0).min() > 1
     pd.testing.assert_frame_equal(model.predict(spots), wanted, check_exact=True)
@@ -133,7 +133,7 @@ def test_patches_and_places_are_those_of_the_run(tiny, results, tmp_path, monkey
     pd.testing.assert_frame_equal(found, wanted.iloc[mixed], check_exact=True)
     nothing = model.predict(spots.iloc[:0])
     assert nothing.shape == (0, len(model.panel))
-    smaller = fetch_model(model_of(results, "looks", 1), address(results), patch_pixels=16)
+    smaller = fetch_model(model_of(results, "places", 1), address(results), patch_pixels=16)
     assert not np.allclose(smaller.predict(spots), wanted)
 
 
