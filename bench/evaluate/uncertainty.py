@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 RESAMPLES = 4000
 """Resamples of a bootstrap, and random sign flips of a permutation test."""
@@ -78,7 +78,8 @@ def bootstrap_interval(
         within = np.arange(padded.shape[1]) < number[:, None]
         total += np.where(within, padded[chosen[:, None], picked], 0.0).sum(axis=1)
         drawn += number
-    tail = stats.norm.cdf(-np.sqrt(count / (count - 1)) * stats.t.ppf((1 + level) / 2, count - 1))
+    student = special.stdtrit(count - 1, (1 + level) / 2)
+    tail = special.ndtr(-np.sqrt(count / (count - 1)) * student)
     low, high = np.quantile(total / drawn, [tail, 1 - tail])
     return float(low), float(high)
 
@@ -219,6 +220,8 @@ def compare_pairs(
 def _wilcoxon(differences: np.ndarray) -> float:
     if not np.any(differences):
         return 1.0
+    from scipy import stats
+
     return float(stats.wilcoxon(differences).pvalue)
 
 
