@@ -73,28 +73,17 @@ class NearestNeighbours(Method):
         """The same under each setting of the retrieval; the images are embedded once."""
         import torch
 
-        from bench.blocks.retrieval import retrieve
+        from bench.blocks.retrieval import retrieve_each
 
-        keys = torch.from_numpy(self._keys).to(context.device)
-        values = torch.from_numpy(self._values).to(context.device)
         embedded = [
             torch.from_numpy(queries).to(context.device)
             for queries in self._space.embed(slides, context)
         ]
-        for config in configs:
-            yield [
-                retrieve(
-                    queries,
-                    keys,
-                    values,
-                    top_k=config.neighbours,
-                    distance=config.distance,
-                    weighting=config.weighting,
-                )
-                .cpu()
-                .numpy()
-                for queries in embedded
-            ]
+        settings = [
+            {"top_k": one.neighbours, "distance": one.distance, "weighting": one.weighting}
+            for one in configs
+        ]
+        yield from retrieve_each(embedded, self._keys, self._values, settings)
 
     def save(self, folder: Path) -> None:
         """Write features and targets of the training spots as ``bank.npz``."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,6 +15,32 @@ Weighting = Literal["inverse_square", "exponential", "mean"]
 
 _CHUNK_ELEMENTS = 1 << 24
 """Elements of the largest intermediate array: 64 MiB in float32."""
+
+
+def retrieve_each(
+    queries: Sequence[Tensor],
+    keys: np.ndarray,
+    values: np.ndarray,
+    settings: Iterable[Mapping[str, Any]],
+) -> Iterator[list[np.ndarray]]:
+    """Predictions of several slides from one bank, under each of several settings.
+
+    Parameters
+    ----------
+    queries : one (spots, d) tensor a slide, on the device to work on
+    keys : (n, d) float32 embedded training spots
+    values : (n, genes) float32 their targets
+    settings : arguments of :func:`retrieve`
+
+    Yields
+    ------
+    list of np.ndarray
+        One (spots, genes) array a slide.
+    """
+    device = queries[0].device if queries else "cpu"
+    bank = torch.from_numpy(keys).to(device), torch.from_numpy(values).to(device)
+    for setting in settings:
+        yield [retrieve(part, *bank, **setting).cpu().numpy() for part in queries]
 
 
 def retrieve(

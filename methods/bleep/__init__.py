@@ -194,20 +194,11 @@ class Bleep(Method):
         self, slides: Sequence[Slide], context: Context, configs: Sequence[Any]
     ) -> Iterator[list[np.ndarray]]:
         """The same under each setting of the retrieval; the images are embedded once."""
-        import torch
+        from bench.blocks.retrieval import retrieve_each
 
-        from bench.blocks.retrieval import retrieve
-
-        keys = torch.from_numpy(self._keys).to(context.device)
-        values = torch.from_numpy(self._values).to(context.device)
         embedded = [self._embed_images(slide, context) for slide in slides]
-        for config in configs:
-            yield [
-                retrieve(queries, keys, values, top_k=config.top_k, weighting=config.weighting)
-                .cpu()
-                .numpy()
-                for queries in embedded
-            ]
+        settings = [{"top_k": one.top_k, "weighting": one.weighting} for one in configs]
+        yield from retrieve_each(embedded, self._keys, self._values, settings)
 
     def save(self, folder: Path) -> None:
         """Write ``network.safetensors`` and the retrieval bank ``bank.npz``."""
