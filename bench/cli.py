@@ -7,10 +7,11 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -184,26 +185,25 @@ def run_command(
 ) -> None:
     """Run methods on a dataset; finished folds are kept, so the same call resumes."""
     from bench.execute.entrants import read_settings
-    from bench.execute.plan import Request
 
-    methods, pairs = _names(method), tuple(settings or ())
+    methods, pairs = _names(method), settings or []
     if config is not None:
         named, written_for, found = read_settings(config)
         methods = methods or (named,)
-        preset, pairs = preset or written_for, found + pairs
+        preset, pairs = preset or written_for, [*found, *pairs]
     if not methods:
         raise BenchError(
             "no method named; see 'bench list methods', or name a settings file with --config"
         )
-    request = Request(
+    request = _request(
+        folds,
+        pairs,
+        device,
         methods=methods,
         dataset=dataset,
         protocol=protocol,
-        folds=_numbers(folds),
         preset=preset or "authors",
-        settings=pairs,
         seed=seed,
-        device=device.value,
         data_root=data_root,
         results=results,
         force=force,
@@ -262,22 +262,21 @@ def tune_command(
     The same call goes on after an interruption, and a second one beside it shares the work.
     --set fixes a setting.
     """
-    from bench.execute.plan import Request
     from bench.tune.progress import TerminalTuningWatcher
     from bench.tune.request import TuneRequest, equal_budget, read_seconds
     from bench.tune.tuning import refit, tune
 
     request = equal_budget(
         TuneRequest(
-            run=Request(
+            run=_request(
+                folds,
+                settings,
+                device,
                 methods=_names(method),
                 dataset=dataset,
                 protocol=protocol,
-                folds=_numbers(folds),
                 preset=preset,
-                settings=tuple(settings or ()),
                 seed=seed,
-                device=device.value,
                 data_root=data_root,
                 results=results,
             ),
@@ -343,23 +342,32 @@ def import_weights_command(
     Nothing in the file is executed. A checkpoint belongs to one training set: name the fold
     that it was held out of with --folds.
     """
-    from bench.execute.plan import Request
-
-    request = Request(
+    request = _request(
+        folds,
+        settings,
+        device,
         methods=(method,),
         dataset=dataset,
         protocol=protocol,
-        folds=_numbers(folds),
         preset=preset,
-        settings=tuple(settings or ()),
         seed=seed,
-        device=device.value,
         data_root=data_root,
         results=results,
         checkpoint=checkpoint,
         oracles=False,
     )
     _carry_out(request, tracking, as_json)
+
+
+def _request(
+    folds: str | None, settings: Sequence[str] | None, device: Device, **options: Any
+) -> Request:
+    """A request from options as they were typed."""
+    from bench.execute.plan import Request
+
+    return Request(
+        folds=_numbers(folds), settings=tuple(settings or ()), device=device.value, **options
+    )
 
 
 def _carry_out(request: Request, tracking: str | None, as_json: bool) -> None:

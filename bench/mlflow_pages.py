@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from bench.mlflow_model import COLUMNS
-from bench.report.maps import gene_maps, section_map
 from bench.report.tables import (
     POOLED_SCORES,
     SECTION_SCORES,
@@ -191,6 +190,8 @@ def compared_map(run: StoredRun, index: int) -> np.ndarray | None:
     which are the same for all runs on the same folds; None for an oracle, whose scale is its own.
     All sections are in the picture of the fold's own run.
     """
+    from bench.report.maps import gene_maps, section_map
+
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     if run.facts["kind"] == "oracle":
