@@ -190,9 +190,9 @@ def compared_map(run: StoredRun, index: int) -> np.ndarray | None:
     which are the same for all runs on the same folds; None for an oracle, whose scale is its own.
     All sections are in the picture of the fold's own run.
     """
-    from bench.report.maps import gene_maps, section_map
-
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from bench.report.maps import gene_maps, section_map
 
     if run.facts["kind"] == "oracle":
         return None
