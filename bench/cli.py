@@ -718,7 +718,7 @@ def verify_command(
 @app.command("sync")
 def sync_command(results: ResultsOption = Path("results"), tracking: TrackingOption = None) -> None:
     """Upload the stored runs that a tracking store has not seen; calling again adds nothing."""
-    from bench.tracking import sync, tracking_uri
+    from bench.tracking.upload import sync, tracking_uri
 
     failure = sync(results, tracking_uri(tracking, results), typer.echo)
     if failure:
@@ -732,8 +732,8 @@ def ui_command(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
 ) -> None:
     """Open MLflow's pages on the results; stop with Ctrl-C."""
-    from bench.mlflow_pages import public
-    from bench.tracking import ARTIFACTS, newest_page, tracking_uri
+    from bench.tracking.pages import public
+    from bench.tracking.upload import ARTIFACTS, newest_page, tracking_uri
 
     uri = tracking_uri(None, results)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():

@@ -12,7 +12,7 @@ from bench.execute.executors import Failure, Watcher, run_serially
 from bench.execute.plan import Job, Plan, Request, make_plan
 from bench.report.tables import score_table
 from bench.store import StoredRun, stored_run
-from bench.tracking import Tracker, tracking_uri
+from bench.tracking.upload import Tracker, tracking_uri
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def carry_out(
         Methods, dataset, protocol and the rest.
     tracking
         MLflow tracking URI, ``none``, or None for the default; see
-        :func:`bench.tracking.tracking_uri`.
+        :func:`bench.tracking.upload.tracking_uri`.
     watcher
         Told what happens.
 

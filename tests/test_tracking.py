@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from bench.files import canonical_hash
-from bench.mlflow_pages import dataset_input, experiment_note, mean_curves
 from bench.registry import dataset_card
 from bench.report.tables import render
 from bench.store import RunFolder, StoredRun, stored_runs
-from bench.tracking import newest_page
+from bench.tracking.pages import dataset_input, experiment_note, mean_curves
+from bench.tracking.upload import newest_page
 from tests.cli.tiny_dataset import call, call_process, fold_folders, write_plugin
 from tests.tracked import (  # noqa: F401 - fixtures
     client_of,
@@ -268,9 +268,9 @@ def test_a_description_is_as_short_as_every_server_takes(tracked, monkeypatch):
     results, _ = tracked
     runs = stored_runs(results, "tiny", "strict")
     whole = experiment_note(runs)
-    monkeypatch.setattr("bench.mlflow_pages.NOTE_LENGTH", len(whole))
+    monkeypatch.setattr("bench.tracking.pages.NOTE_LENGTH", len(whole))
     assert experiment_note(runs) == whole
-    monkeypatch.setattr("bench.mlflow_pages.NOTE_LENGTH", len(whole) - 300)
+    monkeypatch.setattr("bench.tracking.pages.NOTE_LENGTH", len(whole) - 300)
     short = experiment_note(runs)
     assert len(short) <= len(whole) - 300
     assert rows_of(short) == rows_of(whole)

@@ -18,9 +18,9 @@ import yaml
 
 from bench.contract.storage import pickle_in
 from bench.errors import ConfigError, DataError, UnknownNameError
-from bench.mlflow_model import COLUMNS, fetch_model, save_model
 from bench.registry import dataset_card
 from bench.store import stored_runs
+from bench.tracking.model import COLUMNS, fetch_model, save_model
 from tests.cli.tiny_dataset import fold_folders, write_plugin
 from tests.tracked import (  # noqa: F401 - fixtures
     client_of,
@@ -200,7 +200,7 @@ def test_there_is_no_model_of_an_oracle_or_a_shuffled_twin(learned, tiny, tmp_pa
 
 def test_a_model_above_the_limit_is_left_out_and_says_so(tiny, results, monkeypatch):
     (size,) = {300}
-    monkeypatch.setattr("bench.tracking.MODEL_LIMIT", size)
+    monkeypatch.setattr("bench.tracking.upload.MODEL_LIMIT", size)
     run(tiny, results, "--folds", "0", methods="coordinates,mean")
     client = client_of(results)
     _, children = runs_of(client)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.mlflow_model import fetch_model
-from bench.mlflow_pages import public
 from bench.store import stored_runs
+from bench.tracking.model import fetch_model
+from bench.tracking.pages import public
 from tests.cli.tiny_dataset import assert_refused, call, fold_folders
 from tests.mlflow_server import Line, Server
 from tests.tracked import (  # noqa: F401 - fixtures
@@ -182,7 +182,7 @@ def test_a_server_that_hangs_costs_seconds_and_one_warning(tiny, line, results, 
 
 def test_a_server_slow_at_every_request_is_not_waited_for(tiny, line, results, monkeypatch):
     line.delay = 0.2
-    monkeypatch.setattr("bench.tracking.PATIENCE", 1.0)
+    monkeypatch.setattr("bench.tracking.upload.PATIENCE", 1.0)
     begin = time.monotonic()
     answer = run(tiny, results, "--seed", "6", "--folds", "0", "--tracking", line.uri)
     assert time.monotonic() - begin < 15

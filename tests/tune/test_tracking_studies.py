@@ -40,8 +40,8 @@ def test_trials_are_runs_below_the_tuned_one(searcher, tiny, results):
 
 
 def test_a_study_elsewhere_is_not_read(results, tmp_path):
-    from bench.mlflow_studies import study_folders
     from bench.store import RunFolder, StoredRun
+    from bench.tracking.studies import study_folders
 
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bench.mlflow_model import COLUMNS
 from bench.report.tables import (
     POOLED_SCORES,
     SECTION_SCORES,
@@ -22,6 +21,7 @@ from bench.report.tables import (
     write_table,
 )
 from bench.store import MANIFEST, FoldFolder, RunFolder, StoredRun, read_record, read_run
+from bench.tracking.model import COLUMNS
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -213,7 +213,7 @@ def model_note(genes: int) -> str:
     return (
         f"Predicts {genes} genes of spots: a table with a row a spot and the columns {columns}."
         " Read it with `mlflow.pyfunc.load_model('models:/<Model ID>')`, or, from a store that"
-        " you do not trust, with `bench.mlflow_model.fetch_model`."
+        " you do not trust, with `bench.tracking.model.fetch_model`."
     )
 
 

@@ -17,13 +17,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import mlflow_pages as pages
 from bench.data.card import DatasetCard
 from bench.errors import BenchError, StoreError
 from bench.files import one_line
-from bench.mlflow_model import DATA, save_model
-from bench.mlflow_pages import public
-from bench.mlflow_studies import upload_studies
 from bench.registry import dataset_card, find_datasets
 from bench.report.figures import prediction_map
 from bench.report.tables import render
@@ -38,6 +34,10 @@ from bench.store import (
     stored_runs,
     write_record,
 )
+from bench.tracking import pages
+from bench.tracking.model import DATA, save_model
+from bench.tracking.pages import public
+from bench.tracking.studies import upload_studies
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

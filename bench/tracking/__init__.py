@@ -1,0 +1,1 @@
+"""MLflow: what is uploaded of stored runs, and what its own pages show of them."""
