@@ -1,5 +1,6 @@
 """All that the author of a method or of a dataset's reader imports."""
 
+from bench.data.parsing import read_bytes, read_table
 from bench.data.views import Slide, TrainingData, TrainingSection
 from bench.errors import BenchError, ConfigError, DataError, TrainingError
 from bench.files import atomic_write
@@ -17,4 +18,6 @@ __all__ = [
     "TrainingError",
     "TrainingSection",
     "atomic_write",
+    "read_bytes",
+    "read_table",
 ]

@@ -9,11 +9,7 @@ two files knows is left out.
 
 from __future__ import annotations
 
-import gzip
-import io
 import re
-import warnings
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,12 +20,13 @@ import pyarrow.csv
 import scipy.sparse as sp
 from anndata import AnnData
 
-from bench.api import DataError
+from bench.api import DataError, read_bytes, read_table
+
+ROLES = ("counts", "spots")
+"""Files without which a section cannot be read."""
 
 _SPOT = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
-_GZIP_MAGIC = b"\x1f\x8b"
 _MAX_POSITION = 10**9
-_MAX_BYTES = 2 << 30
 
 
 def read(files: Mapping[str, Path]) -> AnnData:
@@ -80,7 +77,7 @@ def read(files: Mapping[str, Path]) -> AnnData:
 
 
 def _read_counts(path: Path) -> tuple[sp.csr_matrix, list[tuple[int, int]], list[str]]:
-    content = _decompress(path)
+    content = read_bytes(path)
     header, newline, _ = content.partition(b"\n")
     if not newline:
         raise DataError(f"{path}: empty, a header and at least one spot are needed")
@@ -140,45 +137,6 @@ def _counts_of(column: pa.ChunkedArray, gene: str, path: Path) -> np.ndarray:
     return values
 
 
-def _decompress(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as stream:
-            zipped = stream.read(2) == _GZIP_MAGIC
-        # Bounded, so that a small file cannot unpack to more than the memory.
-        with gzip.open(path, "rb") if zipped else open(path, "rb") as stream:
-            content = stream.read(_MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise DataError(f"{path}: file is missing") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: gzip data is truncated or damaged ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if len(content) > _MAX_BYTES:
-        raise DataError(f"{path}: unpacks to more than {_MAX_BYTES >> 30} GiB")
-    return content
-
-
-def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    try:
-        with warnings.catch_warnings():
-            # A surplus field would otherwise be cut off, or taken for the name of its row.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            # Not usecols, with which pandas cuts surplus fields off without a word.
-            table = pd.read_csv(io.BytesIO(_decompress(path)), sep="\t", index_col=False)[columns]
-    except (ValueError, KeyError, pd.errors.ParserWarning) as error:
-        first = str(error).splitlines()[0][:160]
-        raise DataError(f"{path}: needs tab-separated columns {columns} ({first})") from error
-    for column in columns:
-        if column != "label":
-            if table[column].dtype == bool:
-                raise DataError(f"{path}: column '{column}' is not numeric")
-            try:
-                table[column] = pd.to_numeric(table[column])
-            except (ValueError, TypeError):
-                raise DataError(f"{path}: column '{column}' is not numeric") from None
-    return table
-
-
 def _by_array_position(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     if (table[["x", "y"]].abs() > _MAX_POSITION).any(axis=None):
         raise DataError(f"{path}: an array coordinate is beyond {_MAX_POSITION}")
@@ -193,14 +151,14 @@ def _by_array_position(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _read_positions(path: Path) -> pd.DataFrame:
-    table = _read_table(path, ["x", "y", "pixel_x", "pixel_y"])
+    table = read_table(path, ["x", "y", "pixel_x", "pixel_y"])
     if not np.isfinite(table.to_numpy(dtype=np.float64)).all():
         raise DataError(f"{path}: a coordinate is missing or not finite")
     return _by_array_position(table, path)
 
 
 def _read_labels(path: Path, keys: pd.MultiIndex) -> np.ndarray:
-    table = _read_table(path, ["x", "y", "label"])
+    table = read_table(path, ["x", "y", "label"], text=["label"])
     # Some published label files hold rows without coordinates: nothing to join them on.
     table = table.dropna(subset=["x", "y"])
     labels = _by_array_position(table, path)["label"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -46,12 +46,32 @@ class _Card(BaseModel):
 
 
 class FileCard(_Card):
-    """One file: where it lies inside the data folder and what it must hash to."""
+    """One file: where it lies inside the data folder, where it comes from, what it hashes to.
+
+    Attributes
+    ----------
+    path
+        Where it lies, relative to the data folder.
+    url
+        Address it is fetched from; ``base_url`` of the card plus `path` where there is none.
+    hash, size
+        Of the file as it lies in the data folder, that is after unpacking.
+    archive, member
+        The archive of the card that it is a member of, and its name in there.
+    unpack
+        ``gzip``: the address gives it compressed, and it is kept uncompressed.
+    by_hand
+        How a person gets it, where no address gives it without a click.
+    """
 
     path: InsidePath
     url: str | None = None
     hash: str | None = None
     size: int | None = Field(default=None, ge=0)
+    archive: Name | None = None
+    member: InsidePath | None = None
+    unpack: Literal["gzip"] | None = None
+    by_hand: str | None = None
 
     @field_validator("hash")
     @classmethod
@@ -88,13 +108,30 @@ class FileCard(_Card):
 
 
 class SectionCard(_Card):
-    """One tissue section: its patient and its files by role (counts, spots, image, labels)."""
+    """One tissue section: its patient and its files by role.
+
+    Attributes
+    ----------
+    name, patient
+        The section and whose it is.
+    files
+        Roles are ``counts`` and ``image``, and what else the reader takes: ``spots``,
+        ``labels``, ``scalefactors``, ``barcodes``, ``features``.
+    spots
+        Number of spots that the reader gives.
+    micrometres_per_pixel
+        Scale of the pixels that the spots are placed in; the card's where None.
+    image_scale
+        Pixels of the image file a pixel that the spots are placed in: 1, except where only a
+        reduced image is at hand.
+    """
 
     name: Name
     patient: Name
     files: dict[str, FileCard]
     spots: int | None = Field(default=None, ge=1)
     micrometres_per_pixel: float | None = Field(default=None, gt=0)
+    image_scale: float = Field(default=1.0, gt=0, le=1)
 
 
 class PanelCard(_Card):
@@ -112,7 +149,27 @@ class PanelCard(_Card):
 
 
 class DatasetCard(_Card):
-    """Everything the harness knows about a dataset."""
+    """Everything the harness knows about a dataset.
+
+    Attributes
+    ----------
+    reader
+        Module of ``bench.datasets`` that reads its sections.
+    base_url
+        Address that paths of files are appended to.
+    listing
+        Address of a list of files with their hashes, as Mendeley Data gives it.
+    index
+        File that says what the files of a section are called; the reader's ``resolve`` reads it.
+    archives
+        Archives that files are members of, by name.
+    shares_patients_with
+        Other datasets that some of the same patients may be in, and why one thinks so.
+    folder
+        Data folder of a user's own dataset.
+    published_order, published_panel
+        Sections and gene list of the published protocol.
+    """
 
     name: Name
     title: str
@@ -123,6 +180,11 @@ class DatasetCard(_Card):
     source: str
     reader: Module
     base_url: str | None = None
+    listing: str | None = None
+    index: FileCard | None = None
+    archives: dict[str, FileCard] = {}
+    shares_patients_with: dict[str, str] = {}
+    folder: str | None = None
     doi: str | None = None
     note: str = ""
     generator: Module | None = None
@@ -145,6 +207,11 @@ class DatasetCard(_Card):
             raise ValueError(f"published_order names unknown sections {sorted(unknown)}")
         if len(set(self.published_order)) != len(self.published_order):
             raise ValueError("published_order names a section twice")
+        for file in (file for section in self.sections for file in section.files.values()):
+            if file.archive is not None and file.archive not in self.archives:
+                raise ValueError(f"{file.path} names an unknown archive '{file.archive}'")
+            if (file.archive is None) != (file.member is None):
+                raise ValueError(f"{file.path} must name an archive and its member, or neither")
         if self.published_panel is not None and self.published_panel not in self.panels:
             raise ValueError(f"published_panel '{self.published_panel}' is not among the panels")
         return self

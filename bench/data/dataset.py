@@ -15,13 +15,13 @@ import platformdirs
 from cachetools import LRUCache
 from filelock import FileLock
 
-from bench.data.card import DatasetCard, SectionCard, join_names
+from bench.data.card import DatasetCard, SectionCard
 from bench.data.section import Section, load_section
 from bench.errors import DataError
 from bench.files import cache_folder, canonical_hash, source_hash, write_json
 
-REQUIRED = ("counts", "spots")
 OPTIONAL = ("labels",)
+"""Roles without which a section can be used; an image is needed only by who looks at it."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +71,22 @@ class Dataset:
     @property
     def hash(self) -> str:
         """SHA-256 over all that decides what a method is given, except the protocol."""
-        return self._hash_of(set(REQUIRED) | {"image"})
+        return self._hash_of(set(OPTIONAL))
 
     @property
     def tables_hash(self) -> str:
         """The same without images: equal for runs that are scored on the same numbers."""
-        return self._hash_of(set(REQUIRED))
+        return self._hash_of({*OPTIONAL, "image"})
 
-    def _hash_of(self, roles: set[str]) -> str:
+    def _hash_of(self, without: set[str]) -> str:
         sections = {}
         for name, hashes in self.hashes.items():
             card = self.card.section(name)
             sections[name] = {
                 "patient": card.patient,
                 "scale": card.micrometres_per_pixel or self.card.micrometres_per_pixel,
-                "files": {role: value for role, value in hashes.items() if role in roles},
+                "image_scale": card.image_scale,
+                "files": {role: value for role, value in hashes.items() if role not in without},
             }
         panels = {name: panel.symbols_sha256 for name, panel in self.card.panels.items()}
         return canonical_hash(
@@ -211,7 +212,7 @@ def open_dataset(
         if reason:
             left_out[name] = reason
             continue
-        roles = [*REQUIRED, *(["image"] if images else [])]
+        roles = [*required_roles(section), *(["image"] if images else [])]
         roles += [r for r in OPTIONAL if r in section.files and _path(section, r, root).is_file()]
         hashes[name] = {
             role: section.files[role].verify(_path(section, role, root)) for role in roles
@@ -224,16 +225,27 @@ def open_dataset(
     return Dataset(card, root, hashes, left_out)
 
 
+def required_roles(section: SectionCard) -> list[str]:
+    """Roles without which a section cannot be read: all but image and labels.
+
+    Raises
+    ------
+    DataError
+        The section names no counts.
+    """
+    if "counts" not in section.files:
+        raise DataError(f"card: section {section.name} names no counts file")
+    return [role for role in section.files if role not in {"image", *OPTIONAL}]
+
+
 def _path(section: SectionCard, role: str, root: Path) -> Path:
     return root / section.files[role].path
 
 
 def _absent(section: SectionCard, root: Path, images: bool) -> str | None:
-    unnamed = [role for role in REQUIRED if role not in section.files]
-    if unnamed:
-        raise DataError(f"card: section {section.name} names no {join_names(unnamed)} file")
-    missing = [role for role in REQUIRED if not _path(section, role, root).is_file()]
-    if missing == list(REQUIRED):
+    required = required_roles(section)
+    missing = [role for role in required if not _path(section, role, root).is_file()]
+    if missing == required:
         return f"{section.files['counts'].path} is missing"
     if missing:
         raise DataError(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import scipy.sparse as sp
 
-from bench.data.card import DatasetCard, SectionCard
+from bench.data import parsing
+from bench.data.card import DatasetCard, SectionCard, join_names
 from bench.data.image import image_size
 from bench.errors import DataError
 from bench.files import (
@@ -58,6 +59,8 @@ class Section:
         Scale of the image.
     patch_pixels
         Edge of a patch that the card recommends.
+    image_scale
+        Pixels of the image file a full-resolution pixel.
     dropped_spots
         Spots left out because their centre lies outside the image.
     """
@@ -70,6 +73,7 @@ class Section:
     max_image_pixels: int
     micrometres_per_pixel: float
     patch_pixels: int
+    image_scale: float = 1.0
     dropped_spots: int = 0
 
     @property
@@ -107,10 +111,18 @@ def load_section(
         module = importlib.import_module(f"bench.datasets.{card.reader}")
     except ModuleNotFoundError as error:
         raise DataError(f"card {card.name}: there is no reader '{card.reader}'") from error
-    if not hasattr(module, "read"):
-        raise DataError(f"card {card.name}: module '{card.reader}' has no function 'read'")
+    if not (hasattr(module, "read") and hasattr(module, "ROLES")):
+        raise DataError(
+            f"card {card.name}: module '{card.reader}' is no reader: it has no 'read' and 'ROLES'"
+        )
+    unnamed = [role for role in module.ROLES if role not in section.files]
+    if unnamed:
+        raise DataError(
+            f"card {card.name}: section {section.name} names no {join_names(unnamed)} file, which"
+            f" reader '{card.reader}' needs"
+        )
     source = Path(str(module.__file__))
-    key = canonical_hash([parsed, source_hash(source, Path(__file__))])
+    key = canonical_hash([parsed, source_hash(source, Path(__file__), Path(parsing.__file__))])
     cached = cache_folder() / "sections" / f"{card.name}-{section.name}-{key[:24]}.h5ad"
     adata = _read_cached(cached)
     if adata is None:
@@ -124,7 +136,8 @@ def load_section(
     dropped = 0
     if image is not None:
         width, height = image_size(image, card.max_image_pixels)
-        adata, dropped = drop_outside(adata, width, height, f"section {section.name}", image)
+        extent = (width / section.image_scale, height / section.image_scale)
+        adata, dropped = drop_outside(adata, *extent, f"section {section.name}", image)
         check_enough_spots(adata, f"section {section.name}, inside its image")
     scale = section.micrometres_per_pixel or card.micrometres_per_pixel
     adata.uns["spatial"] = {
@@ -146,6 +159,7 @@ def load_section(
         max_image_pixels=card.max_image_pixels,
         micrometres_per_pixel=scale,
         patch_pixels=card.patch_pixels,
+        image_scale=section.image_scale,
         dropped_spots=dropped,
     )
 
@@ -215,7 +229,7 @@ def check_enough_spots(adata: AnnData, where: str) -> None:
 
 
 def drop_outside(
-    adata: AnnData, width: int, height: int, where: str, image: Path
+    adata: AnnData, width: float, height: float, where: str, image: Path
 ) -> tuple[AnnData, int]:
     """Leave out spots whose centre lies outside the image.
 
@@ -237,6 +251,6 @@ def drop_outside(
     if outside > OUTSIDE_LIMIT * adata.n_obs:
         raise DataError(
             f"{where}: {outside} of {adata.n_obs} spots lie outside the image {image}"
-            f" ({width} x {height} px); image and spot file do not belong together"
+            f" ({width:.0f} x {height:.0f} px); image and spot file do not belong together"
         )
     return adata[inside].copy(), outside

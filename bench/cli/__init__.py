@@ -1,0 +1,74 @@
+"""The commands. Each is thin over a function; heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+
+import typer
+
+from bench.cli import data, places, reporting, running
+from bench.cli.options import DONE, INTERRUPTED, REFUSED
+from bench.cli.terminal import complain
+from bench.errors import BenchError
+
+app = typer.Typer(
+    name="bench",
+    help="Benchmark methods that predict spatial gene expression from H&E histology.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Look at a dataset and check its files.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+app.command("list")(places.list_command)
+app.command("run")(running.run_command)
+app.command("tune")(running.tune_command)
+app.command("import-weights")(running.import_weights_command)
+app.command("tables")(reporting.tables_command)
+app.command("report")(reporting.report_command)
+app.command("figures")(reporting.figures_command)
+app.command("genes")(reporting.genes_command)
+app.command("ceiling")(reporting.ceiling_command)
+app.command("audit")(reporting.audit_command)
+data_app.command("show")(data.show_command)
+data_app.command("verify")(data.verify_command)
+app.command("sync")(places.sync_command)
+app.command("ui")(places.ui_command)
+app.command("check")(places.check_command)
+app.command("doctor")(places.doctor_command)
+
+
+def main() -> None:
+    """Run a command and turn what went wrong into one line and an exit status."""
+    arguments = sys.argv[1:]
+    try:
+        status = app(args=arguments, prog_name="bench", standalone_mode=False) or DONE
+        if status == INTERRUPTED:  # so typer reports Ctrl-C inside a command
+            raise KeyboardInterrupt
+        sys.exit(status)
+    except typer.TyperException as error:
+        message = error.format_message()
+        if message:  # empty where typer has printed a group's help
+            complain(message)
+        sys.exit(REFUSED)
+    except BenchError as error:
+        complain(str(error))
+        sys.exit(REFUSED)
+    except OSError as error:
+        # What reaches this place is the machine's state: a cache folder that cannot be written,
+        # a disk that is full. Results go through errors of their own.
+        if error.errno is None:
+            raise
+        complain(f"{error.filename or 'the system'}: {os.strerror(error.errno)}")
+        sys.exit(REFUSED)
+    except KeyboardInterrupt:
+        if arguments[:1] in (["run"], ["tune"], ["import-weights"]):
+            again = shlex.join(["bench", *(part for part in arguments if part != "--force")])
+            complain(f"interrupted; what is finished is kept, resume with: {again}")
+        else:
+            complain("interrupted")
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,76 @@
+"""Options that several commands share, and what they mean as values."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.errors import BenchError
+
+DONE, REFUSED, FAILED, INTERRUPTED = 0, 2, 1, 130
+
+
+class Device(StrEnum):
+    """Where networks can run."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+ResultsOption = Annotated[
+    Path, typer.Option("--results", help="Results folder.", envvar="SPOTBENCH_RESULTS")
+]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option("--data-root", help="Folder of the dataset's files.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+DatasetOption = Annotated[
+    str, typer.Option("--dataset", "-d", help="Dataset name, or the path of a card.")
+]
+StoredProtocolOption = Annotated[
+    str | None,
+    typer.Option("--protocol", "-p", help="Protocol.", show_default="all that have runs"),
+]
+MethodOption = Annotated[str, typer.Option("--method", "-m", help="Name of a method.")]
+FoldsOption = Annotated[
+    str | None, typer.Option(help="Folds to run, such as 0,2.", show_default="all")
+]
+PresetOption = Annotated[
+    str, typer.Option(help="authors' settings, or quick ones for machines without a GPU.")
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; METHOD.KEY for one."),
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI|none",
+        help="MLflow tracking URI.",
+        show_default="$MLFLOW_TRACKING_URI or SQLite in the results folder",
+    ),
+]
+ProtocolOption = Annotated[
+    str, typer.Option("--protocol", "-p", help="strict, published, or the path of a YAML file.")
+]
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """Names of a comma list, none of nothing."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def numbers(text: str | None) -> tuple[int, ...] | None:
+    """Fold numbers of a comma list; None where none was typed."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise BenchError(f"--folds '{text}': write fold numbers such as 0,2") from None

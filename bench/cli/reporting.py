@@ -1,0 +1,242 @@
+"""Commands that read results: tables, report, figures, genes; and ceiling and audit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import redirect_stdout
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli.options import (
+    FAILED,
+    DataRootOption,
+    DatasetOption,
+    JsonOption,
+    MethodOption,
+    ProtocolOption,
+    ResultsOption,
+    StoredProtocolOption,
+    names,
+)
+from bench.cli.terminal import terminal_width
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.store import StoredRun
+
+
+class TableFormat(StrEnum):
+    """How ``bench tables`` can print."""
+
+    text = "text"
+    csv = "csv"
+    markdown = "markdown"
+    latex = "latex"
+    json = "json"
+
+
+def _stored(results: Path, dataset: str, protocol: str | None) -> list[tuple[str, list[StoredRun]]]:
+    """Stored runs on a dataset, by protocol."""
+    from bench.errors import UnknownNameError
+    from bench.report.tables import newest
+    from bench.store import stored_names, stored_runs
+
+    stored = stored_names(results)
+    if not stored:
+        raise BenchError(f"{results}: no runs here; make some with 'bench run'")
+    if dataset not in stored:
+        raise UnknownNameError(f"dataset in {results}", dataset, stored)
+    if protocol is not None and protocol not in stored[dataset]:
+        raise UnknownNameError(f"protocol with runs on {dataset}", protocol, stored[dataset])
+    names = [protocol] if protocol else stored[dataset]
+    return [(name, newest(stored_runs(results, dataset, name))) for name in names]
+
+
+def tables_command(
+    dataset: DatasetOption,
+    protocol: StoredProtocolOption = None,
+    how: Annotated[TableFormat, typer.Option("--format", "-f", help="Format.")] = TableFormat.text,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Compare the methods pair by pair instead.")
+    ] = False,
+    with_published: Annotated[
+        bool, typer.Option("--with-published", help="Set ours beside published numbers instead.")
+    ] = False,
+    score: Annotated[
+        str, typer.Option(help="Score that --pairs compares.", metavar="NAME")
+    ] = "pcc_acg",
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Print the table of all stored runs on a dataset."""
+    from bench.errors import UnknownNameError
+    from bench.report.pairs import HIGHER_IS_BETTER, LOWER_IS_BETTER, render_pairs
+    from bench.report.published import render_published
+    from bench.report.tables import render
+
+    if pairs and with_published:
+        raise BenchError("--pairs and --with-published are two tables; ask for one")
+    if score not in (known := (*HIGHER_IS_BETTER, *LOWER_IS_BETTER)):
+        raise UnknownNameError("score", score, known)
+
+    found = _stored(results, dataset, protocol)
+    if len(found) > 1 and how in {TableFormat.csv, TableFormat.json}:
+        names = ", ".join(name for name, _ in found)
+        raise BenchError(f"{dataset} has runs under protocols {names}; name one with --protocol")
+    for name, runs in found:
+        title = f"{dataset}, protocol {name}"
+        if pairs:
+            text = render_pairs(runs, how.value, score=score, title=title)
+        elif with_published:
+            text = render_published(runs, dataset, name, how.value, title=title)
+        else:
+            text = render(runs, how.value, title=title, width=terminal_width())
+        typer.echo(text, nl=how is TableFormat.text)
+
+
+def report_command(
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="Dataset.", show_default="all that have runs"),
+    ] = None,
+    protocol: StoredProtocolOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file.", show_default="report.html in the results")
+    ] = None,
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Write one HTML page of the stored runs: tables, figures, maps of genes, settings."""
+    from bench.report.page import stored_comparisons, write_page
+
+    comparisons = stored_comparisons(results, dataset, protocol)
+    typer.echo(write_page(results, out or results / "report.html", comparisons))
+
+
+def figures_command(
+    dataset: DatasetOption,
+    protocol: StoredProtocolOption = None,
+    sections: Annotated[
+        str | None, typer.Option("--section", help="Sections to map, comma-separated.")
+    ] = None,
+    genes: Annotated[
+        str | None, typer.Option("--gene", help="Genes to map, comma-separated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the figures.", show_default="in the results")
+    ] = None,
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Draw the stored runs on a dataset: scores, genes, ranks, cost, maps, domains."""
+    from bench.report.drawing import draw_figures
+
+    for name, runs in _stored(results, dataset, protocol):
+        folder = (out or results / "figures" / dataset) / name
+        written = draw_figures(runs, folder, sections=names(sections), genes=names(genes))
+        for path in written:
+            typer.echo(path)
+
+
+def genes_command(
+    dataset: DatasetOption,
+    method: MethodOption,
+    protocol: StoredProtocolOption = None,
+    how: Annotated[TableFormat, typer.Option("--format", "-f", help="Format.")] = TableFormat.text,
+    top: Annotated[int, typer.Option(min=1, help="Best-predicted genes to list and test.")] = 50,
+    gmt: Annotated[
+        Path | None,
+        typer.Option(help="Gene sets to test for, in GMT format.", show_default="marker genes"),
+    ] = None,
+    enriched: Annotated[
+        bool, typer.Option("--enriched", help="Gene sets over-represented among the best instead.")
+    ] = False,
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Rank the genes a method predicts, and test which gene sets the best ones belong to."""
+    from bench.errors import UnknownNameError
+    from bench.report.genes import render_genes, render_sets
+
+    for name, runs in _stored(results, dataset, protocol):
+        chosen = [run for run in runs if run.facts["label"] == method and run.done]
+        if not chosen:
+            labels = sorted({run.facts["label"] for run in runs if run.done})
+            raise UnknownNameError(f"method with finished folds under {name}", method, labels)
+        for run in chosen:
+            title = f"{method} on {dataset}, protocol {name}, preset {run.facts['preset']}"
+            if enriched:
+                text = render_sets(run, how.value, top=top, gmt=gmt, title=title)
+            else:
+                text = render_genes(run, how.value, top=top, title=title)
+            typer.echo(text, nl=how is TableFormat.text)
+
+
+def ceiling_command(
+    dataset: DatasetOption,
+    protocol: ProtocolOption = "strict",
+    how: Annotated[TableFormat, typer.Option("--format", "-f", help="Format.")] = TableFormat.text,
+    genes: Annotated[bool, typer.Option("--genes", help="One row a gene and section.")] = False,
+    data_root: DataRootOption = None,
+) -> None:
+    """Show the highest PCC that counting noise leaves to be had, by section."""
+    from bench.execute.ceilings import gene_ceilings, section_ceilings
+    from bench.execute.plan import divide
+    from bench.protocol.rules import find_protocol
+    from bench.registry import dataset_card
+    from bench.report.tables import rounded, write_table
+
+    rules = find_protocol(protocol)
+    card = dataset_card(dataset)
+    opened, folds, panel = divide(card, rules, data_root, images=False)
+    with redirect_stdout(sys.stderr):
+        by_gene = gene_ceilings(opened, folds, rules, panel)
+    table = by_gene if genes else section_ceilings(by_gene)
+    notes = [
+        "From counts split in two halves, their correlation taken to full depth; what both halves"
+        " share, such as a spot's depth, counts as signal, so the ceiling is an upper one."
+    ]
+    title = f"{card.name}, protocol {rules.name}: noise ceiling of the PCC"
+    text = write_table(table, rounded(table), notes, how.value, title=title)
+    typer.echo(text, nl=how is TableFormat.text)
+
+
+def audit_command(
+    dataset: DatasetOption,
+    protocol: ProtocolOption = "strict",
+    data_root: DataRootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for what the folds and rules let slip from the test side to the training side."""
+    from bench.execute.audits import full_audit
+    from bench.protocol.rules import find_protocol
+    from bench.registry import dataset_card
+
+    rules = find_protocol(protocol)
+    card = dataset_card(dataset)
+    folds, with_images, findings = full_audit(card, rules, data_root)
+    if as_json:
+        content = {
+            "dataset": card.name,
+            "protocol": rules.name,
+            "folds_hash": folds.hash,
+            "sections": list(folds.patients),
+            "sections_with_image": with_images,
+            "findings": [vars(finding) for finding in findings],
+        }
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        typer.echo(
+            f"{card.name}, protocol {rules.name}: {len(folds.patients)} sections,"
+            f" {len(with_images)} of them with an image, {len(folds.folds)} folds"
+        )
+        for finding in findings:
+            mark = "FORBIDDEN" if finding.forbidden else "allowed  "
+            typer.echo(f"{mark}  {finding.title}: {finding.message}")
+        if not findings:
+            typer.echo(
+                "nothing found: no patient, image, spot or count vector is on both sides, and no"
+                " rule reads the test sections"
+            )
+    if any(finding.forbidden for finding in findings):
+        raise typer.Exit(FAILED)

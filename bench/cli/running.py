@@ -1,0 +1,282 @@
+"""Commands that make results: run, tune, import-weights."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.options import (
+    FAILED,
+    DataRootOption,
+    DatasetOption,
+    Device,
+    FoldsOption,
+    JsonOption,
+    MethodOption,
+    PresetOption,
+    ProtocolOption,
+    ResultsOption,
+    SettingsOption,
+    TrackingOption,
+    names,
+    numbers,
+)
+from bench.cli.terminal import complain, terminal_width
+from bench.errors import BenchError
+from bench.tune.choices import Budget, Pruner, Sampler, Score
+
+if TYPE_CHECKING:
+    from bench.comparison import Outcome
+    from bench.execute.plan import Request
+
+
+def run_command(
+    dataset: DatasetOption,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", "-m", help="Methods, comma-separated; see 'bench list'."),
+    ] = None,
+    protocol: ProtocolOption = "strict",
+    folds: FoldsOption = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="authors' settings, or quick ones for machines without a GPU.",
+            show_default="authors",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of a method's settings, as 'bench tune' writes them."),
+    ] = None,
+    settings: SettingsOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where networks run.")] = Device.auto,
+    data_root: DataRootOption = None,
+    results: ResultsOption = Path("results"),
+    tracking: TrackingOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Redo finished folds.")] = False,
+    no_oracles: Annotated[
+        bool, typer.Option("--no-oracles", help="Leave out the row of the depth oracle.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run methods on a dataset; finished folds are kept, so the same call resumes."""
+    from bench.execute.entrants import read_settings
+
+    methods, pairs = names(method), settings or []
+    if config is not None:
+        named, written_for, found = read_settings(config)
+        methods = methods or (named,)
+        preset, pairs = preset or written_for, [*found, *pairs]
+    if not methods:
+        raise BenchError(
+            "no method named; see 'bench list methods', or name a settings file with --config"
+        )
+    request = _request(
+        folds,
+        pairs,
+        device,
+        methods=methods,
+        dataset=dataset,
+        protocol=protocol,
+        preset=preset or "authors",
+        seed=seed,
+        data_root=data_root,
+        results=results,
+        force=force,
+        oracles=not no_oracles,
+    )
+    _carry_out(request, tracking, as_json)
+
+
+def tune_command(
+    method: Annotated[str, typer.Option("--method", "-m", help="Methods, comma-separated.")],
+    dataset: DatasetOption,
+    protocol: ProtocolOption = "strict",
+    folds: Annotated[
+        str | None, typer.Option(help="Outer folds, such as 0,2.", show_default="all")
+    ] = None,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Trials of each study: a method on an outer fold.")
+    ] = 50,
+    timeout: Annotated[
+        str | None,
+        typer.Option(help="Time of the trials of each study, such as 2h.", show_default="none"),
+    ] = None,
+    budget: Annotated[
+        Budget,
+        typer.Option(help="What is equal for all methods: trials and time, or time alone."),
+    ] = Budget.equal,
+    objective: Annotated[
+        Score, typer.Option(help="Score on the inner folds that is optimised.")
+    ] = Score.pcc_acg,
+    inner_folds: Annotated[
+        int, typer.Option(min=2, help="Inner folds at most, made of the training patients.")
+    ] = 3,
+    sampler: Annotated[Sampler, typer.Option(help="How settings are suggested.")] = Sampler.tpe,
+    pruner: Annotated[Pruner, typer.Option(help="How trials are ended early.")] = Pruner.hyperband,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")] = 1,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Database of the trials, such as postgresql+psycopg://user@host/name.",
+            show_default="a journal file in the results",
+        ),
+    ] = None,
+    preset: PresetOption = "authors",
+    settings: SettingsOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where networks run.")] = Device.auto,
+    data_root: DataRootOption = None,
+    results: ResultsOption = Path("results"),
+    tracking: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tune methods on the training sections of each fold, then score the best once on its test.
+
+    The same call goes on after an interruption, and a second one beside it shares the work.
+    --set fixes a setting.
+    """
+    from bench.tune.progress import TerminalTuningWatcher
+    from bench.tune.request import TuneRequest, equal_budget, read_seconds
+    from bench.tune.tuning import refit, tune
+
+    request = equal_budget(
+        TuneRequest(
+            run=_request(
+                folds,
+                settings,
+                device,
+                methods=names(method),
+                dataset=dataset,
+                protocol=protocol,
+                preset=preset,
+                seed=seed,
+                data_root=data_root,
+                results=results,
+            ),
+            trials=trials,
+            timeout=read_seconds(timeout) if timeout else None,
+            jobs=jobs,
+            storage=storage,
+            sampler=sampler,
+            pruner=pruner,
+            objective=objective,
+            inner_folds=inner_folds,
+        ),
+        budget,
+    )
+    with redirect_stdout(sys.stderr), TerminalTuningWatcher() as watcher:
+        found, failed = tune(request, watcher)
+        outcomes = refit(request, found, tracking=tracking, watcher=watcher) if found else []
+    if outcomes:
+        _print_tuned(outcomes, as_json)
+    for one in failed:
+        complain(f"{one.method}, fold {one.fold}: no trial gave a value; {'; '.join(one.reasons)}")
+    if failed or any(outcome.failures for outcome in outcomes):
+        raise typer.Exit(FAILED)
+
+
+def _print_tuned(outcomes: list[Outcome], as_json: bool) -> None:
+    from bench.report.pairs import tuned_pairs, write_pairs
+    from bench.report.tables import render
+
+    runs = [run for outcome in outcomes for run in outcome.runs]
+    plan = outcomes[0].plan
+    pairs = tuned_pairs(runs)
+    title = f"{plan.dataset.card.name}, protocol {plan.protocol.name}, folds {plan.folds.hash[:12]}"
+    if as_json:
+        content = json.loads(render(runs, "json"))
+        content["pairs"] = json.loads(write_pairs(pairs, "json"))["rows"]
+        typer.echo(json.dumps(content, indent=2))
+        return
+    typer.echo(f"\n{render(runs, 'text', title=title, width=terminal_width())}")
+    typer.echo(write_pairs(pairs, "text", title="Tuned against default, on the test sections"))
+
+
+def import_weights_command(
+    method: MethodOption,
+    dataset: DatasetOption,
+    checkpoint: Annotated[
+        Path, typer.Option("--checkpoint", "-c", help="Checkpoint as the method's authors save it.")
+    ],
+    protocol: ProtocolOption = "strict",
+    folds: FoldsOption = None,
+    preset: PresetOption = "authors",
+    settings: SettingsOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where networks run.")] = Device.auto,
+    data_root: DataRootOption = None,
+    results: ResultsOption = Path("results"),
+    tracking: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a run out of a released checkpoint: nothing is trained, all else is as in 'bench run'.
+
+    Nothing in the file is executed. A checkpoint belongs to one training set: name the fold
+    that it was held out of with --folds.
+    """
+    request = _request(
+        folds,
+        settings,
+        device,
+        methods=(method,),
+        dataset=dataset,
+        protocol=protocol,
+        preset=preset,
+        seed=seed,
+        data_root=data_root,
+        results=results,
+        checkpoint=checkpoint,
+        oracles=False,
+    )
+    _carry_out(request, tracking, as_json)
+
+
+def _request(
+    folds: str | None, settings: Sequence[str] | None, device: Device, **options: Any
+) -> Request:
+    """A request from options as they were typed."""
+    from bench.execute.plan import Request
+
+    return Request(
+        folds=numbers(folds), settings=tuple(settings or ()), device=device.value, **options
+    )
+
+
+def _carry_out(request: Request, tracking: str | None, as_json: bool) -> None:
+    from bench.comparison import carry_out
+    from bench.progress import TerminalWatcher
+
+    # Libraries and methods may print; standard output is for the table alone.
+    with redirect_stdout(sys.stderr), TerminalWatcher() as watcher:
+        outcome = carry_out(request, tracking=tracking, watcher=watcher)
+    _print_outcome(outcome, as_json)
+    if outcome.failures:
+        raise typer.Exit(FAILED)
+
+
+def _print_outcome(outcome: Outcome, as_json: bool) -> None:
+    from bench.report.tables import render
+
+    if as_json:
+        content = json.loads(render(outcome.runs, "json"))
+        content["failures"] = [vars(failure) for failure in outcome.failures]
+        content["left_out"] = dict(outcome.plan.dataset.left_out)
+        typer.echo(json.dumps(content, indent=2))
+        return
+    title = f"{outcome.plan.dataset.card.name}, protocol {outcome.plan.protocol.name}"
+    title += f", folds {outcome.plan.folds.hash[:12]}"
+    typer.echo("\n" + render(outcome.runs, "text", title=title, width=terminal_width()))
+    for failure in outcome.failures:
+        run = next(r for r in outcome.plan.runs if r.entrant.label == failure.label)
+        where = run.folder.fold(failure.fold).path / "failure.txt"
+        complain(f"{failure.label}, fold {failure.fold} failed: {failure.reason} (see {where})")

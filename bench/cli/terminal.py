@@ -1,0 +1,32 @@
+"""What the commands say on the terminal."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import typer
+
+
+def terminal_width() -> int:
+    """Characters a line, 0 where the output is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
+def print_rows(title: str, rows: list[dict[str, str]]) -> None:
+    """Print a table whose columns are the keys of its rows."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
+    for name in rows[0] if rows else []:
+        table.add_column(name, overflow="fold", no_wrap=name in {"name", "section"})
+    for row in rows:
+        table.add_row(*row.values())
+    Console(highlight=False).print(table)
+
+
+def complain(message: str) -> None:
+    """Say on standard error what is wrong."""
+    typer.echo(f"bench: {message}", err=True)
