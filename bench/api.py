@@ -1,6 +1,7 @@
 """All that the author of a method or of a dataset's reader imports."""
 
-from bench.data.parsing import read_bytes, read_table
+from bench.data.card import DatasetCard
+from bench.data.parsing import read_bytes, read_counts, read_table
 from bench.data.views import Slide, TrainingData, TrainingSection
 from bench.errors import BenchError, ConfigError, DataError, TrainingError
 from bench.files import atomic_write
@@ -11,6 +12,7 @@ __all__ = [
     "ConfigError",
     "Context",
     "DataError",
+    "DatasetCard",
     "Method",
     "MethodConfig",
     "Slide",
@@ -19,5 +21,6 @@ __all__ = [
     "TrainingSection",
     "atomic_write",
     "read_bytes",
+    "read_counts",
     "read_table",
 ]

@@ -15,12 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv
 import scipy.sparse as sp
 from anndata import AnnData
 
-from bench.api import DataError, read_bytes, read_table
+from bench.api import DataError, read_counts, read_table
 
 ROLES = ("counts", "spots")
 """Files without which a section cannot be read."""
@@ -77,64 +75,14 @@ def read(files: Mapping[str, Path]) -> AnnData:
 
 
 def _read_counts(path: Path) -> tuple[sp.csr_matrix, list[tuple[int, int]], list[str]]:
-    content = read_bytes(path)
-    header, newline, _ = content.partition(b"\n")
-    if not newline:
-        raise DataError(f"{path}: empty, a header and at least one spot are needed")
-    try:
-        genes = header.decode("utf-8").rstrip("\r").split("\t")[1:]
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: the header is not UTF-8 text") from None
-    seen: set[str] = set()
-    for gene in genes:
-        if gene in seen:
-            raise DataError(f"{path}: gene '{gene}' occurs more than once")
-        seen.add(gene)
-    try:
-        table = pa.csv.read_csv(
-            pa.BufferReader(content),
-            read_options=pa.csv.ReadOptions(
-                skip_rows=1,
-                column_names=["", *genes],
-                block_size=min(max(len(content), 1), (1 << 31) - 1),
-            ),
-            parse_options=pa.csv.ParseOptions(delimiter="\t", quote_char=False),
-            convert_options=pa.csv.ConvertOptions(
-                column_types={"": pa.string()},
-                null_values=["", "NA", "NaN", "nan"],
-                auto_dict_encode=False,
-            ),
-        )
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        first = str(error).splitlines()[0][:160]
-        raise DataError(f"{path}: not a table of counts ({first})") from error
-    matrix = np.empty((table.num_rows, len(genes)), dtype=np.int32)
-    for column, gene in enumerate(genes):
-        matrix[:, column] = _counts_of(table.column(column + 1), gene, path)
+    counts, names, genes = read_counts(path)
     spots = []
-    for name in table.column(0).to_pylist():
-        match = _SPOT.fullmatch(name or "")
+    for name in names:
+        match = _SPOT.fullmatch(name)
         if not match:
-            raise DataError(f"{path}: '{str(name)[:40]}' is not a spot name like '10x16'")
+            raise DataError(f"{path}: '{name[:40]}' is not a spot name like '10x16'")
         spots.append((int(match[1]), int(match[2])))
-    return sp.csr_matrix(matrix), spots, genes
-
-
-def _counts_of(column: pa.ChunkedArray, gene: str, path: Path) -> np.ndarray:
-    if column.null_count:
-        raise DataError(f"{path}: gene '{gene}' has a missing value (NaN)")
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise DataError(f"{path}: gene '{gene}' has a value that is not a number")
-    values = column.to_numpy()
-    if not np.isfinite(values).all():
-        raise DataError(f"{path}: gene '{gene}' has a value that is not finite")
-    if values.size and values.min() < 0:
-        raise DataError(f"{path}: gene '{gene}' has a negative count")
-    if np.any(values != np.rint(values)):
-        raise DataError(f"{path}: gene '{gene}' has a fractional count; raw counts are needed")
-    if values.size and values.max() > np.iinfo(np.int32).max:
-        raise DataError(f"{path}: gene '{gene}' has a count beyond 2^31")
-    return values
+    return counts, spots, genes
 
 
 def _by_array_position(table: pd.DataFrame, path: Path) -> pd.DataFrame:

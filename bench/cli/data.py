@@ -46,7 +46,7 @@ def show_command(
                 "section": section.name,
                 "patient": section.patient,
                 "spots": str(section.spots or "-"),
-                "um/px": f"{section.micrometres_per_pixel or card.micrometres_per_pixel:.3f}",
+                "um/px": f"{scale:.3f}" if (scale := card.scale(section)) else "-",
                 "labels": "yes" if "labels" in section.files else "-",
                 "missing": ", ".join(missing) or "-",
             }

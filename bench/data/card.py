@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -133,6 +133,20 @@ class SectionCard(_Card):
     micrometres_per_pixel: float | None = Field(default=None, gt=0)
     image_scale: float = Field(default=1.0, gt=0, le=1)
 
+    def replaced(self, files: Mapping[str, Mapping[str, Any]], *, where: str) -> SectionCard:
+        """The same section with other file cards in some roles.
+
+        Raises
+        ------
+        DataError
+            A file card breaks the schema, such as a path that leaves the data folder.
+        """
+        try:
+            new = {role: FileCard.model_validate(dict(file)) for role, file in files.items()}
+        except ValidationError as error:
+            raise DataError(f"{where}: section {self.name}: {first_fault(error)}") from error
+        return self.model_copy(update={"files": {**self.files, **new}})
+
 
 class PanelCard(_Card):
     """A named gene list: its published file, and the same list as plain text.
@@ -167,6 +181,11 @@ class DatasetCard(_Card):
         Other datasets that some of the same patients may be in, and why one thinks so.
     folder
         Data folder of a user's own dataset.
+    micrometres_per_pixel
+        Scale of the pixels that spots are placed in. Where neither the card nor the section names
+        it, it is ``spot_pitch_micrometres`` over the pitch of the section's spots.
+    spot_pitch_micrometres, spot_diameter_micrometres
+        Of the array.
     published_order, published_panel
         Sections and gene list of the published protocol.
     """
@@ -189,7 +208,8 @@ class DatasetCard(_Card):
     note: str = ""
     generator: Module | None = None
     patch_pixels: int = Field(ge=8, le=4096)
-    micrometres_per_pixel: float = Field(gt=0)
+    micrometres_per_pixel: float | None = Field(default=None, gt=0)
+    spot_pitch_micrometres: float | None = Field(default=None, gt=0)
     spot_diameter_micrometres: float = Field(gt=0)
     max_image_pixels: int = Field(ge=1)
     sections: tuple[SectionCard, ...] = Field(min_length=1)
@@ -207,6 +227,11 @@ class DatasetCard(_Card):
             raise ValueError(f"published_order names unknown sections {sorted(unknown)}")
         if len(set(self.published_order)) != len(self.published_order):
             raise ValueError("published_order names a section twice")
+        unscaled = [section.name for section in self.sections if self.scale(section) is None]
+        if unscaled and self.spot_pitch_micrometres is None:
+            raise ValueError(
+                f"section {unscaled[0]}: name micrometres_per_pixel, or spot_pitch_micrometres"
+            )
         for file in (file for section in self.sections for file in section.files.values()):
             if file.archive is not None and file.archive not in self.archives:
                 raise ValueError(f"{file.path} names an unknown archive '{file.archive}'")
@@ -220,6 +245,10 @@ class DatasetCard(_Card):
     def patients(self) -> tuple[str, ...]:
         """Patients in the order in which the sections name them."""
         return tuple(dict.fromkeys(section.patient for section in self.sections))
+
+    def scale(self, section: SectionCard) -> float | None:
+        """Micrometres a pixel that the spots of a section are placed in; None: from their pitch."""
+        return section.micrometres_per_pixel or self.micrometres_per_pixel
 
     def url(self, file: FileCard) -> str | None:
         """Address a file can be fetched from, where the card knows one."""

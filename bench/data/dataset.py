@@ -15,6 +15,7 @@ import platformdirs
 from cachetools import LRUCache
 from filelock import FileLock
 
+from bench.data import parsing
 from bench.data.card import DatasetCard, SectionCard
 from bench.data.section import Section, load_section
 from bench.errors import DataError
@@ -84,7 +85,7 @@ class Dataset:
             card = self.card.section(name)
             sections[name] = {
                 "patient": card.patient,
-                "scale": card.micrometres_per_pixel or self.card.micrometres_per_pixel,
+                "scale": self.card.scale(card),
                 "image_scale": card.image_scale,
                 "files": {role: value for role, value in hashes.items() if role not in without},
             }
@@ -92,7 +93,7 @@ class Dataset:
         return canonical_hash(
             {
                 "name": self.card.name,
-                "reader": source_hash(_source(self.card.reader)),
+                "reader": source_hash(_source(self.card.reader), Path(parsing.__file__)),
                 "patch_pixels": self.card.patch_pixels,
                 "panels": panels,
                 "sections": sections,

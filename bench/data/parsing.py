@@ -10,11 +10,15 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bench.errors import DataError
 from bench.files import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
+    import scipy.sparse as sp
 
 _GZIP_MAGIC = b"\x1f\x8b"
 MAX_BYTES = 2 << 30
@@ -119,3 +123,77 @@ def read_table(
         except (ValueError, TypeError):
             raise DataError(f"{path}: column '{column}' is not numeric") from None
     return table
+
+
+def read_counts(path: Path) -> tuple[sp.csr_matrix, list[str], list[str]]:
+    """Tab-separated counts, a spot a row and a gene a column, plain or gzip-compressed.
+
+    Returns
+    -------
+    tuple
+        Counts (spots, genes) as CSR int32, names of the rows, names of the columns.
+
+    Raises
+    ------
+    DataError
+        Unreadable, a gene twice, or something that is no count.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+    import scipy.sparse as sp
+
+    content = read_bytes(path)
+    header, newline, _ = content.partition(b"\n")
+    if not newline:
+        raise DataError(f"{path}: empty, a header and at least one spot are needed")
+    try:
+        genes = header.decode("utf-8").rstrip("\r").split("\t")[1:]
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: the header is not UTF-8 text") from None
+    seen: set[str] = set()
+    for gene in genes:
+        if gene in seen:
+            raise DataError(f"{path}: gene '{gene}' occurs more than once")
+        seen.add(gene)
+    try:
+        table = pa.csv.read_csv(
+            pa.BufferReader(content),
+            read_options=pa.csv.ReadOptions(
+                skip_rows=1,
+                column_names=["", *genes],
+                block_size=min(max(len(content), 1), (1 << 31) - 1),
+            ),
+            parse_options=pa.csv.ParseOptions(delimiter="\t", quote_char=False),
+            convert_options=pa.csv.ConvertOptions(
+                column_types={"": pa.string()},
+                null_values=["", "NA", "NaN", "nan"],
+                auto_dict_encode=False,
+            ),
+        )
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        first = str(error).splitlines()[0][:160]
+        raise DataError(f"{path}: not a table of counts ({first})") from error
+    matrix = np.empty((table.num_rows, len(genes)), dtype=np.int32)
+    for column, gene in enumerate(genes):
+        matrix[:, column] = _counts_of(table.column(column + 1), gene, path)
+    spots = [name or "" for name in table.column(0).to_pylist()]
+    return sp.csr_matrix(matrix), spots, genes
+
+
+def _counts_of(column: pa.ChunkedArray, gene: str, path: Path) -> np.ndarray:
+    if column.null_count:
+        raise DataError(f"{path}: gene '{gene}' has a missing value (NaN)")
+    import pyarrow as pa
+
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise DataError(f"{path}: gene '{gene}' has a value that is not a number")
+    values = column.to_numpy()
+    if not np.isfinite(values).all():
+        raise DataError(f"{path}: gene '{gene}' has a value that is not finite")
+    if values.size and values.min() < 0:
+        raise DataError(f"{path}: gene '{gene}' has a negative count")
+    if np.any(values != np.rint(values)):
+        raise DataError(f"{path}: gene '{gene}' has a fractional count; raw counts are needed")
+    if values.size and values.max() > np.iinfo(np.int32).max:
+        raise DataError(f"{path}: gene '{gene}' has a count beyond 2^31")
+    return values

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from bench.data import parsing
 from bench.data.card import DatasetCard, SectionCard, join_names
 from bench.data.image import image_size
+from bench.data.pitch import spot_pitch
 from bench.errors import DataError
 from bench.files import (
     atomic_write,
@@ -139,7 +140,7 @@ def load_section(
         extent = (width / section.image_scale, height / section.image_scale)
         adata, dropped = drop_outside(adata, *extent, f"section {section.name}", image)
         check_enough_spots(adata, f"section {section.name}, inside its image")
-    scale = section.micrometres_per_pixel or card.micrometres_per_pixel
+    scale = card.scale(section) or _measured_scale(adata, card)
     adata.uns["spatial"] = {
         section.name: {
             "images": {},
@@ -162,6 +163,12 @@ def load_section(
         image_scale=section.image_scale,
         dropped_spots=dropped,
     )
+
+
+def _measured_scale(adata: AnnData, card: DatasetCard) -> float:
+    assert card.spot_pitch_micrometres is not None  # a card names one or the other
+    array_xy = adata.obs[["array_col", "array_row"]].to_numpy()
+    return card.spot_pitch_micrometres / spot_pitch(array_xy, np.asarray(adata.obsm["spatial"]))
 
 
 def _hash_of(cached: Path) -> Path:

@@ -1,0 +1,56 @@
+"""The grid of a spatial array: how far apart its spots are in the image, and so its scale."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.errors import DataError
+
+HEXAGONAL_ROWS = np.sqrt(3) / 2
+"""Distance of two rows of a hexagonal array in pitches."""
+
+
+def spot_pitch(array_xy: np.ndarray, spatial: np.ndarray) -> float:
+    """Distance of neighbouring spots, from a linear fit of pixel on array coordinates.
+
+    A hexagonal array, as Visium's, is known by its coordinates: column and row of a spot are
+    both even or both odd, and neighbours in a row are two columns apart.
+
+    Parameters
+    ----------
+    array_xy
+        (spots, 2) array coordinates (column, row).
+    spatial
+        (spots, 2) pixel (x, y).
+
+    Returns
+    -------
+    float
+        Pixels.
+
+    Raises
+    ------
+    DataError
+        All spots lie in one line, or in one place: no grid can be told from them.
+    """
+    columns, rows = np.asarray(array_xy, dtype=np.float64).T
+    design = np.column_stack([columns, rows, np.ones(len(columns))])
+    centred = design[:, :2] - design[:, :2].mean(axis=0)
+    if len(design) < 3 or np.linalg.matrix_rank(centred) < 2:
+        raise DataError("the spots lie in one line of the array; their pitch cannot be measured")
+    (along, across), _ = np.split(np.linalg.lstsq(design, spatial, rcond=None)[0], [2])
+    column, row = float(np.hypot(*along)), float(np.hypot(*across))
+    if is_hexagonal(array_xy):
+        column, row = 2 * column, row / HEXAGONAL_ROWS
+    if not (np.isfinite([column, row]).all() and min(column, row) > 0):
+        raise DataError("the spots have no measurable pitch in the image")
+    return (column + row) / 2
+
+
+def is_hexagonal(array_xy: np.ndarray) -> bool:
+    """Whether array coordinates (spots, 2) are those of a hexagonal array: see `spot_pitch`."""
+    array_xy = np.asarray(array_xy)
+    parity = array_xy.sum(axis=1) % 2
+    odd = array_xy[:, 1] % 2
+    # A square array that happens to have even sums alone would have no neighbours in a row.
+    return bool((parity == parity[0]).all() and len(np.unique(odd)) > 1)
