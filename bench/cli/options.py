@@ -56,6 +56,22 @@ TrackingOption = Annotated[
         show_default="$MLFLOW_TRACKING_URI or SQLite in the results folder",
     ),
 ]
+PanelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="Genes: hvg, svg or expressed, as in svg:500; a list of the card; a file of symbols.",
+        show_default="the protocol's",
+    ),
+]
+AliasesOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Table of gene symbols, such as HGNC's; genes go by the approved ones.",
+        show_default="none",
+    ),
+]
 ProtocolOption = Annotated[
     str, typer.Option("--protocol", "-p", help="strict, published, or the path of a YAML file.")
 ]

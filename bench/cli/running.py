@@ -13,12 +13,14 @@ import typer
 
 from bench.cli.options import (
     FAILED,
+    AliasesOption,
     DataRootOption,
     DatasetOption,
     Device,
     FoldsOption,
     JsonOption,
     MethodOption,
+    PanelOption,
     PresetOption,
     ProtocolOption,
     ResultsOption,
@@ -43,6 +45,8 @@ def run_command(
         typer.Option("--method", "-m", help="Methods, comma-separated; see 'bench list'."),
     ] = None,
     protocol: ProtocolOption = "strict",
+    panel: PanelOption = None,
+    aliases: AliasesOption = None,
     folds: FoldsOption = None,
     preset: Annotated[
         str | None,
@@ -86,6 +90,8 @@ def run_command(
         methods=methods,
         dataset=dataset,
         protocol=protocol,
+        panel=panel,
+        aliases=aliases,
         preset=preset or "authors",
         seed=seed,
         data_root=data_root,
@@ -100,6 +106,8 @@ def tune_command(
     method: Annotated[str, typer.Option("--method", "-m", help="Methods, comma-separated.")],
     dataset: DatasetOption,
     protocol: ProtocolOption = "strict",
+    panel: PanelOption = None,
+    aliases: AliasesOption = None,
     folds: Annotated[
         str | None, typer.Option(help="Outer folds, such as 0,2.", show_default="all")
     ] = None,
@@ -158,6 +166,8 @@ def tune_command(
                 methods=names(method),
                 dataset=dataset,
                 protocol=protocol,
+                panel=panel,
+                aliases=aliases,
                 preset=preset,
                 seed=seed,
                 data_root=data_root,
@@ -209,6 +219,8 @@ def import_weights_command(
         Path, typer.Option("--checkpoint", "-c", help="Checkpoint as the method's authors save it.")
     ],
     protocol: ProtocolOption = "strict",
+    panel: PanelOption = None,
+    aliases: AliasesOption = None,
     folds: FoldsOption = None,
     preset: PresetOption = "authors",
     settings: SettingsOption = None,
@@ -231,6 +243,8 @@ def import_weights_command(
         methods=(method,),
         dataset=dataset,
         protocol=protocol,
+        panel=panel,
+        aliases=aliases,
         preset=preset,
         seed=seed,
         data_root=data_root,

@@ -16,7 +16,9 @@ from cachetools import LRUCache
 from filelock import FileLock
 
 from bench.data import parsing
+from bench.data.aliases import Aliases, read_aliases
 from bench.data.card import DatasetCard, SectionCard
+from bench.data.lock import locked
 from bench.data.section import Section, load_section
 from bench.errors import DataError
 from bench.files import cache_folder, canonical_hash, source_hash, write_json
@@ -39,12 +41,15 @@ class Dataset:
         Section name to role to ``algorithm:hex``; the roles in use, in the order of folds.
     left_out
         Section name to the reason why it is not used.
+    aliases
+        Genes of the sections are named by these, where given.
     """
 
     card: DatasetCard
     root: Path
     hashes: Mapping[str, Mapping[str, str]]
     left_out: Mapping[str, str]
+    aliases: Aliases | None = None
 
     def __iter__(self) -> Iterator[Section]:
         """Read the usable sections one by one."""
@@ -61,9 +66,12 @@ class Dataset:
             reason = self.left_out.get(name, "not part of this selection")
             raise DataError(f"section {name} of {self.card.name} is not usable: {reason}")
         hashes = self.hashes[name]
-        key = (self.root, self.card.model_dump_json(), name, json.dumps(dict(hashes)))
+        spelling = self.aliases.sha256 if self.aliases else ""
+        key = (self.root, self.card.model_dump_json(), name, json.dumps(dict(hashes)) + spelling)
         if key not in _kept:
             found = load_section(self.card, self.card.section(name), self.root, hashes)
+            if self.aliases is not None:
+                found.adata.var_names = self.aliases.rename(list(found.adata.var_names))[0]
             if _bytes(found) > KEPT_BYTES:
                 return found
             _kept[key] = found
@@ -93,6 +101,7 @@ class Dataset:
         return canonical_hash(
             {
                 "name": self.card.name,
+                "aliases": self.aliases.sha256 if self.aliases else None,
                 "reader": source_hash(_source(self.card.reader), Path(parsing.__file__)),
                 "patch_pixels": self.card.patch_pixels,
                 "panels": panels,
@@ -123,21 +132,77 @@ def data_folder(card: DatasetCard, data_root: Path | None) -> Path:
     DataError
         The folder is missing; the message says what belongs there.
     """
-    if data_root is not None:
-        root = data_root
-    elif card.generator is not None:
+    if data_root is None and card.generator is not None:
         return _generated(card)
-    else:
-        chosen = os.environ.get("SPOTBENCH_DATA")
-        base = Path(chosen) if chosen else Path(platformdirs.user_data_dir("spotbench"))
-        root = base / card.name
+    root = chosen_folder(card, data_root)
     if not root.is_dir():
-        example = next(iter(card.sections[0].files.values()))
         raise DataError(
-            f"data folder {root} of {card.name} is missing; put the files of {card.source} there"
-            f" (such as {example.path}) or name their folder with --data-root"
+            f"data folder {root} of {card.name} is missing; {_how_to_get(card)} or name their"
+            " folder with --data-root"
         )
     return root
+
+
+def chosen_folder(card: DatasetCard, data_root: Path | None) -> Path:
+    """Folder that a dataset's files belong in, whether it is there or not."""
+    if data_root is not None:
+        return data_root
+    chosen = os.environ.get("SPOTBENCH_DATA")
+    base = Path(chosen) if chosen else Path(platformdirs.user_data_dir("spotbench"))
+    return base / card.name
+
+
+def _how_to_get(card: DatasetCard) -> str:
+    files = [file for section in card.sections for file in section.files.values()]
+    files += card.archives.values()
+    by_hand = [file for file in files if file.by_hand and not file.url]
+    where = ""
+    if by_hand:
+        where = f", get {by_hand[0].path} by hand ({by_hand[0].by_hand})"
+        where += f" and {len(by_hand) - 1} more," if len(by_hand) > 1 else ","
+    if card.base_url or card.listing or any(file.url for file in files):
+        return f"fetch the files with 'bench data get {card.name}'{where}"
+    if by_hand:
+        return f"'bench data get {card.name}' says which files to put there{where}"
+    return f"put the files of {card.source} there (such as {files[0].path})"
+
+
+def local_card(card: DatasetCard, root: Path) -> DatasetCard:
+    """The card as it holds on this machine.
+
+    Files are named by the card's index, where it has one, and hashes that the card does not name
+    come from the lock file.
+
+    Raises
+    ------
+    DataError
+        The index or the lock file is missing or damaged.
+    """
+    return locked(resolve_card(locked(card, root), root), root)
+
+
+def resolve_card(card: DatasetCard, root: Path) -> DatasetCard:
+    """The card with the files that its index names, as its reader's ``resolve`` reads them.
+
+    Raises
+    ------
+    DataError
+        The index is missing, differs from the card, or says nothing that the reader understands.
+    """
+    if card.index is None:
+        return card
+    path = root / card.index.path
+    if not path.is_file():
+        raise DataError(
+            f"{path}: file is missing, which says what the other files are called; fetch it with"
+            f" 'bench data get {card.name}'"
+        )
+    card.index.verify(path)
+    _source(card.reader)
+    resolve = getattr(importlib.import_module(f"bench.datasets.{card.reader}"), "resolve", None)
+    if resolve is None:
+        raise DataError(f"card {card.name}: reader {card.reader} has no 'resolve' for its index")
+    return cast("Callable[[DatasetCard, Path], DatasetCard]", resolve)(card, root)
 
 
 def _source(module: str) -> Path:
@@ -181,6 +246,7 @@ def open_dataset(
     *,
     images: bool = True,
     names: Sequence[str] | None = None,
+    aliases: Path | None = None,
 ) -> Dataset:
     """Verify the files of a dataset and say which sections can be used.
 
@@ -198,6 +264,8 @@ def open_dataset(
         Whether images are needed. If not, they are neither read nor hashed.
     names
         Sections asked for, in order; all of the card where None.
+    aliases
+        Table of gene symbols by which genes are renamed; see :mod:`bench.data.aliases`.
 
     Raises
     ------
@@ -205,6 +273,7 @@ def open_dataset(
         A damaged or half-present section, or no usable section at all.
     """
     root = data_folder(card, data_root)
+    card = local_card(card, root)
     hashes: dict[str, dict[str, str]] = {}
     left_out: dict[str, str] = {}
     for name in names or [section.name for section in card.sections]:
@@ -223,7 +292,7 @@ def open_dataset(
         raise DataError(
             f"no section of {card.name} can be used in {root}; section {name}: {reason}"
         )
-    return Dataset(card, root, hashes, left_out)
+    return Dataset(card, root, hashes, left_out, read_aliases(aliases) if aliases else None)
 
 
 def required_roles(section: SectionCard) -> list[str]:

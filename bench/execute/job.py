@@ -194,7 +194,7 @@ def _data_of(job: Job) -> tuple[FoldData, list[Reference]]:
         sections = {
             name: job.dataset.section(name) for name in (*fold.train, *fold.validation, *fold.test)
         }
-        data = fold_data(fold, sections, job.protocol, job.published_panel)
+        data = fold_data(fold, sections, job.protocol, job.listed_panel)
         _latest = (key, data, [reference(truth, job.protocol) for truth in data.truth])
     return _latest[1], _latest[2]
 

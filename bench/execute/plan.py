@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from bench.execute.environment import PACKAGE, choose_device, git_commit, packag
 from bench.files import cache_folder, canonical_hash, file_hash, source_hash
 from bench.protocol.audit import Finding, audit, check_audit, read_findings, write_findings
 from bench.protocol.folds import Folds, SectionFacts, make_folds, read_folds, write_folds
-from bench.protocol.panel import read_panel
-from bench.protocol.rules import Protocol, find_protocol
+from bench.protocol.gene_list import read_panel
+from bench.protocol.rules import Protocol, find_protocol, with_panel
 from bench.registry import dataset_card, method_class, method_source
 from bench.store import RunFolder, check_writable, folds_folder, not_writable, run_folder
 
@@ -45,6 +45,8 @@ class Request:
     methods: tuple[str, ...]
     dataset: str
     protocol: str = "strict"
+    panel: str | None = None
+    aliases: Path | None = None
     folds: tuple[int, ...] | None = None
     preset: str = "authors"
     settings: tuple[str, ...] = ()
@@ -65,7 +67,7 @@ class Job:
     entrant: Entrant
     dataset: Dataset
     protocol: Protocol
-    published_panel: tuple[str, ...] | None
+    listed_panel: tuple[str, ...] | None
     folds: Folds
     fold: int
     seed: int
@@ -116,12 +118,16 @@ def make_plan(request: Request) -> Plan:
     """
     card = dataset_card(request.dataset)
     protocol = find_protocol(request.protocol)
+    if request.panel is not None:
+        protocol = with_panel(protocol, request.panel, card.panels)
     entrants = _entrants(request, card.name)
     device = choose_device(request.device)
     check_writable(request.results)
 
     images = any(e.method is not None and method_class(e.method).needs_image for e in entrants)
-    dataset, folds, published_panel = divide(card, protocol, request.data_root, images=images)
+    dataset, folds, listed_panel = divide(
+        card, protocol, request.data_root, images=images, aliases=request.aliases
+    )
     folds = _shared_folds(request.results, folds)
     findings = dataset_audit(dataset, folds, protocol)
     check_audit(findings, protocol)
@@ -136,7 +142,7 @@ def make_plan(request: Request) -> Plan:
         "seed": request.seed,
         "packages": package_versions(),
     }
-    commit = git_commit()
+    commit, renamed = git_commit(), _aliases(dataset)
 
     def folder_of(entrant: Entrant) -> RunFolder:
         key = _run_key(entrant, shared)
@@ -158,8 +164,10 @@ def make_plan(request: Request) -> Plan:
             "n_folds": len(folds.folds),
             "n_sections": len(folds.patients),
             "left_out": dict(dataset.left_out),
+            "rules": protocol.model_dump(mode="json"),
             "footnotes": list(protocol.footnotes),
             "audit": [vars(finding) for finding in findings],
+            **renamed,
             **_checkpoint(entrant),
             "git_commit": commit,
             "created": datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -169,7 +177,7 @@ def make_plan(request: Request) -> Plan:
                 entrant=entrant.in_fold(index),
                 dataset=dataset,
                 protocol=protocol,
-                published_panel=published_panel,
+                listed_panel=listed_panel,
                 folds=folds,
                 fold=index,
                 seed=request.seed,
@@ -185,14 +193,19 @@ def make_plan(request: Request) -> Plan:
 
 
 def divide(
-    card: DatasetCard, protocol: Protocol, data_root: Path | None, *, images: bool
+    card: DatasetCard,
+    protocol: Protocol,
+    data_root: Path | None,
+    *,
+    images: bool,
+    aliases: Path | None = None,
 ) -> tuple[Dataset, Folds, tuple[str, ...] | None]:
     """Open a dataset and divide its sections as a protocol says.
 
     Returns
     -------
     tuple of Dataset, Folds and tuple of str
-        The last is the published gene list where the protocol uses it, otherwise None.
+        The last is the gene list where the protocol names one, otherwise None.
 
     Raises
     ------
@@ -207,8 +220,8 @@ def divide(
                 f"protocol {protocol.name} needs a published list of sections, which dataset"
                 f" {card.name} has not; protocol strict works"
             )
-    dataset = open_dataset(card, data_root, images=images, names=names)
-    panel = _published_panel(dataset, protocol) if protocol.panel == "published" else None
+    dataset = open_dataset(card, data_root, images=images, names=names, aliases=aliases)
+    panel = _panel_of(dataset, protocol)
     return dataset, make_folds(card.name, section_facts(dataset, protocol), protocol), panel
 
 
@@ -266,14 +279,33 @@ def _shared_folds(results: Path, folds: Folds) -> Folds:
     return read_folds(path)
 
 
-def _published_panel(dataset: Dataset, protocol: Protocol) -> tuple[str, ...]:
+def _panel_of(dataset: Dataset, protocol: Protocol) -> tuple[str, ...] | None:
     card = dataset.card
-    if card.published_panel is None:
+    if protocol.panel == "listed":
+        return _spelled(protocol.genes, dataset)
+    if protocol.panel != "published":
+        return None
+    name = protocol.panel_name or card.published_panel
+    if name is None:
         raise BenchError(
             f"protocol {protocol.name} needs a published gene list, which dataset {card.name}"
             " has not; protocol strict works"
         )
-    return read_panel(card, card.published_panel, dataset.root)
+    return _spelled(read_panel(card, name, dataset.root), dataset)
+
+
+def _spelled(genes: tuple[str, ...], dataset: Dataset) -> tuple[str, ...]:
+    return dataset.aliases.rename(genes)[0] if dataset.aliases else genes
+
+
+def _aliases(dataset: Dataset) -> dict[str, Any]:
+    """Which genes go by other names than in their files, counted."""
+    if dataset.aliases is None:
+        return {}
+    plain = replace(dataset, aliases=None)
+    genes = {name: list(plain.section(name).adata.var_names) for name in dataset.hashes}
+    renamed = {name: dataset.aliases.rename(of)[1] for name, of in genes.items()}
+    return {"aliases": {"sha256": dataset.aliases.sha256, "renamed": renamed}}
 
 
 def section_facts(dataset: Dataset, protocol: Protocol) -> list[SectionFacts]:

@@ -56,6 +56,11 @@ class Finding:
         return TITLES[self.kind]
 
 
+_LISTS = {
+    "published": "the gene panel is a published list, chosen with the test sections included",
+    "listed": "the gene panel is a given list; whether the test sections chose it is not known",
+}
+
 TITLES = {
     "patient": "Same-patient leak",
     "image": "Same-image leak",
@@ -125,11 +130,11 @@ def rule_findings(folds: Folds, protocol: Protocol) -> list[Finding]:
     """What the protocol's own rules take from the test sections."""
     every = tuple(fold.index for fold in folds.folds)
     found = []
-    if protocol.panel == "published":
+    if protocol.panel in {"published", "listed"}:
         found.append(
             Finding(
                 "panel",
-                "the gene panel is a published list, chosen with the test sections included",
+                _LISTS[protocol.panel],
                 every,
                 forbidden=False,
             )

@@ -79,7 +79,7 @@ def fold_data(
     fold: Fold,
     sections: Mapping[str, Section],
     protocol: Protocol,
-    published_panel: tuple[str, ...] | None = None,
+    listed_panel: tuple[str, ...] | None = None,
 ) -> FoldData:
     """Build a fold's training data, slides and truth.
 
@@ -91,7 +91,7 @@ def fold_data(
         Sections by name.
     protocol
         Panel, scales and HEG rules.
-    published_panel
+    listed_panel
         The card's gene list, for a protocol that uses it.
 
     Raises
@@ -100,10 +100,10 @@ def fold_data(
         No panel gene was measured in a section.
     """
     seen = [sections[name] for name in (*fold.train, *fold.validation)]
-    if protocol.panel == "published":
-        if published_panel is None:
-            raise DataError(f"protocol {protocol.name} needs a dataset with a published panel")
-        panel = published_panel
+    if protocol.panel in {"published", "listed"}:
+        if listed_panel is None:
+            raise DataError(f"protocol {protocol.name} needs a gene list")
+        panel = listed_panel
     else:
         panel = choose_panel(seen, protocol)
 
@@ -176,6 +176,7 @@ def _slide(section: Section) -> Slide:
         spatial=section.spatial,
         patch_pixels=section.patch_pixels,
         patch_source=_patch_source(section),
+        micrometres_per_pixel=section.micrometres_per_pixel,
     )
 
 
@@ -191,6 +192,7 @@ def _training(section: Section, columns: np.ndarray, protocol: Protocol) -> Trai
         spatial=section.spatial,
         patch_pixels=section.patch_pixels,
         patch_source=_patch_source(section),
+        micrometres_per_pixel=section.micrometres_per_pixel,
         patient=section.patient,
         expression=expression.astype(np.float32),
         target=target.astype(np.float32),
@@ -201,4 +203,10 @@ def _training(section: Section, columns: np.ndarray, protocol: Protocol) -> Trai
 def _patch_source(section: Section) -> PatchSource | None:
     if section.image is None or section.image_hash is None:
         return None
-    return PatchSource(section.image, section.image_hash, section.max_image_pixels, section.spatial)
+    return PatchSource(
+        section.image,
+        section.image_hash,
+        section.max_image_pixels,
+        section.spatial,
+        section.image_scale,
+    )

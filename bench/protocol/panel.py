@@ -1,32 +1,32 @@
-"""Gene panels: chosen inside a fold, or read from a published list."""
+"""Gene panels that are chosen inside a fold, from its training sections alone."""
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import pickle
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.data.card import DatasetCard, PanelCard
 from bench.data.section import Section
-from bench.errors import BenchError, DataError, UnknownNameError
-from bench.files import atomic_write, cache_folder
+from bench.errors import BenchError
 from bench.protocol.rules import Protocol
 
-_MAX_PANEL_BYTES = 16 << 20
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+NEIGHBOURS = 6
+"""Nearest spots over which Moran's I compares a spot with its surroundings."""
 
 
 def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, ...]:
     """Panel of a fold from its training sections alone.
 
     Genes measured in all sections and detected in at least ``detected_share`` of their spots
-    together; of these the ``hvg_genes`` most variable ones, as scanpy ranks them with the
-    section as batch.
+    together; of these the ``panel_size`` best by the protocol's rule: ``hvg``, the most variable
+    ones as scanpy ranks them with the section as batch; ``svg``, those of the highest Moran's I,
+    averaged over the sections; ``expressed``, those of the highest mean. All three look at
+    log(1 + 10,000 * count / total).
 
     Parameters
     ----------
@@ -63,180 +63,51 @@ def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, 
             f"no gene is detected in {protocol.detected_share:.0%} of the training spots"
         )
     pooled = pooled[:, detected].copy()
-    if pooled.n_vars <= protocol.hvg_genes:
+    if pooled.n_vars <= protocol.panel_size:
         return tuple(pooled.var_names)
     import scanpy  # takes seconds, and is needed only to choose among the genes
 
     pooled.X = pooled.X.astype(np.float32)
     scanpy.pp.normalize_total(pooled, target_sum=1e4)
     scanpy.pp.log1p(pooled)
-    with warnings.catch_warnings():
-        # scanpy 1.11 writes its ranking with an indexing pattern that pandas announces to change.
-        warnings.simplefilter("ignore", FutureWarning)
-        scanpy.pp.highly_variable_genes(pooled, n_top_genes=protocol.hvg_genes, batch_key="section")
-    return tuple(pooled.var_names[pooled.var["highly_variable"]])
+    if protocol.panel == "hvg":
+        with warnings.catch_warnings():
+            # scanpy 1.11 ranks with an indexing pattern that pandas announces to change.
+            warnings.simplefilter("ignore", FutureWarning)
+            scanpy.pp.highly_variable_genes(
+                pooled, n_top_genes=protocol.panel_size, batch_key="section"
+            )
+        return tuple(pooled.var_names[pooled.var["highly_variable"]])
+    if protocol.panel == "svg":
+        worth = _morans_i(pooled)
+    else:
+        worth = np.asarray(pooled.X.mean(axis=0), dtype=np.float64).ravel()
+    best = np.sort(np.argsort(-worth, kind="stable")[: protocol.panel_size])
+    return tuple(pooled.var_names[best])
+
+
+def _morans_i(pooled: AnnData) -> np.ndarray:
+    """(genes,) Moran's I on the nearest spots, averaged over the sections.
+
+    A gene that is constant in a section has no Moran's I there, and is left out of its mean.
+    """
+    import scanpy
+    from sklearn.neighbors import kneighbors_graph
+
+    found = []
+    for name in pooled.obs["section"].unique():
+        section = pooled[pooled.obs["section"] == name]
+        neighbours = min(NEIGHBOURS, section.n_obs - 1)
+        graph = kneighbors_graph(np.asarray(section.obsm["spatial"]), neighbours)
+        with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*variables were constant")
+            found.append(scanpy.metrics.morans_i(graph, section.X.T.tocsr()))
+    values = np.array(found, dtype=np.float64)
+    known = np.isfinite(values)
+    total = np.where(known, values, 0).sum(axis=0)
+    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), -np.inf)
 
 
 def panel_columns(section: Section, panel: Sequence[str]) -> np.ndarray:
     """(panel,) int64 column of each panel gene in a section, -1 where it was not measured."""
     return section.adata.var_names.get_indexer(list(panel)).astype(np.int64)
-
-
-def read_panel(card: DatasetCard, name: str, root: Path) -> tuple[str, ...]:
-    """Published gene list of a card, in the published order.
-
-    Looked for under the data folder as plain text or as the published file, beside the data
-    folder as plain text, then in the cache, then downloaded.
-
-    Raises
-    ------
-    UnknownNameError
-        The card has no such panel.
-    DataError
-        No source is at hand, or the symbols differ from those whose hash the card holds.
-    """
-    if name not in card.panels:
-        raise UnknownNameError(f"panel of {card.name}", name, card.panels)
-    panel = card.panels[name]
-    places: list[Path] = []
-    if panel.text:
-        places += [root / panel.text, root.parent / panel.text]
-    if panel.file:
-        places.append(root / panel.file.path)
-    for place in places:
-        if place.is_file():
-            if panel.file and place == root / panel.file.path:
-                panel.file.verify(place)
-            return _checked(_symbols(place), panel, place)
-    if panel.file and panel.file.url:
-        fetched = _download(panel)
-        return _checked(_symbols(fetched), panel, fetched)
-    raise DataError(f"panel {name} not found; put it at {' or '.join(map(str, places))}")
-
-
-def _download(panel: PanelCard) -> Path:
-    import pooch
-    from requests.exceptions import RequestException
-
-    file = panel.file
-    assert file is not None
-    assert file.url is not None
-    target = cache_folder() / "panels" / f"{panel.symbols_sha256[:16]}-{Path(file.path).name}"
-    if target.is_file():
-        return target
-    try:
-        with atomic_write(target) as temporary:
-            pooch.retrieve(
-                file.url, known_hash=file.hash, fname=temporary.name, path=temporary.parent
-            )
-    except (OSError, ValueError, RequestException) as error:
-        raise DataError(
-            f"panel cannot be downloaded from {file.url} ({type(error).__name__}); without a"
-            f" connection put the list as {panel.text or file.path} into the data folder"
-        ) from error
-    return target
-
-
-def _symbols(path: Path) -> list[str]:
-    if path.stat().st_size > _MAX_PANEL_BYTES:
-        raise DataError(f"{path}: too large for a gene list")
-    if path.suffix == ".npy":
-        return read_string_array(path)
-    try:
-        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not a text file of gene symbols") from None
-
-
-def _checked(symbols: list[str], panel: PanelCard, path: Path) -> tuple[str, ...]:
-    found = hashlib.sha256("\n".join(symbols).encode()).hexdigest()
-    if found != panel.symbols_sha256 or len(symbols) != panel.genes:
-        raise DataError(
-            f"{path}: {len(symbols)} symbols hashing to {found[:12]}, the card says"
-            f" {panel.genes} hashing to {panel.symbols_sha256[:12]}; fetch the file again"
-        )
-    return tuple(symbols)
-
-
-class _PickledArray:
-    """Stands for an array, or for its type, and takes in what numpy would have restored."""
-
-    shape: Any = None
-    items: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, tuple) and len(state) == 5:
-            _, self.shape, _, _, self.items = state
-
-
-class _StringArrayUnpickler(pickle.Unpickler):
-    """Reads the items of an object array and refuses to name anything else.
-
-    No numpy object is made: an array or dtype restored from a hostile or damaged state points
-    anywhere in memory.
-    """
-
-    _ALLOWED = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-        return self._stand_in
-
-    def _stand_in(self, *arguments: Any) -> _PickledArray:
-        return _PickledArray()
-
-
-def read_string_array(path: Path) -> list[str]:
-    """Strings of a one-dimensional ``.npy`` file, also of an object array.
-
-    An object array is a pickle; it is read by an unpickler that can build a numpy array of
-    strings and nothing else.
-
-    Raises
-    ------
-    DataError
-        Not such a file, or a pickle that names anything else.
-    """
-    try:
-        with open(path, "rb") as stream:
-            header = _npy_header(stream)
-            if header["descr"] != "|O":
-                stream.seek(0)
-                array = np.load(stream, allow_pickle=False)
-                shape, symbols = array.shape, array.tolist()
-            else:
-                array = _StringArrayUnpickler(stream).load()
-                if not isinstance(array, _PickledArray):
-                    raise ValueError("holds no array")
-                shape, symbols = array.shape, array.items
-    except (pickle.UnpicklingError, ValueError, EOFError, OSError, SyntaxError) as error:
-        raise DataError(f"{path}: not a numpy array of gene symbols ({error})") from error
-    except Exception as error:
-        # A damaged pickle may fail in any way.
-        raise DataError(f"{path}: damaged array ({type(error).__name__})") from error
-    if not isinstance(symbols, list) or shape != (len(symbols),):
-        raise DataError(f"{path}: not a one-dimensional array of gene symbols")
-    if not all(isinstance(symbol, str) for symbol in symbols):
-        raise DataError(f"{path}: holds something that is not a string")
-    return symbols
-
-
-def _npy_header(stream: IO[bytes]) -> dict[str, Any]:
-    version = np.lib.format.read_magic(stream)
-    size = 2 if version == (1, 0) else 4
-    length = int.from_bytes(stream.read(size), "little")
-    if length > 4096:
-        raise ValueError("header too long")
-    header = ast.literal_eval(stream.read(length).decode("latin1"))
-    if not isinstance(header, dict) or "descr" not in header:
-        raise ValueError("no array header")
-    return header

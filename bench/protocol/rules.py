@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.data.card import first_fault
 from bench.errors import DataError, UnknownNameError
 from bench.files import canonical_hash, read_yaml
+from bench.protocol.gene_list import read_symbols
 
 
 class _Rules(BaseModel):
@@ -46,9 +49,15 @@ class Protocol(_Rules):
     sections
         ``all`` of the card, or those of its ``published`` list in the published order.
     panel
-        ``hvg``: chosen inside each fold from its training sections; ``published``: the card's.
-    hvg_genes, detected_share
+        ``hvg``, ``svg``, ``expressed``: chosen inside each fold from its training sections, as
+        :func:`bench.protocol.panel.choose_panel` says; ``published``: a list of the card's;
+        ``listed``: `genes`.
+    panel_size, detected_share
         Size of a chosen panel, and the share of the training spots that must show a gene.
+    panel_name
+        Which list of the card's is meant, where not its published one.
+    genes
+        The panel, where it is listed.
     input, target
         Scale of the expression encoders' input; scale of target and truth.
     heg, heg_genes
@@ -65,14 +74,24 @@ class Protocol(_Rules):
     leave_one_out_up_to: int = Field(default=10, ge=2)
     grouped_folds: int = Field(default=8, ge=2)
     sections: Literal["all", "published"] = "all"
-    panel: Literal["hvg", "published"] = "hvg"
-    hvg_genes: int = Field(default=1000, ge=1)
+    panel: Literal["hvg", "svg", "expressed", "published", "listed"] = "hvg"
+    panel_size: int = Field(default=1000, ge=1)
+    panel_name: str | None = None
+    genes: tuple[str, ...] = ()
     detected_share: float = Field(default=0.05, ge=0, lt=1)
     input: Scale = Scale()
     target: Scale = Scale()
     heg: Literal["training", "test"] = "training"
     heg_genes: int = Field(default=50, ge=1)
     footnotes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _listed_where_it_says_so(self) -> Self:
+        if (self.panel == "listed") != bool(self.genes):
+            raise ValueError("panel 'listed' needs genes, and no other panel has them")
+        if len(set(self.genes)) != len(self.genes):
+            raise ValueError("a gene is listed twice")
+        return self
 
     @property
     def hash(self) -> str:
@@ -124,3 +143,49 @@ def find_protocol(name: str) -> Protocol:
     if protocol.name in PROTOCOLS:
         raise DataError(f"{path}: the name '{protocol.name}' is taken by a built-in protocol")
     return protocol
+
+
+CHOSEN = ("hvg", "svg", "expressed")
+"""Ways to choose a panel inside a fold."""
+
+
+def with_panel(protocol: Protocol, asked: str, listed: Collection[str]) -> Protocol:
+    """The same rules with another panel, under a name that says so.
+
+    Parameters
+    ----------
+    protocol
+        Rules to change.
+    asked
+        ``hvg``, ``svg`` or ``expressed``, with a size as in ``svg:500``; a list of the dataset's
+        card; or a text file of one gene symbol a line.
+    listed
+        Names of the card's lists.
+
+    Raises
+    ------
+    UnknownNameError
+        None of these.
+    DataError
+        The file is no list of genes.
+    """
+    way, _, size = asked.partition(":")
+    change: dict[str, Any]
+    if way in CHOSEN:
+        if size and not (size.isdecimal() and int(size) > 0):
+            raise DataError(f"panel '{asked}': write a number of genes, such as {way}:500")
+        change = {"panel": way, "panel_size": int(size) if size else protocol.panel_size}
+    elif asked in listed:
+        change = {"panel": "published", "panel_name": asked}
+    elif Path(asked).is_file():
+        change = {"panel": "listed", "genes": read_symbols(Path(asked))}
+    else:
+        raise UnknownNameError("panel", asked, [*CHOSEN, *listed, "a file of gene symbols"])
+    plain = {"panel_name": None, "genes": ()}
+    word = Path(asked).stem if change["panel"] == "listed" else asked
+    suffix = re.sub(r"[^a-z0-9_-]+", "-", word.lower()).strip("-") or "listed"
+    changed = {**protocol.model_dump(), **plain, **change, "name": f"{protocol.name}-{suffix}"}
+    try:
+        return Protocol.model_validate(changed)
+    except ValidationError as error:
+        raise DataError(f"panel {asked}: {first_fault(error)}") from error

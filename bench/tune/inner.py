@@ -58,7 +58,7 @@ def inner_folds(
 
 
 def inner_data(
-    seen: Dataset, folds: Folds, protocol: Protocol, published_panel: tuple[str, ...] | None
+    seen: Dataset, folds: Folds, protocol: Protocol, listed_panel: tuple[str, ...] | None
 ) -> list[FoldData]:
     """Data of the inner folds: training data, slides to predict, and their truth.
 
@@ -68,4 +68,4 @@ def inner_data(
         As :func:`bench.protocol.fold_data.fold_data`, or a section that `seen` has not.
     """
     sections = {name: seen.section(name) for name in seen.hashes}
-    return [fold_data(fold, sections, protocol, published_panel) for fold in folds.folds]
+    return [fold_data(fold, sections, protocol, listed_panel) for fold in folds.folds]

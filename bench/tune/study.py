@@ -132,7 +132,7 @@ def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) ->
         spec.job.protocol,
         spec.request.inner_folds,
     )
-    data = inner_data(seen, folds, spec.job.protocol, spec.job.published_panel)
+    data = inner_data(seen, folds, spec.job.protocol, spec.job.listed_panel)
     defaults = default_values(spec, searched)
     with living_worker(spec.folder) as worker:
         objective = Objective(

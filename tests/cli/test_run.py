@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -321,7 +322,7 @@ def test_json_output_parses_and_has_full_precision(finished, tiny, bench):
 def test_footnotes_of_a_protocol_file_are_shown(run, bench, results, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "{name: mine, version: 1, title: t, split: section, hvg_genes: 10,"
+        "{name: mine, version: 1, title: t, split: section, panel_size: 10,"
         " footnotes: ['Mine: same-patient sections are in training.']}"
     )
     answer = run("--method", "mean", "--protocol", path, "--folds", "0")
@@ -526,3 +527,35 @@ def test_mixed_presets_are_told_apart(network, tiny, bench):
     rows = [line.split() for line in printed.stdout.splitlines() if line.startswith("  mclstexp")]
     assert sorted(row[1] for row in rows) == ["authors", "quick"]
     assert re.search(r"^\d+\. Preset quick: .*not comparable", printed.stdout, re.M)
+
+
+def run_facts(results):
+    (path,) = results.rglob("run.json")
+    return json.loads(path.read_text())
+
+
+def test_a_panel_of_ones_own_is_written_into_the_run(run, results, tmp_path):
+    path = tmp_path / "few.txt"
+    path.write_text("GENE7\nGENE3\nGENE5\n")
+    answer = run("--method", "mean", "--panel", path, "--folds", "0")
+    assert answer.status == 0, answer.stderr
+    facts = run_facts(results)
+    assert facts["protocol"] == "strict-few"
+    assert facts["rules"]["genes"] == ["GENE7", "GENE3", "GENE5"]
+    (predictions,) = results.rglob("predictions.h5ad")
+    assert list(anndata.read_h5ad(predictions).var_names) == ["GENE7", "GENE3", "GENE5"]
+
+
+def test_aliases_are_off_unless_asked_for_and_then_counted(run, results, tmp_path):
+    table, genes = tmp_path / "symbols.tsv", tmp_path / "genes.txt"
+    table.write_text("alias\tsymbol\nGENE3\tNEW3\nGENE5\tNEW5\n")
+    genes.write_text("NEW3\nGENE5\nGENE7\n")
+    options = ("--method", "mean", "--panel", genes, "--folds", "0")
+    assert run(*options).status == 0
+    assert "aliases" not in run_facts(results)
+    shutil.rmtree(results)
+    answer = run(*options, "--aliases", table)
+    assert answer.status == 0, answer.stderr
+    assert run_facts(results)["aliases"]["renamed"] == dict.fromkeys(SECTIONS, 2)
+    (predictions,) = results.rglob("predictions.h5ad")
+    assert list(anndata.read_h5ad(predictions).var_names) == ["NEW3", "NEW5", "GENE7"]

@@ -14,7 +14,7 @@ from bench.protocol.panel import panel_columns
 from bench.protocol.rules import PUBLISHED, STRICT
 
 GENES = tuple(f"G{i}" for i in range(30))
-SMALL_STRICT = STRICT.model_copy(update={"hvg_genes": 12, "heg_genes": 4})
+SMALL_STRICT = STRICT.model_copy(update={"panel_size": 12, "heg_genes": 4})
 SMALL_PUBLISHED = PUBLISHED.model_copy(update={"heg_genes": 4})
 STRICT_FOLD = Fold(index=0, train=("A1", "A2"), validation=("B1",), test=("C1", "C2"))
 PUBLISHED_FOLD = Fold(index=0, train=("A1", "A2", "B1", "C2"), validation=(), test=("C1",))
@@ -270,7 +270,7 @@ def test_a_test_section_that_measured_no_panel_gene_is_refused(sections, make_se
 
 
 def test_the_published_protocol_needs_a_published_panel(sections):
-    with pytest.raises(DataError, match="needs a dataset with a published panel"):
+    with pytest.raises(DataError, match="needs a gene list"):
         fold_data(PUBLISHED_FOLD, sections, SMALL_PUBLISHED)
 
 

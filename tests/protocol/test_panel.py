@@ -1,28 +1,18 @@
-import hashlib
-import io
-import os
-import pickle
-import socket
-import subprocess
-import sys
 import warnings
 
 import anndata
 import numpy as np
 import pytest
 import scanpy
+from sklearn.neighbors import kneighbors_graph
 
-from bench.data.card import PanelCard
 from bench.errors import BenchError, DataError, UnknownNameError
 from bench.protocol.fold_data import fold_data
 from bench.protocol.folds import Fold
-from bench.protocol.panel import choose_panel, panel_columns, read_panel, read_string_array
-from bench.protocol.rules import STRICT
-from bench.registry import dataset_card
+from bench.protocol.panel import NEIGHBOURS, choose_panel, panel_columns
+from bench.protocol.rules import STRICT, with_panel
 
-SMALL = STRICT.model_copy(update={"hvg_genes": 15, "heg_genes": 5})
-SYMBOLS = ["FASN", "ACTB", "HLA-A", "GNAS"]
-DIGEST = hashlib.sha256("\n".join(SYMBOLS).encode()).hexdigest()
+SMALL = STRICT.model_copy(update={"panel_size": 15, "heg_genes": 5})
 
 
 @pytest.fixture
@@ -58,7 +48,7 @@ def test_a_panel_is_what_scanpy_ranks_highest_with_the_section_as_batch(sections
 
 @pytest.mark.parametrize("genes", [1, 7, 39])
 def test_a_panel_has_exactly_the_genes_that_are_asked_for(sections, genes):
-    protocol = SMALL.model_copy(update={"hvg_genes": genes})
+    protocol = SMALL.model_copy(update={"panel_size": genes})
     panel = choose_panel(list(sections.values()), protocol)
     assert len(panel) == len(set(panel)) == genes
 
@@ -77,7 +67,7 @@ def test_choosing_a_panel_leaves_the_counts_as_they_were(sections):
 
 
 def test_fewer_genes_than_asked_for_are_all_taken(sections):
-    protocol = SMALL.model_copy(update={"hvg_genes": 1000})
+    protocol = SMALL.model_copy(update={"panel_size": 1000})
     assert choose_panel([sections["A1"]], protocol) == tuple(f"G{i}" for i in range(40))
 
 
@@ -148,306 +138,104 @@ def test_panel_columns_point_at_the_genes_and_mark_the_unmeasured(make_section):
 
 
 @pytest.fixture
-def panel_card(make_card):
-    """Card with a panel of SYMBOLS, its fields changed as asked."""
+def patterned(make_section):
+    """Sections of 10 x 10 spots: genes 0-3 lie in stripes, the others are noise of more spread."""
+    rng = np.random.default_rng(3)
+    rows, columns = np.divmod(np.arange(100), 10)
+    mean = np.full((100, 24), 20.0)
+    mean[:, :4] = np.where(columns[:, None] < 5, 14, 26)
+    found = {}
+    for name in ("A1", "B1"):
+        counts = rng.poisson(mean)
+        counts[:, 4:] = rng.negative_binomial(2, 2 / (2 + mean[:, 4:]))
+        section = make_section(name, name[0], counts)
+        section.adata.obsm["spatial"] = np.column_stack([columns, rows]) * 100.0
+        found[name] = section
+    return list(found.values())
 
-    def make(**changes):
-        panel = {
-            "genes": len(SYMBOLS),
-            "symbols_sha256": DIGEST,
-            "text": "panels/small.txt",
-            "file": {"path": "panels/small.npy"},
-            **changes,
-        }
-        return make_card(panels={"small": panel}, published_panel="small")
 
-    return make
+def rule(panel, size):
+    return STRICT.model_copy(update={"panel": panel, "panel_size": size, "heg_genes": 2})
 
 
-def put(folder, name, content):
-    path = folder / "panels" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
+def test_spatially_variable_genes_are_those_of_the_highest_morans_i(patterned):
+    assert choose_panel(patterned, rule("svg", 4)) == ("G0", "G1", "G2", "G3")
+    assert set(choose_panel(patterned, rule("hvg", 4))) != {"G0", "G1", "G2", "G3"}
+
+
+def test_morans_i_is_that_of_its_definition(patterned):
+    section = patterned[0]
+    values = section.adata.X.toarray().astype(float)
+    values = np.log1p(values / values.sum(axis=1, keepdims=True) * 1e4)
+    graph = kneighbors_graph(section.spatial, NEIGHBOURS).toarray()
+    centred = values - values.mean(axis=0)
+    wanted = (len(values) / graph.sum() * np.einsum("ig,ij,jg->g", centred, graph, centred)) / (
+        centred**2
+    ).sum(axis=0)
+    size = 9
+    best = np.sort(np.argsort(-wanted)[:size])
+    assert choose_panel([section], rule("svg", size)) == tuple(f"G{i}" for i in best)
+
+
+def test_a_gene_without_spread_in_one_section_is_judged_by_the_others(patterned, make_section):
+    counts = patterned[0].adata.X.toarray()
+    counts[:, 0] = 0
+    flat = make_section("A1", "A", counts)
+    flat.adata.obsm["spatial"] = patterned[0].spatial
+    assert "G0" in choose_panel([flat, patterned[1]], rule("svg", 4))
+
+
+def test_expressed_genes_are_those_of_the_highest_mean(sections):
+    pair = [sections["A1"], sections["B1"]]
+    values = np.concatenate([section.adata.X.toarray() for section in pair]).astype(float)
+    values = np.log1p(values / values.sum(axis=1, keepdims=True) * 1e4)
+    best = np.sort(np.argsort(-values.mean(axis=0))[:7])
+    assert choose_panel(pair, rule("expressed", 7)) == tuple(f"G{i}" for i in best)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "change"),
+    [
+        ("svg", "strict-svg", {"panel": "svg", "panel_size": 1000}),
+        ("hvg:250", "strict-hvg-250", {"panel": "hvg", "panel_size": 250}),
+        ("Mine_1", "strict-mine_1", {"panel": "published", "panel_name": "Mine_1"}),
+    ],
+)
+def test_a_panel_that_is_asked_for_makes_other_rules_of_another_name(asked, name, change):
+    changed = with_panel(STRICT, asked, ["Mine_1"])
+    assert changed.name == name
+    assert changed.hash != STRICT.hash
+    assert changed == STRICT.model_copy(update={"name": name, **change})
+
+
+def test_a_panel_of_a_file_is_part_of_the_rules(tmp_path):
+    path = tmp_path / "My genes.txt"
+    path.write_text("FASN\n\nACTB\n")
+    changed = with_panel(STRICT, str(path), [])
+    assert (changed.name, changed.panel) == ("strict-my-genes", "listed")
+    assert changed.genes == ("FASN", "ACTB")
+    path.write_text("FASN\nGNAS\n")
+    assert with_panel(STRICT, str(path), []).hash != changed.hash
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "needs genes"), (b"A\nB\nA\n", "twice"), (b"\xff\xfe", "not a text file")],
+)
+def test_a_file_that_is_no_list_of_genes_is_refused(tmp_path, content, said):
+    path = tmp_path / "genes.txt"
     path.write_bytes(content)
-    return path
-
-
-def npy(array, **options):
-    buffer = io.BytesIO()
-    np.save(buffer, array, **options)
-    return buffer.getvalue()
-
-
-TEXT = "\n".join(SYMBOLS).encode()
-OBJECTS = npy(np.array(SYMBOLS, dtype=object), allow_pickle=True)
-
-
-def header_of(content):
-    return content[: content.index(b"\n") + 1]
-
-
-def pickled(value, protocol=pickle.DEFAULT_PROTOCOL):
-    """A file that says it is an object array and holds the pickle of any value."""
-    return header_of(OBJECTS) + pickle.dumps(value, protocol)
-
-
-OBJECTS_OF_NUMPY_1 = pickled(np.array(SYMBOLS, dtype=object), 3).replace(
-    b"numpy._core.multiarray", b"numpy.core.multiarray"
-)
-
-
-@pytest.mark.parametrize(
-    "content", [TEXT, TEXT + b"\n", TEXT.replace(b"\n", b"\r\n") + b"\r\n\r\n"]
-)
-def test_a_panel_is_read_from_text(tmp_path, panel_card, content):
-    put(tmp_path, "small.txt", content)
-    assert read_panel(panel_card(), "small", tmp_path) == tuple(SYMBOLS)
-
-
-def test_a_panel_is_read_from_text_beside_the_data_folder(tmp_path, panel_card):
-    put(tmp_path, "small.txt", TEXT)
-    assert read_panel(panel_card(), "small", tmp_path / "data") == tuple(SYMBOLS)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        OBJECTS,
-        npy(np.array(SYMBOLS)),
-        npy(np.array(SYMBOLS, dtype="<U32")),
-        OBJECTS_OF_NUMPY_1,
-    ],
-    ids=["objects", "fixed width", "wide", "objects of numpy 1"],
-)
-def test_a_panel_is_read_from_a_numpy_array(tmp_path, panel_card, content):
-    put(tmp_path, "small.npy", content)
-    assert read_panel(panel_card(), "small", tmp_path) == tuple(SYMBOLS)
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_an_object_array_of_every_pickle_protocol_is_read(tmp_path, protocol):
-    content = pickled(np.array(SYMBOLS, dtype=object), protocol)
-    assert read_string_array(put(tmp_path, "small.npy", content)) == SYMBOLS
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("small.txt", TEXT.replace(b"ACTB", b"ACTC")),
-        ("small.txt", TEXT.replace(b"FASN\nACTB", b"ACTB\nFASN")),
-        ("small.txt", TEXT + b"\nEXTRA"),
-        ("small.txt", b""),
-        ("small.txt", b"\xef\xbb\xbf" + TEXT),
-        ("small.npy", npy(np.array(SYMBOLS[::-1], dtype=object), allow_pickle=True)),
-    ],
-)
-def test_other_symbols_than_those_of_the_card_are_refused(tmp_path, panel_card, name, content):
-    path = put(tmp_path, name, content)
-    with pytest.raises(DataError, match="the card says 4 hashing to") as caught:
-        read_panel(panel_card(), "small", tmp_path)
-    assert str(path) in str(caught.value)
-
-
-def test_the_file_of_a_panel_must_have_the_hash_of_the_card(tmp_path, panel_card):
-    put(tmp_path, "small.npy", npy(np.array(SYMBOLS)))
-    card = panel_card(file={"path": "panels/small.npy", "hash": "sha256:" + "0" * 64})
-    with pytest.raises(DataError, match=r"small\.npy: hash sha256"):
-        read_panel(card, "small", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("small.txt", b"\xff\xfe\x00"),
-        ("small.npy", b""),
-        ("small.npy", b"\x93NUMPY"),
-        ("small.npy", OBJECTS[:40]),
-        ("small.npy", OBJECTS[:-10]),
-        ("small.npy", header_of(OBJECTS)),
-        ("small.npy", npy(np.array(SYMBOLS))[:-3]),
-        ("small.npy", npy(np.arange(4))),
-        ("small.npy", npy(np.array([SYMBOLS]))),
-        ("small.npy", npy(np.array(["A", 1, None, b"x"], dtype=object), allow_pickle=True)),
-        ("small.npy", pickled(SYMBOLS)),
-        ("small.npy", TEXT),
-        ("small.npy", b"PK\x03\x04" + bytes(100)),
-        ("small.npy", b"\x93NUMPY\x01\x00" + b"\xa1\x0f" + b"-" * 4000 + b"1"),
-        ("small.npy", b"\x93NUMPY\x01\x00" + b"\xa1\x0f" + b"(" * 4001),
-        ("small.npy", b"\x93NUMPY\x01\x00" + b"\x0e\x00" + b"{'descr': 'x'}"),
-        ("small.npy", b"\x93NUMPY\x09\x09" + bytes(64)),
-    ],
-)
-def test_a_panel_file_that_is_damaged_is_refused_by_name(tmp_path, panel_card, name, content):
-    path = put(tmp_path, name, content)
-    with pytest.raises(DataError) as caught:
-        read_panel(panel_card(), "small", tmp_path)
-    assert str(path) in str(caught.value)
+    with pytest.raises(DataError, match=said) as caught:
+        with_panel(STRICT, str(path), [])
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_damaged_object_array_is_refused_or_read_as_strings(tmp_path, seed):
-    pytest.importorskip("resource")
-    path = tmp_path / "small.npy"
-    # In a process of its own, for a damaged pickle must not crash the interpreter either.
-    program = """if True:
-        import resource, sys
-        from pathlib import Path
-        import numpy as np
-        from bench.errors import DataError
-        from bench.protocol.panel import read_string_array
-        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-        path, rng = Path(sys.argv[1]), np.random.default_rng(int(sys.argv[2]))
-        whole = path.read_bytes()
-        start = whole.index(b"\\n") + 1
-        for attempt in range(200):
-            damaged = bytearray(whole)
-            for place in rng.integers(start, len(whole), size=attempt % 3 + 1):
-                damaged[place] = rng.integers(256)
-            path.write_bytes(bytes(damaged))
-            try:
-                symbols = read_string_array(path)
-            except DataError:
-                continue
-            assert all(type(symbol) is str for symbol in symbols), damaged
-        print("done")
-    """
-    path.write_bytes(OBJECTS)
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(path), str(seed)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == "done\n", f"{done.returncode}: {done.stderr[-800:]}"
+@pytest.mark.parametrize(("asked", "said"), [("hvg:0", "svg|hvg"), ("svg:-3", "svg:500")])
+def test_a_size_that_is_none_is_refused(asked, said):
+    with pytest.raises(DataError, match=said):
+        with_panel(STRICT, asked, [])
 
 
-class Runs:
-    """Pickles as a call of `function`."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-def hostile_calls(proof):
-    return {
-        "os.system": (os.system, f"echo ran > {proof}"),
-        "eval": (eval, f"open({str(proof)!r}, 'w').close()"),
-        "exec": (exec, f"open({str(proof)!r}, 'w').close()"),
-        "open": (open, str(proof), "w"),
-        "Popen": (subprocess.Popen, ["touch", str(proof)]),
-        "getattr": (getattr, "FASN", "lower"),
-        "numpy.load": (np.load, str(proof)),
-        "numpy.memmap": (np.memmap, str(proof), "uint8", "w+", 0, (8,)),
-        "numpy.fromfile": (np.fromfile, str(proof)),
-    }
-
-
-@pytest.mark.parametrize("name", hostile_calls(""))
-@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "inside an object array"])
-def test_a_pickle_that_would_run_code_is_refused_and_nothing_runs(tmp_path, name, wrapped):
-    proof = tmp_path / "proof"
-    call = Runs(*hostile_calls(proof)[name])
-    if wrapped:
-        array = np.empty(2, dtype=object)
-        array[:] = ["FASN", call]
-        content = npy(array, allow_pickle=True)
-    else:
-        content = pickled(call)
-    path = put(tmp_path, "small.npy", content)
-    with pytest.raises(DataError, match=r"is not allowed|damaged|not a numpy array") as caught:
-        read_string_array(path)
-    assert str(path) in str(caught.value)
-    assert not proof.exists()
-
-
-def forged_arrays():
-    """Object arrays whose pointers are bytes of the file, by the two ways numpy lets one make."""
-    by_buffer = Runs(np.ndarray, (1,), "O", b"A" * 8)
-
-    class Dtype:
-        def __reduce__(self):
-            fields = {"a": (np.dtype("O"), 0)}
-            # The flags say that there is no object inside.
-            return np.dtype, ("V8", False, True), (3, "|", None, ("a",), fields, 8, 1, 0)
-
-    class Array:
-        def __reduce__(self):
-            start = np.empty(0, "b").__reduce__()
-            return start[0], start[1], (1, (1,), Dtype(), False, b"A" * 8)
-
-    return {"buffer": by_buffer, "structured type": Array()}
-
-
-@pytest.mark.parametrize("name", forged_arrays())
-def test_a_pickle_that_forges_pointers_is_refused_without_a_crash(tmp_path, name):
-    content = pickled(forged_arrays()[name])
-    path = put(tmp_path, "small.npy", content)
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from bench.errors import DataError\n"
-        "from bench.protocol.panel import read_string_array\n"
-        "try: print(read_string_array(Path(sys.argv[1])))\n"
-        "except DataError as error: print(error)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"exit {done.returncode}: {done.stderr[-500:]}"
-    assert "small.npy" in done.stdout
-
-
-def test_a_panel_of_unknown_name_is_refused(tmp_path, panel_card):
-    with pytest.raises(UnknownNameError, match="did you mean small"):
-        read_panel(panel_card(), "smal", tmp_path)
-
-
-def test_a_panel_that_is_nowhere_says_where_to_put_it(tmp_path, panel_card):
-    with pytest.raises(DataError, match=r"panel small not found; put it at .*small\.txt"):
-        read_panel(panel_card(), "small", tmp_path)
-
-
-@pytest.mark.parametrize(
-    "error", [OSError("no route"), socket.gaierror("no name"), ValueError("hash differs")]
-)
-def test_a_download_that_fails_is_told_in_one_line(
-    tmp_path, panel_card, own_cache, monkeypatch, error
-):
-    import pooch
-
-    def fail(*args, **kwargs):
-        raise error
-
-    monkeypatch.setattr(pooch, "retrieve", fail)
-    file = {"path": "panels/small.npy", "url": "https://example.org/small.npy"}
-    with pytest.raises(DataError, match="small") as caught:
-        read_panel(panel_card(file=file), "small", tmp_path)
-    assert "\n" not in str(caught.value)
-    assert "https://example.org/small.npy" in str(caught.value)
-    assert not [path for path in own_cache.rglob("*") if path.is_file()]
-
-
-def test_a_download_is_kept_and_used_again(tmp_path, panel_card, own_cache, monkeypatch):
-    import pooch
-
-    calls = []
-
-    def fetch(url, known_hash, fname, path):
-        calls.append(url)
-        (path / fname).write_bytes(OBJECTS)
-
-    monkeypatch.setattr(pooch, "retrieve", fetch)
-    file = {"path": "panels/small.npy", "url": "https://example.org/small.npy"}
-    for _ in range(2):
-        assert read_panel(panel_card(file=file), "small", tmp_path) == tuple(SYMBOLS)
-    assert calls == ["https://example.org/small.npy"]
-
-
-def test_the_published_her2st_panel_is_read_from_beside_the_data(shared_folder):
-    card = dataset_card("her2st")
-    panel = read_panel(card, "her2st_785", shared_folder / "data" / "her2st")
-    text = (shared_folder / "data" / "panels" / "her2st_785.txt").read_text().split()
-    assert panel == tuple(text)
-    assert isinstance(card.panels["her2st_785"], PanelCard)
+def test_an_unknown_panel_is_refused_with_the_nearest_name():
+    with pytest.raises(UnknownNameError, match="her2st_785"):
+        with_panel(STRICT, "her2st_758", ["her2st_785"])

@@ -1,0 +1,192 @@
+"""Gene lists from outside: a card's published one, or a file of the user's own."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import pickle
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from bench.data.card import DatasetCard, PanelCard
+from bench.errors import DataError, UnknownNameError
+from bench.files import atomic_write, cache_folder
+
+_MAX_PANEL_BYTES = 16 << 20
+
+
+def read_panel(card: DatasetCard, name: str, root: Path) -> tuple[str, ...]:
+    """Published gene list of a card, in the published order.
+
+    Looked for under the data folder as plain text or as the published file, beside the data
+    folder as plain text, then in the cache, then downloaded.
+
+    Raises
+    ------
+    UnknownNameError
+        The card has no such panel.
+    DataError
+        No source is at hand, or the symbols differ from those whose hash the card holds.
+    """
+    if name not in card.panels:
+        raise UnknownNameError(f"panel of {card.name}", name, card.panels)
+    panel = card.panels[name]
+    places: list[Path] = []
+    if panel.text:
+        places += [root / panel.text, root.parent / panel.text]
+    if panel.file:
+        places.append(root / panel.file.path)
+    for place in places:
+        if place.is_file():
+            if panel.file and place == root / panel.file.path:
+                panel.file.verify(place)
+            return _checked(read_symbols(place), panel, place)
+    if panel.file and panel.file.url:
+        fetched = _download(panel)
+        return _checked(read_symbols(fetched), panel, fetched)
+    raise DataError(f"panel {name} not found; put it at {' or '.join(map(str, places))}")
+
+
+def _download(panel: PanelCard) -> Path:
+    import pooch
+    from requests.exceptions import RequestException
+
+    file = panel.file
+    assert file is not None
+    assert file.url is not None
+    target = cache_folder() / "panels" / f"{panel.symbols_sha256[:16]}-{Path(file.path).name}"
+    if target.is_file():
+        return target
+    try:
+        with atomic_write(target) as temporary:
+            pooch.retrieve(
+                file.url, known_hash=file.hash, fname=temporary.name, path=temporary.parent
+            )
+    except (OSError, ValueError, RequestException) as error:
+        raise DataError(
+            f"panel cannot be downloaded from {file.url} ({type(error).__name__}); without a"
+            f" connection put the list as {panel.text or file.path} into the data folder"
+        ) from error
+    return target
+
+
+def read_symbols(path: Path) -> list[str]:
+    """Gene symbols of a file: one a line of a text, or a numpy or pandas array of strings.
+
+    Raises
+    ------
+    DataError
+        Too large, or no such list.
+    """
+    if path.stat().st_size > _MAX_PANEL_BYTES:
+        raise DataError(f"{path}: too large for a gene list")
+    if path.suffix in {".npy", ".pkl"}:
+        return read_string_array(path)
+    try:
+        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{path}: not a text file of gene symbols") from None
+
+
+def _checked(symbols: list[str], panel: PanelCard, path: Path) -> tuple[str, ...]:
+    found = hashlib.sha256("\n".join(symbols).encode()).hexdigest()
+    if found != panel.symbols_sha256 or len(symbols) != panel.genes:
+        raise DataError(
+            f"{path}: {len(symbols)} symbols hashing to {found[:12]}, the card says"
+            f" {panel.genes} hashing to {panel.symbols_sha256[:12]}; fetch the file again"
+        )
+    return tuple(symbols)
+
+
+class _PickledArray:
+    """Stands for an array, or for its type, and takes in what numpy would have restored."""
+
+    shape: Any = None
+    items: Any = None
+
+    def __init__(self, *arguments: Any) -> None:
+        # A pandas index is made of its type and a mapping that holds its array.
+        content = arguments[1] if len(arguments) == 2 else None
+        array = content.get("data") if isinstance(content, dict) else None
+        if isinstance(array, _PickledArray):
+            self.shape, self.items = array.shape, array.items
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple) and len(state) == 5:
+            _, self.shape, _, _, self.items = state
+
+
+class _StringArrayUnpickler(pickle.Unpickler):
+    """Reads the items of an object array and refuses to name anything else.
+
+    No numpy object is made: an array or dtype restored from a hostile or damaged state points
+    anywhere in memory.
+    """
+
+    _ALLOWED = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+            ("pandas.core.indexes.base", "_new_Index"),
+            ("pandas.core.indexes.base", "Index"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
+        return self._stand_in
+
+    def _stand_in(self, *arguments: Any) -> _PickledArray:
+        return _PickledArray(*arguments)
+
+
+def read_string_array(path: Path) -> list[str]:
+    """Strings of a one-dimensional ``.npy`` file, also of an object array, or of a pandas index.
+
+    An object array and an index (``.pkl``) are pickles; they are read by an unpickler that can
+    build a list of strings and nothing else.
+
+    Raises
+    ------
+    DataError
+        Not such a file, or a pickle that names anything else.
+    """
+    try:
+        with open(path, "rb") as stream:
+            if path.suffix != ".pkl" and _npy_header(stream)["descr"] != "|O":
+                stream.seek(0)
+                array = np.load(stream, allow_pickle=False)
+                shape, symbols = array.shape, array.tolist()
+            else:
+                array = _StringArrayUnpickler(stream).load()
+                if not isinstance(array, _PickledArray):
+                    raise ValueError("holds no array")
+                shape, symbols = array.shape, array.items
+    except (pickle.UnpicklingError, ValueError, EOFError, OSError, SyntaxError) as error:
+        raise DataError(f"{path}: not a numpy array of gene symbols ({error})") from error
+    except Exception as error:
+        # A damaged pickle may fail in any way.
+        raise DataError(f"{path}: damaged array ({type(error).__name__})") from error
+    if not isinstance(symbols, list) or shape != (len(symbols),):
+        raise DataError(f"{path}: not a one-dimensional array of gene symbols")
+    if not all(isinstance(symbol, str) for symbol in symbols):
+        raise DataError(f"{path}: holds something that is not a string")
+    return symbols
+
+
+def _npy_header(stream: IO[bytes]) -> dict[str, Any]:
+    version = np.lib.format.read_magic(stream)
+    size = 2 if version == (1, 0) else 4
+    length = int.from_bytes(stream.read(size), "little")
+    if length > 4096:
+        raise ValueError("header too long")
+    header = ast.literal_eval(stream.read(length).decode("latin1"))
+    if not isinstance(header, dict) or "descr" not in header:
+        raise ValueError("no array header")
+    return header
