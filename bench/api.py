@@ -1,6 +1,9 @@
 """All that the author of a method or of a dataset's reader imports."""
 
 from bench.data.card import DatasetCard
+from bench.data.counts import sparse_counts, unique_names, whole_counts
+from bench.data.found import IMAGE_ENDINGS, FoundSection, images_in
+from bench.data.hdf5 import Hdf5File, open_hdf5
 from bench.data.parsing import read_bytes, read_counts, read_table
 from bench.data.views import Slide, TrainingData, TrainingSection
 from bench.errors import BenchError, ConfigError, DataError, TrainingError
@@ -8,11 +11,14 @@ from bench.files import atomic_write
 from bench.method import Context, Method, MethodConfig
 
 __all__ = [
+    "IMAGE_ENDINGS",
     "BenchError",
     "ConfigError",
     "Context",
     "DataError",
     "DatasetCard",
+    "FoundSection",
+    "Hdf5File",
     "Method",
     "MethodConfig",
     "Slide",
@@ -20,7 +26,12 @@ __all__ = [
     "TrainingError",
     "TrainingSection",
     "atomic_write",
+    "images_in",
+    "open_hdf5",
     "read_bytes",
     "read_counts",
     "read_table",
+    "sparse_counts",
+    "unique_names",
+    "whole_counts",
 ]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.data.card import DatasetCard, read_card
 from bench.errors import BenchError, UnknownNameError
-from bench.files import one_line
+from bench.files import cards_folder, one_line
 from bench.method import Method
 
 GROUP = "bench.methods"
@@ -132,8 +132,25 @@ def method_source(name: str) -> Path:
 
 
 def find_datasets() -> dict[str, Path]:
+    """Cards by dataset name: those of the package, then those that the user has added."""
+    return {**built_in_datasets(), **own_datasets()}
+
+
+def built_in_datasets() -> dict[str, Path]:
     """Cards of the package by dataset name."""
     return {path.stem: path for path in sorted(_folder("bench.datasets").glob("*.yaml"))}
+
+
+def own_datasets() -> dict[str, Path]:
+    """Cards that ``bench data add`` has written; a built-in name is never taken by one."""
+    own = {path.stem: path for path in sorted(cards_folder().glob("*.yaml"))}
+    return {name: path for name, path in own.items() if name not in built_in_datasets()}
+
+
+def readers() -> list[str]:
+    """Modules of ``bench.datasets``, which read or generate."""
+    folder = _folder("bench.datasets")
+    return [m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")]
 
 
 def dataset_card(name: str) -> DatasetCard:

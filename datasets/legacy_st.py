@@ -18,7 +18,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from bench.api import DataError, read_counts, read_table
+from bench.api import IMAGE_ENDINGS, DataError, FoundSection, read_counts, read_table
 
 ROLES = ("counts", "spots")
 """Files without which a section cannot be read."""
@@ -111,3 +111,61 @@ def _read_labels(path: Path, keys: pd.MultiIndex) -> np.ndarray:
     table = table.dropna(subset=["x", "y"])
     labels = _by_array_position(table, path)["label"]
     return labels.reindex(keys).fillna("").astype(str).to_numpy()
+
+
+def discover(folder: Path) -> list[FoundSection]:
+    """Sections in a folder: counts ``NAME.tsv`` or ``NAME_stdata.tsv``, plain or gzip-compressed.
+
+    The spot file has ``selection`` and the section's name in its own; the image has the name in
+    its own or in its folder's, and labels are ``NAME_labeled_coordinates.tsv``.
+    """
+    tables = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_table(path)]
+    spots = [path for path in tables if "selection" in path.name]
+    labels = [path for path in tables if "labeled_coordinates" in path.name]
+    found = []
+    for counts in tables:
+        if counts in spots or counts in labels:
+            continue
+        name = _stem(counts).removesuffix("_stdata")
+        # A repository may put its own number before the name.
+        names = [name, name.partition("_")[2]] if re.match(r"GSM[0-9]+_", name) else [name]
+        own = [path for path in spots if _belongs(path, names)]
+        if len(own) != 1:
+            continue
+        files = {"counts": counts, "spots": own[0]}
+        labelled = [path for path in labels if _belongs(path, names)]
+        if len(labelled) == 1:
+            files["labels"] = labelled[0]
+        images = [
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.suffix.lower() in IMAGE_ENDINGS
+            and (_belongs(path, names) or path.parent.name in names)
+        ]
+        assumed = ["legacy Spatial Transcriptomics: 200 um from spot to spot, spots of 100 um"]
+        if len(images) == 1:
+            files["image"] = images[0]
+        else:
+            assumed.append(
+                f"{len(images)} images have the section's name; none is used"
+                if images
+                else "no image was found; only methods that need none can run"
+            )
+        found.append(FoundSection(names[-1], files, 200.0, 100.0, assumed=tuple(assumed)))
+    return found
+
+
+def _is_table(path: Path) -> bool:
+    return path.name.endswith((".tsv", ".tsv.gz"))
+
+
+def _stem(path: Path) -> str:
+    return path.name.partition(".")[0]
+
+
+def _belongs(path: Path, names: list[str]) -> bool:
+    """Whether a file's name holds one of the names as a word."""
+    return any(
+        re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", _stem(path))
+        for name in names
+    )

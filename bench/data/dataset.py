@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-import platformdirs
 from cachetools import LRUCache
 from filelock import FileLock
 
-from bench.data import parsing
 from bench.data.aliases import Aliases, read_aliases
 from bench.data.card import DatasetCard, SectionCard
 from bench.data.lock import locked
-from bench.data.section import Section, load_section
+from bench.data.section import Section, load_section, module_source, reader_hash
 from bench.errors import DataError
-from bench.files import cache_folder, canonical_hash, source_hash, write_json
+from bench.files import cache_folder, canonical_hash, data_home, source_hash, write_json
 
 OPTIONAL = ("labels",)
 """Roles without which a section can be used; an image is needed only by who looks at it."""
@@ -102,7 +98,7 @@ class Dataset:
             {
                 "name": self.card.name,
                 "aliases": self.aliases.sha256 if self.aliases else None,
-                "reader": source_hash(_source(self.card.reader), Path(parsing.__file__)),
+                "reader": reader_hash(self.card.reader),
                 "patch_pixels": self.card.patch_pixels,
                 "panels": panels,
                 "sections": sections,
@@ -147,9 +143,9 @@ def chosen_folder(card: DatasetCard, data_root: Path | None) -> Path:
     """Folder that a dataset's files belong in, whether it is there or not."""
     if data_root is not None:
         return data_root
-    chosen = os.environ.get("SPOTBENCH_DATA")
-    base = Path(chosen) if chosen else Path(platformdirs.user_data_dir("spotbench"))
-    return base / card.name
+    if card.folder is not None:
+        return Path(card.folder)
+    return data_home() / card.name
 
 
 def _how_to_get(card: DatasetCard) -> str:
@@ -198,23 +194,15 @@ def resolve_card(card: DatasetCard, root: Path) -> DatasetCard:
             f" 'bench data get {card.name}'"
         )
     card.index.verify(path)
-    _source(card.reader)
+    module_source(card.reader)
     resolve = getattr(importlib.import_module(f"bench.datasets.{card.reader}"), "resolve", None)
     if resolve is None:
         raise DataError(f"card {card.name}: reader {card.reader} has no 'resolve' for its index")
     return cast("Callable[[DatasetCard, Path], DatasetCard]", resolve)(card, root)
 
 
-def _source(module: str) -> Path:
-    """Source file of a module of ``bench.datasets``, found without importing it."""
-    spec = importlib.util.find_spec(f"bench.datasets.{module}")
-    if spec is None or spec.origin is None:
-        raise DataError(f"there is no module bench.datasets.{module}, which the card names")
-    return Path(spec.origin)
-
-
 def _generated(card: DatasetCard) -> Path:
-    version = source_hash(_source(str(card.generator)))[:16]
+    version = source_hash(module_source(str(card.generator)))[:16]
     folder = cache_folder() / "generated" / f"{card.name}-{version}"
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "generated.json"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import scipy.sparse as sp
 
-from bench.data import parsing
+from bench.data import counts, hdf5, parsing
 from bench.data.card import DatasetCard, SectionCard, join_names
 from bench.data.image import image_size
 from bench.data.pitch import spot_pitch
@@ -108,27 +110,11 @@ def load_section(
     """
     files = {role: root / section.files[role].path for role in hashes}
     parsed = {role: value for role, value in hashes.items() if role != "image"}
-    try:
-        module = importlib.import_module(f"bench.datasets.{card.reader}")
-    except ModuleNotFoundError as error:
-        raise DataError(f"card {card.name}: there is no reader '{card.reader}'") from error
-    if not (hasattr(module, "read") and hasattr(module, "ROLES")):
-        raise DataError(
-            f"card {card.name}: module '{card.reader}' is no reader: it has no 'read' and 'ROLES'"
-        )
-    unnamed = [role for role in module.ROLES if role not in section.files]
-    if unnamed:
-        raise DataError(
-            f"card {card.name}: section {section.name} names no {join_names(unnamed)} file, which"
-            f" reader '{card.reader}' needs"
-        )
-    source = Path(str(module.__file__))
-    key = canonical_hash([parsed, source_hash(source, Path(__file__), Path(parsing.__file__))])
+    key = canonical_hash([parsed, reader_hash(card.reader)])
     cached = cache_folder() / "sections" / f"{card.name}-{section.name}-{key[:24]}.h5ad"
     adata = _read_cached(cached)
     if adata is None:
-        adata = cast("Reader", module.read)(files)
-        check_section(adata, str(files["counts"]))
+        adata = parse_section(card, section, files)
         with atomic_write(cached) as temporary:
             adata.write_h5ad(temporary)
         write_json(_hash_of(cached), {"sha256": file_hash(cached)})
@@ -163,6 +149,59 @@ def load_section(
         image_scale=section.image_scale,
         dropped_spots=dropped,
     )
+
+
+def reader_hash(name: str) -> str:
+    """Hash of all source that decides what a reader gives; the reader is not imported."""
+    return source_hash(module_source(name), Path(__file__), *_PARSING)
+
+
+def module_source(name: str) -> Path:
+    """Source file of a module of ``bench.datasets``, found without importing it."""
+    spec = importlib.util.find_spec(f"bench.datasets.{name}")
+    if spec is None or spec.origin is None:
+        raise DataError(f"there is no module bench.datasets.{name}, which the card names")
+    return Path(spec.origin)
+
+
+_PARSING = tuple(Path(str(module.__file__)) for module in (counts, hdf5, parsing))
+
+
+def parse_section(card: DatasetCard, section: SectionCard, files: Mapping[str, Path]) -> AnnData:
+    """Read the tables of a section, by its card's reader.
+
+    Parameters
+    ----------
+    card, section
+        The dataset's card and the section in it.
+    files
+        Path of each usable file by role.
+
+    Raises
+    ------
+    DataError
+        The card names no such reader or not the files it needs, or they hold no section.
+    """
+    module = _reader(card.reader)
+    unnamed = [role for role in module.ROLES if role not in section.files]
+    if unnamed:
+        raise DataError(
+            f"card {card.name}: section {section.name} names no {join_names(unnamed)} file, which"
+            f" reader '{card.reader}' needs"
+        )
+    adata = cast("Reader", module.read)(files)
+    check_section(adata, str(files["counts"]))
+    return adata
+
+
+def _reader(name: str) -> ModuleType:
+    try:
+        module = importlib.import_module(f"bench.datasets.{name}")
+    except ModuleNotFoundError as error:
+        raise DataError(f"there is no reader '{name}', which the card names") from error
+    if not (hasattr(module, "read") and hasattr(module, "ROLES")):
+        raise DataError(f"module '{name}', which the card names, has no 'read' and 'ROLES'")
+    return module
 
 
 def _measured_scale(adata: AnnData, card: DatasetCard) -> float:

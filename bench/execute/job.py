@@ -122,7 +122,7 @@ def _small_images(job: Job, data: FoldData) -> dict[str, dict[str, object]]:
             image, of_pixel = thumbnail(source.image, source.max_image_pixels, _IMAGE_SIDE)
             with atomic_write(path) as temporary:
                 image.save(temporary, format="JPEG", quality=85)
-            write_json(scale, {"scale": of_pixel})
+            write_json(scale, {"scale": of_pixel * source.image_scale})
         found[slide.name] = {"file": name.as_posix(), **read_record(scale)}
     return found
 

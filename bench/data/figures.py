@@ -1,0 +1,134 @@
+"""Pictures of a dataset: its spots on its images, and a gene on a section."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench.data.image import thumbnail
+from bench.data.section import Section
+from bench.errors import UnknownNameError
+from bench.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLUMNS = 4
+_SIDE = 700
+_DOTS_PER_INCH = 150
+
+
+def draw_sections(sections: Sequence[Section], path: Path) -> Path:
+    """Draw the spots of each section over a thumbnail of its image.
+
+    Parameters
+    ----------
+    sections
+        Sections; one without an image shows its spots alone.
+    path
+        Picture to write; its ending decides its form.
+    """
+    columns = min(_COLUMNS, len(sections))
+    rows = -(-len(sections) // columns)
+    figure = _figure(columns * 3.2, rows * 3.4)
+    grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axes, section in zip(grid, sections, strict=False):
+        scale = _background(axes, section)
+        x, y = section.spatial.T * scale
+        size = _spot_points(axes, section, scale)
+        axes.scatter(x, y, s=size, facecolors="none", edgecolors="#1f4fd8", linewidths=0.4)
+        axes.set_title(f"{section.name} ({section.adata.n_obs} spots)", fontsize=8)
+    for axes in grid[len(sections) :]:
+        axes.set_axis_off()
+    return _save(figure, path)
+
+
+def draw_gene(section: Section, gene: str, path: Path) -> Path:
+    """Draw a section's image beside the expression of a gene on its spots.
+
+    Expression is log(1 + 10,000 * count / total).
+
+    Raises
+    ------
+    UnknownNameError
+        The gene was not measured in the section.
+    """
+    if gene not in section.adata.var_names:
+        raise UnknownNameError(f"gene of section {section.name}", gene, section.adata.var_names)
+    figure = _figure(8.4, 4.2)
+    plain, coloured = figure.subplots(1, 2)
+    _background(plain, section)
+    plain.set_title(f"{section.name}, patient {section.patient}", fontsize=9)
+    scale = _background(coloured, section, alpha=0.35)
+    x, y = section.spatial.T * scale
+    drawn = coloured.scatter(
+        x,
+        y,
+        c=log_expression(section, gene),
+        s=_spot_points(coloured, section, scale),
+        cmap="viridis",
+        linewidths=0,
+    )
+    coloured.set_title(gene, fontsize=9, style="italic")
+    bar = figure.colorbar(drawn, ax=coloured, shrink=0.8)
+    bar.set_label("log(1 + counts per 10,000)", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return _save(figure, path)
+
+
+def log_expression(section: Section, gene: str) -> np.ndarray:
+    """(spots,) float64 log(1 + 10,000 * count / total) of one gene; 0 for a spot without counts."""
+    counts = section.adata.X
+    totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    own = counts[:, section.adata.var_names.get_loc(gene)].toarray().ravel()
+    share = np.divide(own, totals, out=np.zeros_like(totals), where=totals > 0)
+    return np.asarray(np.log1p(1e4 * share))
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    # Not through pyplot, which would keep every figure and look for a display.
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _background(axes: Axes, section: Section, alpha: float = 1.0) -> float:
+    """Show the image; how many of its pixels a full-resolution pixel is there."""
+    axes.set_aspect("equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
+    if section.image is None:
+        x, y = section.spatial.T
+        edge = 0.03 * max(np.ptp(x), np.ptp(y), 1.0)
+        axes.set_xlim(x.min() - edge, x.max() + edge)
+        axes.set_ylim(y.max() + edge, y.min() - edge)
+        return 1.0
+    small, reduced = thumbnail(section.image, section.max_image_pixels, _SIDE)
+    axes.imshow(small, alpha=alpha)
+    return reduced * section.image_scale
+
+
+def _spot_points(axes: Axes, section: Section, scale: float) -> float:
+    """Area of a spot in points, so that it covers in the picture what it covers on the slide."""
+    spot = section.adata.uns["spatial"][section.name]["scalefactors"]["spot_diameter_fullres"]
+    axes.figure.canvas.draw()  # the layout decides how large the axes are
+    (left, _), (right, _) = axes.transData.transform([(0, 0), (spot * scale, 0)])
+    points = abs(right - left) * 72 / axes.figure.dpi
+    return float(max(points, 0.8) ** 2)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    from bench.errors import BenchError
+
+    kinds = ("png", "pdf", "svg")
+    if path.suffix.lstrip(".").lower() not in kinds:
+        raise BenchError(f"{path}: write a picture as .{', .'.join(kinds)}")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=_DOTS_PER_INCH)
+    return path

@@ -1,0 +1,147 @@
+"""The lock file of a data folder: hashes of files whose card names none.
+
+The first download of such a file writes down what it was; a later one, and every reading of it,
+must find the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from bench.data.card import DatasetCard, FileCard, InsidePath, first_fault
+from bench.errors import DataError
+from bench.files import file_hash, write_json
+
+LOCK = "spotbench-lock.json"
+"""Name of the lock file in a data folder."""
+
+_MAX_BYTES = 64 << 20
+
+
+class Entry(BaseModel):
+    """What a file was when it was first fetched, or locked by hand.
+
+    Attributes
+    ----------
+    sha256, size
+        Of the file as it lies in the data folder.
+    url
+        Address it came from; None where a person put it there.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
+    url: str | None = None
+
+
+_ENTRIES = TypeAdapter(dict[InsidePath, Entry])
+
+
+class LockedFile(FileCard):
+    """A file whose hash comes from the lock file, not from the card."""
+
+    def verify(self, path: Path) -> str:
+        """As for any file; the message names the lock file."""
+        if not path.is_file():
+            raise DataError(f"{path}: file is missing")
+        found, fault = compare(self, path)
+        if fault:
+            raise DataError(f"{path}: {fault}")
+        return found
+
+
+def compare(file: FileCard, path: Path) -> tuple[str, str | None]:
+    """Compare a file that is there with what is known of it.
+
+    Returns
+    -------
+    tuple of str and (str or None)
+        Hash as ``algorithm:hex`` (SHA-256 where none is known), and what differs, if anything.
+    """
+    locked = isinstance(file, LockedFile)
+    who = LOCK if locked else "the card"
+    mend = f"; if the change is meant, delete the entry {file.path} of {LOCK}" if locked else ""
+    size = path.stat().st_size
+    algorithm = file.hash.partition(":")[0] if file.hash else "sha256"
+    if file.size is not None and size != file.size:
+        return "", f"{size} bytes, {who} says {file.size}{mend}"
+    found = f"{algorithm}:{file_hash(path, algorithm)}"
+    if file.hash and found != file.hash:
+        return found, f"hash {found}, {who} says {file.hash}{mend}"
+    return found, None
+
+
+def read_lock(root: Path) -> dict[str, Entry]:
+    """Entries of a data folder's lock file by path; none where there is no such file.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or is no lock file.
+    """
+    path = root / LOCK
+    mend = "restore it, or delete it to trust the files that are there"
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(f"{path}: larger than any lock file; {mend}")
+        return _ENTRIES.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        raise DataError(f"{path}: not a lock file ({first_fault(error)}); {mend}") from error
+
+
+def write_lock(root: Path, entries: Mapping[str, Entry]) -> None:
+    """Add entries to a data folder's lock file, or replace them, beside other processes."""
+    with FileLock(root / f".{LOCK}.lock"):
+        together = {**read_lock(root), **entries}
+        write_json(root / LOCK, {path: entry.model_dump() for path, entry in together.items()})
+
+
+def entry_of(path: Path, url: str | None = None) -> Entry:
+    """Entry for a file as it is now."""
+    return Entry(sha256=file_hash(path), size=path.stat().st_size, url=url)
+
+
+def locked(card: DatasetCard, root: Path) -> DatasetCard:
+    """The card with the hashes of the lock file in those files that name none.
+
+    Archives are left as they are: packed again by their server they are other bytes, while their
+    members, which are locked, stay the same.
+
+    Raises
+    ------
+    DataError
+        The lock file is damaged.
+    """
+    entries = read_lock(root)
+    if not entries:
+        return card
+
+    def lock(file: FileCard) -> FileCard:
+        entry = entries.get(file.path)
+        if entry is None or file.hash is not None:
+            return file
+        size = entry.size if file.size is None else file.size
+        known = {"hash": f"sha256:{entry.sha256}", "size": size}
+        return LockedFile.model_validate({**file.model_dump(), **known})
+
+    sections = tuple(
+        section.model_copy(update={"files": {r: lock(f) for r, f in section.files.items()}})
+        for section in card.sections
+    )
+    panels = {
+        name: panel.model_copy(update={"file": lock(panel.file)}) if panel.file else panel
+        for name, panel in card.panels.items()
+    }
+    index = lock(card.index) if card.index else None
+    return card.model_copy(update={"sections": sections, "panels": panels, "index": index})

@@ -1,0 +1,152 @@
+"""What a dataset holds, section by section, without keeping a section in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.data.card import DatasetCard, SectionCard
+from bench.data.dataset import required_roles
+from bench.data.pitch import spot_pitch
+from bench.data.section import parse_section, reader_hash
+from bench.errors import DataError
+from bench.files import cache_folder, canonical_hash, write_json
+
+_THREADS = 2
+
+
+@dataclass(frozen=True)
+class SectionOverview:
+    """One line of what ``bench data show`` tells.
+
+    Attributes
+    ----------
+    section, patient
+        As the card names them.
+    spots, genes
+        Of the files where they are here, otherwise as the card says; None where neither knows.
+    median_counts
+        Median over spots of the spot's counts over all genes.
+    pitch_pixels
+        Distance of neighbouring spots, full-resolution pixels.
+    micrometres_per_pixel
+        As the card says, or from the pitch.
+    labelled
+        Spots with a label; None where the section has not been read.
+    missing
+        Roles whose files are not here.
+    problem
+        Why the section cannot be read, empty where it can.
+    """
+
+    section: str
+    patient: str
+    spots: int | None = None
+    genes: int | None = None
+    median_counts: float | None = None
+    pitch_pixels: float | None = None
+    micrometres_per_pixel: float | None = None
+    labelled: int | None = None
+    missing: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def look_over(
+    card: DatasetCard, root: Path | None, sections: Sequence[str] | None = None
+) -> Iterator[SectionOverview]:
+    """Sections of a card in its order, each read once and remembered.
+
+    Parameters
+    ----------
+    card
+        Card as it holds on this machine.
+    root
+        Data folder, None where there is none.
+    sections
+        Names; all where None.
+    """
+    chosen = [s for s in card.sections if sections is None or s.name in sections]
+    if root is None:
+        yield from (_unread(card, section, tuple(section.files)) for section in chosen)
+        return
+    with ThreadPoolExecutor(_THREADS) as pool:
+        # In batches, so that no more than a few sections wait in memory for their turn.
+        for start in range(0, len(chosen), _BATCH):
+            batch = chosen[start : start + _BATCH]
+            yield from pool.map(lambda section: _look(card, section, root), batch)
+
+
+_BATCH = 16
+
+
+def _unread(card: DatasetCard, section: SectionCard, missing: tuple[str, ...]) -> SectionOverview:
+    return SectionOverview(
+        section.name,
+        section.patient,
+        spots=section.spots,
+        micrometres_per_pixel=card.scale(section),
+        missing=missing,
+    )
+
+
+def _look(card: DatasetCard, section: SectionCard, root: Path) -> SectionOverview:
+    missing = tuple(
+        role for role, file in section.files.items() if not (root / file.path).is_file()
+    )
+    plain = _unread(card, section, missing)
+    required = required_roles(section)
+    if set(required) & set(missing):
+        return plain
+    roles = [role for role in section.files if role != "image" and role not in missing]
+    files = {role: root / section.files[role].path for role in roles}
+    states = {role: [p.stat().st_size, p.stat().st_mtime_ns] for role, p in files.items()}
+    key = canonical_hash([str(root.resolve()), asdict(plain), states, reader_hash(card.reader)])
+    kept = cache_folder() / "overviews" / f"{card.name}-{section.name}-{key[:24]}.json"
+    found = _kept(kept)
+    if found is not None:
+        return found
+    try:
+        found = _measured(card, section, files, plain)
+    except DataError as error:
+        return SectionOverview(**{**asdict(plain), "problem": str(error)})
+    write_json(kept, asdict(found))
+    return found
+
+
+def _measured(
+    card: DatasetCard, section: SectionCard, files: dict[str, Path], plain: SectionOverview
+) -> SectionOverview:
+    adata = parse_section(card, section, files)
+    totals = np.asarray(adata.X.sum(axis=1), dtype=np.float64).ravel()
+    array_xy = adata.obs[["array_col", "array_row"]].to_numpy()
+    try:
+        pitch = spot_pitch(array_xy, np.asarray(adata.obsm["spatial"], dtype=np.float64))
+    except DataError:
+        pitch = None  # spots in one line: nothing else is wrong with them
+    scale = plain.micrometres_per_pixel
+    if scale is None and pitch is not None and card.spot_pitch_micrometres is not None:
+        scale = card.spot_pitch_micrometres / pitch
+    return SectionOverview(
+        section.name,
+        section.patient,
+        spots=adata.n_obs,
+        genes=adata.n_vars,
+        median_counts=float(np.median(totals)),
+        pitch_pixels=pitch,
+        micrometres_per_pixel=scale,
+        labelled=int((adata.obs["label"].astype(str) != "").sum()),
+        missing=plain.missing,
+    )
+
+
+def _kept(path: Path) -> SectionOverview | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return SectionOverview(**{**content, "missing": tuple(content["missing"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
