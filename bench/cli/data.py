@@ -3,101 +3,314 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.cli.options import (
+    FAILED,
     REFUSED,
     DataRootOption,
     JsonOption,
+    names,
 )
 from bench.cli.terminal import complain, print_rows
+
+if TYPE_CHECKING:
+    from bench.data.overview import SectionOverview
+
+SectionsOption = Annotated[
+    str | None,
+    typer.Option("--sections", help="Sections, comma-separated.", show_default="all"),
+]
 
 
 def show_command(
     dataset: Annotated[str, typer.Argument(help="Dataset name, or the path of a card.")],
+    sections: SectionsOption = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the spots over small images into a picture."),
+    ] = None,
     data_root: DataRootOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a dataset's sections, and which of their files are on this machine."""
-    from bench.data.dataset import data_folder
+    """Show a dataset's sections: patients, spots, genes, counts, and what is missing here."""
+    from dataclasses import asdict
+
+    from bench.data.dataset import data_folder, known_sections, local_card, open_dataset
+    from bench.data.overview import look_over
     from bench.errors import DataError
     from bench.registry import dataset_card
 
     card = dataset_card(dataset)
+    chosen = known_sections(card, names(sections))
     try:
         root: Path | None = data_folder(card, data_root)
-        note = ""
+        card, note = local_card(card, root), ""
     except DataError as error:
-        if data_root is not None:
+        if data_root is not None or plot is not None:
             raise
         root, note = None, str(error)
-    rows = []
-    for section in card.sections:
-        missing = [
-            role
-            for role, file in section.files.items()
-            if root is None or not (root / file.path).is_file()
-        ]
-        rows.append(
-            {
-                "section": section.name,
-                "patient": section.patient,
-                "spots": str(section.spots or "-"),
-                "um/px": f"{scale:.3f}" if (scale := card.scale(section)) else "-",
-                "labels": "yes" if "labels" in section.files else "-",
-                "missing": ", ".join(missing) or "-",
-            }
-        )
+    with redirect_stdout(sys.stderr):
+        found = list(look_over(card, root, chosen))
     if as_json:
         facts = card.model_dump(mode="json", exclude={"sections"})
-        folder = str(root) if root else None
-        typer.echo(json.dumps({"card": facts, "folder": folder, "sections": rows}, indent=2))
+        rows = [asdict(section) for section in found]
+        content = {"card": facts, "folder": str(root) if root else None, "sections": rows}
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        typer.echo(f"{card.title}\n{card.citation}")
+        for name in ("doi", "licence", "source", "platform", "tissue", "note"):
+            value = getattr(card, name)
+            if value:
+                typer.echo(f"{name}: {value}")
+        typer.echo(f"folder: {root or note}")
+        print_rows("", [_overview_row(section) for section in found])
+        typer.echo(
+            "counts: median of a spot; pitch: pixels from spot to spot; labels: labelled spots"
+        )
+        for section in found:
+            if section.problem:
+                complain(section.problem)
+    if plot is not None:
+        from bench.data.figures import draw_sections
+
+        images = any("image" not in section.missing for section in found)
+        there = [s.section for s in found if not s.problem and (not images or _drawable(s))]
+        dataset = open_dataset(card, root, images=images, names=there)
+        typer.echo(f"wrote {draw_sections(list(dataset), plot)}")
+    if any(section.problem for section in found):
+        raise typer.Exit(REFUSED)
+
+
+def _drawable(section: SectionOverview) -> bool:
+    return not {"counts", "image"} & set(section.missing)
+
+
+def _overview_row(section: SectionOverview) -> dict[str, str]:
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    return {
+        "section": section.section,
+        "patient": section.patient,
+        "spots": number(section.spots, ","),
+        "genes": number(section.genes, ","),
+        "counts": number(section.median_counts, ",.0f"),
+        "pitch": number(section.pitch_pixels, ".1f"),
+        "um/px": number(section.micrometres_per_pixel, ".3f"),
+        "labels": number(section.labelled, ","),
+        "missing": ", ".join(section.missing) or "-",
+    }
+
+
+def preview_command(
+    dataset: Annotated[str, typer.Argument(help="Dataset name, or the path of a card.")],
+    section: Annotated[str, typer.Argument(help="Section.")],
+    gene: Annotated[str, typer.Option("--gene", "-g", help="Gene symbol.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Picture.", show_default="SECTION-GENE.png"
+        ),
+    ] = None,
+    data_root: DataRootOption = None,
+) -> None:
+    """Draw a gene on a section beside its image."""
+    import numpy as np
+
+    from bench.data.dataset import data_folder, known_sections, local_card, open_dataset
+    from bench.data.figures import draw_gene
+    from bench.registry import dataset_card
+
+    card = dataset_card(dataset)
+    known_sections(card, (section,))
+    root = data_folder(card, data_root)
+    card = local_card(card, root)
+    image = card.section(section).files.get("image")
+    with_image = image is not None and (root / image.path).is_file()
+    found = open_dataset(card, root, images=with_image, names=[section]).section(section)
+    path = draw_gene(found, gene, output or Path(f"{section}-{gene}.png"))
+    counts = found.adata[:, gene].X.toarray().ravel()
+    typer.echo(
+        f"{gene} in {section}: detected in {(counts > 0).mean():.0%} of {len(counts)} spots,"
+        f" median {np.median(counts):g}, largest {counts.max()} counts; wrote {path}"
+    )
+
+
+def add_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of your sections.")],
+    name: Annotated[str, typer.Option("--name", help="Name for the dataset.")],
+    patients: Annotated[
+        Path,
+        typer.Option("--patients", metavar="FILE", help="CSV with columns section and patient."),
+    ],
+    pitch: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Micrometres from spot to spot.", show_default="the layout's usual ones"
+        ),
+    ] = None,
+    patch: Annotated[
+        float | None,
+        typer.Option(min=1, help="Edge of a patch in micrometres.", show_default="112"),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Write over a dataset that you added before.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a dataset of your own folder, after checking it; the folder stays where it is."""
+    from bench.data.own import add_dataset
+    from bench.registry import built_in_datasets, readers
+
+    with redirect_stdout(sys.stderr):
+        made = add_dataset(
+            folder,
+            name,
+            patients,
+            readers(),
+            list(built_in_datasets()),
+            pitch=pitch,
+            patch=patch,
+            replace=replace,
+        )
+    if as_json:
+        content = {
+            "name": made.card.name,
+            "card": str(made.path),
+            "sections": made.sections,
+            "assumed": made.assumed,
+            "warnings": made.warnings,
+        }
+        typer.echo(json.dumps(content, indent=2))
         return
-    typer.echo(f"{card.title}\n{card.citation}")
-    for name in ("doi", "licence", "source", "platform", "tissue", "note"):
-        value = getattr(card, name)
-        if value:
-            typer.echo(f"{name}: {value}")
-    typer.echo(f"folder: {root or note}")
-    print_rows("", rows)
+    typer.echo(f"found {len(made.sections)} sections by reader {made.card.reader}")
+    print_rows("", [_added_row(line) for line in made.sections])
+    for one in made.assumed:
+        typer.echo(f"assumed: {one}")
+    for one in made.warnings:
+        complain(f"look at this: {one}")
+    typer.echo(
+        f"wrote {made.path}; correct there what was assumed wrongly\n"
+        f"see the spots: bench data show {name} --plot {name}.png\n"
+        f"run a method:  bench run --method mclstexp --dataset {name}"
+    )
+
+
+def _added_row(line: Mapping[str, Any]) -> dict[str, str]:
+    forms = {
+        "spots": ",",
+        "genes": ",",
+        "counts": ",.0f",
+        "pitch": ".1f",
+        "um/px": ".3f",
+        "on tissue": ".0%",
+    }
+    return {
+        key: "-" if value is None else format(value, forms.get(key, ""))
+        for key, value in line.items()
+    }
 
 
 def verify_command(
     dataset: Annotated[str, typer.Argument(help="Dataset name, or the path of a card.")],
     data_root: DataRootOption = None,
+    sections: SectionsOption = None,
+    lock: Annotated[
+        bool, typer.Option("--lock", help="Keep the hashes of files whose card names none.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Hash every file of a dataset that is here against its card; missing files are listed."""
-    from bench.data.dataset import data_folder
-    from bench.errors import DataError
+    from bench.data.dataset import data_folder, local_card
+    from bench.data.lock import LOCK, entry_of, write_lock
+    from bench.data.verify import survey, verified_files
     from bench.registry import dataset_card
 
     card = dataset_card(dataset)
     root = data_folder(card, data_root)
-    good, missing, wrong = 0, [], []
-    for section in card.sections:
-        for file in section.files.values():
-            path = root / file.path
-            if not path.is_file():
-                missing.append(file.path)
-                continue
-            try:
-                file.verify(path)
-                good += 1
-            except DataError as error:
-                wrong.append(str(error))
+    card = local_card(card, root)
+    found = survey(verified_files(card, root, names(sections)), root)
+    unchecked = found.unchecked
+    if lock and unchecked:
+        write_lock(root, {path: entry_of(root / path) for path in unchecked})
+    wrong = [f"{root / path}: {fault}; fetch it again" for path, fault in found.wrong.items()]
     if as_json:
-        typer.echo(json.dumps({"good": good, "missing": missing, "wrong": wrong}, indent=2))
+        facts = {"good": len(found.good), "unchecked": unchecked, "missing": found.missing}
+        typer.echo(json.dumps({"folder": str(root), **facts, "wrong": wrong}, indent=2))
     else:
-        typer.echo(f"{good} files are what the card says, {len(missing)} are missing")
-        for name in missing[:10]:
+        typer.echo(
+            f"{len(found.good)} files are what the card says, {len(found.missing)} are missing,"
+            f" {len(wrong)} are wrong"
+        )
+        if unchecked and lock:
+            typer.echo(f"{len(unchecked)} hashes that the card does not name are now in {LOCK}")
+        elif unchecked:
+            typer.echo(f"{len(unchecked)} files have no hash to compare with; --lock keeps today's")
+        for name in found.missing[:10]:
             typer.echo(f"  missing: {name}")
-        if len(missing) > 10:
-            typer.echo(f"  and {len(missing) - 10} more")
+        if len(found.missing) > 10:
+            typer.echo(f"  and {len(found.missing) - 10} more")
         for line in wrong:
             complain(line)
     if wrong:
         raise typer.Exit(REFUSED)
+
+
+def get_command(
+    dataset: Annotated[str, typer.Argument(help="Dataset name, or the path of a card.")],
+    sections: SectionsOption = None,
+    data_root: DataRootOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Fetch again files that are here but wrong.")
+    ] = False,
+    keep_archives: Annotated[
+        bool, typer.Option("--keep-archives", help="Keep archives after taking files out.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch the files of a dataset that are not here yet, and check each before it is used."""
+    from dataclasses import asdict
+
+    from bench.cli.download_bar import DownloadBar
+    from bench.data.dataset import chosen_folder
+    from bench.data.fetch import Outcome, fetch_dataset
+    from bench.registry import dataset_card
+
+    card = dataset_card(dataset)
+    root = chosen_folder(card, data_root)
+    outcome = Outcome()
+    if card.generator is None:
+        with DownloadBar() as bar:
+            outcome = fetch_dataset(
+                card,
+                root,
+                sections=names(sections),
+                force=force,
+                keep_archives=keep_archives,
+                watcher=bar,
+            )
+    if as_json:
+        typer.echo(json.dumps({"folder": str(root), **asdict(outcome)}, indent=2))
+    elif card.generator is not None:
+        typer.echo(f"{card.name} is generated on this machine when it is used; nothing to fetch")
+    else:
+        typer.echo(
+            f"{root}: {len(outcome.fetched)} files fetched, {len(outcome.kept)} were there,"
+            f" {len(outcome.failed)} failed"
+        )
+        if outcome.by_hand:
+            typer.echo("to get by hand:")
+        for file in outcome.by_hand:
+            needed = "" if file.needed else " (optional)"
+            typer.echo(f"  {file.how}{needed}\n    put it at {file.put}")
+    for path, fault in outcome.failed.items():
+        complain(f"{path}: {fault}")
+    if not outcome.complete:
+        raise typer.Exit(FAILED)

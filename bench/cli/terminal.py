@@ -20,8 +20,11 @@ def print_rows(title: str, rows: list[dict[str, str]]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
-    for name in rows[0] if rows else []:
-        table.add_column(name, overflow="fold", no_wrap=name in {"name", "section"})
+    headings = list(rows[0]) if rows else []
+    for name in headings:
+        # The last column has room for long words; the others are never broken.
+        longest = max(map(len, name.split()))
+        table.add_column(name, overflow="fold", no_wrap=name != headings[-1], min_width=longest)
     for row in rows:
         table.add_row(*row.values())
     Console(highlight=False).print(table)

@@ -283,6 +283,19 @@ def open_dataset(
     return Dataset(card, root, hashes, left_out, read_aliases(aliases) if aliases else None)
 
 
+def known_sections(card: DatasetCard, names: Sequence[str]) -> tuple[str, ...] | None:
+    """Names of sections as they were asked for; None where none was, which means all.
+
+    Raises
+    ------
+    UnknownNameError
+        The card has no section of that name; the nearest ones are offered.
+    """
+    for name in names:
+        card.section(name)
+    return tuple(names) or None
+
+
 def required_roles(section: SectionCard) -> list[str]:
     """Roles without which a section cannot be read: all but image and labels.
 

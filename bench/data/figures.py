@@ -40,7 +40,7 @@ def draw_sections(sections: Sequence[Section], path: Path) -> Path:
         scale = _background(axes, section)
         x, y = section.spatial.T * scale
         size = _spot_points(axes, section, scale)
-        axes.scatter(x, y, s=size, facecolors="none", edgecolors="#1f4fd8", linewidths=0.4)
+        axes.scatter(x, y, s=size, facecolors="none", edgecolors="#00b84a", linewidths=0.4)
         axes.set_title(f"{section.name} ({section.adata.n_obs} spots)", fontsize=8)
     for axes in grid[len(sections) :]:
         axes.set_axis_off()

@@ -1,27 +1,162 @@
-"""Opening images that may be damaged or made to exhaust the memory."""
+"""Opening images that may be damaged, larger than the memory, or made to exhaust it."""
 
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from bench.errors import DataError
+from bench.files import atomic_write, cache_folder, canonical_hash, one_line
 
-FORMATS = ("JPEG", "PNG", "TIFF")
+FORMATS = ("JPEG", "PNG")
+"""What Pillow opens, and has to decode whole."""
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_THUMBNAILS = 1
+
+
+class Raster(ABC):
+    """An image of which parts are read.
+
+    Attributes
+    ----------
+    path
+        Image file.
+    size
+        Width and height in pixels, at full resolution.
+    rows_together
+        Rows of pixels that are decoded together; None where the whole image is. Who reads many
+        parts does well to go through the image in bands of that height.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    rows_together: int | None = None
+
+    @abstractmethod
+    def crop(self, left: int, top: int, width: int, height: int) -> np.ndarray:
+        """Part of the image; what lies outside of it is black.
+
+        Parameters
+        ----------
+        left, top
+            First column and row; may lie outside.
+        width, height
+            Extent in pixels.
+
+        Returns
+        -------
+        (height, width, 3) uint8 array, RGB
+
+        Raises
+        ------
+        DataError
+            The file turns out to be damaged there.
+        """
+
+    @abstractmethod
+    def thumbnail(self, side: int) -> tuple[Image.Image, float]:
+        """A small RGB copy, and how many of its pixels one of the image makes.
+
+        Parameters
+        ----------
+        side
+            Longest edge of the copy; a smaller image keeps its size.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file and of what was decoded."""
+
+
+class _WholeRaster(Raster):
+    """A JPEG or PNG file, which has to be decoded whole; only when a part is asked for."""
+
+    def __init__(self, path: Path, max_pixels: int) -> None:
+        self.path = path
+        self._max_pixels = max_pixels
+        self._rgb: Image.Image | None = None
+        with open_image(path, max_pixels) as image:
+            self.size = image.size
+
+    def crop(self, left: int, top: int, width: int, height: int) -> np.ndarray:
+        if self._rgb is None:
+            with open_image(self.path, self._max_pixels) as image:
+                image.load()
+                self._rgb = image if image.mode == "RGB" else image.convert("RGB")
+        return np.asarray(self._rgb.crop((left, top, left + width, top + height)))
+
+    def thumbnail(self, side: int) -> tuple[Image.Image, float]:
+        with open_image(self.path, self._max_pixels) as image:
+            # JPEG files are decoded at a fraction of their size where that is enough.
+            image.draft("RGB", (side, side))
+            image.thumbnail((side, side))
+            small = image.convert("RGB")
+        return small, small.size[0] / self.size[0]
+
+    def close(self) -> None:
+        self._rgb = None
 
 
 @contextmanager
-def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """Open an image lazily; nothing is decoded before its size has been checked.
+def open_raster(path: Path, max_pixels: int) -> Iterator[Raster]:
+    """Open an image to read parts of it.
+
+    The format is told by the content, not by the file's ending: JPEG, PNG, and whatever is built
+    like a TIFF (BigTIFF, OME-TIFF, and the whole-slide formats SVS, NDPI, SCN, BIF and Philips).
+    Of a file with several images and pyramid levels the largest is the image.
 
     Parameters
     ----------
     path
-        JPEG, PNG or TIFF file.
+        Image file.
+    max_pixels
+        Largest width x height accepted; compared with the header before anything is decoded.
+
+    Raises
+    ------
+    DataError
+        Missing, not an image of a known format, damaged, or larger than `max_pixels`.
+    """
+    raster = _raster(Path(path), max_pixels)
+    try:
+        yield raster
+    finally:
+        raster.close()
+
+
+def _raster(path: Path, max_pixels: int) -> Raster:
+    if not _is_tiff(path):
+        return _WholeRaster(path, max_pixels)
+    from bench.data.tiff import TiffRaster
+
+    return TiffRaster(path, max_pixels)
+
+
+def _is_tiff(path: Path) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(4) in _TIFF
+    except FileNotFoundError:
+        raise DataError(f"{path}: image is missing") from None
+    except OSError as error:
+        raise DataError(f"{path}: image cannot be read ({one_line(error)})") from error
+
+
+@contextmanager
+def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """Open a JPEG or PNG lazily; nothing is decoded before its size has been checked.
+
+    Parameters
+    ----------
+    path
+        JPEG or PNG file.
     max_pixels
         Largest width x height accepted.
 
@@ -34,41 +169,72 @@ def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     Image.MAX_IMAGE_PIXELS = None  # Pillow's global limit gives way to the card's
     try:
         with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise DataError(
-                    f"{path}: image of {width} x {height} px exceeds the card's ceiling of"
-                    f" {max_pixels} px; raise max_image_pixels in the card if it is genuine"
-                )
+            check_pixels(path, *image.size, max_pixels)
             yield image
     except FileNotFoundError:
         raise DataError(f"{path}: image is missing") from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: image cannot be read ({error})") from error
+        raise DataError(f"{path}: image cannot be read ({one_line(error)})") from error
     finally:
         Image.MAX_IMAGE_PIXELS = before
 
 
+def check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
+    """Refuse an image that is larger than its dataset says.
+
+    Raises
+    ------
+    DataError
+        More than `max_pixels`.
+    """
+    if width * height > max_pixels:
+        raise DataError(
+            f"{path}: image of {width} x {height} px exceeds the card's ceiling of"
+            f" {max_pixels} px; raise max_image_pixels in the card if it is genuine"
+        )
+
+
 def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
     """Width and height in pixels, from the header alone."""
-    with warnings.catch_warnings(), open_image(path, max_pixels) as image:
-        return image.size
+    with warnings.catch_warnings(), open_raster(path, max_pixels) as raster:
+        return raster.size
 
 
-def thumbnail(path: Path, max_pixels: int, side: int) -> tuple[Image.Image, float]:
+def thumbnail(
+    path: Path, max_pixels: int, side: int, image_hash: str | None = None
+) -> tuple[Image.Image, float]:
     """A small RGB copy of an image, and how many of its pixels one of the image makes.
 
     Parameters
     ----------
     path, max_pixels
-        See :func:`open_image`.
+        See :func:`open_raster`.
     side
         Longest edge of the copy; a smaller image keeps its size.
+    image_hash
+        Hash of the file. Where it is given, the copy of an image read in tiles is kept in the
+        cache under it, since all tiles may have to be decoded for it.
     """
-    with open_image(path, max_pixels) as image:
-        width = image.size[0]
-        # JPEG files are decoded at a fraction of their size where that is enough.
-        image.draft("RGB", (side, side))
-        image.thumbnail((side, side))
-        small = image.convert("RGB")
-    return small, small.size[0] / width
+    with open_raster(path, max_pixels) as raster:
+        if image_hash is None or raster.rows_together is None:
+            return raster.thumbnail(side)
+        key = canonical_hash([_THUMBNAILS, image_hash, side])[:32]
+        kept = cache_folder() / "thumbnails" / f"{key}.png"
+        small = _kept(kept, side)
+        if small is None:
+            small, scale = raster.thumbnail(side)
+            with atomic_write(kept) as temporary:
+                small.save(temporary, format="PNG")
+            return small, scale
+        return small, small.size[0] / raster.size[0]
+
+
+def _kept(path: Path, side: int) -> Image.Image | None:
+    """The thumbnail stored at `path`; None where there is none that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        with open_image(path, side * side) as image:
+            return image.convert("RGB")
+    except DataError:
+        return None

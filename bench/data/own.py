@@ -280,8 +280,8 @@ def _look_at(section: Section) -> tuple[dict[str, Any], list[str]]:
         "patient": section.patient,
         "spots": adata.n_obs,
         "genes": adata.n_vars,
-        "median counts": float(np.median(totals)),
-        "pitch px": spot_pitch(array_xy, section.spatial),
+        "counts": float(np.median(totals)),
+        "pitch": spot_pitch(array_xy, section.spatial),
         "um/px": section.micrometres_per_pixel,
         "on tissue": None,
     }

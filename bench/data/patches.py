@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
-from bench.data.image import open_image
+from bench.data.image import Raster, open_raster
 from bench.errors import DataError
 from bench.files import atomic_write, cache_folder, canonical_hash
 
 _VERSION = 1
+_LARGEST = 4096
+_MICROMETRES = r"^\d+(\.\d+)?um$"
+
+PatchSize = (
+    Annotated[int, Field(ge=8, le=_LARGEST)] | Annotated[str, Field(pattern=_MICROMETRES)] | None
+)
+"""Edge of a patch as a setting: full-resolution pixels, micrometres as in ``"150um"``, or None
+for what the dataset's card recommends."""
+
+
+def patch_edge(size: int | str, micrometres_per_pixel: float | None, where: str) -> int:
+    """Edge of a patch in full-resolution pixels.
+
+    Parameters
+    ----------
+    size
+        Pixels, or micrometres as in ``"150um"`` or ``"112.5um"``.
+    micrometres_per_pixel
+        Scale of the full-resolution image; None where it is not known.
+    where
+        What the error names.
+
+    Raises
+    ------
+    DataError
+        Micrometres are asked for and the scale is not known; or `size` is neither.
+    """
+    if not isinstance(size, str):
+        return size
+    if not re.fullmatch(_MICROMETRES, size):
+        raise DataError(f"{where}: patch size '{size}' is neither pixels nor micrometres ('150um')")
+    if micrometres_per_pixel is None:
+        raise DataError(
+            f"{where}: patches of {size} need the scale of the image, which is not known; give"
+            " micrometres_per_pixel in the dataset's card, or the patch size in pixels"
+        )
+    return round(float(size.removesuffix("um")) / micrometres_per_pixel)
 
 
 @dataclass(frozen=True)
@@ -29,32 +70,50 @@ class PatchSource:
         Largest image accepted.
     centres
         (spots, 2) float64 full-resolution pixel (x, y).
+    image_scale
+        Pixels of the image file a full-resolution pixel: less than 1 where the file is a reduced
+        copy of the image that the centres were measured on.
     """
 
     image: Path
     image_hash: str
     max_image_pixels: int
     centres: np.ndarray
+    image_scale: float = 1.0
 
     def cut(self, size: int, pixels: int | None = None) -> np.ndarray:
-        """Patches of `size` x `size` image pixels centred on floor(x), floor(y).
+        """Patches of `size` x `size` full-resolution pixels centred on floor(x), floor(y).
 
-        What lies outside the image is black, as in the released data loaders of the field.
+        What lies outside the image is black, as in the released data loaders of the field. Of a
+        reduced image the same square of tissue is taken, to fractions of a pixel.
 
         Parameters
         ----------
         size
-            Edge of the patch in pixels of the image.
+            Edge of the patch in full-resolution pixels.
         pixels
-            Edge after resampling by area averaging; `size` where None.
+            Edge after resampling, by area averaging or, where it is more than the image has, by
+            bicubic interpolation; `size` where None.
 
         Returns
         -------
         (spots, pixels, pixels, 3) uint8 array, RGB, memory-mapped and read-only
+
+        Raises
+        ------
+        DataError
+            A size that is not between 1 and 4096, or less than 2 pixels of a reduced image; an
+            image that cannot be read.
         """
-        pixels = pixels or size
-        if not (1 <= pixels <= size <= 4096):
+        pixels = size if pixels is None else pixels
+        if not (1 <= size <= _LARGEST and 1 <= pixels <= _LARGEST):
             raise DataError(f"patches of {size} px resampled to {pixels} px cannot be cut")
+        if self.image_scale != 1 and size * self.image_scale < 2:
+            raise DataError(
+                f"{self.image}: patches of {size} px are {size * self.image_scale:.2g} px of this"
+                f" reduced image and cannot be cut; ask for {math.ceil(2 / self.image_scale)} px"
+                " or more"
+            )
         corners = self._corners(size)
         path = cache_folder() / "patches" / f"{self.key(size, pixels)[:32]}.npy"
         shape = (len(corners), pixels, pixels, 3)
@@ -68,29 +127,51 @@ class PatchSource:
     def key(self, size: int, pixels: int | None = None) -> str:
         """Hash of image, centres and scale: what is computed from the patches is kept under it."""
         corners = self._corners(size).tolist()
-        return canonical_hash([_VERSION, self.image_hash, size, pixels or size, corners])
+        edge = size if pixels is None else pixels
+        facts = [_VERSION, self.image_hash, size, edge, corners]
+        if self.image_scale != 1:
+            facts.append(self.image_scale)
+        return canonical_hash(facts)
 
     def _corners(self, size: int) -> np.ndarray:
         return np.floor(self.centres).astype(np.int64) - size // 2
 
     def _cut_into(self, path: Path, corners: np.ndarray, size: int, pixels: int) -> None:
-        with open_image(self.image, self.max_image_pixels) as image:
-            image.load()
-            rgb = image if image.mode == "RGB" else image.convert("RGB")
-        # Outside of the block above, whose errors are blamed on the image; and written in order,
-        # since a write into a memory map kills the process when the disk is full.
         header = {
             "descr": "|u1",
             "fortran_order": False,
             "shape": (len(corners), pixels, pixels, 3),
         }
-        with open(path, "wb") as stream:
+        with open_raster(self.image, self.max_image_pixels) as raster, open(path, "wb") as stream:
             np.lib.format.write_array_header_1_0(stream, header)
-            for left, top in corners.tolist():
-                patch = rgb.crop((left, top, left + size, top + size))
-                if pixels != size:
-                    patch = patch.resize((pixels, pixels), Image.Resampling.BOX)
-                stream.write(patch.tobytes())
+            first = stream.tell()
+            # Into its place in a plain file, since a write into a memory map kills the process
+            # when the disk is full.
+            for spot in _order(corners * self.image_scale, raster.rows_together):
+                stream.seek(first + int(spot) * pixels * pixels * 3)
+                stream.write(self._patch(raster, corners[spot], size, pixels).tobytes())
+
+    def _patch(self, raster: Raster, corner: np.ndarray, size: int, pixels: int) -> np.ndarray:
+        left, top = (float(edge) * self.image_scale for edge in corner)
+        edge = size * self.image_scale
+        # Whole pixels that hold the square, and the square in them; at scale 1 the same.
+        first_x, first_y = math.floor(left), math.floor(top)
+        width = math.ceil(left + edge) - first_x
+        height = math.ceil(top + edge) - first_y
+        patch = raster.crop(first_x, first_y, width, height)
+        if self.image_scale == 1 and pixels == size:
+            return patch
+        box = (left - first_x, top - first_y, left - first_x + edge, top - first_y + edge)
+        how = Image.Resampling.BOX if pixels <= edge else Image.Resampling.BICUBIC
+        return np.asarray(Image.fromarray(patch).resize((pixels, pixels), how, box=box))
+
+
+def _order(corners: np.ndarray, rows_together: int | None) -> np.ndarray:
+    """Spots in the order in which tiles are read few times: band by band, from left to right."""
+    if rows_together is None:
+        return np.arange(len(corners))
+    left, top = corners.T
+    return np.lexsort((top, left, top // rows_together))
 
 
 def _open_stored(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:

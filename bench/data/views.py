@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bench.data.patches import PatchSource
+from bench.data.patches import PatchSource, patch_edge
 from bench.errors import DataError
 
 
@@ -24,6 +24,8 @@ class Slide:
         (spots, 2) float64 full-resolution pixel (x, y).
     patch_pixels
         Edge of a patch that the dataset's card recommends, in full-resolution pixels.
+    micrometres_per_pixel
+        Scale of the full-resolution image; None where it is not known.
     """
 
     name: str
@@ -32,27 +34,41 @@ class Slide:
     patch_pixels: int
     patch_source: PatchSource | None = field(repr=False)
     image_order: np.ndarray | None = field(default=None, repr=False)
+    micrometres_per_pixel: float | None = None
 
     def __len__(self) -> int:
         return len(self.array_xy)
 
-    def patches(self, size: int | None = None, pixels: int | None = None) -> np.ndarray:
+    def patches(self, size: int | str | None = None, pixels: int | None = None) -> np.ndarray:
         """Image patches around the spots.
 
         Parameters
         ----------
         size
-            Edge in pixels of the full-resolution image; `patch_pixels` where None.
+            Edge in pixels of the full-resolution image, or in micrometres as in ``"150um"``;
+            `patch_pixels` where None.
         pixels
-            Edge after resampling; `size` where None.
+            Edge after resampling. Where None, `size` if that is in pixels; `patch_pixels` if it
+            is in micrometres, so that sections of different scale give patches of one shape.
 
         Returns
         -------
         (spots, pixels, pixels, 3) uint8 array, RGB
+
+        Raises
+        ------
+        DataError
+            There is no image, or one that cannot be read; or micrometres are asked for and the
+            scale is not known.
         """
+        where = f"section {self.name}"
         if self.patch_source is None:
-            raise DataError(f"section {self.name}: no image, but the method asks for patches")
-        patches = self.patch_source.cut(size or self.patch_pixels, pixels)
+            raise DataError(f"{where}: no image, but the method asks for patches")
+        if isinstance(size, str) and pixels is None:
+            pixels = self.patch_pixels
+        asked = self.patch_pixels if size is None else size
+        edge = patch_edge(asked, self.micrometres_per_pixel, where)
+        patches = self.patch_source.cut(edge, pixels)
         return patches if self.image_order is None else patches[self.image_order]
 
     def with_images_shuffled(self, seed: int) -> Slide:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.data.alignment import section_alignment
 from bench.data.card import join_names
 from bench.data.image import thumbnail
 from bench.data.section import Section
@@ -36,7 +37,7 @@ class Finding:
     Attributes
     ----------
     kind
-        ``patient``, ``image``, ``counts``, ``distance``, ``panel``, ``heg`` or ``scale``.
+        A key of :data:`TITLES`.
     message
         One line.
     folds
@@ -69,6 +70,7 @@ TITLES = {
     "panel": "Panel leak",
     "heg": "HEG leak",
     "scale": "Scale",
+    "alignment": "Spots off the tissue",
 }
 """Headings of the kinds of findings."""
 
@@ -94,6 +96,7 @@ def audit(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -> 
         *_patients(folds, protocol),
         *_images(folds, sections, protocol),
         *_counts(folds, sections, protocol),
+        *_alignments(folds, sections),
     ]
     return findings + rule_findings(folds, protocol)
 
@@ -279,6 +282,18 @@ def _counts(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -
                 )
             )
     return findings
+
+
+def _alignments(folds: Folds, sections: Mapping[str, Section]) -> list[Finding]:
+    """No leak, but a score on patches from elsewhere means as little."""
+    every = tuple(fold.index for fold in folds.folds)
+    found = []
+    for name, section in sections.items():
+        alignment = section_alignment(section)
+        if alignment is not None and alignment.warning:
+            message = f"section {name}: {alignment.warning}"
+            found.append(Finding("alignment", message, every, forbidden=False))
+    return found
 
 
 def _signatures(section: Section) -> set[tuple[int, int]]:

@@ -1,0 +1,283 @@
+"""Whether spots lie on the tissue of their image, or would if they were turned or mirrored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from bench.errors import DataError
+from bench.files import cache_folder, canonical_hash, source_hash, write_json
+
+if TYPE_CHECKING:
+    from bench.data.section import Section
+
+CLEARLY_BETTER = 0.1
+"""Share of spots by which another orientation must do better before it is named."""
+
+MOSTLY_ON = 0.6
+"""Share of spots that must lie on tissue in an orientation before it is named."""
+
+MOSTLY_OFF = 0.5
+"""Share of spots on tissue below which image and spots hardly belong together."""
+
+_STANDARD_ERRORS = 4.0  # by which the spots that gain outnumber those that lose
+_SMALLEST_TISSUE = 5e-4  # share of the image; a fiducial dot is a fifth of it
+_FEWEST_TISSUE = 2e-3  # share of the image below which there is nothing to judge by
+_LEAST_CONTRAST = 10.0  # of 255, between glass and stained tissue
+_SMOOTH = 0.3  # texture of glass at most, as a part of that of tissue; measured: 0.03 and 0.5
+_BLACK = 12  # of 255, below which a pixel at the border is padding
+
+_Turn = Callable[[np.ndarray, np.ndarray, float, float], tuple[np.ndarray, np.ndarray]]
+
+AS_GIVEN = "as given"
+
+ORIENTATIONS: Mapping[str, _Turn] = {
+    AS_GIVEN: lambda x, y, w, h: (x, y),
+    "mirrored left-right": lambda x, y, w, h: (w - x, y),
+    "mirrored top-bottom": lambda x, y, w, h: (x, h - y),
+    "rotated by 180 degrees": lambda x, y, w, h: (w - x, h - y),
+    "x and y swapped": lambda x, y, w, h: (y, x),
+    "rotated by 90 degrees clockwise": lambda x, y, w, h: (w - y, x),
+    "rotated by 90 degrees counter-clockwise": lambda x, y, w, h: (y, h - x),
+    "x and y swapped and rotated by 180 degrees": lambda x, y, w, h: (w - y, h - x),
+}
+"""What may be done to spots for them to fit: name to a function of x, y and the image's width and
+height."""
+
+_MENDING = {
+    "mirrored left-right": ("the spots look mirrored left-right", "width - x, y"),
+    "mirrored top-bottom": ("the spots look mirrored top-bottom", "x, height - y"),
+    "rotated by 180 degrees": ("the spots look turned by 180 degrees", "width - x, height - y"),
+    "x and y swapped": ("x and y look swapped", "y, x"),
+    "rotated by 90 degrees clockwise": (
+        "the spots look turned by 90 degrees counter-clockwise",
+        "width - y, x",
+    ),
+    "rotated by 90 degrees counter-clockwise": (
+        "the spots look turned by 90 degrees clockwise",
+        "y, height - x",
+    ),
+    "x and y swapped and rotated by 180 degrees": (
+        "x and y look swapped and the spots turned by 180 degrees",
+        "width - y, height - x",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How well spots and tissue meet.
+
+    Attributes
+    ----------
+    share_on_tissue
+        Share of the spots that lie on tissue; NaN where no tissue can be told from the glass.
+    shares
+        The same for each of the eight orientations of the spots within the image's frame, by
+        its name in :data:`ORIENTATIONS`.
+    best
+        Orientation that fits best: ``as given`` unless another is clearly better.
+    warning
+        One line on what seems wrong and how to mend it; None where nothing does.
+    """
+
+    share_on_tissue: float
+    shares: Mapping[str, float]
+    best: str
+    warning: str | None
+
+
+def tissue_mask(thumbnail: Image.Image | np.ndarray) -> np.ndarray:
+    """Where on a stained slide there is tissue.
+
+    Haematoxylin and eosin both absorb green light, glare and the shades of mounted glass hardly
+    do: Otsu's threshold (IEEE Trans. Syst. Man Cybern. 9, 62, 1979) on the green channel. What is
+    brighter than the glass counts as glass, black padding at the border as nothing at all, and
+    specks as small as the dots of a fiducial frame are removed.
+
+    Parameters
+    ----------
+    thumbnail
+        RGB image of about 1000 px, or (height, width, 3) uint8 array.
+
+    Returns
+    -------
+    (height, width) bool array; all but the padding where what is not stained is as rough as what
+    is, so that tissue seems to fill the image; nothing where there is no contrast
+    """
+    from scipy import ndimage
+    from skimage import filters, morphology
+
+    pixels = np.asarray(
+        thumbnail.convert("RGB") if isinstance(thumbnail, Image.Image) else thumbnail
+    )
+    shown = ~_padding(pixels)
+    nothing = np.zeros(shown.shape, dtype=bool)
+    if not shown.any():
+        return nothing
+    green = ndimage.gaussian_filter(pixels[..., 1].astype(np.float64), 1.0)
+    glass = _most_common(green[shown & (green >= np.median(green[shown]))])
+    darkness = np.clip(glass - green, 0, None)
+    stained = shown & (darkness > filters.threshold_otsu(darkness[shown]))
+    smallest = max(1, int(_SMALLEST_TISSUE * stained.size))
+    stained = morphology.remove_small_objects(stained, max_size=smallest)
+    if not stained.any() or glass - np.median(green[stained]) < _LEAST_CONTRAST:
+        return nothing
+    # Fat and loose tissue are a net of thin strands; spots in its meshes lie on tissue.
+    reach = max(1, round(max(stained.shape) / 150))
+    disc = morphology.disk(reach)
+    grown = morphology.closing(np.pad(stained, reach), disc)[reach:-reach, reach:-reach]
+    mask = morphology.remove_small_holes(grown, max_size=smallest) & shown
+    rest = shown & ~ndimage.binary_dilation(mask, disc)
+    texture = _texture(green)
+    if not rest.any() or np.median(texture[rest]) > _SMOOTH * np.median(texture[mask]):
+        return shown
+    return np.asarray(mask)
+
+
+def _texture(values: np.ndarray) -> np.ndarray:
+    """Standard deviation in windows of 5 x 5 pixels."""
+    from scipy import ndimage
+
+    mean = ndimage.uniform_filter(values, 5)
+    return np.sqrt(np.clip(ndimage.uniform_filter(values**2, 5) - mean**2, 0, None))
+
+
+def _padding(pixels: np.ndarray) -> np.ndarray:
+    """(height, width) bool: black areas that touch the border of the image."""
+    from skimage import measure
+
+    areas = measure.label(pixels.max(axis=-1) < _BLACK)
+    border = np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]])
+    return np.isin(areas, border[border > 0])
+
+
+def _most_common(values: np.ndarray) -> float:
+    from scipy import ndimage
+
+    histogram = np.histogram(values, bins=256, range=(0, 256))[0].astype(np.float64)
+    return float(np.argmax(ndimage.gaussian_filter1d(histogram, 2.0)))
+
+
+def check_alignment(
+    spatial_xy: np.ndarray, image_size: tuple[float, float], tissue: np.ndarray | Image.Image
+) -> Alignment:
+    """Compare where spots lie with where tissue is, as given and in the seven other orientations.
+
+    Turning the spots within the frame moves all of them and leaves the tissue, so that the share
+    of spots on tissue orders the orientations as any score does that also punishes tissue between
+    the spots: Youden's index of tissue against spots is the same share less the share of tissue,
+    but for a factor.
+
+    Parameters
+    ----------
+    spatial_xy
+        (spots, 2) full-resolution pixel (x, y) of the spots on tissue.
+    image_size
+        Width and height of the image in full-resolution pixels.
+    tissue
+        (height, width) bool array as :func:`tissue_mask` gives it, of any size; or a thumbnail.
+
+    Raises
+    ------
+    DataError
+        No spot, coordinates that are not finite, or an image without extent.
+    """
+    spots = np.asarray(spatial_xy, dtype=np.float64)
+    width, height = image_size
+    if spots.ndim != 2 or spots.shape[1] != 2 or not len(spots) or not np.isfinite(spots).all():
+        raise DataError("the alignment of spots needs the finite (x, y) of at least one spot")
+    if not (width > 0 and height > 0):
+        raise DataError(f"the alignment of spots needs an image, not {width} x {height} px")
+    mask = tissue_mask(tissue) if isinstance(tissue, Image.Image) else np.asarray(tissue, bool)
+    if not _FEWEST_TISSUE <= mask.mean() <= 1 - _FEWEST_TISSUE:
+        return Alignment(float("nan"), dict.fromkeys(ORIENTATIONS, float("nan")), AS_GIVEN, None)
+    met = {}
+    for name, turn in ORIENTATIONS.items():
+        x, y = turn(spots[:, 0], spots[:, 1], width, height)
+        met[name] = _on(mask, x, y, width, height)
+    shares = {name: float(on.mean()) for name, on in met.items()}
+    best = max(shares, key=lambda name: shares[name])
+    if not _clearly_better(met[best], met[AS_GIVEN]):
+        best = AS_GIVEN
+    return Alignment(shares[AS_GIVEN], shares, best, _warning(shares, best))
+
+
+def _on(mask: np.ndarray, x: np.ndarray, y: np.ndarray, width: float, height: float) -> np.ndarray:
+    """(spots,) bool: which spots lie on the mask; one outside of the image does not."""
+    column = np.floor(x * mask.shape[1] / width).astype(np.int64)
+    row = np.floor(y * mask.shape[0] / height).astype(np.int64)
+    inside = (column >= 0) & (row >= 0) & (column < mask.shape[1]) & (row < mask.shape[0])
+    on = np.zeros(len(x), dtype=bool)
+    on[inside] = mask[row[inside], column[inside]]
+    return on
+
+
+def _clearly_better(other: np.ndarray, given: np.ndarray) -> bool:
+    """Whether more spots lie on tissue than as given, by far and beyond chance (McNemar)."""
+    gained, lost = int((other & ~given).sum()), int((given & ~other).sum())
+    return bool(
+        gained - lost >= max(CLEARLY_BETTER * len(given), 1)
+        and gained - lost >= _STANDARD_ERRORS * np.sqrt(gained + lost)
+        and other.mean() >= MOSTLY_ON
+    )
+
+
+def _warning(shares: Mapping[str, float], best: str) -> str | None:
+    given = shares[AS_GIVEN]
+    if best != AS_GIVEN:
+        looks, mended = _MENDING[best]
+        return (
+            f"{looks}: {given:.0%} of the spots lie on tissue as given, {shares[best]:.0%} would at"
+            f" (x, y) = ({mended}); mend the coordinates, or turn the image"
+        )
+    if given < MOSTLY_OFF:
+        return (
+            f"only {given:.0%} of the spots lie on tissue, and turning or mirroring them does not"
+            " mend it; check that image and spots are of one section, and the image's scale"
+        )
+    return None
+
+
+def section_alignment(section: Section) -> Alignment | None:
+    """Alignment of a section's spots with its own image; None where it has no image.
+
+    It is kept in the cache under the image's hash and the spots' places.
+    """
+    from bench.data.image import image_size, thumbnail
+
+    if section.image is None:
+        return None
+    places = canonical_hash([section.image_scale, section.spatial.tolist()])
+    key = canonical_hash([section.image_hash, places, source_hash(Path(__file__))])
+    kept = cache_folder() / "alignments" / f"{key[:32]}.json"
+    found = _kept(kept)
+    if found is None:
+        width, height = image_size(section.image, section.max_image_pixels)
+        small, _ = thumbnail(section.image, section.max_image_pixels, _THUMBNAIL)
+        extent = (width / section.image_scale, height / section.image_scale)
+        found = check_alignment(section.spatial, extent, small)
+        shares = {n: None if np.isnan(share) else share for n, share in found.shares.items()}
+        write_json(kept, {"shares": shares, "best": found.best, "warning": found.warning})
+    return found
+
+
+_THUMBNAIL = 1000
+
+
+def _kept(path: Path) -> Alignment | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        shares = {
+            name: float("nan") if content["shares"][name] is None else content["shares"][name]
+            for name in ORIENTATIONS
+        }
+        return Alignment(shares[AS_GIVEN], shares, content["best"], content["warning"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
