@@ -5,6 +5,7 @@ from bench.data.counts import sparse_counts, unique_names, whole_counts
 from bench.data.found import IMAGE_ENDINGS, FoundSection, images_in
 from bench.data.hdf5 import Hdf5File, open_hdf5
 from bench.data.parsing import read_bytes, read_counts, read_table
+from bench.data.patches import PatchSize
 from bench.data.views import Slide, TrainingData, TrainingSection
 from bench.errors import BenchError, ConfigError, DataError, TrainingError
 from bench.files import atomic_write
@@ -21,6 +22,7 @@ __all__ = [
     "Hdf5File",
     "Method",
     "MethodConfig",
+    "PatchSize",
     "Slide",
     "TrainingData",
     "TrainingError",

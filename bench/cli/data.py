@@ -43,12 +43,15 @@ def show_command(
     from dataclasses import asdict
 
     from bench.data.dataset import data_folder, known_sections, local_card, open_dataset
+    from bench.data.figures import check_picture, draw_sections
     from bench.data.overview import look_over
     from bench.errors import DataError
     from bench.registry import dataset_card
 
     card = dataset_card(dataset)
     chosen = known_sections(card, names(sections))
+    if plot is not None:
+        check_picture(plot)
     try:
         root: Path | None = data_folder(card, data_root)
         card, note = local_card(card, root), ""
@@ -72,14 +75,12 @@ def show_command(
         typer.echo(f"folder: {root or note}")
         print_rows("", [_overview_row(section) for section in found])
         typer.echo(
-            "counts: median of a spot; pitch: pixels from spot to spot; labels: labelled spots"
+            "counts: median of a spot; pitch: pixels between spots; labels: labelled spots"
         )
         for section in found:
             if section.problem:
                 complain(section.problem)
     if plot is not None:
-        from bench.data.figures import draw_sections
-
         images = any("image" not in section.missing for section in found)
         there = [s.section for s in found if not s.problem and (not images or _drawable(s))]
         dataset = open_dataset(card, root, images=images, names=there)
@@ -125,17 +126,19 @@ def preview_command(
     import numpy as np
 
     from bench.data.dataset import data_folder, known_sections, local_card, open_dataset
-    from bench.data.figures import draw_gene
+    from bench.data.figures import check_picture, draw_gene
     from bench.registry import dataset_card
 
     card = dataset_card(dataset)
     known_sections(card, (section,))
+    picture = output or Path(f"{section}-{gene}.png")
+    check_picture(picture)
     root = data_folder(card, data_root)
     card = local_card(card, root)
     image = card.section(section).files.get("image")
     with_image = image is not None and (root / image.path).is_file()
     found = open_dataset(card, root, images=with_image, names=[section]).section(section)
-    path = draw_gene(found, gene, output or Path(f"{section}-{gene}.png"))
+    path = draw_gene(found, gene, picture)
     counts = found.adata[:, gene].X.toarray().ravel()
     typer.echo(
         f"{gene} in {section}: detected in {(counts > 0).mean():.0%} of {len(counts)} spots,"

@@ -17,7 +17,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from bench.data.fetch import Watcher
+from bench.data.download import Watcher
 
 
 class DownloadBar(Watcher):

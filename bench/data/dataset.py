@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -17,7 +18,14 @@ from bench.data.card import DatasetCard, SectionCard
 from bench.data.lock import locked
 from bench.data.section import Section, load_section, module_source, reader_hash
 from bench.errors import DataError
-from bench.files import cache_folder, canonical_hash, data_home, source_hash, write_json
+from bench.files import (
+    cache_folder,
+    canonical_hash,
+    data_home,
+    one_line,
+    source_hash,
+    write_json,
+)
 
 OPTIONAL = ("labels",)
 """Roles without which a section can be used; an image is needed only by who looks at it."""
@@ -154,7 +162,7 @@ def _how_to_get(card: DatasetCard) -> str:
     by_hand = [file for file in files if file.by_hand and not file.url]
     where = ""
     if by_hand:
-        where = f", get {by_hand[0].path} by hand ({by_hand[0].by_hand})"
+        where = f", get {by_hand[0].path} by hand ({one_line(by_hand[0].by_hand)})"
         where += f" and {len(by_hand) - 1} more," if len(by_hand) > 1 else ","
     if card.base_url or card.listing or any(file.url for file in files):
         return f"fetch the files with 'bench data get {card.name}'{where}"
@@ -174,7 +182,11 @@ def local_card(card: DatasetCard, root: Path) -> DatasetCard:
     DataError
         The index or the lock file is missing or damaged.
     """
-    return locked(resolve_card(locked(card, root), root), root)
+    if card.index is not None:
+        # Paths of the card may be placeholders until the index is read: only its own hash counts.
+        index = locked(card, root).index
+        card = resolve_card(card.model_copy(update={"index": index}), root)
+    return locked(card, root)
 
 
 def resolve_card(card: DatasetCard, root: Path) -> DatasetCard:
@@ -262,11 +274,13 @@ def open_dataset(
     """
     root = data_folder(card, data_root)
     card = local_card(card, root)
+    paths = Counter(file.path for section in card.sections for file in section.files.values())
+    shared = {path for path, sections in paths.items() if sections > 1}
     hashes: dict[str, dict[str, str]] = {}
     left_out: dict[str, str] = {}
     for name in names or [section.name for section in card.sections]:
         section = card.section(name)
-        reason = _absent(section, root, images)
+        reason = _absent(section, root, images, shared)
         if reason:
             left_out[name] = reason
             continue
@@ -313,10 +327,12 @@ def _path(section: SectionCard, role: str, root: Path) -> Path:
     return root / section.files[role].path
 
 
-def _absent(section: SectionCard, root: Path, images: bool) -> str | None:
+def _absent(section: SectionCard, root: Path, images: bool, shared: Collection[str]) -> str | None:
     required = required_roles(section)
     missing = [role for role in required if not _path(section, role, root).is_file()]
-    if missing == required:
+    # A file that all sections share says nothing of whether this one is there.
+    own = [role for role in required if section.files[role].path not in shared]
+    if missing and set(own) <= set(missing):
         return f"{section.files['counts'].path} is missing"
     if missing:
         raise DataError(

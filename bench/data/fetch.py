@@ -1,90 +1,30 @@
-"""Fetching the files of a dataset: over HTTP, checked before they get their names."""
+"""Fetching the files of a dataset that are not there yet, wherever they come from."""
 
 from __future__ import annotations
 
 import difflib
-import gzip
-import hashlib
-import io
 import re
 import shutil
-import time
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path, PurePosixPath
-from typing import IO, Annotated, Any, cast
-from urllib.parse import urljoin, urlsplit
 
-import requests
-import urllib3
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from bench import __version__
-from bench.data.archives import LIMITS, Limits, copy_bounded, extract
-from bench.data.card import DatasetCard, FileCard, first_fault
+from bench.data.archives import LIMITS, Limits, extract
+from bench.data.card import DatasetCard, FileCard
 from bench.data.dataset import local_card
-from bench.data.lock import Entry, compare, entry_of, locked, write_lock
+from bench.data.download import PATIENCE, Downloader, Patience, Source, Watcher, read_listing
+from bench.data.lock import Entry, entry_of, locked, write_lock
 from bench.data.verify import Wanted, chosen_sections, published_panel_file, survey, wanted_files
 from bench.errors import DataError
-from bench.files import atomic_write, one_line
+from bench.files import one_line
 
 DOWNLOADS = ".downloads"
 """Folder in a data folder for archives until their members are taken out."""
 
-_REDIRECTS = 10
-_PASSING = {408, 425, 429, 500, 502, 503, 504}
-_MAX_LISTING = 32 << 20
 _TEMPORARY = re.compile(r"-[0-9a-f]{32}$")
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a server is waited for.
-
-    Attributes
-    ----------
-    connect, read
-        Seconds to connect in, and seconds without a byte.
-    slowest
-        Bytes a second; a server that stays below for `read` seconds counts as stalled.
-    attempts
-        Times that a file is asked for when its server or the line fails.
-    pause, longest_pause
-        Seconds before the second attempt, doubled for each further one, and their limit.
-    """
-
-    connect: float = 20.0
-    read: float = 60.0
-    slowest: float = 100.0
-    attempts: int = 5
-    pause: float = 1.0
-    longest_pause: float = 60.0
-
-
-PATIENCE = Patience()
-
-
-class Watcher:
-    """Is told how a download goes; does nothing by itself."""
-
-    def planned(self, files: int, size: int | None) -> None:
-        """So many files are to be fetched, of so many bytes together, None where unknown."""
-
-    def started(self, path: str) -> None:
-        """A file is asked for."""
-
-    def received(self, size: int) -> None:
-        """So many bytes have come; negative where an attempt has failed after as many."""
-
-    def ended(self, path: str, fault: str | None) -> None:
-        """A file is there, or is not and why."""
-
-    def note(self, message: str) -> None:
-        """Something a person should know."""
 
 
 @dataclass(frozen=True)
@@ -120,347 +60,6 @@ class Outcome:
     def complete(self) -> bool:
         """Whether every file that is needed is there, and no other has failed."""
         return not self.failed and not any(file.needed for file in self.by_hand)
-
-
-class _PassingError(DataError):
-    """A fault of the line or the server that another attempt may not meet."""
-
-
-class _UnreachableError(_PassingError):
-    """No connection to a server."""
-
-
-class _UnlikeError(DataError):
-    """What came is not what the card says; one more attempt is worth while."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a file comes from, and what its server's list says of what it sends."""
-
-    url: str
-    sha256: str | None = None
-    size: int | None = None
-
-
-class _Session(requests.Session):
-    """Follows no redirect by itself: requests would read the body of each to its end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Files are wanted as they lie on the server, not packed for the way.
-        self.headers.update(
-            {"User-Agent": f"spotbench/{__version__}", "Accept-Encoding": "identity"}
-        )
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        return None
-
-
-class _Body(io.RawIOBase):
-    """Body of an answer, with bounds on its size and on how slowly it comes."""
-
-    def __init__(
-        self,
-        response: requests.Response,
-        source: Source,
-        limit: int,
-        patience: Patience,
-        received: Callable[[int], None],
-    ) -> None:
-        self._raw = response.raw
-        self._source = source
-        self._patience = patience
-        self._received = received
-        self._digest = hashlib.sha256()
-        self._since, self._window = time.monotonic(), 0
-        self.taken = 0
-        announced = response.headers.get("Content-Length", "")
-        self._announced = int(announced) if announced.isdecimal() and len(announced) < 20 else None
-        self._limit = limit = min(limit, limit if source.size is None else source.size)
-        if self._announced is not None and self._announced > limit:
-            raise _UnlikeError(
-                f"{source.url} announces {self._announced:,} bytes, not at most {limit:,}"
-            )
-        coding = response.headers.get("Content-Encoding", "identity").lower()
-        # Some servers call the compression of a .gz file an encoding of its way.
-        zipped = urlsplit(response.url).path.endswith((".gz", ".tgz"))
-        if coding not in {"", "identity"} and not zipped:
-            raise DataError(f"{source.url} is sent compressed, though that was not asked for")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            # read1 gives what has come; read would wait for a slow server to fill the buffer.
-            block = self._raw.read1(len(buffer), decode_content=False) or b""
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _PassingError(f"{self._source.url} broke off ({one_line(error)})") from error
-        self.taken += len(block)
-        if self.taken > self._limit or self.taken > (self._announced or self.taken):
-            expected = min(self._limit, self._announced or self._limit)
-            raise DataError(f"{self._source.url} sends more than the expected {expected:,} bytes")
-        self._check_speed(len(block))
-        if self._source.sha256:
-            self._digest.update(block)
-        self._received(len(block))
-        buffer[: len(block)] = block
-        return len(block)
-
-    def _check_speed(self, size: int) -> None:
-        self._window += size
-        seconds = time.monotonic() - self._since
-        if seconds > self._patience.read:
-            if self._window < self._patience.slowest * seconds:
-                raise _PassingError(f"{self._source.url} stalls")
-            self._since, self._window = time.monotonic(), 0
-
-    def check(self) -> None:
-        """Compare what has come with the server's list."""
-        size, sha256 = self._source.size, self._source.sha256
-        if size is not None and self.taken < size:
-            raise _PassingError(f"{self._source.url} sent {self.taken:,} of {size:,} bytes")
-        if sha256 and self._digest.hexdigest() != sha256:
-            found = self._digest.hexdigest()
-            raise _UnlikeError(
-                f"{self._source.url} sent hash sha256:{found}, its list says sha256:{sha256}"
-            )
-
-
-class Downloader:
-    """Fetches single files.
-
-    Parameters
-    ----------
-    patience
-        How long servers are waited for.
-    limits
-        How many bytes a file may have, and how far packed ones are followed.
-    watcher
-        Is told of each block of bytes.
-    """
-
-    def __init__(
-        self,
-        patience: Patience = PATIENCE,
-        limits: Limits = LIMITS,
-        watcher: Watcher | None = None,
-    ) -> None:
-        self._patience = patience
-        self._limits = limits
-        self._watcher = watcher or Watcher()
-        self._session = _Session()
-        # Asked once only: without a network each of hundreds of files would wait out its pauses.
-        self._unreachable: set[str] = set()
-
-    def fetch(self, source: Source, file: FileCard, target: Path) -> None:
-        """Fetch a file, compare it with its card, then give it its name.
-
-        Parameters
-        ----------
-        source
-            Where it comes from.
-        file
-            What is known of it; ``unpack`` is done on the way.
-        target
-            Its final name, which stays as it is where anything goes wrong.
-
-        Raises
-        ------
-        DataError
-            The address is none of HTTP, the server does not give the file, or gives another, or
-            the disk does not take it.
-        """
-        try:
-            self._persist(source.url, lambda: self._attempt(source, file, target))
-        except OSError as error:
-            raise DataError(f"{target} cannot be written ({error.strerror or error})") from error
-
-    def read(self, url: str, parse: Callable[[bytes], Any]) -> Any:
-        """What `parse` makes of a small answer; its ValidationError counts as a faulty answer.
-
-        Raises
-        ------
-        DataError
-            The server does not give it, or `parse` refuses it twice.
-        """
-
-        def attempt() -> Any:
-            content = io.BytesIO()
-            with self._answer(url) as response:
-                body = _Body(response, Source(url), _MAX_LISTING, self._patience, lambda n: None)
-                copy_bounded(cast("IO[bytes]", body), content, _MAX_LISTING)
-            try:
-                return parse(content.getvalue())
-            except ValidationError as error:
-                raise _UnlikeError(f"{url}: not a list of files ({first_fault(error)})") from error
-
-        return self._persist(url, attempt)
-
-    def _persist(self, url: str, attempt: Callable[[], Any]) -> Any:
-        server = url.split("/")[2] if _is_web_address(url) else url
-        attempts = 1 if server in self._unreachable else self._patience.attempts
-        unlike = 0
-
-        def worth_another(error: BaseException) -> bool:
-            nonlocal unlike
-            unlike += isinstance(error, _UnlikeError)
-            return isinstance(error, _PassingError) or (
-                isinstance(error, _UnlikeError) and unlike < 2
-            )
-
-        patience = self._patience
-        retrying = Retrying(
-            retry=retry_if_exception(worth_another),
-            stop=stop_after_attempt(attempts),
-            wait=wait_exponential(multiplier=patience.pause, max=patience.longest_pause),
-            reraise=True,
-        )
-        try:
-            answer = retrying(attempt)
-        except _PassingError as error:
-            if isinstance(error, _UnreachableError):
-                self._unreachable.add(server)
-            times = f"; tried {attempts} times" if attempts > 1 else ""
-            raise DataError(f"{error}{times}") from error
-        self._unreachable.discard(server)
-        return answer
-
-    def _attempt(self, source: Source, file: FileCard, target: Path) -> None:
-        body: _Body | None = None
-        limit = self._limits.size if file.size is None else file.size
-        on_the_way = self._limits.size if file.unpack else limit
-        if source.size is None and not file.unpack:
-            source = replace(source, size=file.size)
-        try:
-            with self._answer(source.url) as response, atomic_write(target) as temporary:
-                body = _Body(response, source, on_the_way, self._patience, self._watcher.received)
-                with open(temporary, "wb") as stream:
-                    if file.unpack == "gzip":
-                        self._unzip(body, stream, limit, source.url)
-                    else:
-                        copy_bounded(cast("IO[bytes]", body), stream, limit)
-                body.check()
-                _, fault = compare(file, temporary)
-                if fault:
-                    raise _UnlikeError(f"{source.url} gives {fault}")
-        except BaseException:
-            if body is not None:
-                self._watcher.received(-body.taken)
-            raise
-
-    def _unzip(self, body: _Body, target: IO[bytes], limit: int, where: str) -> None:
-        try:
-            with gzip.GzipFile(fileobj=io.BufferedReader(body)) as content:
-                source = cast("IO[bytes]", content)
-                copy_bounded(source, target, limit, lambda: body.taken, self._limits)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise _UnlikeError(f"{where} gives damaged gzip data ({one_line(error)})") from error
-
-    def _answer(self, url: str) -> requests.Response:
-        """Answer of a server with its body still to be read; redirects are followed."""
-        asked = url
-        for _ in range(_REDIRECTS + 1):
-            if not _is_web_address(asked):
-                via = "" if asked == url else f", which {url} sends to,"
-                raise DataError(f"{one_line(asked)}{via} is no address of http or https")
-            response = self._ask(asked)
-            status = response.status_code
-            if status == 200:
-                return response
-            response.close()
-            if status in {301, 302, 303, 307, 308} and "Location" in response.headers:
-                asked = _joined(asked, response.headers["Location"])
-                continue
-            message = f"{asked} answers {status} {one_line(response.reason or '', 60)}".rstrip()
-            raise _PassingError(message) if status in _PASSING else DataError(message)
-        raise DataError(f"{url} redirects more than {_REDIRECTS} times")
-
-    def _ask(self, url: str) -> requests.Response:
-        timeouts = (self._patience.connect, self._patience.read)
-        try:
-            return self._session.get(url, stream=True, timeout=timeouts, allow_redirects=False)
-        except requests.ReadTimeout as error:
-            raise _PassingError(f"{url} does not answer in time") from error
-        except (requests.ConnectionError, requests.Timeout) as error:
-            raise _UnreachableError(f"{url} cannot be reached ({_innermost(error)})") from error
-        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-            raise DataError(f"{one_line(url)} cannot be asked for ({one_line(error)})") from error
-
-
-def _is_web_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    return parts.scheme in {"http", "https"} and bool(parts.netloc)
-
-
-def _joined(url: str, location: str) -> str:
-    try:
-        # Headers are read as Latin-1, while servers send UTF-8 where they send more than ASCII.
-        return urljoin(url, location.encode("latin-1", "replace").decode("utf-8", "replace"))
-    except ValueError:
-        return location
-
-
-def _innermost(error: BaseException) -> str:
-    """What a chain of errors began with, which is what a person can act on."""
-    reason: BaseException = error
-    while (deeper := reason.__cause__ or reason.__context__) is not None:
-        reason = deeper
-    return one_line(f"{type(reason).__name__}: {reason}", 120)
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
-
-
-class _Details(_Answer):
-    sha256_hash: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
-    size: Annotated[int, Field(ge=0)] | None = None
-    download_url: Annotated[str, Field(pattern=r"^https?://", max_length=4000)]
-
-
-class _Listed(_Answer):
-    filename: Annotated[str, Field(min_length=1, max_length=1000)]
-    size: Annotated[int, Field(ge=0)] | None = None
-    content_details: _Details
-
-
-class _Listing(_Answer):
-    files: list[_Listed]
-
-
-_LISTING: TypeAdapter[list[_Listed] | _Listing] = TypeAdapter(list[_Listed] | _Listing)
-
-
-def read_listing(downloader: Downloader, url: str) -> dict[str, list[Source]]:
-    """Files of a server's list by name; a name may stand for several.
-
-    Parameters
-    ----------
-    downloader
-        Fetches the list.
-    url
-        Address of JSON as Mendeley Data gives it: a list of ``filename`` and ``content_details``
-        (``sha256_hash``, ``size``, ``download_url``), bare or under ``files``.
-
-    Raises
-    ------
-    DataError
-        The list cannot be had, or is none.
-    """
-    answer = downloader.read(url, _LISTING.validate_json)
-    found: dict[str, list[Source]] = {}
-    for item in answer if isinstance(answer, list) else answer.files:
-        details = item.content_details
-        size = item.size if details.size is None else details.size
-        source = Source(details.download_url, details.sha256_hash.lower(), size)
-        if source not in found.setdefault(item.filename, []):
-            found[item.filename].append(source)
-    return found
 
 
 def fetch_dataset(
@@ -528,6 +127,16 @@ def fetch_dataset(
         place = error.filename or root
         raise DataError(f"{place}: {error.strerror or error}; name another --data-root") from error
     return fetching.outcome
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Members wanted of an archive, where it lies or will lie, and where it is fetched from."""
+
+    archive: FileCard
+    members: list[FileCard]
+    place: Path
+    source: Source | None
 
 
 class _Fetching:
@@ -603,8 +212,8 @@ class _Fetching:
         self._check_room(direct, archives)
         for path, (file, source) in direct.items():
             self._one(path, file, source)
-        for name, (members, archive_source) in archives.items():
-            self._members(name, members, archive_source)
+        for pack in archives:
+            self._members(pack)
 
     def _source(self, file: FileCard, needed: bool) -> Source | None:
         """Where a file comes from; None, and noted in the outcome, where nothing gives it."""
@@ -637,7 +246,8 @@ class _Fetching:
         try:
             self._listing = read_listing(self._downloader, url)
         except DataError as error:
-            self.outcome.failed[url] = f"{error}; {len(asking)} files are to be looked up there"
+            fault = str(error).removeprefix(url).lstrip(": ")
+            self.outcome.failed[url] = f"{fault}; {len(asking)} files are to be looked up there"
 
     def _listed(self, file: FileCard, url: str) -> Source:
         listing = self._listing or {}
@@ -652,48 +262,33 @@ class _Fetching:
             raise DataError(f"{url} lists different files '{name}'")
         return sources[0]
 
-    def _archives(
-        self, packed: Mapping[str, list[Wanted]]
-    ) -> dict[str, tuple[list[FileCard], Source | None]]:
-        """Members by archive, with the archive's address; None where it is there already."""
-        archives: dict[str, tuple[list[FileCard], Source | None]] = {}
+    def _archives(self, packed: Mapping[str, list[Wanted]]) -> list[_Packed]:
+        """Archives that members are wanted of, but for those that nothing gives."""
+        archives = []
         for name, members in packed.items():
             archive = self._card.archives[name]
+            parked = archive.model_copy(update={"path": f"{DOWNLOADS}/{archive.path}"})
+            found = survey([archive, parked], self._root)
+            source = None
+            place = next(iter(found.good), parked.path)
+            if not found.good:
+                if archive.path in found.wrong and not self._force:
+                    self._wrong(archive, found.wrong[archive.path])
+                    continue
+                source = self._source(archive, any(wanted.needed for wanted in members))
+                if source is None:
+                    continue
             files = [wanted.file for wanted in members]
-            if self._place(archive) is not None:
-                archives[name] = (files, None)
-                continue
-            wrong = survey([archive], self._root).wrong.get(archive.path)
-            if wrong and not self._force:
-                self._wrong(archive, wrong)
-                continue
-            source = self._source(archive, any(wanted.needed for wanted in members))
-            if source is not None:
-                archives[name] = (files, source)
+            archives.append(_Packed(archive, files, self._root / place, source))
         return archives
 
-    def _place(self, archive: FileCard) -> Path | None:
-        """Where an archive lies, if it is there and right."""
-        for path in (archive.path, self._parked(archive)):
-            if survey([archive.model_copy(update={"path": path})], self._root).good:
-                return self._root / path
-        return None
-
-    @staticmethod
-    def _parked(archive: FileCard) -> str:
-        return f"{DOWNLOADS}/{PurePosixPath(archive.path).name}"
-
     def _check_room(
-        self,
-        direct: Mapping[str, tuple[FileCard, Source]],
-        archives: Mapping[str, tuple[list[FileCard], Source | None]],
+        self, direct: Mapping[str, tuple[FileCard, Source]], archives: Sequence[_Packed]
     ) -> None:
-        whole = {self._card.archives[n]: source for n, (_, source) in archives.items() if source}
-        coming = [_size_on_the_way(file, source) for file, source in direct.values()]
-        coming += [_size_on_the_way(file, source) for file, source in whole.items()]
-        lying = [file.size or source.size for file, source in direct.values()]
-        lying += [file.size or source.size for file, source in whole.items()]
-        lying += [member.size for members, _ in archives.values() for member in members]
+        asked = [*direct.values(), *((a.archive, a.source) for a in archives if a.source)]
+        coming = [_size_on_the_way(file, source) for file, source in asked]
+        lying = [file.size or source.size for file, source in asked]
+        lying += [member.size for pack in archives for member in pack.members]
         needed = sum(size or 0 for size in lying)
         free = shutil.disk_usage(self._root).free
         if needed > free:
@@ -738,27 +333,22 @@ class _Fetching:
             self.outcome.failed[path] = fault
         self._watcher.ended(path, fault)
 
-    def _members(self, name: str, members: list[FileCard], source: Source | None) -> None:
-        archive = self._card.archives[name]
-        place = self._place(archive) if source is None else self._root / self._parked(archive)
-        if place is None:
-            self._end(archive.path, "is gone since it was looked at")
-            return
+    def _members(self, pack: _Packed) -> None:
+        archive, source = pack.archive, pack.source
         if source is not None:
             self._watcher.started(archive.path)
-            fault = self._try(archive, source, place)
+            fault = self._try(archive, source, pack.place)
             self._watcher.ended(archive.path, fault)
             if fault is not None:
-                fault += f"; {len(members)} files are members of it"
+                fault += f"; {len(pack.members)} files are members of it"
                 self.outcome.failed[archive.path] = fault
                 return
-        self._extract(archive, place, members, source.url if source else archive.url)
-        if place.parent.name == DOWNLOADS and not self._keep_archives:
-            place.unlink(missing_ok=True)
+        self._extract(pack)
+        if pack.place.is_relative_to(self._root / DOWNLOADS) and not self._keep_archives:
+            pack.place.unlink(missing_ok=True)
 
-    def _extract(
-        self, archive: FileCard, place: Path, members: list[FileCard], url: str | None
-    ) -> None:
+    def _extract(self, pack: _Packed) -> None:
+        members, url = pack.members, pack.source.url if pack.source else pack.archive.url
         told: dict[str, Entry] = {}
         heard = 0
 
@@ -772,10 +362,10 @@ class _Fetching:
         try:
             for file in members:
                 _sweep(self._root / file.path)
-            extract(place, members, self._root, tell, self._limits)
+            extract(pack.place, members, self._root, tell, self._limits)
         except DataError as error:
             fault = f"{error}; {len(members) - heard} files of it are missing"
-            self.outcome.failed[archive.path] = fault
+            self.outcome.failed[pack.archive.path] = fault
         finally:
             if told:
                 write_lock(self._root, told)

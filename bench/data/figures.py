@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.data.image import thumbnail
 from bench.data.section import Section
-from bench.errors import UnknownNameError
+from bench.errors import BenchError, UnknownNameError
 from bench.files import atomic_write
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _COLUMNS = 4
 _SIDE = 700
 _DOTS_PER_INCH = 150
+_ENDINGS = (".png", ".pdf", ".svg")
 
 
 def draw_sections(sections: Sequence[Section], path: Path) -> Path:
@@ -123,12 +124,20 @@ def _spot_points(axes: Axes, section: Section, scale: float) -> float:
     return float(max(points, 0.8) ** 2)
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    from bench.errors import BenchError
+def check_picture(path: Path) -> None:
+    """Refuse a picture of a kind that is not drawn.
 
-    kinds = ("png", "pdf", "svg")
-    if path.suffix.lstrip(".").lower() not in kinds:
-        raise BenchError(f"{path}: write a picture as .{', .'.join(kinds)}")
+    Raises
+    ------
+    BenchError
+        The name ends otherwise than .png, .pdf or .svg.
+    """
+    if path.suffix.lower() not in _ENDINGS:
+        raise BenchError(f"{path}: write a picture as {', '.join(_ENDINGS)}")
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    check_picture(path)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=_DOTS_PER_INCH)
     return path

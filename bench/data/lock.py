@@ -92,7 +92,7 @@ def read_lock(root: Path) -> dict[str, Entry]:
         if path.stat().st_size > _MAX_BYTES:
             raise DataError(f"{path}: larger than any lock file; {mend}")
         return _ENTRIES.validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error

@@ -10,6 +10,9 @@ HEXAGONAL_ROWS = np.sqrt(3) / 2
 """Distance of two rows of a hexagonal array in pitches."""
 
 
+_SMALLEST = 1e-6  # pixels, which rounding alone may leave
+
+
 def spot_pitch(array_xy: np.ndarray, spatial: np.ndarray) -> float:
     """Distance of neighbouring spots, from a linear fit of pixel on array coordinates.
 
@@ -42,7 +45,7 @@ def spot_pitch(array_xy: np.ndarray, spatial: np.ndarray) -> float:
     column, row = float(np.hypot(*along)), float(np.hypot(*across))
     if is_hexagonal(array_xy):
         column, row = 2 * column, row / HEXAGONAL_ROWS
-    if not (np.isfinite([column, row]).all() and min(column, row) > 0):
+    if not (np.isfinite([column, row]).all() and min(column, row) > _SMALLEST):
         raise DataError("the spots have no measurable pitch in the image")
     return (column + row) / 2
 

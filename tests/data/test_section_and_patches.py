@@ -2,6 +2,7 @@ import io
 import json
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,15 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 
 import bench.datasets.legacy_st
 from bench.data.dataset import open_dataset
-from bench.data.image import image_size, open_image
-from bench.data.patches import PatchSource
+from bench.data.image import image_size, open_raster
+from bench.data.patches import PatchSize, PatchSource
 from bench.errors import BenchError, DataError
+from bench.files import canonical_hash
+from bench.protocol.fold_data import _slide
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIDE = 400
@@ -266,8 +270,8 @@ def test_a_damaged_image_is_refused_or_decoded(tmp_path, kind, options):
             damaged[place] = rng.integers(256)
         path.write_bytes(bytes(damaged))
         try:
-            with open_image(path, 10**5) as image:
-                image.load()
+            with open_raster(path, 10**5) as raster:
+                raster.crop(0, 0, *raster.size)
         except BenchError as error:
             refusals.append(str(error))
         except Exception as error:
@@ -319,10 +323,120 @@ def test_resampled_patches_are_averages_over_the_area(files, load):
     assert np.abs(small - means).max() <= 1
 
 
-@pytest.mark.parametrize(("size", "pixels"), [(0, None), (-4, None), (32, 64), (5000, 224)])
+@pytest.mark.parametrize(
+    ("size", "pixels"), [(0, None), (-4, None), (5000, 224), (32, 0), (32, 5000)]
+)
 def test_patches_of_impossible_size_are_refused(files, load, size, pixels):
     with pytest.raises(DataError, match="cannot be cut"):
         patch_source(load()).cut(size, pixels)
+
+
+def test_patches_larger_than_the_image_has_pixels_are_interpolated(files, load):
+    section = load()
+    grown = patch_source(section).cut(16, 40)
+    assert grown.shape == (200, 40, 40, 3)
+    for small, large in zip(patch_source(section).cut(16)[:20], grown[:20], strict=True):
+        wanted = Image.fromarray(small).resize((40, 40), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(large, np.asarray(wanted))
+
+
+def ramp(height, width):
+    """Colours that name their place: red across, green down."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255.0 / width, y * 255.0 / height, 0 * x], axis=-1)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.25, 0.1, 0.0411])
+@pytest.mark.parametrize("pixels", [8, 224])
+def test_patches_of_a_reduced_image_show_the_same_tissue(tmp_path, own_cache, scale, pixels):
+    side = 4000
+    reduced = round(side * scale)
+    path = tmp_path / "hires.png"
+    Image.fromarray(np.rint(ramp(reduced, reduced)).astype(np.uint8)).save(path)
+    centres = np.random.default_rng(0).uniform(300, side - 300, (30, 2))
+    source = PatchSource(path, "sha256:x", 10**8, centres, reduced / side)
+    patches = source.cut(200, pixels)
+    assert patches.shape == (30, pixels, pixels, 3)
+    middles = patches.astype(float).mean(axis=(1, 2))[:, :2]
+    wanted = (np.floor(centres) - 0.5 / scale) * 255 / side  # a pixel's colour is of its corner
+    assert np.abs(middles - wanted).max() < 1.0
+    spread = np.ptp(patches[..., 0].astype(float), axis=(1, 2))
+    assert np.abs(spread - 200 * 255 / side).max() < 2 + 255 / reduced + 200 * 255 / side / pixels
+
+
+def test_half_an_image_gives_half_the_pixels_where_they_fall_together(tmp_path, own_cache):
+    path = tmp_path / "half.png"
+    pixels = picture(path, size=(200, 150))
+    centres = np.array([[200.0, 150.0], [100.9, 60.2], [4.0, 4.0]])
+    patches = PatchSource(path, "sha256:x", 10**6, centres, 0.5).cut(32, 16)
+    for (x, y), patch in zip([(100, 75), (50, 30), (2, 2)], patches, strict=True):
+        padded = np.pad(pixels, ((16, 16), (16, 16), (0, 0)))
+        np.testing.assert_array_equal(patch, padded[y + 8 : y + 24, x + 8 : x + 24])
+
+
+def test_a_patch_of_less_than_two_pixels_of_a_reduced_image_is_refused(files, own_cache):
+    source = PatchSource(files["image"], "sha256:x", 10**6, np.array([[900.0, 900.0]]), 0.1)
+    assert source.cut(20, 16).shape == (1, 16, 16, 3)
+    with pytest.raises(DataError, match="cannot be cut; ask for 20 px or more") as caught:
+        source.cut(19, 16)
+    assert str(files["image"]) in str(caught.value)
+
+
+def test_the_scale_of_an_image_is_part_of_the_key_where_it_is_not_one(files):
+    centres = np.array([[100.0, 50.0]])
+    plain = PatchSource(files["image"], "sha256:x", 10**6, centres)
+    scaled = PatchSource(files["image"], "sha256:x", 10**6, centres, 0.5)
+    known = canonical_hash([1, "sha256:x", 32, 32, [[84, 34]]])
+    assert plain.key(32) == known
+    assert scaled.key(32) not in (known, scaled.key(64))
+
+
+def test_patches_in_micrometres_have_the_size_of_the_scale_and_one_shape(files, load, card_fields):
+    sections = card_fields()["sections"]
+    found = {}
+    for scale in (2.0, 0.5):
+        sections[0]["micrometres_per_pixel"] = scale
+        slide = _slide(load(sections=sections))
+        assert slide.micrometres_per_pixel == scale
+        found[scale] = slide.patches("40um")
+        np.testing.assert_array_equal(found[scale], slide.patches(round(40 / scale), 32))
+        assert slide.patches("50.5um", 8).shape == (200, 8, 8, 3)
+        assert slide.patches(64).shape == (200, 64, 64, 3)
+        assert slide.patches().shape == (200, 32, 32, 3)
+    assert found[2.0].shape == found[0.5].shape == (200, 32, 32, 3)
+
+
+def test_micrometres_without_a_scale_or_with_another_unit_are_refused(load, files):
+    slide = _slide(load())
+    with pytest.raises(DataError, match="section S1: patches of 40um need the scale"):
+        replace(slide, micrometres_per_pixel=None).patches("40um")
+    for size in ("40mm", "40 um", "-40um", "1e2um", "", "40um\n"):
+        with pytest.raises(DataError, match="section S1: patch size"):
+            slide.patches(size)
+    for size in ("0um", "99999um"):
+        with pytest.raises(DataError, match="cannot be cut"):
+            slide.patches(size)
+
+
+def test_the_scale_of_a_reduced_image_reaches_its_patches(files, load, card_fields):
+    sections = card_fields()["sections"]
+    sections[0]["image_scale"] = 0.5
+    section = load(sections=sections)
+    source = _slide(section).patch_source
+    assert source.image_scale == section.image_scale == 0.5
+    wanted = PatchSource(files["image"], section.image_hash, 10**6, section.spatial, 0.5)
+    np.testing.assert_array_equal(_slide(section).patches(32), wanted.cut(32))
+
+
+@pytest.mark.parametrize("value", [8, 224, 4096, "150um", "112.5um", None])
+def test_a_patch_size_is_a_setting(value):
+    assert TypeAdapter(PatchSize).validate_python(value) == value
+
+
+@pytest.mark.parametrize("value", [7, 4097, "150", "um", "1.um", "150 um", "150px", 10.5, True])
+def test_what_is_no_patch_size_is_refused_as_a_setting(value):
+    with pytest.raises(ValidationError):
+        TypeAdapter(PatchSize).validate_python(value, strict=True)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P"])

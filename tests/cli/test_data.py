@@ -1,0 +1,312 @@
+"""``bench data show, preview, add``: what a user is told of a dataset; own datasets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from tests.cli.tiny_dataset import SECTIONS, assert_refused
+from tests.datasets import layouts
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, own_cache):
+    """A data home of the test's own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("SPOTBENCH_DATA", str(folder))
+    return folder
+
+
+def shown(bench, *arguments):
+    answer = bench("data", "show", *arguments, "--json")
+    assert answer.status == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def test_show_measures_what_is_here(bench, tiny, own_cache):
+    content = shown(bench, tiny.card, "--data-root", tiny.root)
+    assert [s["section"] for s in content["sections"]] == list(SECTIONS)
+    first = content["sections"][0]
+    assert (first["patient"], first["spots"], first["genes"]) == ("A", 30, 40)
+    assert first["pitch_pixels"] == pytest.approx(30)  # 28 px across, 32 px down
+    assert first["micrometres_per_pixel"] == 2.0
+    counts = np.loadtxt(tiny.counts("A1"), delimiter="\t", skiprows=1, usecols=range(1, 41))
+    assert first["median_counts"] == np.median(counts.sum(axis=1))
+
+
+def test_show_reads_a_file_again_when_it_has_changed(bench, damaged, own_cache):
+    where = (damaged.card, "--data-root", damaged.root)
+    assert shown(bench, *where)["sections"][0]["spots"] == 30
+    lines = damaged.spots("A1").read_text().splitlines()
+    damaged.spots("A1").write_text("\n".join(lines[:-4]) + "\n")
+    assert shown(bench, *where)["sections"][0]["spots"] == 26
+
+
+def test_show_names_what_is_missing_and_what_is_broken(bench, damaged, own_cache):
+    damaged.image("A1").unlink()
+    damaged.counts("A2").unlink()
+    damaged.spots("B1").write_text("nothing\n")
+    answer = bench("data", "show", damaged.card, "--data-root", damaged.root)
+    assert answer.status == 2
+    rows = {line.split()[0]: line for line in answer.stdout.splitlines() if line.strip()}
+    assert rows["A1"].rstrip().endswith("image")
+    assert rows["A2"].rstrip().endswith("counts")
+    assert "B1.tsv" in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+    assert rows["C1"].rstrip().endswith("-")
+
+
+def test_a_table_of_numbers_breaks_no_word(bench, tiny, own_cache):
+    answer = bench("data", "show", tiny.card, "--data-root", tiny.root)
+    heading = next(line for line in answer.stdout.splitlines() if "patient" in line)
+    words = "section patient spots genes counts pitch um/px labels missing"
+    assert heading.split() == words.split()
+    assert max(map(len, answer.stdout.splitlines()[-12:])) <= 80
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf"])
+def test_show_draws_the_spots_over_the_images(bench, tiny, tmp_path, ending):
+    path = tmp_path / f"spots.{ending}"
+    chosen = ("--sections", "A1,B2", "--data-root", tiny.root)
+    answer = bench("data", "show", tiny.card, *chosen, "--plot", path)
+    assert answer.status == 0, answer.stderr
+    assert f"wrote {path}" in answer.stdout
+    assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF")
+    if ending == "png":
+        pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+        green = (pixels[..., 1] > pixels[..., 0] + 60) & (pixels[..., 1] > pixels[..., 2] + 60)
+        assert 200 < green.sum() < green.size / 4  # rings, and no more than rings
+
+
+def test_a_picture_of_another_kind_is_refused(bench, tiny, tmp_path):
+    where = ("--data-root", tiny.root, "--plot", tmp_path / "spots.bmp")
+    assert_refused(bench("data", "show", tiny.card, *where), "spots.bmp", ".png")
+    assert list(tmp_path.glob("*.bmp")) == []
+
+
+def test_an_unknown_section_is_refused_with_the_nearest(bench, tiny):
+    where = ("--data-root", tiny.root)
+    assert_refused(bench("data", "show", tiny.card, "--sections", "A3", *where), "'A3'", "A1")
+    assert_refused(bench("data", "preview", tiny.card, "A3", "-g", "GENE1", *where), "'A3'", "A1")
+
+
+def test_preview_draws_a_gene_and_says_its_counts(bench, tiny, tmp_path):
+    path = tmp_path / "gene.png"
+    answer = bench(
+        "data", "preview", tiny.card, "A1", "--gene", "GENE7", "--data-root", tiny.root, "-o", path
+    )
+    assert answer.status == 0, answer.stderr
+    assert "GENE7 in A1: detected in" in answer.stdout
+    with Image.open(path) as image:
+        assert image.width > 800
+
+
+def test_preview_works_without_the_image(bench, damaged, tmp_path):
+    damaged.image("A1").unlink()
+    path = tmp_path / "gene.png"
+    where = ("--data-root", damaged.root, "-o", path)
+    assert bench("data", "preview", damaged.card, "A1", "-g", "GENE7", *where).status == 0
+    assert path.is_file()
+
+
+def test_preview_of_an_unknown_gene_offers_the_nearest(bench, tiny, tmp_path):
+    where = ("--data-root", tiny.root, "-o", tmp_path / "gene.png")
+    answer = bench("data", "preview", tiny.card, "A1", "-g", "GENE77", *where)
+    assert_refused(answer, "'GENE77'", "GENE7")
+    assert not (tmp_path / "gene.png").exists()
+
+
+def image(path, side=2000, scale=1.0):
+    """A slide with tissue under the small section's spots."""
+    pixels = np.full((side, side, 3), 240, dtype=np.uint8)
+    left, top = int(930 * scale), int(730 * scale)
+    pixels[top : top + int(420 * scale), left : left + int(560 * scale)] = (150, 70, 140)
+    Image.fromarray(pixels).save(path)
+
+
+def visium(folder, names=("S1", "S2"), *, hires=False, counts="h5"):
+    for number, name in enumerate(names):
+        # No two sections hold the same counts: those would be taken for one.
+        other = layouts.SmallSection(counts=layouts.SmallSection().counts + 1000 * number)
+        spatial = folder / name / "outs" / "spatial"
+        spatial.mkdir(parents=True)
+        files = layouts.write_space_ranger(spatial.parent, counts=counts)
+        for role in ("positions", "scalefactors"):
+            files[role].rename(spatial / files[role].name)
+        files["labels"].unlink()
+        if counts == "h5":
+            layouts.write_10x_h5(files["counts"], section=other)
+        if counts == "mtx":
+            files |= layouts.write_matrix_market(spatial.parent, section=other)
+            matrix = spatial.parent / "filtered_feature_bc_matrix"
+            matrix.mkdir()
+            for role in ("counts", "barcodes", "features"):
+                files[role].rename(matrix / files[role].name)
+        if hires:
+            image(spatial / "tissue_hires_image.png", 200, 0.1)
+        else:
+            image(folder / name / "slide.tif")
+    return folder
+
+
+def patients(path, pairs):
+    path.write_text("section,patient\n" + "".join(f"{s},{p}\n" for s, p in pairs.items()))
+    return path
+
+
+def added(bench, folder, table, name="mine", *options):
+    answer = bench("data", "add", folder, "--name", name, "--patients", table, *options, "--json")
+    assert answer.status == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+@pytest.mark.parametrize("counts", ["h5", "mtx"])
+def test_a_folder_of_space_ranger_becomes_a_dataset_that_runs(
+    bench, home, tmp_path, results, counts
+):
+    folder = visium(tmp_path / "slides", counts=counts)
+    table = patients(tmp_path / "map.csv", {"S1": "P1", "S2": "P 2"})
+    made = added(bench, folder, table, "mine", "--pitch", "137")
+    assert [line["section"] for line in made["sections"]] == ["S1", "S2"]
+    assert all(line["um/px"] == pytest.approx(1) for line in made["sections"])
+    assert all(line["on tissue"] == 1.0 for line in made["sections"])
+    assert made["warnings"] == []
+    card = yaml.safe_load((home / "cards" / "mine.yaml").read_text())
+    assert card["patch_pixels"] == 112
+    assert [section["patient"] for section in card["sections"]] == ["P1", "P-2"]
+    assert "mine" in bench("list", "datasets").stdout
+    answer = bench(
+        *("run", "--method", "mean", "--dataset", "mine", "--results", results),
+        *("--tracking", "none", "--panel", "expressed:5"),
+    )
+    assert answer.status == 0, answer.stderr
+
+
+def test_a_reduced_image_is_used_with_its_scale(bench, home, tmp_path):
+    folder = visium(tmp_path / "slides", hires=True)
+    table = patients(tmp_path / "map.csv", {"S1": "P1", "S2": "P2"})
+    made = added(bench, folder, table)
+    assert all(line["on tissue"] == 1.0 for line in made["sections"])
+    assert any("10.0 times smaller" in line for line in made["assumed"])
+    card = yaml.safe_load((home / "cards" / "mine.yaml").read_text())
+    assert [section["image_scale"] for section in card["sections"]] == [0.1, 0.1]
+
+
+def test_files_of_anndata_become_a_dataset(bench, home, tmp_path):
+    folder = tmp_path / "files"
+    for name in ("one", "two"):
+        (folder / name).mkdir(parents=True)
+        layouts.write_h5ad(folder / name)["counts"].rename(folder / f"{name}.h5ad")
+        image(folder / f"{name}.png")
+    table = patients(tmp_path / "map.csv", {"one": "P1", "two": "P2"})
+    made = added(bench, folder, table)
+    assert [line["spots"] for line in made["sections"]] == [12, 12]
+    assert all(line["on tissue"] == 1.0 for line in made["sections"])
+
+
+def test_a_legacy_folder_becomes_a_dataset(bench, home, tmp_path, tiny):
+    folder = tmp_path / "legacy"
+    for name in SECTIONS[:4]:
+        (folder / "imgs" / name).mkdir(parents=True)
+        (folder / "cnts").mkdir(exist_ok=True)
+        shutil.copy(tiny.counts(name), folder / "cnts" / f"{name}.tsv.gz")
+        shutil.copy(tiny.spots(name), folder / f"{name}_selection.tsv")
+        shutil.copy(tiny.image(name), folder / "imgs" / name / "scan_7.jpg")
+    table = patients(tmp_path / "map.csv", {name: name[0] for name in SECTIONS[:4]})
+    made = added(bench, folder, table, "mine", "--patch", "200")
+    assert [line["section"] for line in made["sections"]] == list(SECTIONS[:4])
+    card = yaml.safe_load((home / "cards" / "mine.yaml").read_text())
+    assert card["sections"][0]["files"]["image"]["path"] == "imgs/A1/scan_7.jpg"
+
+
+def test_spots_that_are_mirrored_are_told_when_a_folder_is_added(bench, home, tmp_path):
+    row, column = np.divmod(np.arange(100), 10)
+    section = layouts.SmallSection(
+        names=tuple(f"spot{number}" for number in range(100)),
+        counts=np.arange(100)[:, None] + np.arange(8) + 1,
+        row=row,
+        col=column,
+    )
+    folder = tmp_path / "files"
+    folder.mkdir()
+    adata = anndata.AnnData(
+        X=section.counts.astype(np.float32),
+        obs=pd.DataFrame({"array_row": row, "array_col": column}, index=list(section.names)),
+        var=pd.DataFrame(index=list(section.genes)),
+        obsm={"spatial": np.column_stack([2900 - 137.0 * column, 800 + 137.0 * row])},
+    )
+    adata.write_h5ad(folder / "one.h5ad")
+    pixels = np.full((3000, 3000, 3), 240, dtype=np.uint8)
+    pixels[700:2200, :1400] = (150, 70, 140)
+    Image.fromarray(pixels).save(folder / "one.png")
+    made = added(bench, folder, patients(tmp_path / "map.csv", {"one": "P1"}))
+    (warning,) = [line for line in made["warnings"] if "tissue" in line]
+    assert "mirrored left-right" in warning
+    assert "(width - x, y)" in warning
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ({"S1": "P1"}, "names no patient of section S2"),
+        ({"S1": "P1", "S2": ""}, "names no patient of section S2"),
+        ({"S1": "P1", "S2": "P2", "S3": "P3"}, "names section S3, which was not found"),
+    ],
+)
+def test_every_section_needs_a_patient(bench, home, tmp_path, pairs, said):
+    folder = visium(tmp_path / "slides")
+    table = patients(tmp_path / "map.csv", pairs)
+    answer = bench("data", "add", folder, "--name", "mine", "--patients", table)
+    assert_refused(answer, said, "map.csv")
+    assert not (home / "cards").exists()
+
+
+def test_a_section_that_cannot_be_read_leaves_no_card(bench, home, tmp_path):
+    folder = visium(tmp_path / "slides")
+    path = folder / "S2" / "outs" / "filtered_feature_bc_matrix.h5"
+    path.write_bytes(path.read_bytes()[:2000])
+    table = patients(tmp_path / "map.csv", {"S1": "P1", "S2": "P2"})
+    answer = bench("data", "add", folder, "--name", "mine", "--patients", table)
+    assert_refused(answer, "filtered_feature_bc_matrix.h5")
+    assert not (home / "cards").exists()
+
+
+@pytest.mark.parametrize("name", ["her2st", "a b", "../x", ""])
+def test_a_name_that_cannot_be_had_is_refused(bench, home, tmp_path, name):
+    folder = visium(tmp_path / "slides")
+    table = patients(tmp_path / "map.csv", {"S1": "P1", "S2": "P2"})
+    answer = bench("data", "add", folder, "--name", name, "--patients", table)
+    assert_refused(answer)
+    assert not (home / "cards").exists()
+
+
+def test_a_dataset_is_written_over_only_when_asked(bench, home, tmp_path):
+    folder = visium(tmp_path / "slides")
+    table = patients(tmp_path / "map.csv", {"S1": "P1", "S2": "P2"})
+    added(bench, folder, table)
+    answer = bench("data", "add", folder, "--name", "mine", "--patients", table)
+    assert_refused(answer, "--replace")
+    added(bench, folder, table, "mine", "--replace")
+
+
+def test_a_changed_file_of_an_added_dataset_is_refused(bench, home, tmp_path, results):
+    folder = visium(tmp_path / "slides")
+    added(bench, folder, patients(tmp_path / "map.csv", {"S1": "P1", "S2": "P2"}))
+    path = folder / "S1" / "outs" / "spatial" / "tissue_positions_list.csv"
+    path.write_text(path.read_text().replace("1000", "1001"))
+    answer = bench("run", "-m", "mean", "-d", "mine", "--results", results, "--tracking", "none")
+    assert_refused(answer, "tissue_positions_list.csv", "hash")
+
+
+def test_an_empty_folder_says_what_is_looked_for(bench, home, tmp_path):
+    (tmp_path / "empty").mkdir()
+    table = patients(tmp_path / "map.csv", {"S1": "P1"})
+    answer = bench("data", "add", tmp_path / "empty", "--name", "mine", "--patients", table)
+    assert_refused(answer, "no section found", "Space Ranger")

@@ -1,0 +1,547 @@
+"""Two thousand damaged files: each is refused in one line, or read as what it says.
+
+A reader may give a section from a damaged file only where the damage changed no more values than
+it could have. The counts of the section tell spot and gene (see ``layouts``), so that a spot with
+the counts or the place of another shows even where every value is plausible.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from anndata import AnnData
+
+from bench.data.section import check_section
+from bench.datasets import h5ad, legacy_st, space_ranger
+from bench.errors import DataError
+from tests.datasets import layouts
+from tests.datasets.layouts import SmallSection
+
+Read = Callable[[Mapping[str, Path]], AnnData]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a reader may make of a damaged file.
+
+    Attributes
+    ----------
+    read, refuse
+        Whether it may give a section, and whether it may refuse the file.
+    changes
+        Values of the file that may differ, names included.
+    missing
+        Spots that may be left out.
+    """
+
+    read: bool = True
+    refuse: bool = True
+    changes: int = 0
+    missing: int = 0
+
+
+SAME = Verdict(refuse=False)
+SAME_OR_REFUSED = Verdict()
+REFUSED = Verdict(read=False)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a file is made up, as far as damage to it goes.
+
+    Attributes
+    ----------
+    kind
+        ``text``, ``hdf5`` or ``other``.
+    separator
+        Between the fields of a line.
+    head
+        Lines before the rows: 1 is a header that names the columns.
+    needed
+        Columns of a header that a reader cannot do without; None stands for all.
+    bad
+        Cells that no column of numbers may hold; the columns that hold such, by number.
+    any_order
+        Whether rows may stand in any order.
+    """
+
+    kind: str = "text"
+    separator: bytes = b"\t"
+    head: int = 0
+    needed: tuple[bytes, ...] | None = ()
+    bad: tuple[bytes, ...] = ()
+    numbers: tuple[int, ...] = ()
+    any_order: bool = True
+
+
+NO_NUMBERS = (
+    b"",
+    b"nan",
+    b"NaN",
+    b"NA",
+    b"inf",
+    b"-inf",
+    b"1e400",
+    b"left",
+    b"1,5",
+    b"\xff",
+    b"1 2",
+)
+NO_COUNTS = (*NO_NUMBERS, b"-1", b"0.5", b"3000000000", b"9" * 30, b"1e99", b"-1e-9", b"--")
+ARRAY = (b"1e300", b"9" * 30)
+PLACES = (b"x", b"y", b"pixel_x", b"pixel_y")
+POSITIONS = tuple(
+    b"barcode in_tissue array_row array_col pxl_row_in_fullres pxl_col_in_fullres".split()
+)
+HDF5 = Form("hdf5")
+FORMS = {
+    "legacy_st/counts": Form(head=1, bad=NO_COUNTS, numbers=tuple(range(1, 9)), needed=None),
+    "legacy_st/spots": Form(head=1, bad=NO_NUMBERS, numbers=(0, 1, 2, 3), needed=PLACES),
+    "legacy_st/labels": Form(
+        head=1, bad=NO_NUMBERS[4:], numbers=(0, 1), needed=(b"x", b"y", b"label")
+    ),
+    "space_ranger/positions-1": Form(separator=b",", bad=NO_NUMBERS, numbers=(1, 2, 3, 4, 5)),
+    "space_ranger/positions-2": Form(
+        separator=b",", head=1, bad=NO_NUMBERS, numbers=(1, 2, 3, 4, 5), needed=POSITIONS
+    ),
+    "space_ranger/labels": Form(separator=b",", head=1, needed=(b"", b"Classification")),
+    "space_ranger/mtx": Form(separator=b" ", head=3, bad=NO_COUNTS, numbers=(0, 1, 2)),
+    "space_ranger/barcodes": Form(any_order=False),
+    "space_ranger/features": Form(any_order=False),
+    "space_ranger/scalefactors": Form("other"),
+    "space_ranger/parquet": Form("other"),
+    "space_ranger/h5": HDF5,
+    "space_ranger/h5-v2": HDF5,
+    "h5ad/csr": HDF5,
+    "h5ad/csc": HDF5,
+    "h5ad/dense": HDF5,
+    "h5ad/csr-gzip": HDF5,
+    "h5ad/dense-gzip": HDF5,
+}
+"""Each kind of file, after the reader that reads it."""
+
+
+def write_section(case: str, folder: Path) -> tuple[dict[str, Path], str, SmallSection]:
+    """Write the section that holds a kind of file: paths, role of that file, what is to be read."""
+    reader, _, what = case.partition("/")
+    if reader == "legacy_st":
+        return layouts.write_legacy(folder), what, layouts.legacy_section()
+    if reader == "h5ad":
+        form, _, compression = what.partition("-")
+        return layouts.write_h5ad(folder, form, compression or None), "counts", SmallSection()
+    counts = what if what.startswith("h5") else "h5"
+    if what in ("mtx", "barcodes", "features"):
+        counts = "mtx"
+    version = {"positions-2": 2, "mtx": 2, "parquet": 3}.get(what, 1)
+    files = layouts.write_space_ranger(folder, counts, version)
+    roles = {"mtx": "counts", "h5": "counts", "h5-v2": "counts", "parquet": "positions"}
+    return files, roles.get(what, what.partition("-")[0]), SmallSection()
+
+
+READERS: dict[str, Read] = {
+    "legacy_st": legacy_st.read,
+    "space_ranger": space_ranger.read,
+    "h5ad": h5ad.read,
+}
+
+
+class Fault(AssertionError):
+    """A reader that did what none may do."""
+
+
+def judge(read: Read, files: Mapping[str, Path], truth: SmallSection, verdict: Verdict) -> bool:
+    """Whether the files are read; a Fault where that or the refusal is wrong."""
+    try:
+        adata = read(files)
+        check_section(adata, str(files["counts"]))
+    except DataError as error:
+        message = str(error)
+        if not verdict.refuse:
+            raise Fault(f"refused: {message}") from None
+        if "\n" in message or not any(str(path) in message for path in files.values()):
+            raise Fault(f"a message that is no line about the file: {message!r}") from None
+        if len(message.replace(str(files["counts"].parent), "")) >= 400:
+            raise Fault(f"a long message: {message}") from None
+        return False
+    except Exception as error:
+        raise Fault(f"{type(error).__name__}: {error}") from error
+    if not verdict.read:
+        raise Fault("read, although it must be refused")
+    compare(adata, truth, verdict)
+    return True
+
+
+def compare(adata: AnnData, truth: SmallSection, verdict: Verdict) -> None:
+    """Compare a section with the true one by the names of its spots and genes."""
+    spots = {name: number for number, name in enumerate(truth.names)}
+    genes = {name: number for number, name in enumerate(truth.genes)}
+    renamed = sum(name not in spots for name in adata.obs_names)
+    renamed += sum(name not in genes for name in adata.var_names)
+    rows = [row for row, name in enumerate(adata.obs_names) if name in spots]
+    columns = [column for column, name in enumerate(adata.var_names) if name in genes]
+    spot = np.array([spots[adata.obs_names[row]] for row in rows], dtype=int)
+    gene = np.array([genes[adata.var_names[column]] for column in columns], dtype=int)
+    if len(spot) < len(truth.names) - verdict.missing - verdict.changes:
+        raise Fault(f"{len(truth.names) - len(spot)} spots are missing")
+    if len(gene) < len(truth.genes) - verdict.changes:
+        raise Fault(f"{len(truth.genes) - len(gene)} genes are missing")
+    if adata.X.dtype != np.int32 or adata.obsm["spatial"].dtype != np.float64:
+        raise Fault("of another type")
+
+    counts = adata.X.toarray()[np.ix_(rows, columns)]
+    # An index that is wrong empties one cell and fills another.
+    cells = int((counts != truth.counts[np.ix_(spot, gene)]).sum())
+    if cells > 2 * verdict.changes:
+        raise Fault(f"{cells} counts differ")
+    place = np.column_stack([adata.obs[["array_row", "array_col"]], adata.obsm["spatial"]])[rows]
+    true_place = np.column_stack([truth.row, truth.col, truth.pixels])
+    moved = int((place != true_place[spot]).sum())
+    labels = adata.obs["label"].to_numpy()[rows]
+    true_labels = np.array(truth.labels)[spot]
+    lost = int(((labels != true_labels) & (labels == "")).sum())
+    other = int(((labels != true_labels) & (labels != "")).sum())
+    if lost > verdict.missing + verdict.changes or other > verdict.changes:
+        raise Fault(f"{lost} labels are lost, {other} differ")
+    if moved + renamed + -(-cells // 2) > verdict.changes:
+        raise Fault(f"{moved} coordinates, {renamed} names, {cells} counts differ")
+    # Few changes can make no spot another one, however they fall.
+    strange = [n for n in range(len(rows)) if (place[n] == true_place).all(axis=1).any()
+               and not (place[n] == true_place[spot[n]]).all()]  # fmt: skip
+    if strange:
+        raise Fault(f"spot {adata.obs_names[rows[strange[0]]]} stands where another one does")
+
+
+# Damage to text
+
+Damage = Callable[[np.random.Generator, bytes, Form], tuple[bytes, Verdict] | None]
+
+
+def split(content: bytes, form: Form) -> tuple[list[bytes], list[list[bytes]]]:
+    lines = content.removesuffix(b"\n").split(b"\n")
+    return lines[: form.head], [line.split(form.separator) for line in lines[form.head :]]
+
+
+def joined(head: list[bytes], rows: list[list[bytes]], form: Form) -> bytes:
+    return b"\n".join([*head, *map(form.separator.join, rows)]) + b"\n"
+
+
+def table(content: bytes, form: Form) -> list[list[bytes]] | None:
+    """All cells, the header's among them, where there is one and no cell holds a separator."""
+    lines = [line.split(form.separator) for line in content.removesuffix(b"\n").split(b"\n")]
+    return lines if form.head == 1 and len({len(line) for line in lines}) == 1 else None
+
+
+def flipped(rng, content, form):
+    data = bytearray(content)
+    number = int(rng.integers(1, 4))
+    for place in rng.choice(len(data), number, replace=False):
+        data[place] ^= 1 << int(rng.integers(8))
+    return bytes(data), Verdict(changes=number)
+
+
+def replaced_byte(rng, content, form):
+    data = bytearray(content)
+    data[rng.integers(len(data))] = rng.choice(list(b"0123456789.,-+eE \t\n\r\"'#xNa\x00\xff"))
+    return bytes(data), Verdict(changes=1)
+
+
+def cut(rng, content, form):
+    # The last field may be cut too.
+    return content[: rng.integers(len(content))], Verdict(changes=1, missing=99)
+
+
+def other_rows(rng, content, form):
+    if not form.any_order:
+        return None
+    head, rows = split(content, form)
+    rng.shuffle(rows)
+    return joined(head, rows, form), SAME
+
+
+def row_lost(rng, content, form):
+    head, rows = split(content, form)
+    del rows[rng.integers(len(rows))]
+    # Where rows are numbered, or counted, one cannot be missing.
+    counted = form.head == 3 or not form.any_order
+    return joined(head, rows, form), REFUSED if counted else Verdict(refuse=False, missing=1)
+
+
+def row_twice(rng, content, form):
+    head, rows = split(content, form)
+    rows.insert(rng.integers(len(rows)), list(rows[rng.integers(len(rows))]))
+    return joined(head, rows, form), REFUSED
+
+
+def field_more(rng, content, form):
+    head, rows = split(content, form)
+    row = rows[rng.integers(len(rows))]
+    row.insert(rng.integers(len(row) + 1), b"7")
+    return joined(head, rows, form), REFUSED
+
+
+def field_less(rng, content, form):
+    head, rows = split(content, form)
+    row = rows[rng.integers(len(rows))]
+    del row[rng.integers(len(row))]
+    # A last field that is no number may be missing: it is empty then.
+    return joined(head, rows, form), Verdict(changes=1, missing=1)
+
+
+def bad_cell(rng, content, form):
+    if not form.numbers:
+        return None
+    head, rows = split(content, form)
+    cell = form.bad[rng.integers(len(form.bad))]
+    rows[rng.integers(len(rows))][form.numbers[rng.integers(len(form.numbers))]] = cell
+    return joined(head, rows, form), REFUSED
+
+
+def odd_cell(rng, content, form):
+    head, rows = split(content, form)
+    row = rows[rng.integers(len(rows))]
+    cells = [b"-0", b"0x1F", b"1e3", b"007", b"+5", b'"', b"'", b"#", b"1e300", b"9" * 30, b"true",
+             b"1_000", b" 5", b"5 ", b"\x005", b"12:30", b"2020-01-01", b"1.0", b"\xc2\xa05"]  # fmt: skip
+    row[rng.integers(len(row))] = cells[rng.integers(len(cells))]
+    return joined(head, rows, form), Verdict(changes=1)
+
+
+def other_columns(rng, content, form):
+    rows = table(content, form)
+    if rows is None:
+        return None
+    # The first column of a table without a name for it is no column like others.
+    first = int(rows[0][0] == b"")
+    order = [*range(first), *(first + rng.permutation(len(rows[0]) - first))]
+    return joined([], [[row[column] for column in order] for row in rows], form), SAME
+
+
+def swapped_columns(rng, content, form):
+    if form.head == 1 or form.separator == b"\t":
+        return None
+    head, rows = split(content, form)
+    # Of columns without a name, only these tell that they are not what they should be.
+    a, b = [(0, 2), (0, 5), (1, 4), (1, 5), (1, 2)][rng.integers(5)]
+    if form.head == 3:
+        a, b = [(0, 1), (0, 2), (1, 2)][rng.integers(3)]
+    for row in rows:
+        row[a], row[b] = row[b], row[a]
+    return joined(head, rows, form), REFUSED
+
+
+def column_renamed(rng, content, form):
+    rows = table(content, form)
+    if rows is None:
+        return None
+    # The name of the column of names does not matter where it has none.
+    column = int(rng.integers(int(rows[0][0] == b""), len(rows[0])))
+    if form.needed is None:
+        return None
+    verdict = REFUSED if rows[0][column] in form.needed else SAME
+    rows[0][column] += b"_"
+    return joined([], rows, form), verdict
+
+
+def column_lost(rng, content, form):
+    rows = table(content, form)
+    if rows is None:
+        return None
+    column = int(rng.integers(len(rows[0])))
+    if form.needed is None:
+        # A gene that a file does not hold cannot be missed; the column of spots can.
+        verdict = Verdict(changes=1) if column else REFUSED
+    else:
+        verdict = REFUSED if rows[0][column] in form.needed else SAME
+    return joined([], [row[:column] + row[column + 1 :] for row in rows], form), verdict
+
+
+def column_twice(rng, content, form):
+    rows = table(content, form)
+    if rows is None or (form.needed is None and rng.integers(2)):
+        return None
+    column = int(rng.integers(int(rows[0][0] == b""), len(rows[0])))
+    name = rows[0][column]
+    values = [row[column] for row in rows[1:]]
+    rng.shuffle(values)
+    at = int(rng.integers(len(rows[0]) + 1)) or 1
+    copy = [row[:at] + [cell] + row[at:] for row, cell in zip(rows, [name, *values], strict=True)]
+    needed = form.needed is None or name in form.needed
+    return joined([], copy, form), REFUSED if needed else SAME
+
+
+def other_separator(rng, content, form):
+    other = {b"\t": b",", b",": b"\t", b" ": b"\t"}[form.separator]
+    if form.separator not in content:
+        return None
+    if rng.integers(2):
+        return content.replace(form.separator, other), REFUSED
+    places = [p for p in range(len(content)) if content[p : p + 1] == form.separator]
+    place = places[rng.integers(len(places))]
+    return content[:place] + other + content[place + 1 :], Verdict(changes=1)
+
+
+def line_ends(rng, content, form):
+    if rng.integers(2):
+        return content.replace(b"\n", b"\r\n"), SAME
+    return content.replace(b"\n", b"\r"), SAME_OR_REFUSED
+
+
+def byte_order_mark(rng, content, form):
+    return b"\xef\xbb\xbf" + content, SAME_OR_REFUSED
+
+
+def other_encoding(rng, content, form):
+    return content.decode().encode(["utf-16", "utf-16-be", "utf-32"][rng.integers(3)]), REFUSED
+
+
+def no_text(rng, content, form):
+    place = int(rng.integers(len(content)))
+    return content[:place] + b"\xff\xfe" + content[place:], Verdict(changes=1)
+
+
+def more(rng, content, form):
+    # Not bytes that could be another row.
+    return content + b"\xff" + rng.bytes(rng.integers(1, 40)), SAME_OR_REFUSED
+
+
+def empty(rng, content, form):
+    return [b"", b"\n", b"\n\n", b" ", b"\x00" * 40][rng.integers(5)], REFUSED
+
+
+def no_rows(rng, content, form):
+    if not form.head or b"Classification" in content or content.startswith(b"x\ty\tlabel"):
+        return None
+    return joined(split(content, form)[0], [], form), REFUSED
+
+
+# Damage to bytes
+
+
+def zipped(rng, content, form):
+    return gzip.compress(content, mtime=0), SAME
+
+
+def zipped_and_cut(rng, content, form):
+    whole = gzip.compress(content, mtime=0)
+    return whole[: rng.integers(2, len(whole))], REFUSED
+
+
+def zipped_and_flipped(rng, content, form):
+    damaged, _ = flipped(rng, gzip.compress(content, mtime=0), form)
+    return damaged, SAME_OR_REFUSED
+
+
+def zipped_and_more(rng, content, form):
+    return gzip.compress(content, mtime=0) + rng.bytes(rng.integers(1, 40)), SAME_OR_REFUSED
+
+
+def zip_of_nothing(rng, content, form):
+    return b"\x1f\x8b" + rng.bytes(rng.integers(60)), REFUSED
+
+
+def noise(rng, content, form):
+    return rng.bytes(rng.integers(1, 400)), REFUSED
+
+
+def data_set_changed(rng, content, form):
+    """A data set that is gone, renamed, of another length, shape or type."""
+    memory = io.BytesIO(content)
+    with h5py.File(memory, "r+") as file:
+        names: list[str] = []
+        file.visititems(
+            lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
+        )
+        name = names[rng.integers(len(names))]
+        values = file[name][()]
+        kind = int(rng.integers(7))
+        if np.ndim(values) == 0 and kind > 1:
+            kind = 0
+        if kind == 1:
+            file.move(name, f"{name}_")
+            return _bytes(file, memory), SAME_OR_REFUSED
+        del file[name]
+        if kind == 2:
+            file[name] = values[: int(rng.integers(len(values)))]
+        elif kind == 3:
+            file[name] = np.concatenate([values, values[:1]])
+        elif kind == 4:
+            file[name] = np.stack([values, values])
+        elif kind == 5:
+            file[name] = np.full(values.shape, [np.nan, -1.5, 1e300][rng.integers(3)])
+        elif kind == 6:
+            file[name] = np.full(values.shape, b"word")
+        return _bytes(file, memory), SAME_OR_REFUSED
+
+
+def _bytes(file: h5py.File, memory: io.BytesIO) -> bytes:
+    file.flush()
+    file.close()
+    return memory.getvalue()
+
+
+TEXT = (
+    *(flipped, replaced_byte, cut, other_rows, row_lost, row_twice, field_more, field_less),
+    *(bad_cell, odd_cell, other_columns, swapped_columns, column_renamed, column_lost),
+    *(column_twice, other_separator, line_ends, byte_order_mark, other_encoding, no_text, more),
+    *(empty, no_rows, zipped, zipped_and_cut, zipped_and_flipped, zipped_and_more),
+    *(zip_of_nothing, noise),
+)
+BYTES = (flipped, cut, more, noise, zipped_and_cut, zip_of_nothing)
+DAMAGES: dict[str, tuple[Damage, ...]] = {
+    "text": TEXT,
+    "hdf5": (*BYTES, flipped, flipped, data_set_changed, data_set_changed),
+    "other": BYTES,
+}
+FILES_PER_CASE = 120
+
+
+def damaged_files(case: str, content: bytes, number: int, seed: int = 0):
+    """Files of one kind, each with its damage and the verdict on it; the same each time."""
+    form = FORMS[case]
+    rng = np.random.default_rng([seed, *case.encode()])
+    kinds = DAMAGES[form.kind]
+    done = 0
+    while done < number:
+        damage = kinds[done % len(kinds)] if rng.integers(3) else kinds[rng.integers(len(kinds))]
+        made = damage(rng, content, form)
+        if made is None or (made[0] == content and made[1] is REFUSED):
+            kinds = tuple(kind for kind in kinds if kind is not damage) if made is None else kinds
+            continue
+        done += 1
+        yield damage.__name__, *made
+
+
+def fuzz(case: str, folder: Path, read: Read, number: int, seed: int = 0) -> tuple[int, int]:
+    """Files that were read, and that were refused."""
+    files, role, truth = write_section(case, folder)
+    whole = files[role].read_bytes()
+    assert judge(read, files, truth, SAME)
+    outcomes = [0, 0]
+    for kind, content, verdict in damaged_files(case, whole, number, seed):
+        files[role].write_bytes(content)
+        try:
+            outcomes[not judge(read, files, truth, verdict)] += 1
+        except Fault as fault:
+            shown = content if len(content) < 3000 else f"{len(content)} bytes"
+            raise Fault(f"{case}, {kind}: {fault}; {shown!r}") from fault.__cause__
+    return outcomes[0], outcomes[1]
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_a_damaged_file_is_refused_in_a_line_or_read_as_it_says(tmp_path, case):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read, refused = fuzz(case, tmp_path, READERS[case.partition("/")[0]], FILES_PER_CASE)
+    assert refused > FILES_PER_CASE // 4
+    assert read > 0 or FORMS[case].kind == "other"
+
+
+def test_two_thousand_files_are_damaged():
+    assert FILES_PER_CASE * len(FORMS) >= 2000
