@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.blocks.weights import load_exactly, read_tensors
+from bench.data.patches import PatchSize
 from bench.errors import ConfigError
 from bench.files import one_line
 
@@ -222,3 +223,19 @@ def augmentation(kind: Augmentation) -> Callable[[Tensor], Tensor]:
             return torch.rot90(flips(patch), turns, dims=(-2, -1))
 
     return lambda patches: torch.stack([change(patch) for patch in patches])
+
+
+def one_edge(method: str, patch_size: PatchSize, input_size: int | None) -> int:
+    """Edge in pixels of what a network of one input size is fed.
+
+    Raises
+    ------
+    ConfigError
+        The settings leave it to the dataset.
+    """
+    edge = input_size or patch_size
+    if not isinstance(edge, int):
+        raise ConfigError(
+            f"{method}: set input_size, or patch_size in pixels; patches need one size"
+        )
+    return edge

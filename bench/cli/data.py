@@ -74,9 +74,7 @@ def show_command(
                 typer.echo(f"{name}: {value}")
         typer.echo(f"folder: {root or note}")
         print_rows("", [_overview_row(section) for section in found])
-        typer.echo(
-            "counts: median of a spot; pitch: pixels between spots; labels: labelled spots"
-        )
+        typer.echo("counts: median of a spot; pitch: pixels between spots; labels: labelled spots")
         for section in found:
             if section.problem:
                 complain(section.problem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
@@ -26,6 +27,7 @@ from bench.cli.terminal import terminal_width
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
+    from bench.protocol.audit import Finding
     from bench.store import StoredRun
 
 
@@ -204,16 +206,28 @@ def ceiling_command(
 def audit_command(
     dataset: DatasetOption,
     protocol: ProtocolOption = "strict",
+    test_dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Audit a model of --dataset that is tested on this one instead.",
+            show_default="none",
+        ),
+    ] = None,
     data_root: DataRootOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look for what the folds and rules let slip from the test side to the training side."""
-    from bench.execute.audits import full_audit
+    from bench.execute.audits import cross_audit, full_audit
     from bench.protocol.rules import find_protocol
     from bench.registry import dataset_card
 
     rules = find_protocol(protocol)
     card = dataset_card(dataset)
+    if test_dataset is not None:
+        compared, findings = cross_audit(card, dataset_card(test_dataset), rules, (data_root, None))
+        _print_cross_audit(dataset, test_dataset, compared, findings, as_json)
+        return
     folds, with_images, findings = full_audit(card, rules, data_root)
     if as_json:
         content = {
@@ -230,13 +244,35 @@ def audit_command(
             f"{card.name}, protocol {rules.name}: {len(folds.patients)} sections,"
             f" {len(with_images)} of them with an image, {len(folds.folds)} folds"
         )
-        for finding in findings:
-            mark = "FORBIDDEN" if finding.forbidden else "allowed  "
-            typer.echo(f"{mark}  {finding.title}: {finding.message}")
+        _print_findings(findings)
         if not findings:
             typer.echo(
                 "nothing found: no patient, image, spot or count vector is on both sides, and no"
                 " rule reads the test sections"
             )
     if any(finding.forbidden for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        mark = "FORBIDDEN" if finding.forbidden else "allowed  "
+        typer.echo(f"{mark}  {finding.title}: {finding.message}")
+
+
+def _print_cross_audit(
+    trained: str, tested: str, compared: Sequence[str], findings: Sequence[Finding], as_json: bool
+) -> None:
+    content = {"trained": trained, "tested": tested, "compared": list(compared)}
+    if as_json:
+        content["findings"] = [vars(finding) for finding in findings]
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        both = len(compared) == 2
+        how = "sections compared" if both else "judged by their cards, for not both are here"
+        typer.echo(f"trained on {trained}, tested on {tested}: {how}")
+        _print_findings(findings)
+        if not findings:
+            typer.echo("nothing found that both hold")
+    if findings:
         raise typer.Exit(FAILED)

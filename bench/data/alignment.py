@@ -136,7 +136,9 @@ def tissue_mask(thumbnail: Image.Image | np.ndarray) -> np.ndarray:
     mask = morphology.remove_small_holes(grown, max_size=smallest) & shown
     rest = shown & ~ndimage.binary_dilation(mask, disc)
     texture = _texture(green)
-    if not rest.any() or np.median(texture[rest]) > _SMOOTH * np.median(texture[mask]):
+    # Less than a grey level of texture is glass, whatever that of the tissue.
+    rough = max(_SMOOTH * float(np.median(texture[mask])), 1.0)
+    if not rest.any() or np.median(texture[rest]) > rough:
         return shown
     return np.asarray(mask)
 
@@ -260,7 +262,9 @@ def section_alignment(section: Section) -> Alignment | None:
     found = _kept(kept)
     if found is None:
         width, height = image_size(section.image, section.max_image_pixels)
-        small, _ = thumbnail(section.image, section.max_image_pixels, _THUMBNAIL)
+        small, _ = thumbnail(
+            section.image, section.max_image_pixels, _THUMBNAIL, section.image_hash
+        )
         extent = (width / section.image_scale, height / section.image_scale)
         found = check_alignment(section.spatial, extent, small)
         shares = {n: None if np.isnan(share) else share for n, share in found.shares.items()}

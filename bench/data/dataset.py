@@ -64,6 +64,11 @@ class Dataset:
         """The same with no section but the named ones, which keep their order here."""
         return replace(self, hashes={n: of for n, of in self.hashes.items() if n in names})
 
+    @property
+    def sections(self) -> Mapping[str, Section]:
+        """Usable sections by name, each read when it is asked for and not held for long."""
+        return _Sections(self)
+
     def section(self, name: str) -> Section:
         """One usable section; folds ask for the same ones, so the latest are kept in memory."""
         if name not in self.hashes:
@@ -114,6 +119,20 @@ class Dataset:
         )
 
 
+class _Sections(Mapping[str, Section]):
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, name: str) -> Section:
+        return self._dataset.section(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._dataset.hashes)
+
+    def __len__(self) -> int:
+        return len(self._dataset.hashes)
+
+
 KEPT_BYTES = 400_000_000
 """Counts of sections that are kept in memory."""
 
@@ -145,6 +164,12 @@ def data_folder(card: DatasetCard, data_root: Path | None) -> Path:
             " folder with --data-root"
         )
     return root
+
+
+def is_here(card: DatasetCard, data_root: Path | None) -> bool:
+    """Whether a dataset has a data folder on this machine."""
+    made = data_root is None and card.generator is not None
+    return made or chosen_folder(card, data_root).is_dir()
 
 
 def chosen_folder(card: DatasetCard, data_root: Path | None) -> Path:
@@ -244,7 +269,7 @@ def open_dataset(
     card: DatasetCard,
     data_root: Path | None = None,
     *,
-    images: bool = True,
+    images: bool | None = True,
     names: Sequence[str] | None = None,
     aliases: Path | None = None,
 ) -> Dataset:
@@ -261,7 +286,8 @@ def open_dataset(
     data_root
         Its folder; see :func:`data_folder`.
     images
-        Whether images are needed. If not, they are neither read nor hashed.
+        Whether images are needed. If not, they are neither read nor hashed; None takes those that
+        are there.
     names
         Sections asked for, in order; all of the card where None.
     aliases
@@ -280,11 +306,13 @@ def open_dataset(
     left_out: dict[str, str] = {}
     for name in names or [section.name for section in card.sections]:
         section = card.section(name)
-        reason = _absent(section, root, images, shared)
+        reason = _absent(section, root, bool(images), shared)
         if reason:
             left_out[name] = reason
             continue
-        roles = [*required_roles(section), *(["image"] if images else [])]
+        pictured = "image" in section.files and _path(section, "image", root).is_file()
+        seen = pictured if images is None else images
+        roles = [*required_roles(section), *(["image"] if seen else [])]
         roles += [r for r in OPTIONAL if r in section.files and _path(section, r, root).is_file()]
         hashes[name] = {
             role: section.files[role].verify(_path(section, role, root)) for role in roles

@@ -110,7 +110,7 @@ def _background(axes: Axes, section: Section, alpha: float = 1.0) -> float:
         axes.set_xlim(x.min() - edge, x.max() + edge)
         axes.set_ylim(y.max() + edge, y.min() - edge)
         return 1.0
-    small, reduced = thumbnail(section.image, section.max_image_pixels, _SIDE)
+    small, reduced = thumbnail(section.image, section.max_image_pixels, _SIDE, section.image_hash)
     axes.imshow(small, alpha=alpha)
     return reduced * section.image_scale
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,6 @@ from bench.data.pitch import spot_pitch
 from bench.data.section import parse_section, reader_hash
 from bench.errors import DataError
 from bench.files import cache_folder, canonical_hash, write_json
-
-_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,17 @@ def look_over(
     if root is None:
         yield from (_unread(card, section, tuple(section.files)) for section in chosen)
         return
-    with ThreadPoolExecutor(_THREADS) as pool:
-        # In batches, so that no more than a few sections wait in memory for their turn.
-        for start in range(0, len(chosen), _BATCH):
-            batch = chosen[start : start + _BATCH]
-            yield from pool.map(lambda section: _look(card, section, root), batch)
+    # A card of its own for each, since a worker is sent all that it needs.
+    calls = [(card.model_copy(update={"sections": (section,)}), root) for section in chosen]
+    processes = min(os.cpu_count() or 1, len(chosen) // _WORTH_A_PROCESS)
+    if processes < 2 or all(_key_file(*call).is_file() for call in calls):
+        yield from starmap(_look, calls)
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_look, *zip(*calls, strict=True), chunksize=8)
 
 
-_BATCH = 16
+_WORTH_A_PROCESS = 50
 
 
 def _unread(card: DatasetCard, section: SectionCard, missing: tuple[str, ...]) -> SectionOverview:
@@ -94,19 +98,14 @@ def _unread(card: DatasetCard, section: SectionCard, missing: tuple[str, ...]) -
     )
 
 
-def _look(card: DatasetCard, section: SectionCard, root: Path) -> SectionOverview:
-    missing = tuple(
-        role for role, file in section.files.items() if not (root / file.path).is_file()
-    )
+def _look(card: DatasetCard, root: Path) -> SectionOverview:
+    """Overview of the one section of a card."""
+    (section,) = card.sections
+    missing, files = _present(section, root)
     plain = _unread(card, section, missing)
-    required = required_roles(section)
-    if set(required) & set(missing):
+    if set(required_roles(section)) & set(missing):
         return plain
-    roles = [role for role in section.files if role != "image" and role not in missing]
-    files = {role: root / section.files[role].path for role in roles}
-    states = {role: [p.stat().st_size, p.stat().st_mtime_ns] for role, p in files.items()}
-    key = canonical_hash([str(root.resolve()), asdict(plain), states, reader_hash(card.reader)])
-    kept = cache_folder() / "overviews" / f"{card.name}-{section.name}-{key[:24]}.json"
+    kept = _key_file(card, root)
     found = _kept(kept)
     if found is not None:
         return found
@@ -116,6 +115,24 @@ def _look(card: DatasetCard, section: SectionCard, root: Path) -> SectionOvervie
         return SectionOverview(**{**asdict(plain), "problem": str(error)})
     write_json(kept, asdict(found))
     return found
+
+
+def _present(section: SectionCard, root: Path) -> tuple[tuple[str, ...], dict[str, Path]]:
+    """Roles whose files are missing, and the files to read."""
+    paths = {role: root / file.path for role, file in section.files.items()}
+    missing = tuple(role for role, path in paths.items() if not path.is_file())
+    files = {r: path for r, path in paths.items() if r != "image" and r not in missing}
+    return missing, files
+
+
+def _key_file(card: DatasetCard, root: Path) -> Path:
+    """Where the overview of a card's one section is kept, under the state of its files."""
+    (section,) = card.sections
+    missing, files = _present(section, root)
+    states = {role: [p.stat().st_size, p.stat().st_mtime_ns] for role, p in files.items()}
+    facts = [section.model_dump(mode="json"), card.scale(section), card.spot_pitch_micrometres]
+    key = canonical_hash([str(root.resolve()), missing, facts, states, reader_hash(card.reader)])
+    return cache_folder() / "overviews" / f"{card.name}-{section.name}-{key[:24]}.json"
 
 
 def _measured(

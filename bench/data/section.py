@@ -7,6 +7,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
@@ -151,6 +152,7 @@ def load_section(
     )
 
 
+@lru_cache
 def reader_hash(name: str) -> str:
     """Hash of all source that decides what a reader gives; the reader is not imported."""
     return source_hash(module_source(name), Path(__file__), *_PARSING)

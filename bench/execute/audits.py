@@ -1,14 +1,17 @@
-"""The audit of a dataset on its own, with every image that is on this machine."""
+"""Audits of a dataset on its own, and of a model that is tested on another dataset."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench.data.card import DatasetCard
-from bench.data.dataset import open_dataset
+from bench.data.dataset import Dataset, is_here, open_dataset
+from bench.errors import BenchError
 from bench.execute.plan import divide
-from bench.protocol.audit import Finding, audit
-from bench.protocol.folds import Folds
+from bench.protocol.audit import Finding, audit, shared_data
+from bench.protocol.folds import Fold, Folds
 from bench.protocol.rules import Protocol
 
 
@@ -28,14 +31,68 @@ def full_audit(
         Damaged data, or a protocol that does not fit the dataset.
     """
     dataset, folds, _ = divide(card, protocol, data_root, images=False)
-    pictured = [
-        name
-        for name in folds.patients
-        if (file := card.section(name).files.get("image")) is not None
-        and (dataset.root / file.path).is_file()
+    opened = open_dataset(card, data_root, images=None, names=list(dataset.hashes))
+    return folds, _pictured(opened), audit(folds, opened.sections, protocol)
+
+
+def cross_audit(
+    trained: DatasetCard, tested: DatasetCard, protocol: Protocol, roots: Sequence[Path | None]
+) -> tuple[list[str], list[Finding]]:
+    """What a model of one dataset knows of another: patients, images and counts that both hold.
+
+    Parameters
+    ----------
+    trained, tested
+        Cards of the dataset that a model was fitted on and of the one it is tested on.
+    protocol
+        Its rules; what two datasets share is forbidden under every protocol.
+    roots
+        Their data folders. A dataset that is not on this machine is judged by its card alone.
+
+    Returns
+    -------
+    tuple
+        Names of the datasets whose sections were compared, and the findings.
+    """
+    said = {
+        f"{trained.name}'s card": trained.shares_patients_with.get(tested.name),
+        f"{tested.name}'s card": tested.shares_patients_with.get(trained.name),
+    }
+    if trained.name == tested.name:
+        raise BenchError(f"both datasets are {trained.name}; audit it under a protocol instead")
+    reasons = dict.fromkeys(" ".join(reason.split()) for reason in said.values() if reason)
+    findings = [
+        Finding(
+            "patient",
+            f"patients of {tested.name} may be in {trained.name}: {reason}",
+            (0,),
+            forbidden=True,
+        )
+        for reason in reasons
     ]
-    sections = {name: dataset.section(name) for name in folds.patients}
-    if pictured:
-        opened = open_dataset(card, data_root, images=True, names=pictured)
-        sections |= {name: opened.section(name) for name in pictured}
-    return folds, pictured, audit(folds, sections, protocol)
+    cards = list(zip((trained, tested), roots, strict=True))
+    here = [card.name for card, root in cards if is_here(card, root)]
+    if len(here) < len(cards):
+        return here, findings
+    opened = [open_dataset(card, root, images=None) for card, root in cards]
+    sections = {
+        f"{dataset.card.name}:{name}": section
+        for dataset in opened
+        for name, section in dataset.sections.items()
+    }
+    names = [tuple(n for n in sections if n.startswith(f"{d.card.name}:")) for d in opened]
+    folds = Folds(
+        dataset=f"{trained.name} to {tested.name}",
+        protocol=protocol.name,
+        protocol_hash=protocol.hash,
+        patients={name: f"{name.partition(':')[0]}:{s.patient}" for name, s in sections.items()},
+        folds=(Fold(index=0, train=names[0], validation=(), test=names[1]),),
+    )
+    shared = [
+        replace(finding, forbidden=True) for finding in shared_data(folds, sections, protocol)
+    ]
+    return here, findings + shared
+
+
+def _pictured(dataset: Dataset) -> list[str]:
+    return [name for name, roles in dataset.hashes.items() if "image" in roles]

@@ -119,7 +119,9 @@ def _small_images(job: Job, data: FoldData) -> dict[str, dict[str, object]]:
         path = job.run.results / name
         scale = path.with_suffix(".json")
         if not (path.is_file() and scale.is_file()):
-            image, of_pixel = thumbnail(source.image, source.max_image_pixels, _IMAGE_SIDE)
+            image, of_pixel = thumbnail(
+                source.image, source.max_image_pixels, _IMAGE_SIDE, source.image_hash
+            )
             with atomic_write(path) as temporary:
                 image.save(temporary, format="JPEG", quality=85)
             write_json(scale, {"scale": of_pixel * source.image_scale})

@@ -10,7 +10,8 @@ from typing import Any
 
 from bench.data.card import DatasetCard, join_names
 from bench.data.dataset import Dataset, open_dataset
-from bench.errors import BenchError
+from bench.data.overview import look_over
+from bench.errors import BenchError, DataError
 from bench.evaluate.oracles import ORACLES
 from bench.execute.entrants import (
     Entrant,
@@ -232,7 +233,7 @@ def dataset_audit(dataset: Dataset, folds: Folds, protocol: Protocol) -> list[Fi
     path = cache_folder() / "audits" / f"{key[:32]}.json"
     findings = read_findings(path)
     if findings is None:
-        findings = audit(folds, {name: dataset.section(name) for name in folds.patients}, protocol)
+        findings = audit(folds, dataset.only(list(folds.patients)).sections, protocol)
         write_findings(path, findings)
     return findings
 
@@ -314,16 +315,18 @@ def section_facts(dataset: Dataset, protocol: Protocol) -> list[SectionFacts]:
     patients = {card.patient for card in cards}
     balanced = protocol.split == "patient" and len(patients) > protocol.leave_one_out_up_to
 
-    def spots(name: str, known: int | None) -> int:
-        if not balanced:
-            return 1
-        return known if known is not None else dataset.section(name).adata.n_obs
-
+    spots = {card.name: card.spots or 1 for card in cards}
+    unknown = [card.name for card in cards if card.spots is None]
+    if balanced and unknown:
+        for section in look_over(dataset.card, dataset.root, unknown):
+            if section.spots is None:
+                raise DataError(section.problem or f"section {section.section} cannot be read")
+            spots[section.section] = section.spots
     return [
         SectionFacts(
             card.name,
             card.patient,
-            spots(card.name, card.spots),
+            spots[card.name] if balanced else 1,
             dataset.hashes[card.name].get("image"),
         )
         for card in cards

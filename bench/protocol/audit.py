@@ -92,13 +92,20 @@ def audit(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -> 
     list of Finding
         Empty where nothing was found.
     """
-    findings = [
+    return [
+        *shared_data(folds, sections, protocol),
+        *_alignments(folds, sections),
+        *rule_findings(folds, protocol),
+    ]
+
+
+def shared_data(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -> list[Finding]:
+    """Patients, images and counts that are on both sides; parameters as for :func:`audit`."""
+    return [
         *_patients(folds, protocol),
         *_images(folds, sections, protocol),
         *_counts(folds, sections, protocol),
-        *_alignments(folds, sections),
     ]
-    return findings + rule_findings(folds, protocol)
 
 
 def check_audit(findings: Sequence[Finding], protocol: Protocol) -> None:
@@ -244,7 +251,9 @@ def _perceptual_hash(section: Section) -> np.ndarray:
     path = cache_folder() / "fingerprints" / f"{key}.json"
     found = _read_bits(path)
     if found is None:
-        image, _ = thumbnail(section.image, section.max_image_pixels, _THUMBNAIL)
+        image, _ = thumbnail(
+            section.image, section.max_image_pixels, _THUMBNAIL, section.image_hash
+        )
         found = imagehash.phash(image, hash_size=_HASH_SIDE).hash.ravel()
         write_json(path, {"phash": "".join("01"[int(bit)] for bit in found)})
     return found

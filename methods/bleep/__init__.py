@@ -18,6 +18,7 @@ from bench.api import (
     Context,
     Method,
     MethodConfig,
+    PatchSize,
     Slide,
     TrainingData,
     TrainingSection,
@@ -62,7 +63,8 @@ class BleepConfig(MethodConfig):
     weights
         ``imagenet``, ``none`` or a weight file of the encoder.
     patch_size
-        Edge of a patch in pixels of the full-resolution image; None takes the dataset's.
+        Edge of a patch in pixels of the full-resolution image, or in micrometres as in
+        ``"150um"``; None takes the dataset's.
     input_size
         Edge that patches are resampled to; None keeps `patch_size`.
     pixels
@@ -89,7 +91,7 @@ class BleepConfig(MethodConfig):
     as_released: bool = False
     encoder: str = "resnet50"
     weights: str = "imagenet"
-    patch_size: int | None = Field(default=224, ge=8, le=4096)
+    patch_size: PatchSize = 224
     input_size: int | None = Field(default=None, ge=8, le=4096)
     pixels: Pixels = Field(default_factory=_released_pixels)
     augment: Literal["none", "jitter_flip_rotate", "quarter_turns"] = "quarter_turns"

@@ -18,6 +18,7 @@ from bench.api import (
     Context,
     Method,
     MethodConfig,
+    PatchSize,
     Slide,
     TrainingData,
     TrainingSection,
@@ -54,7 +55,8 @@ class Hist2STConfig(MethodConfig):
     Attributes
     ----------
     patch_size
-        Edge of a patch in pixels of the full-resolution image; None takes the dataset's.
+        Edge of a patch in pixels of the full-resolution image, or in micrometres as in
+        ``"150um"``; None takes the dataset's.
     input_size
         Edge that patches are resampled to; None keeps `patch_size`, and one of the two must be
         set: the network takes patches of one size alone.
@@ -91,7 +93,7 @@ class Hist2STConfig(MethodConfig):
         training and validation sections together, as released.
     """
 
-    patch_size: int | None = Field(default=112, ge=8, le=4096)
+    patch_size: PatchSize = 112
     input_size: int | None = Field(default=None, ge=8, le=4096)
     pixels: Literal["raw255", "rgb01"] = "raw255"
     tile_size: int = Field(default=7, ge=1)
@@ -275,9 +277,10 @@ class Hist2ST(Method):
         )
 
     def _edge(self) -> int:
-        edge, tile = self.config.input_size or self.config.patch_size, self.config.tile_size
-        if edge is None:
-            raise ConfigError("hist2st: set input_size or patch_size; patches need one size")
+        from bench.blocks.images import one_edge
+
+        edge = one_edge(self.name, self.config.patch_size, self.config.input_size)
+        tile = self.config.tile_size
         if edge % tile:
             raise ConfigError(
                 f"hist2st: patches of {edge} pixels a side are not cut into whole tiles of {tile}"

@@ -18,6 +18,7 @@ from bench.api import (
     Context,
     Method,
     MethodConfig,
+    PatchSize,
     Slide,
     TrainingData,
     TrainingSection,
@@ -47,7 +48,8 @@ class HisToGeneConfig(MethodConfig):
     Attributes
     ----------
     patch_size
-        Edge of a patch in pixels of the full-resolution image; None takes the dataset's.
+        Edge of a patch in pixels of the full-resolution image, or in micrometres as in
+        ``"150um"``; None takes the dataset's.
     input_size
         Edge that patches are resampled to; None keeps `patch_size`, and one of the two must be
         set: the first layer takes patches of one size alone.
@@ -67,7 +69,7 @@ class HisToGeneConfig(MethodConfig):
         training and validation sections together, as released.
     """
 
-    patch_size: int | None = Field(default=112, ge=8, le=4096)
+    patch_size: PatchSize = 112
     input_size: int | None = Field(default=None, ge=8, le=4096)
     pixels: Literal["raw255", "rgb01"] = "raw255"
     as_released_cscc: bool = False
@@ -218,10 +220,9 @@ class HisToGene(Method):
         )
 
     def _edge(self) -> int:
-        edge = self.config.input_size or self.config.patch_size
-        if edge is None:
-            raise ConfigError("histogene: set input_size or patch_size; patches need one size")
-        return edge
+        from bench.blocks.images import one_edge
+
+        return one_edge(self.name, self.config.patch_size, self.config.input_size)
 
     def _patches(self, slide: Slide) -> np.ndarray:
         patches = slide.patches(self.config.patch_size, self.config.input_size)

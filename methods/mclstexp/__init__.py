@@ -18,6 +18,7 @@ from bench.api import (
     Context,
     Method,
     MethodConfig,
+    PatchSize,
     Slide,
     TrainingData,
     TrainingSection,
@@ -57,7 +58,8 @@ class MclSTExpConfig(MethodConfig):
     freeze_encoder
         Train the heads alone.
     patch_size
-        Edge of a patch in pixels of the full-resolution image; None takes the dataset's.
+        Edge of a patch in pixels of the full-resolution image, or in micrometres as in
+        ``"150um"``; None takes the dataset's.
     input_size
         Edge that patches are resampled to; None keeps `patch_size`.
     pixels
@@ -92,7 +94,7 @@ class MclSTExpConfig(MethodConfig):
     encoder: str = "densenet121"
     weights: str = "imagenet"
     freeze_encoder: bool = False
-    patch_size: int | None = Field(default=224, ge=8, le=4096)
+    patch_size: PatchSize = 224
     input_size: int | None = Field(default=None, ge=8, le=4096)
     pixels: Literal["rgb01", "bgr255", "imagenet"] = "rgb01"
     augment: Literal["none", "jitter_flip_rotate", "quarter_turns"] = "jitter_flip_rotate"

@@ -17,6 +17,7 @@ from bench.api import (
     Context,
     Method,
     MethodConfig,
+    PatchSize,
     Slide,
     TrainingData,
     TrainingSection,
@@ -45,7 +46,8 @@ class STNetConfig(MethodConfig):
     weights
         ``imagenet``, ``none`` or a weight file of the encoder.
     patch_size
-        Edge of a patch in pixels of the full-resolution image; None takes the dataset's.
+        Edge of a patch in pixels of the full-resolution image, or in micrometres as in
+        ``"150um"``; None takes the dataset's.
     input_size
         Edge that patches are resampled to; None keeps `patch_size`.
     augment
@@ -62,7 +64,7 @@ class STNetConfig(MethodConfig):
 
     encoder: str = "densenet121"
     weights: str = "imagenet"
-    patch_size: int | None = Field(default=224, ge=8, le=4096)
+    patch_size: PatchSize = 224
     input_size: int | None = Field(default=None, ge=8, le=4096)
     augment: bool = True
     symmetries: bool = True

@@ -19,6 +19,7 @@ from bench.api import (
     DataError,
     Method,
     MethodConfig,
+    PatchSize,
     Slide,
     TrainingData,
     TrainingSection,
@@ -62,7 +63,8 @@ class THItoGeneConfig(MethodConfig):
     Attributes
     ----------
     patch_size
-        Edge of a patch in pixels of the full-resolution image; None takes the dataset's.
+        Edge of a patch in pixels of the full-resolution image, or in micrometres as in
+        ``"150um"``; None takes the dataset's.
     input_size
         Edge that patches are resampled to; None keeps `patch_size`. At least eleven windows of
         the first convolution: 44 px with `stem` 4.
@@ -99,7 +101,7 @@ class THItoGeneConfig(MethodConfig):
         training and validation sections together, as released.
     """
 
-    patch_size: int | None = Field(default=112, ge=8, le=4096)
+    patch_size: PatchSize = 112
     input_size: int | None = Field(default=None, ge=8, le=4096)
     pixels: Literal["raw255", "rgb01"] = "raw255"
     stem: int = Field(default=4, ge=1)
@@ -288,7 +290,8 @@ class THItoGene(Method):
         )
 
     def _patch_edge(self, slide: Slide) -> int:
-        return self.config.input_size or self.config.patch_size or slide.patch_pixels
+        size = self.config.patch_size
+        return self.config.input_size or (size if isinstance(size, int) else slide.patch_pixels)
 
     def _patches(self, slide: Slide) -> np.ndarray:
         return slide.patches(self.config.patch_size, self.config.input_size)

@@ -82,3 +82,34 @@ def test_images_of_one_patient_alone_are_compared_as_far_as_they_go(bench, damag
     done = bench("audit", *damaged.where, *damaged.quick_protocol, "--json")
     assert done.status == 0, done.stderr
     assert json.loads(done.stdout)["sections_with_image"] == ["A1", "A2"]
+
+
+def test_a_dataset_that_may_share_patients_is_no_test_of_a_model(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPOTBENCH_DATA", str(tmp_path))
+    for pair in (("her2st", "stnet"), ("stnet", "her2st")):
+        answer = bench("audit", "--dataset", pair[0], "--test-dataset", pair[1])
+        assert answer.status == 1
+        assert "judged by their cards" in answer.stdout
+        assert "FORBIDDEN  Same-patient leak" in answer.stdout
+    answer = bench("audit", "--dataset", "her2st", "--test-dataset", "cscc", "--json")
+    assert answer.status == 0
+    assert json.loads(answer.stdout)["findings"] == []
+
+
+def test_sections_of_two_datasets_are_compared_where_both_are_here(bench, tiny, tmp_path):
+    other = tiny.copy(tmp_path / "other")
+    content = other.edit_card(name="other", folder=str(other.root))
+    for number, section in enumerate(content["sections"]):
+        section["name"], section["patient"] = f"X{number}", f"X{number // 2}"
+    other.edit_card(sections=content["sections"], published_order=[])
+    answer = bench("audit", *tiny.where, "--test-dataset", other.card, "--json")
+    assert answer.status == 1
+    found = json.loads(answer.stdout)
+    assert found["compared"] == ["tiny", "other"]
+    assert {f["kind"] for f in found["findings"]} == {"image", "counts", "distance"}
+    assert all(f["forbidden"] for f in found["findings"])
+    assert "other:X0 and tiny:A1" in str(found["findings"])
+
+
+def test_a_dataset_is_no_test_of_itself(bench, tiny):
+    assert_refused(bench("audit", *tiny.where, "--test-dataset", tiny.card), "tiny", "protocol")

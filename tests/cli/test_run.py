@@ -559,3 +559,25 @@ def test_aliases_are_off_unless_asked_for_and_then_counted(run, results, tmp_pat
     assert run_facts(results)["aliases"]["renamed"] == dict.fromkeys(SECTIONS, 2)
     (predictions,) = results.rglob("predictions.h5ad")
     assert list(anndata.read_h5ad(predictions).var_names) == ["NEW3", "NEW5", "GENE7"]
+
+
+def test_patches_are_asked_for_in_micrometres(run, results):
+    network = [*TINY_NETWORK, "--set", "patch_size=50um", "--folds", "0", "--method", "mclstexp"]
+    answer = run(*network)
+    assert answer.status == 0, answer.stderr
+    assert run_facts(results)["config"]["patch_size"] == "50um"
+
+
+@pytest.mark.parametrize("method", ["hist2st", "histogene"])
+def test_a_network_of_one_input_size_needs_it_beside_micrometres(run, method):
+    options = ("--method", method, "--preset", "quick", "--folds", "0", "--device", "cpu")
+    answer = run(*options, "--set", "patch_size=50um", "--set", "input_size=null")
+    assert answer.status == 2
+    assert "set input_size" in answer.stderr
+
+
+@pytest.mark.parametrize("size", ["50 um", "-5um", "um", "5", "9000"])
+def test_a_size_that_is_none_is_refused_before_anything_runs(run, results, size):
+    answer = run(*TINY_NETWORK, "--method", "mclstexp", "--set", f"patch_size={size}")
+    assert_refused(answer, "patch_size")
+    assert not list(results.rglob("run.json"))
