@@ -89,9 +89,12 @@ def run(
     import json
 
     from bench.comparison import carry_out
+    from bench.data.fetch import fetch_if_absent
     from bench.errors import TrainingError
     from bench.execute.plan import Request
+    from bench.registry import dataset_card
 
+    fetch_if_absent(dataset_card(dataset), Path(data_root) if data_root is not None else None)
     outcome = carry_out(
         Request(
             methods=(method,) if isinstance(method, str) else tuple(method),

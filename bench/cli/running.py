@@ -157,6 +157,7 @@ def tune_command(
     from bench.tune.request import TuneRequest, equal_budget, read_seconds
     from bench.tune.tuning import refit, tune
 
+    _fetch_if_absent(dataset, data_root)
     request = equal_budget(
         TuneRequest(
             run=_request(
@@ -266,10 +267,25 @@ def _request(
     )
 
 
+def _fetch_if_absent(dataset: str, data_root: Path | None) -> None:
+    from bench.data.dataset import is_here
+    from bench.registry import dataset_card
+
+    card = dataset_card(dataset)
+    if data_root is not None or is_here(card, None):
+        return
+    from bench.cli.download_bar import DownloadBar
+    from bench.data.fetch import fetch_if_absent
+
+    with DownloadBar() as bar:
+        fetch_if_absent(card, data_root, bar)
+
+
 def _carry_out(request: Request, tracking: str | None, as_json: bool) -> None:
     from bench.comparison import carry_out
     from bench.progress import TerminalWatcher
 
+    _fetch_if_absent(request.dataset, request.data_root)
     # Libraries and methods may print; standard output is for the table alone.
     with redirect_stdout(sys.stderr), TerminalWatcher() as watcher:
         outcome = carry_out(request, tracking=tracking, watcher=watcher)

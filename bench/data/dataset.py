@@ -168,8 +168,16 @@ def data_folder(card: DatasetCard, data_root: Path | None) -> Path:
 
 def is_here(card: DatasetCard, data_root: Path | None) -> bool:
     """Whether a dataset has a data folder on this machine."""
-    made = data_root is None and card.generator is not None
-    return made or chosen_folder(card, data_root).is_dir()
+    if data_root is None and card.generator is not None:
+        return True
+    root = chosen_folder(card, data_root)
+    return root.is_dir() and any(not path.name.startswith(".") for path in root.iterdir())
+
+
+def has_addresses(card: DatasetCard) -> bool:
+    """Whether any file of a card can be fetched."""
+    files = [file for section in card.sections for file in section.files.values()]
+    return bool(card.listing or any(card.url(file) for file in (*files, *card.archives.values())))
 
 
 def chosen_folder(card: DatasetCard, data_root: Path | None) -> Path:
@@ -189,7 +197,7 @@ def _how_to_get(card: DatasetCard) -> str:
     if by_hand:
         where = f", get {by_hand[0].path} by hand ({one_line(by_hand[0].by_hand)})"
         where += f" and {len(by_hand) - 1} more," if len(by_hand) > 1 else ","
-    if card.base_url or card.listing or any(file.url for file in files):
+    if has_addresses(card):
         return f"fetch the files with 'bench data get {card.name}'{where}"
     if by_hand:
         return f"'bench data get {card.name}' says which files to put there{where}"

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from bench.data.archives import LIMITS, Limits, extract
 from bench.data.card import DatasetCard, FileCard
-from bench.data.dataset import local_card
+from bench.data.dataset import chosen_folder, has_addresses, is_here, local_card
 from bench.data.download import PATIENCE, Downloader, Patience, Source, Watcher, read_listing
 from bench.data.lock import Entry, entry_of, locked, write_lock
 from bench.data.verify import Wanted, chosen_sections, published_panel_file, survey, wanted_files
@@ -127,6 +127,53 @@ def fetch_dataset(
         place = error.filename or root
         raise DataError(f"{place}: {error.strerror or error}; name another --data-root") from error
     return fetching.outcome
+
+
+def fetch_if_absent(
+    card: DatasetCard, data_root: Path | None, watcher: Watcher | None = None
+) -> None:
+    """Fetch a dataset of which nothing is on this machine.
+
+    Parameters
+    ----------
+    card
+        The dataset.
+    data_root
+        Folder that the user names; then nothing is fetched.
+    watcher
+        Is told how it goes.
+
+    Raises
+    ------
+    DataError
+        Something could not be had; the message says how to go on and what to get by hand.
+    """
+    if data_root is not None or is_here(card, None) or not has_addresses(card):
+        return
+    root = chosen_folder(card, None)
+    watcher = watcher or Watcher()
+    watcher.note(f"{card.name} is not on this machine; it is fetched into {root}")
+    outcome = fetch_dataset(card, root, watcher=watcher)
+    if outcome.complete:
+        return
+    said = []
+    if outcome.failed:
+        path, fault = next(iter(outcome.failed.items()))
+        said.append(
+            f"{len(outcome.failed)} of its files could not be fetched (first {path}: {fault});"
+            f" 'bench data get {card.name}' goes on where this ended, or put the files of"
+            f" {card.source} into {root}"
+        )
+    needed = [file for file in outcome.by_hand if file.needed]
+    if needed:
+        rest = f", and {len(needed) - 1} more that 'bench data get {card.name}' lists"
+        more = rest if needed[1:] else ""
+        said.append(
+            f"{needed[0].how} cannot be fetched by a program: put it at {needed[0].put}{more}"
+        )
+    if outcome.fetched and not outcome.failed:
+        said.append("the same call again runs on the sections that are complete")
+    raise DataError(f"{card.name}: {'; '.join(said)}")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ of another. A file is therefore refused unless it is a plain tree whose pieces d
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import h5py
 
 _FAULTS = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError)
+_HEAP = b"GCOL\x01"
 _MAX_OBJECTS = 100_000
 _MAX_ATTRIBUTE = 1000
 _SMALL = 64 << 20
@@ -45,6 +47,7 @@ def open_hdf5(path: Path) -> Iterator[Hdf5File]:
     if not path.is_file():
         raise DataError(f"{path}: file is missing")
     with _faults(path):
+        _check_heaps(path)
         file = h5py.File(path, "r")
     with file:
         with _faults(path):
@@ -248,6 +251,37 @@ def _faults(path: Path) -> Iterator[None]:
         raise DataError(
             f"{path}: not an HDF5 file, or truncated or damaged ({one_line(error, 120)})"
         ) from error
+
+
+def _check_heaps(path: Path) -> None:
+    """Refuse a file whose lists of text do not add up: the library reads some of these for ever.
+
+    Text of variable length lies in collections, each a chain of objects, which ends with one of
+    number 0 that takes up the rest or where less is left than an object's head. Layout: III.E
+    of https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
+    """
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: not an HDF5 file, it is empty")
+    with (
+        open(path, "rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        start = content.find(_HEAP)
+        while start >= 0:
+            size = int.from_bytes(content[start + 8 : start + 16], "little")
+            end = start + size
+            place = start + 16
+            while place + 16 <= end <= len(content):
+                held = int.from_bytes(content[place + 8 : place + 16], "little")
+                if content[place : place + 2] == b"\0\0":
+                    if place + held != end:
+                        break
+                    place = end
+                else:
+                    place += 16 + -(-held // 8) * 8
+            if not end - 16 < place <= end <= len(content):
+                raise DataError(f"{path}: damaged, a list of text in it does not add up")
+            start = content.find(_HEAP, start + 1)
 
 
 def _chunks(dataset: h5py.Dataset) -> list[Any]:

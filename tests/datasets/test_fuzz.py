@@ -96,7 +96,10 @@ NO_NUMBERS = (
     b"1 2",
 )
 NO_COUNTS = (*NO_NUMBERS, b"-1", b"0.5", b"3000000000", b"9" * 30, b"1e99", b"-1e-9", b"--")
-ARRAY = (b"1e300", b"9" * 30)
+ODD_CELLS = (
+    *(b"-0", b"0x1F", b"1e3", b"007", b"+5", b'"', b"'", b"#", b"1e300", b"9" * 30, b"true"),
+    *(b"1_000", b" 5", b"5 ", b"\x005", b"12:30", b"2020-01-01", b"1.0", b"\xc2\xa05"),
+)
 PLACES = (b"x", b"y", b"pixel_x", b"pixel_y")
 POSITIONS = tuple(
     b"barcode in_tissue array_row array_col pxl_row_in_fullres pxl_col_in_fullres".split()
@@ -307,9 +310,7 @@ def bad_cell(rng, content, form):
 def odd_cell(rng, content, form):
     head, rows = split(content, form)
     row = rows[rng.integers(len(rows))]
-    cells = [b"-0", b"0x1F", b"1e3", b"007", b"+5", b'"', b"'", b"#", b"1e300", b"9" * 30, b"true",
-             b"1_000", b" 5", b"5 ", b"\x005", b"12:30", b"2020-01-01", b"1.0", b"\xc2\xa05"]  # fmt: skip
-    row[rng.integers(len(row))] = cells[rng.integers(len(cells))]
+    row[rng.integers(len(row))] = ODD_CELLS[rng.integers(len(ODD_CELLS))]
     return joined(head, rows, form), Verdict(changes=1)
 
 
@@ -371,7 +372,7 @@ def column_twice(rng, content, form):
     values = [row[column] for row in rows[1:]]
     rng.shuffle(values)
     at = int(rng.integers(len(rows[0]) + 1)) or 1
-    copy = [row[:at] + [cell] + row[at:] for row, cell in zip(rows, [name, *values], strict=True)]
+    copy = [[*row[:at], cell, *row[at:]] for row, cell in zip(rows, [name, *values], strict=True)]
     needed = form.needed is None or name in form.needed
     return joined([], copy, form), REFUSED if needed else SAME
 
