@@ -1,14 +1,16 @@
 """What the documentation shows does work."""
 
 import re
+import textwrap
 import tomllib
 from pathlib import Path
 
 import pytest
 
 import bench
+from bench.data.own import read_patients
 from bench.protocol.rules import PROTOCOLS, find_protocol
-from bench.registry import find_methods
+from bench.registry import built_in_datasets, dataset_card, find_methods
 from tests.conftest import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -65,3 +67,27 @@ def test_every_link_between_pages_leads_somewhere():
     for page in [REPOSITORY / "README.md", *DOCS.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).is_file(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", [REPOSITORY / "README.md", DOCS / "datasets.md"])
+def test_the_datasets_of_the_page_are_those_of_the_cards(page):
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) / (\d+) \|", page.read_text(), re.MULTILINE)
+    listed = {name: (int(sections), int(patients)) for name, sections, patients in rows}
+    cards = {name: dataset_card(name) for name in built_in_datasets()}
+    assert listed == {n: (len(c.sections), len(c.patients)) for n, c in cards.items()}
+
+
+def test_the_table_of_patients_of_the_page_is_read(tmp_path):
+    path = tmp_path / "patients.csv"
+    path.write_text(textwrap.dedent(block(DOCS / "your-own-data.md", "csv")))
+    patients = read_patients(path, ["V10A-123_A1", "V10A-123_B1", "V10A-124_A1"])
+    assert patients == {"V10A-123_A1": "P1", "V10A-123_B1": "P1", "V10A-124_A1": "P2"}
+
+
+def test_what_is_said_to_be_shared_is_on_the_cards():
+    images = {s.patient: s.files["image"].path for s in dataset_card("her2st").sections}
+    shared = {"E": "23567", "F": "23810", "G": "23903", "H": "24044"}
+    for patient, number in shared.items():
+        assert number in images[patient]
+        assert f"BC{number}" in dataset_card("stnet").patients
+        assert f"BC{number}" in dataset_card("stnet").shares_patients_with["her2st"]
