@@ -52,13 +52,14 @@ def show_command(
     chosen = known_sections(card, names(sections))
     if plot is not None:
         check_picture(plot)
+    root: Path | None = None
     try:
-        root: Path | None = data_folder(card, data_root)
-        card, note = local_card(card, root), ""
+        folder = data_folder(card, data_root)
+        card, root, note = local_card(card, folder), folder, ""
     except DataError as error:
         if data_root is not None or plot is not None:
             raise
-        root, note = None, str(error)
+        note = str(error)
     with redirect_stdout(sys.stderr):
         found = list(look_over(card, root, chosen))
     if as_json:
@@ -81,8 +82,8 @@ def show_command(
     if plot is not None:
         images = any("image" not in section.missing for section in found)
         there = [s.section for s in found if not s.problem and (not images or _drawable(s))]
-        dataset = open_dataset(card, root, images=images, names=there)
-        typer.echo(f"wrote {draw_sections(list(dataset), plot)}")
+        opened = open_dataset(card, root, images=images, names=there)
+        typer.echo(f"wrote {draw_sections(list(opened), plot)}")
     if any(section.problem for section in found):
         raise typer.Exit(REFUSED)
 

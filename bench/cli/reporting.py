@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -263,7 +263,7 @@ def _print_findings(findings: Sequence[Finding]) -> None:
 def _print_cross_audit(
     trained: str, tested: str, compared: Sequence[str], findings: Sequence[Finding], as_json: bool
 ) -> None:
-    content = {"trained": trained, "tested": tested, "compared": list(compared)}
+    content: dict[str, Any] = {"trained": trained, "tested": tested, "compared": list(compared)}
     if as_json:
         content["findings"] = [vars(finding) for finding in findings]
         typer.echo(json.dumps(content, indent=2))

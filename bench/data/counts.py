@@ -13,7 +13,8 @@ from bench.errors import DataError
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-_MAX_COUNT = np.iinfo(np.int32).max
+# More molecules than all reads of a section: such a count is another type's bits.
+_MAX_COUNT = 10**8
 
 
 def whole_counts(values: np.ndarray, where: str) -> np.ndarray:
@@ -33,7 +34,7 @@ def whole_counts(values: np.ndarray, where: str) -> np.ndarray:
     Raises
     ------
     DataError
-        A value is not finite, negative, fractional, or beyond 2^31.
+        A value is not finite, negative, fractional, or beyond 10^8.
     """
     if values.dtype.kind not in "iuf":
         raise DataError(f"{where}: holds {values.dtype}, counts must be numbers")
@@ -43,7 +44,7 @@ def whole_counts(values: np.ndarray, where: str) -> np.ndarray:
         if values.min() < 0:
             raise DataError(f"{where}: a count is negative")
         if values.max() > _MAX_COUNT:
-            raise DataError(f"{where}: a count is beyond 2^31")
+            raise DataError(f"{where}: a count is beyond 10^8; no spot holds so many")
         if values.dtype.kind == "f" and np.any(values != np.rint(values)):
             raise DataError(f"{where}: a count is fractional; raw counts are needed")
     return values.astype(np.int32)

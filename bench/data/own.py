@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from pydantic import ValidationError
 
 from bench.data.alignment import section_alignment
 from bench.data.card import DatasetCard, first_fault, join_names
@@ -20,7 +21,7 @@ from bench.data.parsing import read_table
 from bench.data.pitch import spot_pitch
 from bench.data.section import Section
 from bench.errors import DataError
-from bench.files import atomic_write, cards_folder, file_hash
+from bench.files import atomic_write, cards_folder, file_hash, one_line
 
 PATCH_MICROMETRES = 112.0
 """Edge of a patch: 224 px at 0.5 um a pixel, the field's usual choice."""
@@ -256,10 +257,10 @@ def _card(
                 "sections": sections,
             }
         )
-    except ValueError as error:
-        # pydantic's errors are ValueErrors, as is a path outside the folder.
-        fault = first_fault(error) if hasattr(error, "errors") else str(error)
-        raise DataError(f"{folder}: {fault}") from error
+    except ValidationError as error:
+        raise DataError(f"{folder}: {first_fault(error)}") from error
+    except ValueError as error:  # a link to a file outside the folder
+        raise DataError(f"{folder}: {one_line(error)}") from error
 
 
 _IMAGE_CEILING = 4_000_000_000

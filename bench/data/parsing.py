@@ -91,13 +91,17 @@ def read_table(
         with warnings.catch_warnings():
             # A surplus field would otherwise be cut off, or taken for the name of its row.
             warnings.simplefilter("error", pd.errors.ParserWarning)
+            content = read_bytes(path)
+            _check_rows(content, separator, columns if header else ())
             # Not usecols, with which pandas cuts surplus fields off without a word.
             table = pd.read_csv(
-                io.BytesIO(read_bytes(path)),
+                io.BytesIO(content),
                 sep=separator,
                 index_col=False,
                 header=0 if header else None,
-                dtype={name if header else columns.index(name): str for name in text},
+                dtype={
+                    (name or "Unnamed: 0") if header else columns.index(name): str for name in text
+                },
                 low_memory=False,
             )
             if not header and table.shape[1] != len(columns):
@@ -123,6 +127,28 @@ def read_table(
         except (ValueError, TypeError):
             raise DataError(f"{path}: column '{column}' is not numeric") from None
     return table
+
+
+def _check_rows(content: bytes, separator: str, columns: Sequence[str]) -> None:
+    """Refuse what pandas passes over: a row that is too short, a column's name that comes twice.
+
+    The fields behind a gap would stand in the wrong columns, and of two columns either may be the
+    one that is meant.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+
+    table = pa.csv.read_csv(
+        pa.BufferReader(content),
+        read_options=pa.csv.ReadOptions(
+            autogenerate_column_names=not columns,
+            block_size=min(max(len(content), 1), (1 << 31) - 1),
+        ),
+        parse_options=pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+    )
+    for column in columns:
+        if table.column_names.count(column) > 1:
+            raise ValueError(f"column '{column}' occurs more than once")
 
 
 def read_counts(path: Path) -> tuple[sp.csr_matrix, list[str], list[str]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.data.card import DatasetCard, PanelCard
 from bench.errors import DataError, UnknownNameError
-from bench.files import atomic_write, cache_folder
+from bench.files import cache_folder
 
 _MAX_PANEL_BYTES = 16 << 20
 
@@ -50,25 +50,21 @@ def read_panel(card: DatasetCard, name: str, root: Path) -> tuple[str, ...]:
 
 
 def _download(panel: PanelCard) -> Path:
-    import pooch
-    from requests.exceptions import RequestException
+    from bench.data.download import Downloader, Source
 
     file = panel.file
     assert file is not None
     assert file.url is not None
     target = cache_folder() / "panels" / f"{panel.symbols_sha256[:16]}-{Path(file.path).name}"
-    if target.is_file():
-        return target
-    try:
-        with atomic_write(target) as temporary:
-            pooch.retrieve(
-                file.url, known_hash=file.hash, fname=temporary.name, path=temporary.parent
-            )
-    except (OSError, ValueError, RequestException) as error:
-        raise DataError(
-            f"panel cannot be downloaded from {file.url} ({type(error).__name__}); without a"
-            f" connection put the list as {panel.text or file.path} into the data folder"
-        ) from error
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Downloader().fetch(Source(file.url), file, target)
+        except DataError as error:
+            raise DataError(
+                f"panel cannot be downloaded: {error}; without a connection put the list as"
+                f" {panel.text or file.path} into the data folder"
+            ) from error
     return target
 
 

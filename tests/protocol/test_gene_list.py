@@ -2,7 +2,6 @@ import hashlib
 import io
 import os
 import pickle
-import socket
 import subprocess
 import sys
 import types
@@ -14,6 +13,7 @@ from bench.data.card import PanelCard
 from bench.errors import DataError, UnknownNameError
 from bench.protocol.gene_list import read_panel, read_string_array
 from bench.registry import dataset_card
+from tests.data.broken_server import serving, status, whole
 
 SYMBOLS = ["FASN", "ACTB", "HLA-A", "GNAS"]
 DIGEST = hashlib.sha256("\n".join(SYMBOLS).encode()).hexdigest()
@@ -281,40 +281,33 @@ def test_a_panel_that_is_nowhere_says_where_to_put_it(tmp_path, panel_card):
         read_panel(panel_card(), "small", tmp_path)
 
 
-@pytest.mark.parametrize(
-    "error", [OSError("no route"), socket.gaierror("no name"), ValueError("hash differs")]
-)
-def test_a_download_that_fails_is_told_in_one_line(
-    tmp_path, panel_card, own_cache, monkeypatch, error
-):
-    import pooch
-
-    def fail(*args, **kwargs):
-        raise error
-
-    monkeypatch.setattr(pooch, "retrieve", fail)
-    file = {"path": "panels/small.npy", "url": "https://example.org/small.npy"}
-    with pytest.raises(DataError, match="small") as caught:
-        read_panel(panel_card(file=file), "small", tmp_path)
+@pytest.mark.parametrize("answer", [status(404), whole(b"not the list"), whole(b"")])
+def test_a_download_that_fails_is_told_in_one_line(tmp_path, panel_card, own_cache, answer):
+    with serving() as server:
+        file = {"path": "panels/small.npy", "url": server.give("small.npy", answer)}
+        with pytest.raises(DataError, match="small") as caught:
+            read_panel(panel_card(file=file), "small", tmp_path)
     assert "\n" not in str(caught.value)
-    assert "https://example.org/small.npy" in str(caught.value)
+
+
+def test_a_panel_of_another_hash_is_not_kept(tmp_path, panel_card, own_cache):
+    with serving() as server:
+        file = {
+            "path": "panels/small.npy",
+            "url": server.give("small.npy", whole(b"something else")),
+            "hash": f"sha256:{hashlib.sha256(OBJECTS).hexdigest()}",
+        }
+        with pytest.raises(DataError, match="put the list as"):
+            read_panel(panel_card(file=file), "small", tmp_path)
     assert not [path for path in own_cache.rglob("*") if path.is_file()]
 
 
-def test_a_download_is_kept_and_used_again(tmp_path, panel_card, own_cache, monkeypatch):
-    import pooch
-
-    calls = []
-
-    def fetch(url, known_hash, fname, path):
-        calls.append(url)
-        (path / fname).write_bytes(OBJECTS)
-
-    monkeypatch.setattr(pooch, "retrieve", fetch)
-    file = {"path": "panels/small.npy", "url": "https://example.org/small.npy"}
-    for _ in range(2):
-        assert read_panel(panel_card(file=file), "small", tmp_path) == tuple(SYMBOLS)
-    assert calls == ["https://example.org/small.npy"]
+def test_a_download_is_kept_and_used_again(tmp_path, panel_card, own_cache):
+    with serving() as server:
+        file = {"path": "panels/small.npy", "url": server.give("small.npy", whole(OBJECTS))}
+        for _ in range(2):
+            assert read_panel(panel_card(file=file), "small", tmp_path) == tuple(SYMBOLS)
+        assert server.asked == {"/small.npy": 1}
 
 
 def test_the_published_her2st_panel_is_read_from_beside_the_data(shared_folder):
