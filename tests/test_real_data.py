@@ -17,6 +17,7 @@ def her2st(shared_folder):
     return shared_folder / "data" / "her2st"
 
 
+@pytest.mark.slow
 def test_published_protocol_gives_the_known_numbers_on_all_published_sections(her2st, tmp_path):
     table = bench.run(
         ["mean", "depth"],

@@ -239,6 +239,7 @@ def test_the_experiment_shows_the_table_with_its_footnotes(tracked):
     assert "  " not in note
 
 
+@pytest.mark.slow
 def test_the_table_grows_with_every_upload_and_has_the_newest_runs_alone(tiny, results):
     run(tiny, results, "--folds", "0", methods="mean")
     assert rows_of(note_of(client_of(results))) == [("mean (control)", "-")]
@@ -399,6 +400,7 @@ def test_lost_record_does_not_double_the_runs(tiny, results):
         assert (len(parents), len(children)) == (1, 1)
 
 
+@pytest.mark.slow
 def test_upload_that_broke_off_is_done_anew_and_once(tiny, results, monkeypatch):
     from mlflow import MlflowClient
 
@@ -456,6 +458,7 @@ def test_uri_that_cannot_work_costs_one_warning(tiny, tmp_path, uri):
     assert answer.stderr.splitlines()[-1] == warning or "fold 0: done" in answer.stderr
 
 
+@pytest.mark.slow
 def test_every_store_gets_what_it_has_not_seen(
     tiny, results, tmp_path, monkeypatch, empty_database
 ):

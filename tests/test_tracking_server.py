@@ -118,6 +118,7 @@ def test_everything_arrives_and_comes_back_over_http(tiny, server, results, tmp_
     assert len(model.panel) == 40
 
 
+@pytest.mark.slow
 def test_sync_uploads_what_was_not_tracked_once(tiny, server, results):
     run(tiny, results, "--seed", "2", "--tracking", "none")
     run(tiny, results, "--seed", "3", "--folds", "0", "--tracking", "none")
@@ -151,6 +152,7 @@ def test_sync_uploads_what_was_not_tracked_once(tiny, server, results):
     assert_complete(results, client, 3, folds=2)
 
 
+@pytest.mark.slow
 def test_what_was_deleted_there_stays_deleted_until_it_is_done_again(tiny, server, results):
     options = ("--seed", "4", "--folds", "0", "--tracking", server.uri)
     run(tiny, results, *options)
@@ -180,6 +182,7 @@ def test_a_server_that_hangs_costs_seconds_and_one_warning(tiny, line, results, 
     assert_complete(results, client_of(line.uri), 5)
 
 
+@pytest.mark.slow
 def test_a_server_slow_at_every_request_is_not_waited_for(tiny, line, results, monkeypatch):
     line.delay = 0.2
     monkeypatch.setattr("bench.tracking.upload.PATIENCE", 1.0)
@@ -192,6 +195,7 @@ def test_a_server_slow_at_every_request_is_not_waited_for(tiny, line, results, m
     assert_complete(results, client_of(line.uri), 6, folds=1)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_gets_the_rest_later(tiny, line, results, impatient):
     options = ("--folds", "0", "--tracking", line.uri)
     assert run(tiny, results, "--seed", "7", *options).status == 0

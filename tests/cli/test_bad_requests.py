@@ -517,6 +517,7 @@ def test_encoder_that_does_not_exist(run_network, results):
     assert_nothing_half_written(results)
 
 
+@pytest.mark.slow
 def test_torchvision_weights_that_cannot_be_fetched(bench_process, tiny, results, tmp_path):
     proxies = ("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy")
     env = dict.fromkeys(proxies, "http://127.0.0.1:9") | {"NO_PROXY": "", "no_proxy": ""}

@@ -273,6 +273,7 @@ def test_interrupt_tells_how_to_resume(slow, signals, bench_process, plugins, re
     assert "3/3" in again.stdout
 
 
+@pytest.mark.slow
 def test_interrupt_while_a_network_trains(options, results, tmp_path):
     program = tmp_path / "checkpoint_every_epoch.py"
     program.write_text(

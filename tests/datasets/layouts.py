@@ -96,6 +96,33 @@ def write_legacy(folder: Path) -> dict[str, Path]:
     return files
 
 
+def write_stnet(folder: Path) -> dict[str, Path]:
+    """Counts by Ensembl id, spots, tumour annotation, symbols; see ``bench.datasets.stnet``."""
+    section = legacy_section()
+    names = list(section.names)
+    ids = [f"ENSG{number:011d}" for number in range(GENES)]
+    table = pd.DataFrame(section.counts, index=names, columns=ids)
+    spots = pd.DataFrame(section.pixels, index=names, columns=["X", "Y"])
+    labels = pd.DataFrame({"x": section.col + 0.08, "y": section.row - 0.11, "line": "L1"})
+    labels.index = pd.Index([f"C1_{name.replace('x', '_')}" for name in names])
+    labels["label"] = section.labels
+    rows = labels[::-1].to_csv(sep="\t", header=False)
+    symbols = pd.DataFrame({"symbol": section.genes, "name": "gene", "ensembl_gene_id": ids})
+    # A gene "nan" is none to a table of symbols.
+    symbols["symbol"] = symbols["symbol"].replace("nan", "NAN1")
+    texts = {
+        "counts": ("counts.tsv", table.to_csv(sep="\t")),
+        "spots": ("spots.csv", spots[::-1].to_csv()),
+        "labels": ("labels.tsv", "xcoord\tycoord\tlab\ttumor\n" + rows),
+        "symbols": ("hgnc_complete_set.txt", symbols.to_csv(sep="\t", index=False)),
+    }
+    files = {}
+    for role, (name, text) in texts.items():
+        files[role] = folder / name
+        files[role].write_text(text)
+    return files
+
+
 def write_positions(folder: Path, version: int = 1) -> Path:
     """Positions of all spots of the slide, those outside of the tissue between the others."""
     section = SmallSection()

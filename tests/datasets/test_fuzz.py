@@ -11,7 +11,7 @@ import gzip
 import io
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -20,7 +20,7 @@ import pytest
 from anndata import AnnData
 
 from bench.data.section import check_section
-from bench.datasets import h5ad, legacy_st, space_ranger
+from bench.datasets import h5ad, legacy_st, space_ranger, stnet
 from bench.errors import DataError
 from tests.datasets import layouts
 from tests.datasets.layouts import SmallSection
@@ -71,6 +71,8 @@ class Form:
         Cells that no column of numbers may hold; the columns that hold such, by number.
     any_order
         Whether rows may stand in any order.
+    repeats
+        Whether a row may come twice.
     """
 
     kind: str = "text"
@@ -80,6 +82,7 @@ class Form:
     bad: tuple[bytes, ...] = ()
     numbers: tuple[int, ...] = ()
     any_order: bool = True
+    repeats: bool = False
 
 
 NO_NUMBERS = (
@@ -121,6 +124,12 @@ FORMS = {
     "space_ranger/features": Form(any_order=False),
     "space_ranger/scalefactors": Form("other"),
     "space_ranger/parquet": Form("other"),
+    "stnet/counts": Form(head=1, bad=NO_COUNTS, numbers=tuple(range(1, 9)), needed=None),
+    "stnet/spots": Form(
+        separator=b",", head=1, bad=NO_NUMBERS, numbers=(1, 2), needed=(b"", b"X", b"Y")
+    ),
+    "stnet/labels": Form(head=1, bad=NO_NUMBERS, numbers=(1, 2), repeats=True),
+    "stnet/symbols": Form(head=1, needed=(b"symbol", b"ensembl_gene_id"), repeats=True),
     "space_ranger/h5": HDF5,
     "space_ranger/h5-v2": HDF5,
     "h5ad/csr": HDF5,
@@ -137,6 +146,10 @@ def write_section(case: str, folder: Path) -> tuple[dict[str, Path], str, SmallS
     reader, _, what = case.partition("/")
     if reader == "legacy_st":
         return layouts.write_legacy(folder), what, layouts.legacy_section()
+    if reader == "stnet":
+        section = layouts.legacy_section()
+        genes = tuple("NAN1" if gene == "nan" else gene for gene in section.genes)
+        return layouts.write_stnet(folder), what, replace(section, genes=genes)
     if reader == "h5ad":
         form, _, compression = what.partition("-")
         return layouts.write_h5ad(folder, form, compression or None), "counts", SmallSection()
@@ -152,6 +165,7 @@ def write_section(case: str, folder: Path) -> tuple[dict[str, Path], str, SmallS
 READERS: dict[str, Read] = {
     "legacy_st": legacy_st.read,
     "space_ranger": space_ranger.read,
+    "stnet": stnet.read,
     "h5ad": h5ad.read,
 }
 
@@ -280,7 +294,7 @@ def row_lost(rng, content, form):
 def row_twice(rng, content, form):
     head, rows = split(content, form)
     rows.insert(rng.integers(len(rows)), list(rows[rng.integers(len(rows))]))
-    return joined(head, rows, form), REFUSED
+    return joined(head, rows, form), SAME if form.repeats else REFUSED
 
 
 def field_more(rng, content, form):
@@ -294,8 +308,7 @@ def field_less(rng, content, form):
     head, rows = split(content, form)
     row = rows[rng.integers(len(rows))]
     del row[rng.integers(len(row))]
-    # A last field that is no number may be missing: it is empty then.
-    return joined(head, rows, form), Verdict(changes=1, missing=1)
+    return joined(head, rows, form), REFUSED
 
 
 def bad_cell(rng, content, form):
@@ -475,9 +488,9 @@ def data_set_changed(rng, content, form):
         elif kind == 4:
             file[name] = np.stack([values, values])
         elif kind == 5:
-            file[name] = np.full(values.shape, [np.nan, -1.5, 1e300][rng.integers(3)])
-        elif kind == 6:
-            file[name] = np.full(values.shape, b"word")
+            file[name] = np.full(values.shape, np.nan)
+        else:
+            file[name] = np.full(values.shape, 5 if values.dtype.kind in "SO" else b"word")
         return _bytes(file, memory), SAME_OR_REFUSED
 
 

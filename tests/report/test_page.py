@@ -329,6 +329,7 @@ def test_of_runs_that_differ_in_code_alone_the_newest_is_shown(results):
     assert any("1 older with the same settings" in e["text"] for e in found.of("dd"))
 
 
+@pytest.mark.slow
 def test_every_dataset_and_protocol_has_a_part_of_its_own(results):
     runs = results / "runs" / "tiny"
     shutil.copytree(runs / "patients", runs / "other")
@@ -478,6 +479,7 @@ def test_every_control_has_a_label_and_no_name_is_given_twice(found):
     assert all("alt" in image for image in found.of("img"))
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes(results, tmp_path):
     copied = tmp_path / "elsewhere"
     shutil.copytree(results, copied)

@@ -21,7 +21,7 @@ from tests.report.test_page import (  # noqa: F401 - fixtures
     runs_of,
 )
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.slow]
 
 METHODS = (
     "return [...document.querySelector('table').tBodies[0].rows].map(e => e.cells[0].textContent)"

@@ -76,6 +76,7 @@ def test_one_run_has_no_pair(store):  # noqa: F811
     assert "better" in render_pairs([run], "text")
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_bytes(runs):
     for how in ("text", "csv", "json", "markdown", "latex"):
         assert render_pairs(runs, how) == render_pairs(runs, how)

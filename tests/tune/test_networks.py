@@ -35,6 +35,7 @@ def trials_of(request):
     return open_study(spec, runs=False).get_trials(deepcopy=False)
 
 
+@pytest.mark.slow
 def test_a_bad_trial_ends_between_two_epochs(request_for):
     small = [value for value in TINY_NETWORK if "=" in value and "epochs" not in value]
     request = request_for("mclstexp", *small, "epochs=9", trials=8)

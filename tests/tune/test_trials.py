@@ -60,6 +60,7 @@ def test_what_is_set_is_not_searched(request_for):
         plan_studies(request_for("lift=0.25", "shift=0.1"))
 
 
+@pytest.mark.slow
 def test_the_same_study_twice_is_the_same(request_for, results, tmp_path):
     first = request_for(trials=8)
     tune(first)
@@ -230,6 +231,7 @@ def test_the_best_settings_are_refitted_in_their_own_folds(request_for):
     assert row["mse"] < default.table.set_index("method").loc["searcher", "mse"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_tuned_against_default(bench, searcher, tiny, results):
     call = ("tune", "-m", "searcher", *tiny.where, *tiny.quick_protocol, "--trials", "4")
     call += ("--objective", "mse", "--tracking", "none", "--results", results)

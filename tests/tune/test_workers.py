@@ -190,6 +190,7 @@ def _programs() -> Path:
     return found[-1].parent
 
 
+@pytest.mark.slow
 def test_many_workers_on_a_database(request_for, worker, postgresql, results):
     request = request_for("wait=0.5", trials=12, storage=postgresql)
     options = ("--trials", 12, "--set", "wait=0.5", "--storage", postgresql)
