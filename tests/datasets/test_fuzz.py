@@ -16,6 +16,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 
@@ -40,12 +41,15 @@ class Verdict:
         Values of the file that may differ, names included.
     missing
         Spots that may be left out.
+    genes
+        Genes that may go by another name.
     """
 
     read: bool = True
     refuse: bool = True
     changes: int = 0
     missing: int = 0
+    genes: int = 0
 
 
 SAME = Verdict(refuse=False)
@@ -73,6 +77,10 @@ class Form:
         Whether rows may stand in any order.
     repeats
         Whether a row may come twice.
+    names_genes
+        Whether a row that is lost costs a gene its name, and no spot.
+    spread
+        Values that a single byte may change.
     """
 
     kind: str = "text"
@@ -83,6 +91,8 @@ class Form:
     numbers: tuple[int, ...] = ()
     any_order: bool = True
     repeats: bool = False
+    names_genes: bool = False
+    spread: int = 1
 
 
 NO_NUMBERS = (
@@ -123,13 +133,15 @@ FORMS = {
     "space_ranger/barcodes": Form(any_order=False),
     "space_ranger/features": Form(any_order=False),
     "space_ranger/scalefactors": Form("other"),
-    "space_ranger/parquet": Form("other"),
+    "space_ranger/parquet": Form("other", spread=layouts.SPOTS),
     "stnet/counts": Form(head=1, bad=NO_COUNTS, numbers=tuple(range(1, 9)), needed=None),
     "stnet/spots": Form(
         separator=b",", head=1, bad=NO_NUMBERS, numbers=(1, 2), needed=(b"", b"X", b"Y")
     ),
     "stnet/labels": Form(head=1, bad=NO_NUMBERS, numbers=(1, 2), repeats=True),
-    "stnet/symbols": Form(head=1, needed=(b"symbol", b"ensembl_gene_id"), repeats=True),
+    "stnet/symbols": Form(
+        head=1, needed=(b"symbol", b"ensembl_gene_id"), repeats=True, names_genes=True
+    ),
     "space_ranger/h5": HDF5,
     "space_ranger/h5-v2": HDF5,
     "h5ad/csr": HDF5,
@@ -200,15 +212,15 @@ def compare(adata: AnnData, truth: SmallSection, verdict: Verdict) -> None:
     """Compare a section with the true one by the names of its spots and genes."""
     spots = {name: number for number, name in enumerate(truth.names)}
     genes = {name: number for number, name in enumerate(truth.genes)}
-    renamed = sum(name not in spots for name in adata.obs_names)
-    renamed += sum(name not in genes for name in adata.var_names)
+    renamed = sum(name not in genes for name in adata.var_names)
+    renamed = max(0, renamed - verdict.genes) + sum(name not in spots for name in adata.obs_names)
     rows = [row for row, name in enumerate(adata.obs_names) if name in spots]
     columns = [column for column, name in enumerate(adata.var_names) if name in genes]
     spot = np.array([spots[adata.obs_names[row]] for row in rows], dtype=int)
     gene = np.array([genes[adata.var_names[column]] for column in columns], dtype=int)
     if len(spot) < len(truth.names) - verdict.missing - verdict.changes:
         raise Fault(f"{len(truth.names) - len(spot)} spots are missing")
-    if len(gene) < len(truth.genes) - verdict.changes:
+    if len(gene) < len(truth.genes) - verdict.genes - verdict.changes:
         raise Fault(f"{len(truth.genes) - len(gene)} genes are missing")
     if adata.X.dtype != np.int32 or adata.obsm["spatial"].dtype != np.float64:
         raise Fault("of another type")
@@ -224,7 +236,9 @@ def compare(adata: AnnData, truth: SmallSection, verdict: Verdict) -> None:
     labels = adata.obs["label"].to_numpy()[rows]
     true_labels = np.array(truth.labels)[spot]
     lost = int(((labels != true_labels) & (labels == "")).sum())
-    other = int(((labels != true_labels) & (labels != "")).sum())
+    # A file that holds each label once changes it for all spots that have it.
+    pairs = set(zip(true_labels, labels, strict=True))
+    other = sum(label not in ("", true) for true, label in pairs)
     if lost > verdict.missing + verdict.changes or other > verdict.changes:
         raise Fault(f"{lost} labels are lost, {other} differ")
     if moved + renamed + -(-cells // 2) > verdict.changes:
@@ -261,7 +275,7 @@ def flipped(rng, content, form):
     number = int(rng.integers(1, 4))
     for place in rng.choice(len(data), number, replace=False):
         data[place] ^= 1 << int(rng.integers(8))
-    return bytes(data), Verdict(changes=number)
+    return bytes(data), Verdict(changes=number * form.spread)
 
 
 def replaced_byte(rng, content, form):
@@ -272,7 +286,8 @@ def replaced_byte(rng, content, form):
 
 def cut(rng, content, form):
     # The last field may be cut too.
-    return content[: rng.integers(len(content))], Verdict(changes=1, missing=99)
+    lost = {"genes": layouts.GENES} if form.names_genes else {"missing": layouts.SPOTS}
+    return content[: rng.integers(len(content))], Verdict(changes=1, **lost)
 
 
 def other_rows(rng, content, form):
@@ -288,7 +303,8 @@ def row_lost(rng, content, form):
     del rows[rng.integers(len(rows))]
     # Where rows are numbered, or counted, one cannot be missing.
     counted = form.head == 3 or not form.any_order
-    return joined(head, rows, form), REFUSED if counted else Verdict(refuse=False, missing=1)
+    lost = {"genes": 1} if form.names_genes else {"missing": 1}
+    return joined(head, rows, form), REFUSED if counted else Verdict(refuse=False, **lost)
 
 
 def row_twice(rng, content, form):
@@ -430,7 +446,8 @@ def empty(rng, content, form):
 
 
 def no_rows(rng, content, form):
-    if not form.head or b"Classification" in content or content.startswith(b"x\ty\tlabel"):
+    labels = (b"Classification", b"x\ty\tlabel", b"xcoord")
+    if not form.head or any(word in content for word in labels):
         return None
     return joined(split(content, form)[0], [], form), REFUSED
 
@@ -475,6 +492,7 @@ def data_set_changed(rng, content, form):
         name = names[rng.integers(len(names))]
         values = file[name][()]
         kind = int(rng.integers(7))
+        verdict = SAME_OR_REFUSED
         if np.ndim(values) == 0 and kind > 1:
             kind = 0
         if kind == 1:
@@ -491,7 +509,10 @@ def data_set_changed(rng, content, form):
             file[name] = np.full(values.shape, np.nan)
         else:
             file[name] = np.full(values.shape, 5 if values.dtype.kind in "SO" else b"word")
-        return _bytes(file, memory), SAME_OR_REFUSED
+        if "label" in name:
+            # What a label is, no reader can know.
+            verdict = Verdict(changes=len(layouts.LABELS), missing=layouts.SPOTS)
+        return _bytes(file, memory), verdict
 
 
 def _bytes(file: h5py.File, memory: io.BytesIO) -> bytes:
@@ -513,7 +534,7 @@ DAMAGES: dict[str, tuple[Damage, ...]] = {
     "hdf5": (*BYTES, flipped, flipped, data_set_changed, data_set_changed),
     "other": BYTES,
 }
-FILES_PER_CASE = 120
+FILES_PER_CASE = 96
 
 
 def damaged_files(case: str, content: bytes, number: int, seed: int = 0):
@@ -559,3 +580,141 @@ def test_a_damaged_file_is_refused_in_a_line_or_read_as_it_says(tmp_path, case):
 
 def test_two_thousand_files_are_damaged():
     assert FILES_PER_CASE * len(FORMS) >= 2000
+
+
+# The judge itself
+
+
+def in_order_of_the_file(files):
+    """Places spots by the order of the positions file, not by their barcodes."""
+    adata = space_ranger.read(files)
+    lines = files["positions"].read_text().splitlines()
+    places = np.array([line.split(",")[1:] for line in lines], dtype=float)
+    places = places[places[:, 0] == 1]
+    adata.obs["array_row"], adata.obs["array_col"] = places[:, 1:3].astype(np.int64).T
+    adata.obsm["spatial"] = places[:, [4, 3]]
+    return adata
+
+
+def one_spot_late(files):
+    adata = space_ranger.read(files)
+    return remade(adata, adata.X[np.roll(np.arange(adata.n_obs), 1)])
+
+
+def one_gene_late(files):
+    adata = space_ranger.read(files)
+    return remade(adata, adata.X[:, np.roll(np.arange(adata.n_vars), 1)])
+
+
+def two_spots_exchanged(files):
+    adata = space_ranger.read(files)
+    order = np.arange(adata.n_obs)
+    order[[2, 5]] = order[[5, 2]]
+    return remade(adata, adata.X[order])
+
+
+def two_places_exchanged(files):
+    adata = space_ranger.read(files)
+    pixels = adata.obsm["spatial"].copy()
+    pixels[[2, 5]] = pixels[[5, 2]]
+    adata.obsm["spatial"] = pixels
+    return adata
+
+
+def row_for_column(files):
+    adata = space_ranger.read(files)
+    adata.obsm["spatial"] = adata.obsm["spatial"][:, ::-1].copy()
+    return adata
+
+
+def one_label_for_all(files):
+    adata = space_ranger.read(files)
+    adata.obs["label"] = layouts.LABELS[0]
+    return adata
+
+
+def a_spot_lost(files):
+    return space_ranger.read(files)[1:].copy()
+
+
+def remade(adata, counts):
+    adata.X = counts
+    return adata
+
+
+def with_a_traceback(files):
+    raise ValueError("could not convert string to float")
+
+
+def with_two_lines(files):
+    raise DataError(f"{files['counts']}: wrong\nin two lines")
+
+
+def without_a_name(files):
+    raise DataError("the file is wrong")
+
+
+def at_length(files):
+    raise DataError(f"{files['counts']}: {'wrong ' * 80}")
+
+
+@pytest.mark.parametrize(
+    ("read", "verdict"),
+    [
+        *(
+            (read, Verdict(changes=changes, missing=missing))
+            for read in (
+                in_order_of_the_file,
+                one_spot_late,
+                one_gene_late,
+                two_spots_exchanged,
+                two_places_exchanged,
+                row_for_column,
+            )
+            for changes, missing in [(0, 0), (1, 0), (1, 99), (3, 0)]
+        ),
+        (one_label_for_all, Verdict(changes=1)),
+        (a_spot_lost, SAME),
+        (with_a_traceback, SAME_OR_REFUSED),
+        (with_two_lines, SAME_OR_REFUSED),
+        (without_a_name, SAME_OR_REFUSED),
+        (at_length, SAME_OR_REFUSED),
+        (space_ranger.read, REFUSED),
+    ],
+)
+def test_a_wrong_reader_is_caught(tmp_path, read, verdict):
+    files = layouts.write_space_ranger(tmp_path)
+    assert judge(space_ranger.read, files, SmallSection(), SAME)
+    with pytest.raises(Fault):
+        judge(read, files, SmallSection(), verdict)
+
+
+def test_a_refusal_of_what_must_be_read_is_caught(tmp_path):
+    files = layouts.write_space_ranger(tmp_path)
+    files["positions"].write_bytes(b"")
+    with pytest.raises(Fault, match="refused: "):
+        judge(space_ranger.read, files, SmallSection(), SAME)
+    assert not judge(space_ranger.read, files, SmallSection(), REFUSED)
+
+
+def lenient_positions(files):
+    """Joins short rows, and rows that come twice, as pandas reads them."""
+    adata = space_ranger.read({**files, "positions": layouts.write_positions(files["whole"])})
+    names = ["barcode", "in_tissue", "array_row", "array_col", "y", "x"]
+    table = pd.read_csv(files["positions"], header=None, names=names).drop_duplicates("barcode")
+    table = table.set_index("barcode").reindex(adata.obs_names)
+    adata.obsm["spatial"] = table[["x", "y"]].to_numpy(dtype=float)
+    return adata
+
+
+def test_the_damage_finds_a_lenient_reader(tmp_path):
+    (tmp_path / "whole").mkdir()
+
+    def read(files):
+        try:
+            return lenient_positions({**files, "whole": tmp_path / "whole"})
+        except (ValueError, KeyError, OSError) as error:
+            raise DataError(f"{files['positions']}: {str(error)[:80]!r}") from error
+
+    with pytest.raises(Fault, match="space_ranger/positions-1, "):
+        fuzz("space_ranger/positions-1", tmp_path, read, FILES_PER_CASE)

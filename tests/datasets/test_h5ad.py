@@ -254,6 +254,20 @@ def test_a_file_of_a_name_alone_is_refused(tmp_path):
     refused(files, "not an HDF5 file")
 
 
+@pytest.mark.parametrize("size", [0, 2057, 2**63])
+def test_a_list_of_text_that_does_not_add_up_is_refused(tmp_path, size):
+    # Some of these the HDF5 library reads for ever.
+    files = write_h5ad(tmp_path)
+    content = bytearray(files["counts"].read_bytes())
+    # The 52nd text of the first collection: sizes stand behind an object's number and two others.
+    place = content.index(b"GCOL\x01") + 16
+    for _ in range(51):
+        place += 16 + -(-int.from_bytes(content[place + 8 : place + 16], "little") // 8) * 8
+    content[place + 8 : place + 16] = size.to_bytes(8, "little")
+    files["counts"].write_bytes(content)
+    refused(files, "does not add up")
+
+
 @pytest.mark.parametrize("form", ["csr", "dense"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
 def test_a_file_that_is_cut_is_refused(tmp_path, form, share):

@@ -204,6 +204,7 @@ BAD_MATRICES = {
     "four numbers": HEADER + b"8 12 1\n1 1 5 7\n",
     "two numbers": HEADER + b"8 12 1\n1 1     \n",
     "commas": HEADER + b"8 12 1\n1,1,5\n",
+    "more than a section has": HEADER + b"8 12 1\n1 1 100000001\n",
     "NUL bytes": HEADER + b"8 12 1\n1 1 5\x00\n",
     "body not UTF-8": HEADER + b"8 12 1\n1 1 \xff\n",
     "gzip cut": gzip.compress(HEADER + b"8 12 1\n1 1 5\n")[:-6],
@@ -263,6 +264,9 @@ BAD_POSITIONS = {
     "long second row": row() + row("B-1", row="3").replace(b"\n", b",7\n"),
     "header without pixels": V2.replace(b",pxl_col_in_fullres", b"") + b"A-1,1,1,2,800\n",
     "a column twice": V2.replace(b"array_col", b"array_row") + row(),
+    "a column twice beside all": V2.replace(b"\n", b",array_row\n") + row().replace(b"\n", b",7\n"),
+    # A reader that fills up the row takes its last pixel for what stands before.
+    "short row beside other columns": V2.replace(b"\n", b",note\n") + row(),
     "tabs": row().replace(b",", b"\t"),
     "no barcode of the matrix": row("ACGT-1"),
     "none in the tissue": row(inside="0"),

@@ -316,7 +316,7 @@ def test_a_position_outside_the_tables_is_refused(usual, data, slide, shift):
 
 
 def test_patches_need_one_size_of_whole_tiles(data):
-    with pytest.raises(ConfigError, match="set input_size or patch_size"):
+    with pytest.raises(ConfigError, match="set input_size, or patch_size in pixels"):
         fitted(data, input_size=None)
     with pytest.raises(ConfigError, match="16 pixels a side are not cut into whole tiles of 7"):
         fitted(data, input_size=16)

@@ -144,7 +144,7 @@ def test_a_position_outside_the_tables_is_refused(usual, data, slide, shift, sai
 
 
 def test_patches_need_one_size(data):
-    with pytest.raises(ConfigError, match="set input_size or patch_size"):
+    with pytest.raises(ConfigError, match="set input_size, or patch_size in pixels"):
         fitted(data, input_size=None)
 
 
