@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from bench.cli import data, places, reporting, running
+from bench.cli import data, places, reporting, running, speed
 from bench.cli.options import DONE, INTERRUPTED, REFUSED
 from bench.cli.terminal import complain
 from bench.errors import BenchError
@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Look at a dataset and check its files.", no_args_is_help=True)
+data_app = typer.Typer(help="Fetch, check and look at datasets; add your own.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 app.command("list")(places.list_command)
@@ -34,11 +34,12 @@ app.command("figures")(reporting.figures_command)
 app.command("genes")(reporting.genes_command)
 app.command("ceiling")(reporting.ceiling_command)
 app.command("audit")(reporting.audit_command)
-data_app.command("show")(data.show_command)
-data_app.command("add")(data.add_command)
-data_app.command("preview")(data.preview_command)
-data_app.command("verify")(data.verify_command)
 data_app.command("get")(data.get_command)
+data_app.command("verify")(data.verify_command)
+data_app.command("show")(data.show_command)
+data_app.command("preview")(data.preview_command)
+data_app.command("add")(data.add_command)
+app.command("speed")(speed.speed_command)
 app.command("sync")(places.sync_command)
 app.command("ui")(places.ui_command)
 app.command("check")(places.check_command)

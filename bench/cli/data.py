@@ -314,5 +314,7 @@ def get_command(
             typer.echo(f"  {file.how}{needed}\n    put it at {file.put}")
     for path, fault in outcome.failed.items():
         complain(f"{path}: {fault}")
+    if outcome.failed and not as_json:
+        typer.echo(f"call again to go on, or put these files under {root} by the same paths")
     if not outcome.complete:
         raise typer.Exit(FAILED)
