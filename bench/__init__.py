@@ -89,7 +89,7 @@ def run(
     import json
 
     from bench.comparison import carry_out
-    from bench.data.fetch import fetch_if_absent
+    from bench.data.fetching.fetch import fetch_if_absent
     from bench.errors import TrainingError
     from bench.execute.plan import Request
     from bench.registry import dataset_card

@@ -1,11 +1,11 @@
 """All that the author of a method or of a dataset's reader imports."""
 
 from bench.data.card import DatasetCard
-from bench.data.counts import sparse_counts, unique_names, whole_counts
 from bench.data.found import IMAGE_ENDINGS, FoundSection, images_in
-from bench.data.hdf5 import Hdf5File, open_hdf5
-from bench.data.parsing import read_bytes, read_counts, read_table
-from bench.data.patches import PatchSize
+from bench.data.images.patches import PatchSize
+from bench.data.reading.counts import sparse_counts, unique_names, whole_counts
+from bench.data.reading.hdf5 import Hdf5File, open_hdf5
+from bench.data.reading.parsing import read_bytes, read_counts, read_table
 from bench.data.views import Slide, TrainingData, TrainingSection
 from bench.errors import BenchError, ConfigError, DataError, TrainingError
 from bench.files import atomic_write

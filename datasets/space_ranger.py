@@ -211,6 +211,8 @@ def _read_counts(files: Mapping[str, Path]) -> tuple[sp.csr_matrix, list[str], l
         named = files["barcodes"], files["features"]
         barcodes = [row[0] for row in _read_rows(files["barcodes"], widths=(1,))]
         rows = _read_rows(files["features"], widths=(1, 2, 3))
+        if len(rows[0]) == 1 and any("," in row[0] for row in rows):
+            raise DataError(f"{files['features']}: fields must be separated by tabs")
         # Symbols alone, or an identifier before them and, in later releases, a type behind.
         genes = [row[min(1, len(row) - 1)] for row in rows]
         types = [row[2] if len(row) > 2 else _EXPRESSION for row in rows]
@@ -406,7 +408,7 @@ def _read_parquet(path: Path, content: bytes) -> pd.DataFrame:
         types = [file.schema_arrow.field(name).type for name in _POSITIONS]
         if not all(pa.types.is_integer(t) or pa.types.is_floating(t) for t in types[1:]):
             raise DataError(f"{path}: a column that must be numbers is not")
-        table: pd.DataFrame = file.read(columns=list(_POSITIONS)).to_pandas()
+        table: pd.DataFrame = file.read(columns=list(_POSITIONS)).to_pandas(ignore_metadata=True)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise DataError(
             f"{path}: not a Parquet file of positions ({one_line(error, 120)})"

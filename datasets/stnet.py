@@ -165,16 +165,17 @@ def _labels(path: Path, keys: pd.MultiIndex) -> np.ndarray:
         lines = read_bytes(path).decode("utf-8").splitlines()
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text") from None
+    if not lines or "\t" not in lines[0]:
+        raise DataError(f"{path}: its first line is no header separated by tabs")
     found: dict[tuple[int, int], str] = {}
     for line in filter(str.strip, lines[1:]):
-        fields = line.split("\t")
         try:
-            x, y = (round(float(value)) for value in fields[1:3])
-            label = fields[4].strip()
-        except (ValueError, OverflowError, IndexError):
+            _, column, row, _, label = line.split("\t")
+            x, y = round(float(column)), round(float(row))
+        except (ValueError, OverflowError):
             raise DataError(
                 f"{path}: '{line[:60]}' is not name, x, y, line, label separated by tabs"
             ) from None
-        if found.setdefault((x, y), label) != label:
+        if found.setdefault((x, y), label.strip()) != label.strip():
             raise DataError(f"{path}: spot {x}x{y} has two labels")
     return np.array([found.get(key, "") for key in keys], dtype=object)

@@ -34,8 +34,8 @@ WRITING_OF = {
 }  # fmt: skip
 # Function and call that write outside of a 'with atomic_write', and why that is right.
 EXCEPTIONS = {
-    ("bench/data/patches.py", "_cut_into", "open_memmap"): "called inside atomic_write by cut",
-    ("bench/data/patches.py", "_cut_into", "open"): "called inside atomic_write by cut",
+    ("bench/data/images/patches.py", "_cut_into", "open_memmap"): "inside cut's atomic_write",
+    ("bench/data/images/patches.py", "_cut_into", "open"): "inside cut's atomic_write",
     ("bench/execute/job.py", "reset_peak_memory", "open"): "a switch of the kernel, no file",
     ("bench/execute/job.py", "reset_peak_memory", "write"): "a switch of the kernel, no file",
 }

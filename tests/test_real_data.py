@@ -7,7 +7,7 @@ import pytest
 
 import bench
 from bench.data.dataset import open_dataset
-from bench.data.patches import PatchSource
+from bench.data.images.patches import PatchSource
 from bench.data.section import load_section
 from bench.registry import dataset_card
 

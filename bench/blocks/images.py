@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.blocks.weights import load_exactly, read_tensors
-from bench.data.patches import PatchSize
+from bench.data.images.patches import PatchSize
 from bench.errors import ConfigError
 from bench.files import one_line
 

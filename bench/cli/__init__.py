@@ -21,7 +21,9 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Fetch, check and look at datasets; add your own.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Fetch, check and look at datasets; add your own.", no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 
 app.command("list")(places.list_command)

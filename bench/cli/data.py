@@ -231,8 +231,8 @@ def verify_command(
 ) -> None:
     """Hash every file of a dataset that is here against its card; missing files are listed."""
     from bench.data.dataset import data_folder, local_card
+    from bench.data.fetching.verify import survey, verified_files
     from bench.data.lock import LOCK, entry_of, write_lock
-    from bench.data.verify import survey, verified_files
     from bench.registry import dataset_card
 
     card = dataset_card(dataset)
@@ -282,7 +282,7 @@ def get_command(
 
     from bench.cli.download_bar import DownloadBar
     from bench.data.dataset import chosen_folder
-    from bench.data.fetch import Outcome, fetch_dataset
+    from bench.data.fetching.fetch import Outcome, fetch_dataset
     from bench.registry import dataset_card
 
     card = dataset_card(dataset)

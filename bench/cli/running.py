@@ -275,7 +275,7 @@ def _fetch_if_absent(dataset: str, data_root: Path | None) -> None:
     if data_root is not None or is_here(card, None):
         return
     from bench.cli.download_bar import DownloadBar
-    from bench.data.fetch import fetch_if_absent
+    from bench.data.fetching.fetch import fetch_if_absent
 
     with DownloadBar() as bar:
         fetch_if_absent(card, data_root, bar)

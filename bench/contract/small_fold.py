@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from bench.data.patches import PatchSource
+from bench.data.images.patches import PatchSource
 from bench.data.views import Slide, TrainingData, TrainingSection
 from bench.files import atomic_write, file_hash
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.data.parsing import read_table
+from bench.data.reading.parsing import read_table
 from bench.errors import DataError
 from bench.files import file_hash
 

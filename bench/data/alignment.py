@@ -252,7 +252,7 @@ def section_alignment(section: Section) -> Alignment | None:
 
     It is kept in the cache under the image's hash and the spots' places.
     """
-    from bench.data.image import image_size, thumbnail
+    from bench.data.images.image import image_size, thumbnail
 
     if section.image is None:
         return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.data.image import thumbnail
+from bench.data.images.image import thumbnail
 from bench.data.section import Section
 from bench.errors import BenchError, UnknownNameError
 from bench.files import atomic_write

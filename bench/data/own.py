@@ -17,8 +17,8 @@ from bench.data.alignment import section_alignment
 from bench.data.card import DatasetCard, first_fault, join_names
 from bench.data.dataset import Dataset, open_dataset
 from bench.data.found import FoundSection
-from bench.data.parsing import read_table
 from bench.data.pitch import spot_pitch
+from bench.data.reading.parsing import read_table
 from bench.data.section import Section
 from bench.errors import DataError
 from bench.files import atomic_write, cards_folder, file_hash, one_line

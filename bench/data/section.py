@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import scipy.sparse as sp
 
-from bench.data import counts, hdf5, parsing
 from bench.data.card import DatasetCard, SectionCard, join_names
-from bench.data.image import image_size
+from bench.data.images.image import image_size
 from bench.data.pitch import spot_pitch
+from bench.data.reading import counts, hdf5, parsing
 from bench.errors import DataError
 from bench.files import (
     atomic_write,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bench.data.patches import PatchSource, patch_edge
+from bench.data.images.patches import PatchSource, patch_edge
 from bench.errors import DataError
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from bench.data.image import thumbnail
+from bench.data.images.image import thumbnail
 from bench.data.views import Slide
 from bench.errors import TrainingError
 from bench.evaluate.oracles import ORACLES

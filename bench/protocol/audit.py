@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.data.alignment import section_alignment
 from bench.data.card import join_names
-from bench.data.image import thumbnail
+from bench.data.images.image import thumbnail
 from bench.data.section import Section
 from bench.errors import LeakError
 from bench.files import cache_folder, write_json

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from bench.data.patches import PatchSource
+from bench.data.images.patches import PatchSource
 from bench.data.section import Section
 from bench.data.views import Slide, TrainingData, TrainingSection
 from bench.errors import DataError

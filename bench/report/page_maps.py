@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from bench.data.image import open_image
+from bench.data.images.image import open_image
 from bench.errors import DataError
 from bench.report.genes import marker_sets
 from bench.store import FoldFolder, StoredRun

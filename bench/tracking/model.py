@@ -109,7 +109,7 @@ class FittedModel:
         return pd.DataFrame(values, index=spots.index, columns=list(self.panel))
 
     def _slide(self, spots: pd.DataFrame) -> Slide:
-        from bench.data.patches import PatchSource
+        from bench.data.images.patches import PatchSource
         from bench.data.views import Slide
 
         image = Path(str(spots["image"].iloc[0]))

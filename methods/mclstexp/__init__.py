@@ -72,7 +72,8 @@ class MclSTExpConfig(MethodConfig):
         What indexes the position tables: ``array`` coordinates x, y (legacy ST) or ``pixel``
         row and column (released Visium).
     position_rows
-        Rows of each position table.
+        Rows of each position table; None for as many as the training spots need, since others are
+        never looked up. The released tables have 65536, whatever the data.
     layers, heads, head_dim, projection_dim, dropout
         Shape of the spot encoder and of the shared space.
     temperature
@@ -100,7 +101,7 @@ class MclSTExpConfig(MethodConfig):
     augment: Literal["none", "jitter_flip_rotate", "quarter_turns"] = "jitter_flip_rotate"
     augment_at_test: bool = False
     position: Literal["array", "pixel"] = "array"
-    position_rows: int = Field(default=65536, ge=1)
+    position_rows: int | None = Field(default=None, ge=1)
     layers: int = Field(default=2, ge=0)
     heads: int = Field(default=8, ge=1)
     head_dim: int = Field(default=64, ge=1)
@@ -185,7 +186,7 @@ class MclSTExp(Method):
             len(data.panel),
             encoder=config.encoder,
             weights=config.weights,
-            position_rows=config.position_rows,
+            position_rows=config.position_rows or self._rows_needed(data.sections),
             layers=config.layers,
             heads=config.heads,
             head_dim=config.head_dim,
@@ -284,12 +285,20 @@ class MclSTExp(Method):
         return slide.patches(self.config.patch_size, self.config.input_size)
 
     def _position(self, section: TrainingSection) -> np.ndarray:
-        if self.config.position == "array":
-            position = section.array_xy
-        else:
-            position = np.floor(section.spatial[:, ::-1]).astype(np.int64)  # row, column
         rows = self._network.x_embed.num_embeddings
-        return table_rows(position, rows, method=self.name, section=section.name)
+        return table_rows(
+            self._unchecked_position(section), rows, method=self.name, section=section.name
+        )
+
+    def _unchecked_position(self, section: TrainingSection) -> np.ndarray:
+        if self.config.position == "array":
+            return section.array_xy
+        return np.floor(section.spatial[:, ::-1]).astype(np.int64)  # row, column
+
+    def _rows_needed(self, sections: Sequence[TrainingSection]) -> int:
+        """Rows that hold every position; predicting looks up none, as images alone are embedded."""
+        positions = np.concatenate([self._unchecked_position(section) for section in sections])
+        return max(1, 1 + int(positions.max()))
 
     def _embed_images(self, slide: Slide, context: Context) -> Tensor:
         import torch

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from bench.data.alignment import AS_GIVEN, ORIENTATIONS, check_alignment, tissue_mask
 from bench.data.dataset import open_dataset
-from bench.data.image import thumbnail
+from bench.data.images.image import thumbnail
 from bench.errors import DataError
 from bench.registry import dataset_card
 

@@ -12,8 +12,8 @@ import zipfile
 
 import pytest
 
-from bench.data.archives import Limits, extract
 from bench.data.card import FileCard
+from bench.data.fetching.archives import Limits, extract
 from bench.errors import DataError
 
 CONTENT = b"\tA\tB\n1x1\t1\t2\n"

@@ -14,11 +14,11 @@ import pytest
 
 from bench import __version__
 from bench.data import dataset
-from bench.data.archives import Limits
 from bench.data.card import DatasetCard, FileCard
 from bench.data.dataset import local_card, open_dataset
-from bench.data.download import Downloader, Patience, Source, Watcher
-from bench.data.fetch import fetch_dataset
+from bench.data.fetching.archives import Limits
+from bench.data.fetching.download import Downloader, Patience, Source, Watcher
+from bench.data.fetching.fetch import fetch_dataset
 from bench.data.lock import LOCK, LockedFile, entry_of, locked, read_lock, write_lock
 from bench.errors import DataError, UnknownNameError
 from tests.cli import tiny_dataset
@@ -280,7 +280,7 @@ def test_a_full_disk_is_one_line(fetch, server, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("bench.data.download.copy_bounded", full)
+    monkeypatch.setattr("bench.data.fetching.download.copy_bounded", full)
     assert "No space left on device" in fetch(broken.whole(CONTENT))
     assert server.asked["/file"] == 1
 

@@ -12,10 +12,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from bench.data import tiff
-from bench.data.image import image_size, open_raster, thumbnail
-from bench.data.patches import PatchSource
-from bench.data.tiff import TiffRaster
+from bench.data.images import tiff
+from bench.data.images.image import image_size, open_raster, thumbnail
+from bench.data.images.patches import PatchSource
+from bench.data.images.tiff import TiffRaster
 from bench.errors import BenchError, DataError
 
 CEILING = 10**9
@@ -616,7 +616,7 @@ MEASURED = """
 import json, sys, time
 from pathlib import Path
 import numpy as np
-from bench.data.patches import PatchSource
+from bench.data.images.patches import PatchSource
 
 path, side, spots = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 centres = np.random.default_rng(0).uniform(0, side, (spots, 2))

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 
 import bench.datasets.legacy_st
 from bench.data.dataset import open_dataset
-from bench.data.image import image_size, open_raster
-from bench.data.patches import PatchSize, PatchSource
+from bench.data.images.image import image_size, open_raster
+from bench.data.images.patches import PatchSize, PatchSource
 from bench.errors import BenchError, DataError
 from bench.files import canonical_hash
 from bench.protocol.fold_data import _slide

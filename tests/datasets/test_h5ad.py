@@ -291,7 +291,7 @@ def test_a_matrix_of_a_trillion_counts_that_the_file_lacks_is_refused(tmp_path):
 
 
 def test_one_long_text_under_many_names_is_read_in_bounded_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.data.hdf5.MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("bench.data.reading.hdf5.MAX_BYTES", 1 << 20)
     files = write_h5ad(tmp_path)
     with h5py.File(files["counts"], "r+") as file:
         del file["obs/_index"]
@@ -313,7 +313,7 @@ def test_a_dense_matrix_is_read_in_blocks(tmp_path, monkeypatch):
         obsm={"spatial": np.column_stack([spots % 80, spots // 80]).astype(float)},
     )
     files = written(tmp_path, adata)
-    monkeypatch.setattr("bench.data.hdf5._SMALL", 4 << 20)
+    monkeypatch.setattr("bench.data.reading.hdf5._SMALL", 4 << 20)
     tracemalloc.start()
     try:
         found = read(files)

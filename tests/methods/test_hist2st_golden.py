@@ -10,7 +10,7 @@ from PIL import Image
 from bench.api import Context, DataError, Slide
 from bench.blocks.images import x_first
 from bench.blocks.weights import save_network
-from bench.data.patches import PatchSource
+from bench.data.images.patches import PatchSource
 from bench.methods.hist2st import Hist2ST
 from bench.methods.hist2st.losses import count_loss, distil, section_losses, size_factors
 from bench.methods.hist2st.network import Hist2STNetwork

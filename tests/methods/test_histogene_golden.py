@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from bench.api import Context, DataError, Slide
 from bench.blocks.weights import save_network
-from bench.data.patches import PatchSource
+from bench.data.images.patches import PatchSource
 from bench.methods.histogene import HisToGene
 from bench.methods.histogene.network import HisToGeneNetwork, flat_patches
 from tests.golden_case import FOLDER, GoldenCase

@@ -90,6 +90,14 @@ def test_positions_in_pixels_are_row_and_column(data):
     np.testing.assert_array_equal(position[3], [20, 140])
 
 
+@pytest.mark.parametrize(("asked", "rows"), [(None, 20), (65536, 65536)])
+def test_position_tables_have_the_rows_that_the_training_spots_need(data, asked, rows):
+    assert max(section.array_xy.max() for section in data.sections) == 19
+    method, _ = fitted(data, position_rows=asked)
+    assert method._network.x_embed.num_embeddings == rows
+    assert method._network.y_embed.num_embeddings == rows
+
+
 def test_keys_do_not_mix_sections_when_the_context_is_the_section(usual):
     method = MclSTExp(MclSTExp.configure("tiny", "quick", {"key_context": "section"}))
     assert list(method._contexts([3, 5])) == [(0, 3), (3, 8)]
@@ -126,6 +134,6 @@ def test_authors_settings_by_dataset():
     assert (default.encoder, default.weights, default.position_rows) == (
         "densenet121",
         "imagenet",
-        65536,
+        None,
     )
     assert (default.learning_rate, default.weight_decay, default.batch_size) == (1e-4, 1e-3, 128)

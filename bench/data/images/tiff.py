@@ -14,7 +14,7 @@ import tifffile
 from cachetools import LRUCache
 from PIL import Image
 
-from bench.data.image import Raster, check_pixels
+from bench.data.images.image import Raster, check_pixels
 from bench.errors import DataError
 from bench.files import one_line
 
@@ -63,7 +63,7 @@ class TiffRaster(Raster):
     Parameters
     ----------
     path, max_pixels
-        See :func:`~bench.data.image.open_raster`.
+        See :func:`~bench.data.images.image.open_raster`.
 
     Raises
     ------
@@ -101,7 +101,7 @@ class TiffRaster(Raster):
         self._file.close()
 
     def crop(self, left: int, top: int, width: int, height: int) -> np.ndarray:
-        """See :meth:`~bench.data.image.Raster.crop`; no more is decoded than the tiles it meets."""
+        """See :meth:`Raster.crop`; no more is decoded than the tiles it meets."""
         return self._crop(0, left, top, width, height)
 
     def _crop(self, number: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -133,7 +133,7 @@ class TiffRaster(Raster):
         return block
 
     def thumbnail(self, side: int) -> tuple[Image.Image, float]:
-        """See :meth:`~bench.data.image.Raster.thumbnail`; from the level that is large enough."""
+        """See :meth:`Raster.thumbnail`; from the level that is large enough."""
         number = self._level_for(side)
         level = self._opened[number]
         factor = max(1, max(level.width, level.height) // max(side, 1))

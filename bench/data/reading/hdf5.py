@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bench.data.parsing import MAX_BYTES
+from bench.data.reading.parsing import MAX_BYTES
 from bench.errors import DataError
 from bench.files import one_line
 

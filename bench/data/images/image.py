@@ -134,7 +134,7 @@ def open_raster(path: Path, max_pixels: int) -> Iterator[Raster]:
 def _raster(path: Path, max_pixels: int) -> Raster:
     if not _is_tiff(path):
         return _WholeRaster(path, max_pixels)
-    from bench.data.tiff import TiffRaster
+    from bench.data.images.tiff import TiffRaster
 
     return TiffRaster(path, max_pixels)
 

@@ -12,12 +12,25 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from bench.data.archives import LIMITS, Limits, extract
 from bench.data.card import DatasetCard, FileCard
 from bench.data.dataset import chosen_folder, has_addresses, is_here, local_card
-from bench.data.download import PATIENCE, Downloader, Patience, Source, Watcher, read_listing
+from bench.data.fetching.archives import LIMITS, Limits, extract
+from bench.data.fetching.download import (
+    PATIENCE,
+    Downloader,
+    Patience,
+    Source,
+    Watcher,
+    read_listing,
+)
+from bench.data.fetching.verify import (
+    Wanted,
+    chosen_sections,
+    published_panel_file,
+    survey,
+    wanted_files,
+)
 from bench.data.lock import Entry, entry_of, locked, write_lock
-from bench.data.verify import Wanted, chosen_sections, published_panel_file, survey, wanted_files
 from bench.errors import DataError
 from bench.files import one_line
 

@@ -1,0 +1,1 @@
+"""Files that come over the net: fetched, unpacked, verified."""

@@ -1,0 +1,1 @@
+"""Images in tiles, and patches cut from them."""

@@ -1,0 +1,1 @@
+"""Files of numbers that may be damaged, hostile or not what they are called."""
