@@ -65,6 +65,10 @@ class Context:
         Warnings that belong to the result.
     idle_parameters
         Trained parameters that never got a gradient, by name; the training helper fills it.
+    precision
+        Of networks in training, as Lightning names it.
+    callbacks
+        Lightning callbacks that watch the training beside those of the training helper.
     """
 
     seed: int = 0
@@ -75,6 +79,8 @@ class Context:
     curves: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     idle_parameters: list[str] = field(default_factory=list)
+    precision: str = "32-true"
+    callbacks: list[Any] = field(default_factory=list)
 
 
 class Method(ABC):

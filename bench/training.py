@@ -49,6 +49,11 @@ class SpotDataset(Dataset[dict[str, Tensor]]):
             name: torch.from_numpy(np.concatenate(list(parts))) for name, parts in arrays.items()
         }
 
+    @property
+    def arrays(self) -> Mapping[str, Tensor]:
+        """The named values of all spots, section after section."""
+        return self._arrays
+
     def __len__(self) -> int:
         return int(self._starts[-1])
 
@@ -137,6 +142,11 @@ def section_loader(dataset: SectionDataset, seed: int) -> DataLoader[dict[str, T
     return DataLoader(dataset, sampler=sampler, batch_size=None)
 
 
+def seed_batch(seed: int, epoch: int, batch: int) -> None:
+    """Seed torch for one batch of a fit, whose dropout and augmentation follow from it alone."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, batch]).generate_state(1)[0]))
+
+
 class _Bookkeeping(Callback):
     """Seeds every batch, records curves, reports progress, watches for idle parameters."""
 
@@ -155,8 +165,7 @@ class _Bookkeeping(Callback):
     ) -> None:
         # Dropout and augmentation follow from (seed, epoch, batch): resuming repeats them exactly.
         # Not once an epoch: Lightning leaves that hook out in the first epoch after a restart.
-        seed = np.random.SeedSequence([self.context.seed, trainer.current_epoch, batch_idx])
-        torch.manual_seed(int(seed.generate_state(1)[0]))
+        seed_batch(self.context.seed, trainer.current_epoch, batch_idx)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -251,7 +260,7 @@ def train(
     context: Context,
     validation: DataLoader[Any] | None = None,
     patience: int | None = None,
-    precision: str = "32-true",
+    precision: str | None = None,
     ready: Callable[[], None] | None = None,
 ) -> None:
     """Train `module` in place.
@@ -274,7 +283,7 @@ def train(
         Batches of the validation sections; stop after `patience` epochs without a lower
         ``val_loss`` and keep the best weights.
     precision
-        As Lightning names it.
+        As Lightning names it; the context's where None.
     ready
         What is left to do before the method can predict with the weights as they are, such as
         embedding a retrieval bank; called before an inspector looks.
@@ -308,10 +317,11 @@ def train(
             callbacks += [EarlyStopping("val_loss", patience=patience), best]
         if checkpoint:
             callbacks.append(_Resumable(checkpoint, epochs))
+        callbacks += context.callbacks
         trainer = pl.Trainer(
             accelerator={"cuda": "gpu"}.get(context.device, context.device),
             devices=1,
-            precision=precision,  # type: ignore[arg-type]
+            precision=precision or context.precision,  # type: ignore[arg-type]
             max_epochs=epochs,
             callbacks=callbacks,
             logger=False,

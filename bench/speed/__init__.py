@@ -1,0 +1,1 @@
+"""How close training, prediction and retrieval come to what the machine can do."""
