@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WHEEL := build/wheel
 
-.PHONY: demo test test-slow lint format types wheel unit clean
+.PHONY: demo test test-slow test-timed lint format types wheel unit clean
 
 demo: $(INSTALLED)
 	$(BIN)/bench run --method mclstexp,shuffled,coordinates,mean,depth --dataset demo --preset quick
@@ -45,10 +45,13 @@ wheel: $(WHEEL)/.built
 # A worker a core, each on one thread: threads that wait for one another cost more than they give.
 WORKERS ?= auto
 unit: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not timed" -n $(WORKERS) --dist loadfile
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
+
+test-timed: $(INSTALLED)
+	$(BIN)/python -m pytest -m timed
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

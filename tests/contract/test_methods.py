@@ -25,7 +25,7 @@ def subject(request, tmp_path_factory):
         pytest.param(
             check,
             id=name_of(check),
-            marks=[pytest.mark.slow] if check is is_quick_on_the_demo else [],
+            marks=[pytest.mark.timed] if check is is_quick_on_the_demo else [],
         )
         for check in CHECKS
     ],
