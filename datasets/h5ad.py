@@ -172,6 +172,9 @@ def _column(file: Hdf5File, name: str, spots: int) -> np.ndarray | None:
     """A column of ``obs`` as numbers or as objects (text, None where missing)."""
     kind = file.kind(name)
     if kind is None:
+        frame, _, column = name.rpartition("/")
+        if column in np.atleast_1d(file.attribute(frame, "column-order")):
+            raise DataError(f"{file.path}: damaged, '{frame}' lists '{column}' but lacks it")
         return None
     values: np.ndarray
     if kind == "data set":

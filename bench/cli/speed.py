@@ -79,6 +79,12 @@ def speed_command(
     keys: Annotated[int, typer.Option(min=1, help="Of the retrieval.")] = 30_000,
     top_k: Annotated[int, typer.Option(min=1, help="Of the retrieval.")] = 200,
     settings: SettingsOption = None,
+    plain_settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plain-set", metavar="KEY=VALUE", help="Change a setting in the plain loop alone."
+        ),
+    ] = None,
     device: Annotated[Device, typer.Option(help="Where networks run.")] = Device.auto,
     data_root: DataRootOption = None,
     output: Annotated[
@@ -116,6 +122,7 @@ def speed_command(
         keys=keys,
         top_k=top_k,
         settings=tuple(settings or ()),
+        plain_settings=tuple(plain_settings or ()),
     )
 
     def progress(what: str) -> None:

@@ -21,7 +21,7 @@ from bench.registry import dataset_card
 SYNTHETIC = "synthetic"
 """Name of the fold that is made up."""
 
-_IMAGE_SIDE = 2048
+_PATCHES_A_SIDE = 9
 _ARRAY_SIDE = 33
 _SECTIONS = 4
 
@@ -94,10 +94,10 @@ def _section(
     folder: Path, name: str, spots: int, genes: int, edge: int, rng: np.random.Generator
 ) -> TrainingSection:
     path = folder / f"{name}.png"
-    side = max(_IMAGE_SIDE, edge)
+    side = _PATCHES_A_SIDE * edge
     pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
     with atomic_write(path) as temporary:
-        Image.fromarray(pixels).save(temporary, compress_level=1)
+        Image.fromarray(pixels).save(temporary, compress_level=0)
     spatial = rng.uniform(edge / 2, side - edge / 2, (spots, 2))
     counts = rng.poisson(2.0, (spots, genes)).astype(np.float32)
     scaled = np.log1p(counts)

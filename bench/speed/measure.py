@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 
 import lightning.pytorch as pl
 import torch
@@ -40,6 +39,7 @@ from bench.training import seed_batch
 
 BF16 = "bf16"
 _Loop = Iterator[tuple[int, torch.Tensor]]
+_CACHE = "SPOTBENCH_CACHE"
 _MANY = 1_000_000
 """Epochs: a fit is ended when enough has been seen of it."""
 
@@ -107,6 +107,7 @@ def measure_method(
     fold: SpeedFold,
     request: SpeedRequest,
     progress: Callable[[str], None],
+    plain: MethodConfig | None = None,
 ) -> dict[str, Any]:
     """Images a second of a method, in training and in prediction.
 
@@ -120,6 +121,8 @@ def measure_method(
         How to measure.
     progress
         Told what is being done.
+    plain
+        Settings of the plain loop where they differ; losses are compared under `config`.
 
     Returns
     -------
@@ -138,12 +141,13 @@ def measure_method(
     found: dict[str, Any] = {
         "method": kind.name,
         "settings": config.model_dump(mode="json", exclude={"epochs"}),
+        "plain_settings": (plain or config).model_dump(mode="json", exclude={"epochs"}),
         "notes": [],
     }
     method = kind(config)
     with _own_cache():
         progress(f"{kind.name}: training")
-        found["training"] = _training(method, fold, request, found["notes"])
+        found["training"] = _training(method, kind(plain or config), fold, request, found["notes"])
         if request.trajectory and found["training"] is not None:
             progress(f"{kind.name}: losses of the first steps")
             try:
@@ -158,11 +162,15 @@ def measure_method(
 @contextmanager
 def _own_cache() -> Iterator[None]:
     """Keep patches of a part of a fold, and features of random weights, out of the user's cache."""
-    with (
-        TemporaryDirectory() as folder,
-        patch.dict(os.environ, {"SPOTBENCH_CACHE": folder}),
-    ):
-        yield
+    users = os.environ.get(_CACHE)
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ[_CACHE] = folder
+        try:
+            yield
+        finally:
+            del os.environ[_CACHE]
+            if users is not None:
+                os.environ[_CACHE] = users
 
 
 def loss_trajectories(
@@ -313,7 +321,7 @@ class _Rounds(Callback):
 
 
 def _training(
-    method: Method, fold: SpeedFold, request: SpeedRequest, notes: list[str]
+    method: Method, plain: Method, fold: SpeedFold, request: SpeedRequest, notes: list[str]
 ) -> dict[str, Any] | None:
     """Fit the method for a while; None where it trains no network."""
 
@@ -321,7 +329,7 @@ def _training(
         if not request.reference:
             return None
         try:
-            return _reference_loop(type(method)(method.config), fold, request)
+            return _reference_loop(plain, fold, request)
         except NoReferenceError as reason:
             notes.append(f"no plain loop: {reason}")
             return None

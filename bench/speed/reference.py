@@ -109,7 +109,7 @@ class ReferenceSpots(Dataset[dict[str, Tensor]]):
             source = section.patch_source
             if source is None or source.image_scale != 1:
                 raise NoReferenceError(
-                    f"section {section.name}: the plain loop needs its whole image"
+                    f"section {section.name}: the plain loop crops whole images alone"
                 )
             asked = section.patch_pixels if patch_size is None else patch_size
             edge = patch_edge(asked, section.micrometres_per_pixel, f"section {section.name}")

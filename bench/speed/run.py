@@ -33,6 +33,8 @@ class SpeedOptions:
     ----------
     methods
         Names; None for all that learn from images spot by spot, controls left out.
+    settings, plain_settings
+        ``key=value``; the second ones are of the plain loop alone.
     """
 
     methods: tuple[str, ...] | None = None
@@ -55,6 +57,7 @@ class SpeedOptions:
     keys: int = 30_000
     top_k: int = 200
     settings: tuple[str, ...] = ()
+    plain_settings: tuple[str, ...] = ()
 
 
 def measure(options: SpeedOptions, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -96,7 +99,8 @@ def measure(options: SpeedOptions, progress: Callable[[str], None]) -> dict[str,
         trajectory=options.trajectory,
     )
     named = _default_methods() if options.methods is None else options.methods
-    chosen = _configured(named, batch, options)
+    chosen = _configured(named, batch, options, options.settings)
+    plain = _configured(named, batch, options, (*options.settings, *options.plain_settings))
     warning = busy_warning(load)
     found: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -120,7 +124,8 @@ def measure(options: SpeedOptions, progress: Callable[[str], None]) -> dict[str,
         with TemporaryDirectory() as folder:
             fold = _fold(options, Path(folder), chosen, spots, test_spots)
             found["methods"] = [
-                measure_method(kind, config, fold, request, progress) for kind, config in chosen
+                measure_method(kind, config, fold, request, progress, of_plain)
+                for (kind, config), (_, of_plain) in zip(chosen, plain, strict=True)
             ]
     if options.retrieval:
         size = RetrievalSize(
@@ -188,7 +193,7 @@ def _default_methods() -> tuple[str, ...]:
 
 
 def _configured(
-    named: tuple[str, ...], batch: int, options: SpeedOptions
+    named: tuple[str, ...], batch: int, options: SpeedOptions, settings: tuple[str, ...]
 ) -> list[tuple[type[Method], MethodConfig]]:
     """Methods with the authors' settings, from random weights, changed as asked."""
     if not named:
@@ -200,7 +205,7 @@ def _configured(
     pairs = [f"{key}={value}" for key, value in own.items() if key in fields]
     dataset = "" if options.dataset == SYNTHETIC else options.dataset
     found = []
-    for entrant in find_entrants(named, dataset, "authors", [*pairs, *options.settings]):
+    for entrant in find_entrants(named, dataset, "authors", [*pairs, *settings]):
         if entrant.method is None or entrant.shuffled:
             raise BenchError(f"{entrant.label} fits nothing of its own; name a method")
         found.append((method_class(entrant.method), entrant.config))

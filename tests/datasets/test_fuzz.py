@@ -317,14 +317,18 @@ def field_more(rng, content, form):
     head, rows = split(content, form)
     row = rows[rng.integers(len(rows))]
     row.insert(rng.integers(len(row) + 1), b"7")
-    return joined(head, rows, form), REFUSED
+    # A quoted field may hold separators: the piece is of that field then.
+    quoted = any(b'"' in cell for cell in row)
+    return joined(head, rows, form), Verdict(changes=1) if quoted else REFUSED
 
 
 def field_less(rng, content, form):
     head, rows = split(content, form)
     row = rows[rng.integers(len(rows))]
     del row[rng.integers(len(row))]
-    return joined(head, rows, form), REFUSED
+    # A quoted field may hold separators: the piece is of that field then.
+    quoted = any(b'"' in cell for cell in row)
+    return joined(head, rows, form), Verdict(changes=1) if quoted else REFUSED
 
 
 def bad_cell(rng, content, form):

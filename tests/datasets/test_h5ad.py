@@ -202,6 +202,8 @@ def changed(file, name, place, value):
     file[name][...] = values
 
 
+LISTS = np.empty(2, dtype=object)
+LISTS[:] = [np.array([5, 6], dtype="i4"), np.array([7], dtype="i4")]
 BAD_FILES = {
     "index too large": (lambda f: changed(f, "X/indices", 3, 8), "outside"),
     "index twice": (lambda f: changed(f, "X/indices", 1, f["X/indices"][0]), "twice"),
@@ -220,8 +222,13 @@ BAD_FILES = {
         "no data",
     ),
     "an index that is none": (lambda f: f["obs"].attrs.__setitem__("_index", "."), "no data set"),
+    "a column that is listed is not there": (lambda f: f.pop("obs/label"), "lacks it"),
+    "an attribute of lists": (
+        lambda f: f["obs"].attrs.create("_index", LISTS, dtype=h5py.vlen_dtype("i4")),
+        "neither text nor numbers",
+    ),
     "an attribute too long": (
-        lambda f: f["obs"].attrs.__setitem__("_index", np.zeros(7000)),
+        lambda f: f["obs"].attrs.__setitem__("_index", np.zeros(20_000, np.int8)),
         "too long",
     ),
     "no index": (lambda f: f.pop("obs/_index"), "no data set"),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _FAULTS = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError)
 _HEAP = b"GCOL\x01"
 _MAX_OBJECTS = 100_000
-_MAX_ATTRIBUTE = 1000
+_MAX_ATTRIBUTE = 10_000
 _SMALL = 64 << 20
 _BLOCK = 256 << 20
 
@@ -104,12 +104,20 @@ class Hdf5File:
 
     def attribute(self, name: str, key: str) -> Any:
         """Attribute of an object as text, number or array, None where there is none."""
+        import h5py
+
         with _faults(self.path):
             item = self._file.get(name)
             if item is None or key not in item.attrs:
                 return None
-            if math.prod(item.attrs.get_id(key).shape or ()) > _MAX_ATTRIBUTE:
+            held = item.attrs.get_id(key)
+            if math.prod(held.shape or ()) > _MAX_ATTRIBUTE:
                 raise DataError(f"{self.path}: attribute '{key}' of '{name}' is too long")
+            # Of other types, lists of variable length end the process where they are damaged.
+            if held.dtype.kind not in "iufbS" and h5py.check_string_dtype(held.dtype) is None:
+                raise DataError(
+                    f"{self.path}: attribute '{key}' of '{name}' is neither text nor numbers"
+                )
             value = item.attrs[key]
             return value.decode() if isinstance(value, bytes) else value
 

@@ -119,6 +119,8 @@ def read_table(
     for column in columns:
         if column in text:
             table[column] = table[column].fillna("")
+            if table[column].str.contains("[\r\n]").any():
+                raise DataError(f"{path}: column '{column}' has a quote that is not closed")
             continue
         if table[column].dtype == bool:
             raise DataError(f"{path}: column '{column}' is not numeric")
