@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import time
@@ -365,6 +366,7 @@ def _prediction(method: Method, fold: SpeedFold, request: SpeedRequest) -> dict[
         return len(fold.slide)
 
     forget()
+    gc.collect()  # networks of the training's variants, which trainers hold in cycles
     reset_peak_memory(request.device)
     whole()
     memory = _peak_memory(request.device)
