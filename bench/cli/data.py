@@ -61,7 +61,7 @@ def show_command(
             raise
         note = str(error)
     with redirect_stdout(sys.stderr):
-        found = list(look_over(card, root, chosen))
+        found = look_over(card, root, chosen)
     if as_json:
         facts = card.model_dump(mode="json", exclude={"sections"})
         rows = [asdict(section) for section in found]

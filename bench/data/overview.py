@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import starmap
@@ -59,8 +59,8 @@ class SectionOverview:
 
 def look_over(
     card: DatasetCard, root: Path | None, sections: Sequence[str] | None = None
-) -> Iterator[SectionOverview]:
-    """Sections of a card in its order, each read once and remembered.
+) -> list[SectionOverview]:
+    """Sections of a card in its order, each read once and remembered until a file changes.
 
     Parameters
     ----------
@@ -73,19 +73,30 @@ def look_over(
     """
     chosen = [s for s in card.sections if sections is None or s.name in sections]
     if root is None:
-        yield from (_unread(card, section, tuple(section.files)) for section in chosen)
-        return
+        return [_unread(card, section, tuple(section.files)) for section in chosen]
+    place = cache_folder() / "overviews" / f"{card.name}-{canonical_hash(str(root.resolve()))}.json"
+    known = _read_known(place)
+    keys = {section.name: _key(card, section, root) for section in chosen}
+    new = [s for s in chosen if known.get(s.name, ("", None))[0] != keys[s.name]]
     # A card of its own for each, since a worker is sent all that it needs.
-    calls = [(card.model_copy(update={"sections": (section,)}), root) for section in chosen]
-    processes = min(os.cpu_count() or 1, len(chosen) // _WORTH_A_PROCESS)
-    if processes < 2 or all(_key_file(*call).is_file() for call in calls):
-        yield from starmap(_look, calls)
-        return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_look, *zip(*calls, strict=True), chunksize=8)
+    calls = [(card.model_copy(update={"sections": (section,)}), root) for section in new]
+    found = {overview.section: overview for overview in _look_at_all(calls)}
+    good = {name: (keys[name], one) for name, one in found.items() if not one.problem}
+    if good:
+        content = {name: [key, asdict(one)] for name, (key, one) in {**known, **good}.items()}
+        write_json(place, content)
+    return [found.get(s.name) or known[s.name][1] for s in chosen]
 
 
 _WORTH_A_PROCESS = 50
+
+
+def _look_at_all(calls: Sequence[tuple[DatasetCard, Path]]) -> list[SectionOverview]:
+    processes = min(os.cpu_count() or 1, len(calls) // _WORTH_A_PROCESS)
+    if processes < 2:
+        return list(starmap(_look, calls))
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_look, *zip(*calls, strict=True), chunksize=8))
 
 
 def _unread(card: DatasetCard, section: SectionCard, missing: tuple[str, ...]) -> SectionOverview:
@@ -105,16 +116,10 @@ def _look(card: DatasetCard, root: Path) -> SectionOverview:
     plain = _unread(card, section, missing)
     if set(required_roles(section)) & set(missing):
         return plain
-    kept = _key_file(card, root)
-    found = _kept(kept)
-    if found is not None:
-        return found
     try:
-        found = _measured(card, section, files, plain)
+        return _measured(card, section, files, plain)
     except DataError as error:
         return SectionOverview(**{**asdict(plain), "problem": str(error)})
-    write_json(kept, asdict(found))
-    return found
 
 
 def _present(section: SectionCard, root: Path) -> tuple[tuple[str, ...], dict[str, Path]]:
@@ -125,14 +130,12 @@ def _present(section: SectionCard, root: Path) -> tuple[tuple[str, ...], dict[st
     return missing, files
 
 
-def _key_file(card: DatasetCard, root: Path) -> Path:
-    """Where the overview of a card's one section is kept, under the state of its files."""
-    (section,) = card.sections
+def _key(card: DatasetCard, section: SectionCard, root: Path) -> str:
+    """Another one as soon as a file of the section, its card or its reader is another."""
     missing, files = _present(section, root)
     states = {role: [p.stat().st_size, p.stat().st_mtime_ns] for role, p in files.items()}
     facts = [section.model_dump(mode="json"), card.scale(section), card.spot_pitch_micrometres]
-    key = canonical_hash([str(root.resolve()), missing, facts, states, reader_hash(card.reader)])
-    return cache_folder() / "overviews" / f"{card.name}-{section.name}-{key[:24]}.json"
+    return canonical_hash([missing, facts, states, reader_hash(card.reader)])
 
 
 def _measured(
@@ -161,9 +164,13 @@ def _measured(
     )
 
 
-def _kept(path: Path) -> SectionOverview | None:
+def _read_known(path: Path) -> dict[str, tuple[str, SectionOverview]]:
+    """Key and overview by section, as they were written; nothing where they cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return SectionOverview(**{**content, "missing": tuple(content["missing"])})
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+        return {
+            name: (str(key), SectionOverview(**{**one, "missing": tuple(one["missing"])}))
+            for name, (key, one) in content.items()
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}

@@ -106,7 +106,7 @@ def step(
     with torch.autocast(module.device.type, dtype=torch.bfloat16, enabled=bf16):
         found: Any = module.training_step(*arguments)
     loss: Tensor = found["loss"] if isinstance(found, Mapping) else found
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return loss.detach()
 
