@@ -47,7 +47,7 @@ def read(files: Mapping[str, Path]) -> AnnData:
     """
     counts, spots, genes = _read_counts(files["counts"])
     positions = _read_positions(files["spots"])
-    keys = pd.MultiIndex.from_arrays(spots.T, names=["x", "y"])
+    keys = pd.MultiIndex.from_arrays(list(spots.T), names=["x", "y"])
     if not keys.is_unique:
         x, y = keys[keys.duplicated()][0]
         raise DataError(f"{files['counts']}: spot '{x}x{y}' occurs more than once")
