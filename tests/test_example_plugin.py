@@ -39,6 +39,7 @@ def test_it_is_listed_under_its_distribution(installed):
     assert methods["nearest_colour"]["summary"].startswith("Nearest colour: mean of the training")
 
 
+@pytest.mark.slow
 def test_it_passes_the_checks(installed):
     answer = call_process("check", "nearest_colour", "--no-demo", path=installed)
     assert answer.status == 0, answer
@@ -46,6 +47,7 @@ def test_it_passes_the_checks(installed):
     assert answer.stdout.count("\nok  ") >= 15
 
 
+@pytest.mark.slow
 def test_it_runs_beside_its_twin_and_a_control(installed, tmp_path):
     tiny = write_tiny_dataset(tmp_path / "tiny")
     answer = call_process(

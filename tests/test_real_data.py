@@ -70,6 +70,7 @@ def test_images_decide_which_sections_a_method_that_looks_at_them_can_use(her2st
     assert with_images.left_out["A1"] == ("image data/ST-imgs/A/A1/9769_C1_HE_small.jpg is missing")
 
 
+@pytest.mark.slow
 def test_mclstexp_runs_on_real_tissue(her2st, tmp_path):
     table = bench.run(
         ["mclstexp", "shuffled", "coordinates"],

@@ -334,6 +334,7 @@ def test_a_fold_that_stopped_early_is_left_out_of_later_epochs(tracked, tmp_path
 # ------------------------------------------------------------------------- once, and again
 
 
+@pytest.mark.slow
 def test_unfinished_run_says_so_until_it_is_finished(tiny, results):
     run(tiny, results, "--folds", "0,1")
     parent = runs_of(client_of(results))[0]["mean"]

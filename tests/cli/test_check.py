@@ -38,6 +38,7 @@ def test_a_sound_plugin_passes(check, plugins):
     assert last == f"sound: {passed} passed, 0 failed, {len(lines) - passed} not applicable"
 
 
+@pytest.mark.slow
 def test_a_method_of_the_project_passes_on_the_demo_too(bench):
     answer = bench("check", "mean")
     lines, _ = lines_of(answer)

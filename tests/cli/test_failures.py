@@ -249,6 +249,7 @@ def slow(plugins, signals, options, tiny):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_interrupt_tells_how_to_resume(slow, signals, bench_process, plugins, results):
     (signals / "hold-B").touch()
     process = slow()

@@ -85,6 +85,7 @@ def test_an_imported_run_stands_in_the_table_beside_others(
     assert {row["method"] for row in json.loads(done.stdout)["rows"]} == {"mean", "released:stnet"}
 
 
+@pytest.mark.slow
 def test_another_file_is_another_run_and_the_same_is_kept(
     trained, import_weights, results, tmp_path
 ):

@@ -142,6 +142,7 @@ def test_domains_are_drawn_where_there_are_labels(runs):
     assert figure.axes[1].get_title().startswith("measured\nARI ")
 
 
+@pytest.mark.slow
 def test_files_are_png_and_pdf_and_the_same_twice(runs, tmp_path):
     first = draw_figures(runs, tmp_path / "one", genes=["GENE3"])
     second = draw_figures(runs, tmp_path / "two", genes=["GENE3"])

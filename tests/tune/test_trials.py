@@ -214,6 +214,7 @@ def test_files_of_a_study(request_for, results):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_best_settings_are_refitted_in_their_own_folds(request_for):
     request = request_for(folds=(0, 2), trials=4)
     found, _ = tune(request)

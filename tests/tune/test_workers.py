@@ -92,6 +92,7 @@ def test_two_calls_share_a_study(request_for, worker):
     check_whole(request, 8)
 
 
+@pytest.mark.slow
 def test_a_killed_call_goes_on_where_it_was(request_for, worker, tmp_path):
     hold = tmp_path / "hold"
     hold.mkdir()
@@ -111,6 +112,7 @@ def test_a_killed_call_goes_on_where_it_was(request_for, worker, tmp_path):
     assert again.params == running.params
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_one_trial_begun_again(request_for, worker, tmp_path):
     hold = tmp_path / "hold"
     hold.mkdir()
