@@ -64,7 +64,7 @@ def cross_audit(
     findings = [
         Finding(
             "patient",
-            f"patients of {tested.name} may be in {trained.name}: {reason}",
+            f"{tested.name} holds patients of {trained.name}: {reason}",
             (0,),
             forbidden=True,
         )
