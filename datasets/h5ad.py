@@ -354,6 +354,5 @@ def discover(folder: Path) -> list[FoundSection]:
             )
         else:
             assumed.append("no image was found; only methods that need none can run")
-        assumed.append("Visium: 100 um from spot to spot, spots of 55 um")
         found.append(FoundSection(path.stem, files, 100.0, 55.0, scale, tuple(assumed)))
     return found

@@ -144,7 +144,7 @@ def discover(folder: Path) -> list[FoundSection]:
             if path.suffix.lower() in IMAGE_ENDINGS
             and (_belongs(path, names) or path.parent.name in names)
         ]
-        assumed = ["legacy Spatial Transcriptomics: 200 um from spot to spot, spots of 100 um"]
+        assumed = []
         if len(images) == 1:
             files["image"] = images[0]
         else:

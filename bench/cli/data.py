@@ -187,12 +187,16 @@ def add_command(
             "name": made.card.name,
             "card": str(made.path),
             "sections": made.sections,
+            "shared_genes": made.shared_genes,
             "assumed": made.assumed,
             "warnings": made.warnings,
         }
         typer.echo(json.dumps(content, indent=2))
         return
-    typer.echo(f"found {len(made.sections)} sections by reader {made.card.reader}")
+    typer.echo(
+        f"found {len(made.sections)} sections by reader {made.card.reader};"
+        f" {made.shared_genes:,} genes are in all of them"
+    )
     print_rows("", [_added_row(line) for line in made.sections])
     for one in made.assumed:
         typer.echo(f"assumed: {one}")

@@ -41,6 +41,8 @@ class OwnDataset:
         Where the card was written.
     sections
         A line a section: spots, genes, scale, share of spots on tissue.
+    shared_genes
+        Genes that all sections hold.
     assumed
         What was taken for granted, a line each.
     warnings
@@ -50,6 +52,7 @@ class OwnDataset:
     card: DatasetCard
     path: Path
     sections: tuple[Mapping[str, Any], ...]
+    shared_genes: int
     assumed: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -188,7 +191,11 @@ def add_dataset(
         )
     card = card.model_copy(update={"patch_pixels": round(edge)})
     _write(card, path)
-    assumed = list(dict.fromkeys(one for section in found for one in _named(section, len(found))))
+    assumed = [f"{section.name}: {one}" for section in found for one in section.assumed]
+    if pitch is None:
+        assumed.append(
+            f"{card.spot_pitch_micrometres:g} um from spot to spot, as reader {reader} has"
+        )
     assumed.append(
         f"a patch is {patch or PATCH_MICROMETRES:g} um, {card.patch_pixels} px at"
         f" {np.median(scales):.3f} um a pixel"
@@ -200,17 +207,7 @@ def add_dataset(
         )
     if len(set(whose.values())) == 1:
         warnings.append("all sections are of one patient; protocol strict needs two")
-    assumed.append(f"{len(shared):,} genes are in all sections")
-    return OwnDataset(card, path, tuple(lines), tuple(assumed), tuple(warnings))
-
-
-def _named(section: FoundSection, number: int) -> list[str]:
-    """Assumptions of one section; what concerns its own files is said with its name."""
-    own = ("image", ".png", ".tif")
-    return [
-        f"{section.name}: {one}" if number > 1 and any(word in one for word in own) else one
-        for one in section.assumed
-    ]
+    return OwnDataset(card, path, tuple(lines), len(shared), tuple(assumed), tuple(warnings))
 
 
 def _card(
