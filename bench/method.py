@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bench.data.views import Slide, TrainingData
 from bench.errors import ConfigError, UnknownNameError
 
+Precision = Literal["float32", "bf16"]
+"""What the image encoders of networks compute in; all else is float32."""
+
 
 class MethodConfig(BaseModel):
     """Base of a method's settings; the defaults are the authors' values."""
@@ -66,7 +69,7 @@ class Context:
     idle_parameters
         Trained parameters that never got a gradient, by name; the training helper fills it.
     precision
-        Of networks in training, as Lightning names it.
+        Of image encoders, in training and prediction: ``float32`` or ``bf16``.
     callbacks
         Lightning callbacks that watch the training beside those of the training helper.
     """
@@ -79,7 +82,7 @@ class Context:
     curves: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     idle_parameters: list[str] = field(default_factory=list)
-    precision: str = "32-true"
+    precision: Precision = "float32"
     callbacks: list[Any] = field(default_factory=list)
 
 

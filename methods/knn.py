@@ -57,7 +57,7 @@ class NearestNeighbours(Method):
         """Keep features and targets of all sections that may be used."""
         from bench.blocks.features import FeatureSpace, FrozenEncoder
 
-        encoder = FrozenEncoder(self.config, context.seed, context.device)
+        encoder = FrozenEncoder(self.config, context.seed, context.device, context.precision)
         features = encoder.encode(data.sections, context)
         self._space = FeatureSpace.fit(encoder, features)
         self._keys = np.concatenate([self._space.standardise(part) for part in features])

@@ -110,7 +110,7 @@ class Ridge(Method):
         """Choose the strength, then solve on training and validation sections together."""
         from bench.blocks.features import FrozenEncoder
 
-        encoder = FrozenEncoder(self.config, context.seed, context.device)
+        encoder = FrozenEncoder(self.config, context.seed, context.device, context.precision)
         features = encoder.encode(data.sections, context)
         examples = [
             _Examples(part, section.target, section.array_xy)

@@ -13,10 +13,11 @@ import torch
 
 from bench.blocks.frozen import FrozenEncoderConfig
 from bench.blocks.images import ImageEncoder, image_batches, image_encoder, to_network_scale
+from bench.blocks.precision import place
 from bench.data.views import Slide
 from bench.errors import DataError, TrainingError
 from bench.files import atomic_write, cache_folder, canonical_hash, file_hash
-from bench.method import Context
+from bench.method import Context, Precision
 
 _VERSION = 1
 _IMAGES_AT_ONCE = 32
@@ -25,8 +26,8 @@ _IMAGES_AT_ONCE = 32
 class FrozenEncoder:
     """An image encoder that is never trained; what it says of a section is kept on disk.
 
-    The features are kept by patches, encoder, weights and kind of device, so that every fold,
-    method and trial finds those of another.
+    The features are kept by patches, encoder, weights, precision and kind of device, so that every
+    fold, method and trial finds those of another.
 
     Parameters
     ----------
@@ -34,14 +35,21 @@ class FrozenEncoder:
         Encoder, weights and patches.
     seed
         Random weights are drawn from it.
-    device
-        Where the encoder runs.
+    device, precision
+        Where and in what the encoder computes.
     """
 
-    def __init__(self, settings: FrozenEncoderConfig, seed: int, device: str) -> None:
+    def __init__(
+        self,
+        settings: FrozenEncoderConfig,
+        seed: int,
+        device: str,
+        precision: Precision = "float32",
+    ) -> None:
         self.settings = settings
         self.seed = seed
         self.device = device
+        self.precision = precision
 
     @cached_property
     def identity(self) -> str:
@@ -85,8 +93,8 @@ class FrozenEncoder:
         if source is None:
             raise DataError(f"section {slide.name}: no image, but the method asks for patches")
         size, pixels = self.settings.patch_size or slide.patch_pixels, self.settings.input_size
-        # Another release, or a GPU, rounds differently: results must not depend on who was first.
-        setting = [self.identity, self._versions, torch.device(self.device).type]
+        # Each rounds differently: results must not depend on who was first.
+        setting = [self.identity, self._versions, torch.device(self.device).type, self.precision]
         key = canonical_hash([_VERSION, source.key(size, pixels), *setting])
         path = cache_folder() / "features" / f"{key[:32]}.npz"
         features = _read(path, len(slide))
@@ -113,7 +121,7 @@ class FrozenEncoder:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             encoder = image_encoder(self.settings.encoder, self.settings.weights)
-        return encoder.to(self.device).eval()
+        return place(encoder, Context(device=self.device, precision=self.precision)).eval()
 
     @torch.inference_mode()
     def _compute(self, patches: np.ndarray) -> np.ndarray:
@@ -197,7 +205,7 @@ class FeatureSpace:
         ConfigError, DataError, TrainingError
             As :meth:`FrozenEncoder.encode`.
         """
-        encoder = FrozenEncoder(self.settings, self.seed, context.device)
+        encoder = FrozenEncoder(self.settings, self.seed, context.device, context.precision)
         if encoder.identity != self.identity:
             raise DataError(
                 f"encoder {self.settings.encoder} with weights {self.settings.weights} is not the"

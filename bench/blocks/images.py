@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.blocks.feeding import fed
+from bench.blocks.precision import ImageModule
 from bench.blocks.weights import load_exactly, read_tensors
 from bench.data.images.patches import PatchSize
 from bench.errors import ConfigError
@@ -28,7 +30,7 @@ _OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)")
 _CLASSIFIER = re.compile(r"(?:classifier|fc|head(?:\.fc)?|heads)\.(?:weight|bias)")
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(ImageModule):
     """Images to one feature vector each.
 
     Attributes
@@ -44,7 +46,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, 3, height, width) to (n, features)."""
-        return self.model(images)
+        return self.compute(self.model, images)
 
 
 def image_encoder(name: str, weights: str) -> ImageEncoder:
@@ -143,13 +145,12 @@ def image_batches(patches: np.ndarray, device: str, size: int = 64) -> Iterator[
     ----------
     patches : (n, height, width, 3) uint8, memory-mapped is fine
 
-    Yields
-    ------
-    (size, 3, height, width) uint8 on the device
+    Returns
+    -------
+    iterator of (size, 3, height, width) uint8 on the device, channels-last
     """
-    for start in range(0, len(patches), size):
-        part = np.array(patches[start : start + size])
-        yield torch.from_numpy(part).permute(0, 3, 1, 2).to(device)
+    parts = (np.array(patches[start : start + size]) for start in range(0, len(patches), size))
+    return fed((torch.from_numpy(part).permute(0, 3, 1, 2) for part in parts), device)
 
 
 def to_network_scale(patches: Tensor, pixels: Pixels) -> Tensor:

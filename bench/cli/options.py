@@ -22,6 +22,14 @@ class Device(StrEnum):
     mps = "mps"
 
 
+class Precision(StrEnum):
+    """What image encoders can compute in."""
+
+    auto = "auto"
+    float32 = "float32"
+    bf16 = "bf16"
+
+
 ResultsOption = Annotated[
     Path, typer.Option("--results", help="Results folder.", envvar="SPOTBENCH_RESULTS")
 ]
@@ -36,6 +44,13 @@ DatasetOption = Annotated[
 StoredProtocolOption = Annotated[
     str | None,
     typer.Option("--protocol", "-p", help="Protocol.", show_default="all that have runs"),
+]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where networks run.")]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(
+        "--precision", help="Of image encoders; auto takes bf16 where the device computes in it."
+    ),
 ]
 MethodOption = Annotated[str, typer.Option("--method", "-m", help="Name of a method.")]
 FoldsOption = Annotated[

@@ -17,10 +17,13 @@ from bench.cli.options import (
     DataRootOption,
     DatasetOption,
     Device,
+    DeviceOption,
     FoldsOption,
     JsonOption,
     MethodOption,
     PanelOption,
+    Precision,
+    PrecisionOption,
     PresetOption,
     ProtocolOption,
     ResultsOption,
@@ -61,7 +64,8 @@ def run_command(
     ] = None,
     settings: SettingsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where networks run.")] = Device.auto,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.auto,
     data_root: DataRootOption = None,
     results: ResultsOption = Path("results"),
     tracking: TrackingOption = None,
@@ -87,6 +91,7 @@ def run_command(
         folds,
         pairs,
         device,
+        precision,
         methods=methods,
         dataset=dataset,
         protocol=protocol,
@@ -142,7 +147,8 @@ def tune_command(
     preset: PresetOption = "authors",
     settings: SettingsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where networks run.")] = Device.auto,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.auto,
     data_root: DataRootOption = None,
     results: ResultsOption = Path("results"),
     tracking: TrackingOption = None,
@@ -164,6 +170,7 @@ def tune_command(
                 folds,
                 settings,
                 device,
+                precision,
                 methods=names(method),
                 dataset=dataset,
                 protocol=protocol,
@@ -226,7 +233,8 @@ def import_weights_command(
     preset: PresetOption = "authors",
     settings: SettingsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where networks run.")] = Device.auto,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.auto,
     data_root: DataRootOption = None,
     results: ResultsOption = Path("results"),
     tracking: TrackingOption = None,
@@ -241,6 +249,7 @@ def import_weights_command(
         folds,
         settings,
         device,
+        precision,
         methods=(method,),
         dataset=dataset,
         protocol=protocol,
@@ -257,13 +266,21 @@ def import_weights_command(
 
 
 def _request(
-    folds: str | None, settings: Sequence[str] | None, device: Device, **options: Any
+    folds: str | None,
+    settings: Sequence[str] | None,
+    device: Device,
+    precision: Precision,
+    **options: Any,
 ) -> Request:
     """A request from options as they were typed."""
     from bench.execute.plan import Request
 
     return Request(
-        folds=numbers(folds), settings=tuple(settings or ()), device=device.value, **options
+        folds=numbers(folds),
+        settings=tuple(settings or ()),
+        device=device.value,
+        precision=precision.value,
+        **options,
     )
 
 

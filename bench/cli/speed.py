@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import redirect_stdout
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import DataRootOption, Device, JsonOption, SettingsOption, names
+from bench.cli.options import (
+    DataRootOption,
+    Device,
+    DeviceOption,
+    JsonOption,
+    Precision,
+    PrecisionOption,
+    SettingsOption,
+    names,
+)
 from bench.cli.terminal import complain, print_rows
-
-
-class Precision(StrEnum):
-    """What networks are trained in."""
-
-    float32 = "float32"
-    bf16 = "bf16"
 
 
 def speed_command(
@@ -47,9 +48,7 @@ def speed_command(
     seconds: Annotated[
         float, typer.Option(min=0, help="Begin no further round of a method's after so long.")
     ] = 120.0,
-    precision: Annotated[
-        Precision, typer.Option(help="Of training; prediction and plain loop stay in float32.")
-    ] = Precision.float32,
+    precision: PrecisionOption = Precision.auto,
     image_size: Annotated[
         int | None,
         typer.Option(min=8, max=4096, help="Edge of a patch.", show_default="the method's"),
@@ -85,7 +84,7 @@ def speed_command(
             "--plain-set", metavar="KEY=VALUE", help="Change a setting in the plain loop alone."
         ),
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where networks run.")] = Device.auto,
+    device: DeviceOption = Device.auto,
     data_root: DataRootOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="JSON file to write.")

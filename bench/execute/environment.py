@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from bench.errors import BenchError, UnknownNameError
+from bench.method import Precision
 
 PACKAGE = Path(__file__).parents[1]
 """Folder of the installed package."""
@@ -74,6 +75,34 @@ def choose_device(asked: str) -> str:
     if asked not in available_devices():
         raise BenchError(f"device {asked} is not available on this machine; use --device auto")
     return asked
+
+
+def choose_precision(asked: str, device: str) -> Precision:
+    """Precision by name; ``auto`` takes ``bf16`` where the device has arithmetic for it.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such precision.
+    """
+    if asked == "bf16" or (asked == "auto" and has_bf16(device)):
+        return "bf16"
+    if asked not in {"auto", "float32"}:
+        raise UnknownNameError("precision", asked, {"auto", "bf16", "float32"})
+    return "float32"
+
+
+def has_bf16(device: str) -> bool:
+    """Whether a device computes in bfloat16 by itself; others emulate it, slower than float32."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != "cpu":
+        return False
+    # Older releases of torch do not tell; a processor then counts as one without.
+    able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def available_devices() -> list[str]:

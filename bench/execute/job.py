@@ -14,11 +14,11 @@ from bench.data.images.image import thumbnail
 from bench.data.views import Slide
 from bench.errors import TrainingError
 from bench.evaluate.oracles import ORACLES
-from bench.execute.environment import available_devices
+from bench.execute.environment import available_devices, choose_precision
 from bench.execute.plan import Job
 from bench.execute.scoring import Reference, as_anndata, reference, score_fold
 from bench.files import atomic_write, write_json
-from bench.method import Context, Method, Progress
+from bench.method import Context, Method, Precision, Progress
 from bench.protocol.fold_data import FoldData, fold_data
 from bench.registry import method_class
 from bench.store import MODEL, FoldFolder, image_file, read_record
@@ -41,6 +41,7 @@ def run_fold(job: Job, progress: Progress | None = None) -> None:
     context = Context(
         seed=job.seed,
         device=device_of(job),
+        precision=precision_of(job),
         scratch=folder.scratch,
     )
     if progress is not None:
@@ -99,6 +100,7 @@ def run_fold(job: Job, progress: Progress | None = None) -> None:
             "notes": context.notes,
             "images": _small_images(job, data),
             "device": context.device,
+            "precision": context.precision,
             "timings": clock.seconds,
             "peak_memory_mb": peak_memory_mb(),
             "peak_device_memory_mb": peak_device_memory_mb(context.device),
@@ -139,6 +141,11 @@ def device_of(job: Job) -> str:
     method = job.entrant.method
     wanted = method is not None and method_class(method).needs_image
     return available_devices()[0] if wanted else "cpu"
+
+
+def precision_of(job: Job) -> Precision:
+    """Precision a job's image encoders compute in."""
+    return choose_precision(job.precision, device_of(job))
 
 
 def _fitted(job: Job, data: FoldData, context: Context) -> Method:

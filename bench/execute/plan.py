@@ -30,7 +30,7 @@ from bench.registry import dataset_card, method_class, method_source
 from bench.store import RunFolder, check_writable, folds_folder, not_writable, run_folder
 
 _HARNESS = (
-    *("data", "protocol", "evaluate", "blocks", "training.py"),
+    *("data", "protocol", "evaluate", "blocks", "training"),
     *("execute/job.py", "execute/scoring.py"),
 )
 """Sources of the harness that decide numbers, and so belong to the key."""
@@ -53,6 +53,7 @@ class Request:
     settings: tuple[str, ...] = ()
     seed: int = 0
     device: str = "auto"
+    precision: str = "auto"
     data_root: Path | None = None
     results: Path = Path("results")
     force: bool = False
@@ -73,6 +74,7 @@ class Job:
     fold: int
     seed: int
     device: str
+    precision: str
     run: RunFolder
     twin: RunFolder | None = None
 
@@ -141,6 +143,7 @@ def make_plan(request: Request) -> Plan:
         "protocol_hash": protocol.hash,
         "folds_hash": folds.hash,
         "seed": request.seed,
+        "precision": request.precision,
         "packages": package_versions(),
     }
     commit, renamed = git_commit(), _aliases(dataset)
@@ -183,6 +186,7 @@ def make_plan(request: Request) -> Plan:
                 fold=index,
                 seed=request.seed,
                 device=device,
+                precision=request.precision,
                 run=folder,
                 twin=folder_of(entrant.without_shuffling()) if entrant.shuffled else None,
             )

@@ -287,6 +287,7 @@ def _cost(rows: Iterable[Row]) -> pd.DataFrame:
                 "method": row.name,
                 "preset": str(row.run.facts["preset"]),
                 "device": ", ".join(sorted({str(fold.get("device", "–")) for fold in folds})),
+                "precision": ", ".join(sorted({str(f.get("precision", "–")) for f in folds})),
                 "folds": f"{len(folds)}/{row.run.facts['n_folds']}",
                 "fit s": _most(sum, [of.get("fit_seconds") for of in timings], 1),
                 "predict s": _most(sum, [of.get("predict_seconds") for of in timings], 1),

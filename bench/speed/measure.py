@@ -17,9 +17,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from bench.blocks.precision import unplace
 from bench.execute.job import peak_device_memory_mb, peak_memory_mb, reset_peak_memory
 from bench.files import cache_folder
-from bench.method import Context, Method, MethodConfig
+from bench.method import Context, Method, MethodConfig, Precision
 from bench.speed.calls import NetworkCalls
 from bench.speed.fold import SpeedFold
 from bench.speed.machine import Stopwatch, ratios, spread
@@ -38,7 +39,6 @@ from bench.speed.steps import (
 )
 from bench.training import seed_batch
 
-BF16 = "bf16"
 _Loop = Iterator[tuple[int, torch.Tensor]]
 _CACHE = "SPOTBENCH_CACHE"
 _MANY = 1_000_000
@@ -62,8 +62,7 @@ class SpeedRequest:
     seconds
         No further round of measurements begins after so long, in each of training and prediction.
     precision
-        ``float32`` or ``bf16``, of training; the plain loop stays in float32, and so does
-        prediction.
+        ``float32`` or ``bf16``, of image encoders; the plain loop stays in float32.
     reference
         Whether the plain loop is measured.
     trajectory
@@ -77,14 +76,14 @@ class SpeedRequest:
     steps: int = 2
     repeats: int = 3
     seconds: float = 120.0
-    precision: str = "float32"
+    precision: Precision = "float32"
     reference: bool = True
     trajectory: int = 0
     seed: int = 0
 
-    def context(self, precision: str = "32-true") -> Context:
-        """Surroundings of a fit."""
-        return Context(seed=self.seed, device=self.device, precision=precision)
+    def context(self, precision: Precision | None = None) -> Context:
+        """Surroundings of a fit or a prediction, in another precision where one is named."""
+        return Context(seed=self.seed, device=self.device, precision=precision or self.precision)
 
 
 @dataclass
@@ -179,6 +178,9 @@ def loss_trajectories(
 ) -> dict[str, Any]:
     """Losses of the first steps in float32, without random changes, from the same weights.
 
+    The plain loop's steps are taken in the harness's memory layout here, so that what is compared
+    is which spots come when, and what is done to them.
+
     Returns
     -------
     dict
@@ -191,12 +193,13 @@ def loss_trajectories(
         The method cannot be trained in the plain loop, or not at all.
     """
     watch = _Losses(request.trajectory)
-    context = request.context()
+    context = request.context("float32")
     context.callbacks.append(watch)
     kind(config).fit(fold.training, context)
     if not watch.losses:
         raise NoTrainingError(f"{kind.name} trains no network, or not by the training helper")
-    loop = _reference_loop(kind(config), fold, request, augment="none")
+    # In another layout sums are rounded otherwise, and within a few steps it shows in the losses.
+    loop = _reference_loop(kind(config), fold, request, as_released=False, augment="none")
     losses = [float(loss) for _, loss in islice(loop, len(watch.losses))]
     return {
         "harness": watch.losses,
@@ -229,20 +232,32 @@ class _Losses(Callback):
 
 
 def _reference_loop(
-    method: Method, fold: SpeedFold, request: SpeedRequest, augment: str | None = None
+    method: Method,
+    fold: SpeedFold,
+    request: SpeedRequest,
+    *,
+    as_released: bool = True,
+    augment: str | None = None,
 ) -> _Loop:
-    """Steps of the plain loop, one a turn: number of images, and the loss."""
-    module, loader = training_parts(method, fold.training, request.context())
+    """Steps of the plain loop, one a turn: number of images, and the loss.
+
+    It keeps the harness's memory layout and kind of optimiser unless it runs as released.
+    """
+    module, loader = training_parts(method, fold.training, request.context("float32"))
     batches = reference_batches(loader, fold.training.sections, method.config, augment)
     module.to(request.device).train()
     optimizer = optimizer_of(module)
+    if as_released:
+        unplace(module)
+        for group in optimizer.param_groups:
+            group["fused"] = None  # torch's own choice
 
     def steps() -> _Loop:
         for number, batch in enumerate(batches):
             moved = to_device(batch, request.device)
             seed_batch(request.seed, *divmod(number, len(loader)))
             with unlogged(module), unaugmented(module):
-                loss = step(module, optimizer, moved, bf16=False)
+                loss = step(module, optimizer, moved)
             yield images_in(batch), loss
 
     return steps()
@@ -296,12 +311,11 @@ class _Rounds(Callback):
         self.memory = _peak_memory(self.request.device)
         batch = random_batch(self._largest)
         optimizer = trainer.optimizers[0]
-        bf16 = self.request.precision == BF16
 
         def ceiling(steps: int) -> int:
             with unlogged(module), unaugmented(module):
                 for _ in range(steps):
-                    step(module, optimizer, batch, bf16=bf16)
+                    step(module, optimizer, batch)
             return steps * images_in(batch)
 
         steps = self.request.steps
@@ -336,7 +350,7 @@ def _training(
             return None
 
     rounds = _Rounds(request, reference)
-    context = request.context("bf16-mixed" if request.precision == BF16 else "32-true")
+    context = request.context()
     context.callbacks.append(rounds)
     reset_peak_memory(request.device)
     method.fit(fold.training, context)

@@ -101,7 +101,7 @@ class ReferenceSpots(Dataset[dict[str, Tensor]]):
         input_size: int | None,
         augment: str | bool,
     ) -> None:
-        self._arrays = arrays
+        self._arrays = {name: values.cpu() for name, values in arrays.items()}
         self._change = image_change(augment)
         self._images: list[Image.Image] = []
         self._spots: list[tuple[int, int, int, int]] = []

@@ -11,7 +11,12 @@ from typing import Any, Literal
 
 from bench.errors import BenchError
 from bench.execute.entrants import find_entrants
-from bench.execute.environment import available_devices, choose_device, package_versions
+from bench.execute.environment import (
+    available_devices,
+    choose_device,
+    choose_precision,
+    package_versions,
+)
 from bench.method import Method, MethodConfig
 from bench.registry import find_methods, method_class
 from bench.speed.fold import SYNTHETIC, SpeedFold, dataset_fold, synthetic_fold
@@ -45,7 +50,7 @@ class SpeedOptions:
     steps: int | None = None
     repeats: int = 3
     seconds: float = 120.0
-    precision: str = "float32"
+    precision: str = "auto"
     image_size: int | None = None
     spots: int | None = None
     test_spots: int | None = None
@@ -94,7 +99,7 @@ def measure(options: SpeedOptions, progress: Callable[[str], None]) -> dict[str,
         steps=options.steps or (20 if fast else 2),
         repeats=options.repeats,
         seconds=options.seconds,
-        precision=options.precision,
+        precision=choose_precision(options.precision, device),
         reference=options.reference,
         trajectory=options.trajectory,
     )
@@ -110,6 +115,7 @@ def measure(options: SpeedOptions, progress: Callable[[str], None]) -> dict[str,
             **asdict(options),
             "data_root": None if options.data_root is None else str(options.data_root),
             "batch": batch,
+            "precision": request.precision,
             "steps": request.steps,
         },
         "load_before": load,

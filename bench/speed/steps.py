@@ -97,14 +97,11 @@ def unaugmented(module: pl.LightningModule) -> Iterator[None]:
             _set_augment(module, change)
 
 
-def step(
-    module: pl.LightningModule, optimizer: torch.optim.Optimizer, batch: Batch, *, bf16: bool
-) -> Tensor:
+def step(module: pl.LightningModule, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensor:
     """Forward, backward and one step of the optimiser; the loss, on the device."""
     optimizer.zero_grad()
     arguments = (batch, 0)[: len(inspect.signature(module.training_step).parameters)]
-    with torch.autocast(module.device.type, dtype=torch.bfloat16, enabled=bf16):
-        found: Any = module.training_step(*arguments)
+    found: Any = module.training_step(*arguments)
     loss: Tensor = found["loss"] if isinstance(found, Mapping) else found
     loss.backward()
     optimizer.step()

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import ConfigError, DataError
 from bench.files import file_hash, one_line, write_json
+from bench.method import Precision
 from bench.store import MODEL, StoredRun
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class _Content(BaseModel):
     patch_pixels: int | None
     max_image_pixels: int | None
     seed: int
+    precision: Precision
 
 
 class FittedModel:
@@ -101,7 +103,9 @@ class FittedModel:
         images = spots["image"].astype(str)
         places = [np.flatnonzero(images == image) for image in dict.fromkeys(images)]
         slides = [self._slide(spots.iloc[rows]) for rows in places]
-        context = Context(seed=self._content.seed, device=self._device)
+        context = Context(
+            seed=self._content.seed, device=self._device, precision=self._content.precision
+        )
         if slides:
             predicted = self.method.predict(slides, context)
             for rows, part in zip(places, predicted, strict=True):
@@ -204,13 +208,15 @@ def save_model(
     import mlflow.pyfunc
     from mlflow.models import Model
 
+    fold = run.folder.fold(index).facts()
     content = {
         "method": run.facts["method"],
         "config": run.facts["config"],
-        "panel": run.folder.fold(index).facts()["panel"],
+        "panel": fold["panel"],
         "patch_pixels": card.patch_pixels if card else None,
         "max_image_pixels": card.max_image_pixels if card else None,
         "seed": run.facts["seed"],
+        "precision": fold["precision"],
     }
     packages = [item for item in run.facts["packages"].items() if item[1] != "absent"]
     with tempfile.TemporaryDirectory() as made:

@@ -336,6 +336,7 @@ class _Store:
         child = self._new_run(client, experiment, name, begin, identity)
         tags = {"level": "fold", "method": run.facts["label"], "fold": str(index)}
         tags |= {"test": ",".join(facts["test"]), "device": facts["device"]}
+        tags |= {"precision": facts["precision"]}
         tags |= {"kind": run.facts["kind"], "folds_hash": run.facts["folds_hash"]}
         client.log_batch(
             child,

@@ -15,7 +15,7 @@ from bench.errors import DataError, StoreError, TrainingError
 from bench.evaluate.metrics import mean_defined, mean_squared_error, pearson_per_gene
 from bench.execute.job import check_predictions
 from bench.files import one_line
-from bench.method import Context, Method, MethodConfig
+from bench.method import Context, Method, MethodConfig, Precision
 from bench.protocol.fold_data import FoldData, Truth
 from bench.store import disk_is_full
 from bench.tune.slots import REASON, SLOT, WORKER, holders
@@ -92,7 +92,7 @@ class Objective:
         Inner folds; scores are taken on their held-out sections.
     score
         ``pcc_acg``, ``pcc_heg`` or ``mse``: mean over sections, then over inner folds.
-    seed, device
+    seed, device, precision
         As for a run.
     prunes
         Whether to look at the fit before it ends.
@@ -110,11 +110,13 @@ class Objective:
         score: str,
         seed: int,
         device: str,
+        precision: Precision,
         prunes: bool,
         worker: str,
     ) -> None:
         self._kind, self._base, self._fixed, self._folds = kind, base, dict(fixed), list(folds)
-        self._score, self._seed, self._device = score, seed, device
+        self._score, self._seed = score, seed
+        self._device, self._precision = device, precision
         self._prunes, self._worker = prunes, worker
 
     def __call__(self, trial: Trial) -> float:
@@ -157,7 +159,7 @@ class Objective:
         spent = 0.0
         for number, data in enumerate(self._folds):
             method = self._kind(config)
-            context = Context(seed=self._seed, device=self._device)
+            context = Context(seed=self._seed, device=self._device, precision=self._precision)
             looked = _Look(self, trial, method, data, context)
             if self._prunes and number == 0:
                 context.inspector = looked

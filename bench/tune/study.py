@@ -21,7 +21,7 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-from bench.execute.job import device_of
+from bench.execute.job import device_of, precision_of
 from bench.execute.plan import Job
 from bench.method import Method
 from bench.registry import method_class
@@ -143,6 +143,7 @@ def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) ->
             score=spec.request.objective.value,
             seed=spec.job.seed,
             device=device_of(spec.job),
+            precision=precision_of(spec.job),
             prunes=spec.request.pruner != Pruner.none,
             worker=worker,
         )

@@ -231,7 +231,9 @@ class Bleep(Method):
     def _make_bank(self, data: TrainingData, context: Context) -> None:
         import torch
 
-        network = self._network.to(context.device).eval()
+        from bench.blocks.precision import place
+
+        network = place(self._network, context).eval()
         with torch.inference_mode():
             keys = [
                 network.embed_spots(torch.from_numpy(section.expression).to(context.device))
@@ -247,11 +249,12 @@ class Bleep(Method):
         import torch
 
         from bench.blocks.images import augmentation, image_batches, to_network_scale
+        from bench.blocks.precision import place
 
         # Seeded slide by slide: what is drawn for one must not depend on those before it.
         torch.manual_seed(context.seed)
         change = augmentation(self.config.augment if self.config.augment_at_test else "none")
-        network = self._network.to(context.device).eval()
+        network = place(self._network, context).eval()
         embedded = []
         with torch.inference_mode():
             for images in image_batches(self._patches(slide), context.device):

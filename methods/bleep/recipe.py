@@ -50,4 +50,5 @@ class BleepRecipe(pl.LightningModule):
             self.network.parameters(),
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
+            fused=True,
         )

@@ -54,7 +54,9 @@ class Hist2STRecipe(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, its rate lowered every so many epochs."""
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate)
+        optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=self.settings.learning_rate, fused=True
+        )
         schedule = torch.optim.lr_scheduler.StepLR(
             optimizer, self.settings.decay_epochs, self.settings.decay
         )

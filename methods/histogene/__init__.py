@@ -182,9 +182,10 @@ class HisToGene(Method):
         import torch
 
         from bench.blocks.images import image_batches
+        from bench.blocks.precision import place
         from bench.methods.histogene.network import flat_patches
 
-        network = self._network.to(context.device).eval()
+        network = place(self._network, context).eval()
         predictions = []
         with torch.inference_mode():
             for slide in slides:

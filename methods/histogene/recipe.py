@@ -36,7 +36,9 @@ class HisToGeneRecipe(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam at a constant rate."""
-        return torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate)
+        return torch.optim.Adam(
+            self.network.parameters(), lr=self.settings.learning_rate, fused=True
+        )
 
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         patches = flat_patches(batch["patches"], self.settings.pixels)

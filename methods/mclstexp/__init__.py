@@ -304,11 +304,12 @@ class MclSTExp(Method):
         import torch
 
         from bench.blocks.images import augmentation, image_batches, to_network_scale
+        from bench.blocks.precision import place
 
         # Seeded slide by slide: what is drawn for one must not depend on those before it.
         torch.manual_seed(context.seed)
         change = augmentation(self.config.augment if self.config.augment_at_test else "none")
-        network = self._network.to(context.device).eval()
+        network = place(self._network, context).eval()
         embedded = []
         with torch.inference_mode():
             for images in image_batches(self._patches(slide), context.device):
@@ -319,7 +320,9 @@ class MclSTExp(Method):
     def _embed_spots(self, sections: Sequence[TrainingSection], context: Context) -> np.ndarray:
         import torch
 
-        network = self._network.to(context.device).eval()
+        from bench.blocks.precision import place
+
+        network = place(self._network, context).eval()
         expression = np.concatenate([section.expression for section in sections])
         position = np.concatenate([self._position(section) for section in sections])
         embedded = []

@@ -52,5 +52,8 @@ class MclSTExpRecipe(pl.LightningModule):
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.settings.optimizer]
         trained = [p for p in self.network.parameters() if p.requires_grad]
         return kind(
-            trained, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+            trained,
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
         )

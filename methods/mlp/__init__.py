@@ -85,7 +85,7 @@ class MLP(Method):
 
         torch.manual_seed(context.seed)
         config = self.config
-        encoder = FrozenEncoder(config, context.seed, context.device)
+        encoder = FrozenEncoder(config, context.seed, context.device, context.precision)
         names = [section.name for section in data.sections]
         features = dict(zip(names, encoder.encode(data.sections, context), strict=True))
         learned = learned_sections(data, config.patience)
@@ -117,7 +117,9 @@ class MLP(Method):
         """The network's output for each spot's features."""
         import torch
 
-        network = self._network.to(context.device).eval()
+        from bench.blocks.precision import place
+
+        network = place(self._network, context).eval()
         with torch.inference_mode():
             return [
                 network(torch.from_numpy(features).to(context.device)).cpu().numpy()

@@ -76,4 +76,5 @@ class MLPRecipe(pl.LightningModule):
             self.network.parameters(),
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
+            fused=True,
         )

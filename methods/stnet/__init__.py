@@ -150,9 +150,10 @@ class STNet(Method):
         import torch
 
         from bench.blocks.images import image_batches
+        from bench.blocks.precision import place
         from bench.methods.stnet.network import standardise, symmetries
 
-        network = self._network.to(context.device).eval()
+        network = place(self._network, context).eval()
         predictions = []
         with torch.inference_mode():
             for slide in slides:

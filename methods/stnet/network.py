@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.blocks.images import image_encoder
+from bench.blocks.precision import ImageModule
 from bench.blocks.weights import Released, load_exactly, released_tensors, tensor_size
 
 
-class STNetNetwork(nn.Module):
+class STNetNetwork(ImageModule):
     """Image encoder and linear head.
 
     Parameters
@@ -59,14 +60,16 @@ class STNetNetwork(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """(n, 3, height, width) standardised images to (n, features)."""
-        found = self.features(images)
-        if self._is_densenet:
-            found = F.adaptive_avg_pool2d(F.relu(found), 1).flatten(1)
-        return found
+        if not self._is_densenet:
+            return self.features(images)
+        return self.compute(self._pooled, images)
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, 3, height, width) standardised images to (n, genes)."""
         return self.classifier(self.embed(images))
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(F.relu(self.features(images)), 1).flatten(1)
 
 
 def summed_loss(prediction: Tensor, target: Tensor) -> Tensor:

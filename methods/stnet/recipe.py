@@ -51,4 +51,5 @@ class STNetRecipe(pl.LightningModule):
             lr=self.settings.learning_rate,
             momentum=self.settings.momentum,
             weight_decay=self.settings.weight_decay,
+            fused=True,
         )

@@ -240,8 +240,9 @@ class THItoGene(Method):
 
         from bench.blocks.graph import neighbour_edges
         from bench.blocks.images import image_batches, x_first
+        from bench.blocks.precision import place
 
-        network = self._network.to(context.device).eval()
+        network = place(self._network, context).eval()
         predictions = []
         with torch.inference_mode():
             for slide in slides:

@@ -42,4 +42,6 @@ class THItoGeneRecipe(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, without a schedule."""
-        return torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate)
+        return torch.optim.Adam(
+            self.network.parameters(), lr=self.settings.learning_rate, fused=True
+        )

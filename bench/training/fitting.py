@@ -7,7 +7,7 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,131 +15,19 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
+from bench.blocks.precision import place, unplace
 from bench.data.views import TrainingData, TrainingSection
 from bench.errors import ConfigError, TrainingError
 from bench.method import Context
+from bench.training.batches import on_device
 
 CHECKPOINT_SECONDS = 60.0
 """Shortest time between two checkpoints of a running fit."""
 
 AT_CHANCE = 0.98
 """A loss above this share of its chance level counts as having learned nothing."""
-
-
-class SpotDataset(Dataset[dict[str, Tensor]]):
-    """Spots of several sections; one item is a whole batch of them.
-
-    Parameters
-    ----------
-    patches
-        One (spots, height, width, 3) uint8 array a section; memory-mapped is fine.
-    arrays
-        Further values by name, each one array a section, first axis spots.
-    """
-
-    def __init__(
-        self, patches: Sequence[np.ndarray], arrays: Mapping[str, Sequence[np.ndarray]]
-    ) -> None:
-        self._patches = list(patches)
-        self._starts = np.cumsum([0, *(len(part) for part in patches)])
-        self._arrays = {
-            name: torch.from_numpy(np.concatenate(list(parts))) for name, parts in arrays.items()
-        }
-
-    @property
-    def arrays(self) -> Mapping[str, Tensor]:
-        """The named values of all spots, section after section."""
-        return self._arrays
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, spots: Sequence[int]) -> dict[str, Tensor]:
-        """Batch of `spots`: ``patches`` as (n, 3, height, width) uint8, and the named arrays."""
-        chosen = np.asarray(spots)
-        section = np.searchsorted(self._starts, chosen, side="right") - 1
-        images = np.stack(
-            [self._patches[s][i - self._starts[s]] for s, i in zip(section, chosen, strict=True)]
-        )
-        batch = {name: values[chosen] for name, values in self._arrays.items()}
-        batch["patches"] = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-        return batch
-
-
-class SectionDataset(Dataset[dict[str, Tensor]]):
-    """Whole sections; one item is all spots of one.
-
-    Parameters
-    ----------
-    patches
-        One (spots, height, width, 3) uint8 array a section; memory-mapped is fine.
-    arrays
-        Further values by name, each one array a section.
-    """
-
-    def __init__(
-        self, patches: Sequence[np.ndarray], arrays: Mapping[str, Sequence[np.ndarray]]
-    ) -> None:
-        self._patches = list(patches)
-        self._arrays = {
-            name: [torch.from_numpy(np.array(part)) for part in parts]
-            for name, parts in arrays.items()
-        }
-
-    def __len__(self) -> int:
-        return len(self._patches)
-
-    def __getitem__(self, sections: Sequence[int]) -> dict[str, Tensor]:
-        """The one section asked for: ``patches`` as (n, 3, height, width) uint8, and the arrays."""
-        (section,) = sections
-        batch = {name: parts[section] for name, parts in self._arrays.items()}
-        images = torch.from_numpy(np.array(self._patches[section]))
-        batch["patches"] = images.permute(0, 3, 1, 2).contiguous()
-        return batch
-
-
-class ShuffledBatches(Sampler[list[int]]):
-    """Batches in an order that follows from seed and epoch alone, so that a resumed fit agrees.
-
-    The last, smaller batch is kept unless it holds fewer than `smallest` items.
-    """
-
-    def __init__(self, items: int, batch_size: int, seed: int, smallest: int = 2) -> None:
-        self.items, self.batch_size, self.seed, self.epoch = items, batch_size, seed, 0
-        self.smallest = smallest
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self._bounds())
-
-    def _bounds(self) -> Iterator[tuple[int, int]]:
-        for start in range(0, self.items, self.batch_size):
-            stop = min(start + self.batch_size, self.items)
-            if stop - start >= self.smallest:
-                yield start, stop
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.items).tolist()
-        for start, stop in self._bounds():
-            yield order[start:stop]
-
-
-def spot_loader(dataset: SpotDataset, batch_size: int, seed: int) -> DataLoader[dict[str, Tensor]]:
-    """Loader of shuffled batches for :func:`train`."""
-    sampler = ShuffledBatches(len(dataset), batch_size, seed)
-    return DataLoader(dataset, sampler=sampler, batch_size=None)
-
-
-def section_loader(dataset: SectionDataset, seed: int) -> DataLoader[dict[str, Tensor]]:
-    """Loader of one section a batch, in random order, for :func:`train`."""
-    sampler = ShuffledBatches(len(dataset), 1, seed, smallest=1)
-    return DataLoader(dataset, sampler=sampler, batch_size=None)
 
 
 def seed_batch(seed: int, epoch: int, batch: int) -> None:
@@ -260,7 +148,6 @@ def train(
     context: Context,
     validation: DataLoader[Any] | None = None,
     patience: int | None = None,
-    precision: str | None = None,
     ready: Callable[[], None] | None = None,
 ) -> None:
     """Train `module` in place.
@@ -282,8 +169,6 @@ def train(
     validation, patience
         Batches of the validation sections; stop after `patience` epochs without a lower
         ``val_loss`` and keep the best weights.
-    precision
-        As Lightning names it; the context's where None.
     ready
         What is left to do before the method can predict with the weights as they are, such as
         embedding a retrieval bank; called before an inspector looks.
@@ -297,6 +182,7 @@ def train(
     """
     if patience is not None and validation is None:
         raise ConfigError("early stopping needs validation sections; this fold has none")
+    place(module, context)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         # Advice on worker processes and loggers does not apply: batches come from memory.
@@ -321,7 +207,6 @@ def train(
         trainer = pl.Trainer(
             accelerator={"cuda": "gpu"}.get(context.device, context.device),
             devices=1,
-            precision=precision or context.precision,  # type: ignore[arg-type]
             max_epochs=epochs,
             callbacks=callbacks,
             logger=False,
@@ -332,11 +217,14 @@ def train(
             default_root_dir=scratch,
         )
         resume = _usable(checkpoint, context)
+        watched = None
+        if patience is not None and validation is not None:
+            watched = on_device(validation, context.device)
         try:
             trainer.fit(
                 module,
-                loader,
-                validation if patience is not None else None,
+                on_device(loader, context.device),
+                watched,
                 ckpt_path=resume,
                 weights_only=True,
             )
@@ -346,6 +234,8 @@ def train(
         if best is not None and best.best_model_path:
             state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
             module.load_state_dict(state["state_dict"])
+    # Predicting asks for its precision by itself: a method that is loaded must not differ.
+    unplace(module)
     _warn_at_chance(context)
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bench import training
+from bench.blocks.images import image_encoder
 from bench.errors import ConfigError, TrainingError
 from bench.method import Context
-from bench.training import ShuffledBatches, SpotDataset, spot_loader, train
+from bench.training import ShuffledBatches, SpotDataset, batches, fitting, spot_loader, train
 
 EPOCHS = 5
 
@@ -138,7 +138,7 @@ def test_fit_follows_from_the_seed(loader, straight, tmp_path):
 
 @pytest.mark.parametrize("epochs", [1, 2, 4])
 def test_resumed_fit_ends_as_an_uninterrupted_one(loader, straight, tmp_path, monkeypatch, epochs):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
     scratch = tmp_path / "scratch"
     # The epoch in which the fit stops has been trained, but no checkpoint has been written of it.
     with pytest.raises(Stop):
@@ -160,7 +160,7 @@ def test_resumed_fit_ends_as_an_uninterrupted_one(loader, straight, tmp_path, mo
 
 
 def test_fit_may_be_interrupted_twice(loader, straight, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
     scratch = tmp_path / "scratch"
     for epoch in (2, 4):
         context = Context(seed=3, scratch=scratch, progress=stop_after(epoch))
@@ -179,7 +179,7 @@ def test_no_checkpoint_before_its_time(loader, tmp_path):
 
 def test_fit_without_a_scratch_folder_writes_nothing(loader, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
     train(Tiny(), loader(), epochs=2, context=Context())
     assert list(tmp_path.iterdir()) == []
 
@@ -188,7 +188,7 @@ def test_fit_without_a_scratch_folder_writes_nothing(loader, tmp_path, monkeypat
 def test_damaged_checkpoint_starts_again_with_a_note(
     loader, straight, tmp_path, monkeypatch, damage
 ):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
     scratch = tmp_path / "scratch"
     context = Context(seed=3, scratch=scratch, progress=stop_after(3))
     with pytest.raises(Stop):
@@ -257,7 +257,7 @@ def test_diverged_loss_ends_the_fit(loader):
 
 
 def test_diverged_fit_does_not_go_on_from_its_checkpoint_for_ever(loader, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
 
     class Diverging(Tiny):
         broken = True
@@ -388,7 +388,7 @@ def test_best_weights_without_a_scratch_folder(loader, tmp_path, monkeypatch):
 def test_resumed_early_stopping_ends_as_an_uninterrupted_one(
     loader, tmp_path, monkeypatch, stopped
 ):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
     losses = [3.0, 1.0, 2.0, 2.5, 0.1]
     options = {"epochs": 5, "validation": loader(), "patience": 2}
     straight, told = Scripted(losses), Context(seed=3, scratch=tmp_path / "straight")
@@ -506,3 +506,44 @@ def test_every_epoch_of_a_fit_has_an_order_of_its_own():
     train(Looking(), loader, epochs=3, context=Context())
     assert all(sorted(order) == list(range(20)) for order in seen.values())
     assert len({tuple(order) for order in seen.values()}) == 3
+
+
+# ------------------------------------------------------------------------ where batches lie
+
+
+def moved(loader, device):
+    loader.dataset.to(device)
+    return loader
+
+
+@pytest.mark.parametrize("feeding", [batches._Fed, moved])
+def test_a_fit_is_the_same_however_its_batches_come(loader, straight, monkeypatch, feeding):
+    monkeypatch.setattr(fitting, "on_device", feeding)
+    module = Tiny()
+    train(module, loader(), epochs=EPOCHS, context=Context(seed=3))
+    assert_same_weights(weights(module), straight[0])
+
+
+class WithEncoder(Tiny):
+    """Regression through an image encoder; notes the precision that it trains in."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(image_encoder("test_resnet", "none"), nn.LazyLinear(1))
+        self.precisions = set()
+
+    def training_step(self, batch):
+        self.precisions.add(self.network[0].bf16)
+        return super().training_step(batch)
+
+
+@pytest.mark.parametrize(("precision", "reduced"), [("float32", False), ("bf16", True)])
+def test_precision_is_that_of_the_context_while_training_alone(precision, reduced):
+    patches = [np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)]
+    made = SpotDataset(patches, {"value": [np.zeros(8, dtype=np.float32)]})
+    module = WithEncoder()
+    module.loss(made[[0, 1]])
+    train(module, spot_loader(made, 4, 0), epochs=1, context=Context(precision=precision))
+    assert module.precisions == {reduced}
+    assert not module.network[0].bf16
+    assert all(value.is_contiguous() for value in module.network.parameters())
