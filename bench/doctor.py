@@ -65,7 +65,7 @@ def _torch() -> Finding:
         import torch
         import torchvision
 
-        from bench.execute.environment import available_devices
+        from bench.execute.environment import available_devices, has_bf16
     except Exception as error:  # noqa: BLE001 - a broken install can fail in any way; that is the finding
         return Finding(
             "torch",
@@ -74,7 +74,7 @@ def _torch() -> Finding:
             "torch and torchvision must be built for each other; install again with"
             " pip install -c constraints.txt torch torchvision",
         )
-    devices = ", ".join(available_devices())
+    devices = ", ".join(f"{d} (bf16)" if has_bf16(d) else d for d in available_devices())
     found = f"torch {torch.__version__}, torchvision {torchvision.__version__}, devices {devices},"
     return Finding("torch", f"{found} {torch.get_num_threads()} threads", True)
 

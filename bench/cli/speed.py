@@ -144,6 +144,9 @@ def speed_command(
     ):
         if rows:
             print_rows(title, rows)
+    if found["retrieval"] is not None:
+        largest = found["retrieval"]["largest_difference"]
+        typer.echo(f"retrieval: predictions differ from the loop's by {largest:.1e} at most")
     for one in found["methods"]:
         for note in one["notes"]:
             typer.echo(f"{one['method']}: {note}")

@@ -27,6 +27,9 @@ PACKAGES = (
 )
 """Packages whose version is part of a run's key."""
 
+PRECISIONS = ("auto", "bf16", "float32")
+"""What a user may ask image encoders to compute in."""
+
 
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that can change numbers."""
@@ -77,6 +80,18 @@ def choose_device(asked: str) -> str:
     return asked
 
 
+def check_precision(asked: str) -> None:
+    """Refuse what :func:`choose_precision` does not know.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such precision.
+    """
+    if asked not in PRECISIONS:
+        raise UnknownNameError("precision", asked, PRECISIONS)
+
+
 def choose_precision(asked: str, device: str) -> Precision:
     """Precision by name; ``auto`` takes ``bf16`` where the device has arithmetic for it.
 
@@ -85,11 +100,8 @@ def choose_precision(asked: str, device: str) -> Precision:
     UnknownNameError
         There is no such precision.
     """
-    if asked == "bf16" or (asked == "auto" and has_bf16(device)):
-        return "bf16"
-    if asked not in {"auto", "float32"}:
-        raise UnknownNameError("precision", asked, {"auto", "bf16", "float32"})
-    return "float32"
+    check_precision(asked)
+    return "bf16" if asked == "bf16" or (asked == "auto" and has_bf16(device)) else "float32"
 
 
 def has_bf16(device: str) -> bool:

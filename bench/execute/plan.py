@@ -20,7 +20,13 @@ from bench.execute.entrants import (
     released_entrant,
     tuned_entrant,
 )
-from bench.execute.environment import PACKAGE, choose_device, git_commit, package_versions
+from bench.execute.environment import (
+    PACKAGE,
+    check_precision,
+    choose_device,
+    git_commit,
+    package_versions,
+)
 from bench.files import cache_folder, canonical_hash, file_hash, source_hash
 from bench.protocol.audit import Finding, audit, check_audit, read_findings, write_findings
 from bench.protocol.folds import Folds, SectionFacts, make_folds, read_folds, write_folds
@@ -125,6 +131,7 @@ def make_plan(request: Request) -> Plan:
         protocol = with_panel(protocol, request.panel, card.panels)
     entrants = _entrants(request, card.name)
     device = choose_device(request.device)
+    check_precision(request.precision)
     check_writable(request.results)
 
     images = any(e.method is not None and method_class(e.method).needs_image for e in entrants)

@@ -22,7 +22,7 @@ from bench.data.images.patches import patch_edge
 from bench.data.views import Slide
 from bench.errors import BenchError
 from bench.speed.steps import Batch
-from bench.training import SpotDataset
+from bench.training import SectionDataset, SpotDataset
 
 _QUARTER_TURNS = (
     None,
@@ -71,19 +71,15 @@ def image_change(augment: str | bool) -> Callable[[Image.Image], Image.Image]:
     return turned
 
 
-class ReferenceSpots(Dataset[dict[str, Tensor]]):
-    """Spots whose patches are cropped one at a time.
+class ReferencePatches:
+    """Patches of sections, cropped one at a time.
 
     Parameters
     ----------
     sections
-        Where they lie, in the order of the arrays' rows.
-    arrays
-        What else belongs to a spot, by name.
+        Where they lie.
     patch_size, input_size
         Settings of the method: edge of the crop, and edge after resampling.
-    augment
-        Random change; see :func:`image_change`.
 
     Raises
     ------
@@ -94,18 +90,12 @@ class ReferenceSpots(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(
-        self,
-        sections: Sequence[Slide],
-        arrays: Mapping[str, Tensor],
-        patch_size: int | str | None,
-        input_size: int | None,
-        augment: str | bool,
+        self, sections: Sequence[Slide], patch_size: int | str | None, input_size: int | None
     ) -> None:
-        self._arrays = {name: values.cpu() for name, values in arrays.items()}
-        self._change = image_change(augment)
         self._images: list[Image.Image] = []
-        self._spots: list[tuple[int, int, int, int]] = []
-        for number, section in enumerate(sections):
+        self.corners: list[list[tuple[int, int]]] = []
+        self._edges: list[int] = []
+        for section in sections:
             source = section.patch_source
             if source is None or source.image_scale != 1:
                 raise NoReferenceError(
@@ -116,30 +106,82 @@ class ReferenceSpots(Dataset[dict[str, Tensor]]):
             with open_image(source.image, source.max_image_pixels) as image:
                 self._images.append(image.convert("RGB"))
             corners = np.floor(source.centres).astype(np.int64) - edge // 2
-            self._spots += [(number, x, y, edge) for x, y in corners.tolist()]
+            self.corners.append([(x, y) for x, y in corners.tolist()])
+            self._edges.append(edge)
         self._input_size = input_size
         if input_size is None and isinstance(patch_size, str):
             self._input_size = sections[0].patch_pixels
+
+    def crop(self, section: int, spot: int) -> Image.Image:
+        """Patch of one spot of a section, both by number."""
+        (x, y), edge = self.corners[section][spot], self._edges[section]
+        patch = self._images[section].crop((x, y, x + edge, y + edge))
+        side = self._input_size or edge
+        return patch if side == edge else patch.resize((side, side), Image.Resampling.BOX)
+
+
+class ReferenceSpots(Dataset[dict[str, Tensor]]):
+    """Spots whose patches are cropped and changed at random one at a time.
+
+    Parameters
+    ----------
+    patches
+        Where they come from.
+    arrays
+        What else belongs to a spot, by name, section after section.
+    augment
+        Random change; see :func:`image_change`.
+    """
+
+    def __init__(
+        self, patches: ReferencePatches, arrays: Mapping[str, Tensor], augment: str | bool
+    ) -> None:
+        self._patches = patches
+        self._arrays = {name: values.cpu() for name, values in arrays.items()}
+        self._change = image_change(augment)
+        self._spots = [(s, i) for s, part in enumerate(patches.corners) for i in range(len(part))]
 
     def __len__(self) -> int:
         return len(self._spots)
 
     def __getitem__(self, spot: int) -> dict[str, Tensor]:
         """One spot: ``patches`` as (3, height, width) uint8, and the named values."""
-        section, x, y, edge = self._spots[spot]
-        patch = self._images[section].crop((x, y, x + edge, y + edge))
-        if self._input_size not in {None, edge}:
-            side = int(self._input_size or edge)
-            patch = patch.resize((side, side), Image.Resampling.BOX)
-        pixels = torch.from_numpy(np.array(self._change(patch)))
         values = {name: value[spot] for name, value in self._arrays.items()}
-        return {**values, "patches": pixels.permute(2, 0, 1).contiguous()}
+        return {**values, "patches": _pixels(self._change(self._patches.crop(*self._spots[spot])))}
+
+
+class ReferenceSections(Dataset[dict[str, Tensor]]):
+    """Whole sections whose patches are cropped one at a time, each time anew.
+
+    Parameters
+    ----------
+    patches
+        Where they come from.
+    arrays
+        What else belongs to the spots, by name, one array a section.
+    """
+
+    def __init__(self, patches: ReferencePatches, arrays: Mapping[str, Sequence[Tensor]]) -> None:
+        self._patches, self._arrays = patches, arrays
+
+    def __len__(self) -> int:
+        return len(self._patches.corners)
+
+    def __getitem__(self, section: int) -> dict[str, Tensor]:
+        """One section: ``patches`` as (n, 3, height, width) uint8, and the named values."""
+        spots = range(len(self._patches.corners[section]))
+        images = torch.stack([_pixels(self._patches.crop(section, spot)) for spot in spots])
+        return {**{name: parts[section] for name, parts in self._arrays.items()}, "patches": images}
+
+
+def _pixels(patch: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(patch)).permute(2, 0, 1).contiguous()
 
 
 def reference_batches(
     loader: DataLoader[Any], sections: Sequence[Slide], settings: Any, augment: str | bool | None
 ) -> Iterator[Batch]:
-    """Batches of the same spots in the same order as a method's own loader, without end.
+    """Batches of the same spots or sections in the same order as a method's own, without end.
 
     Parameters
     ----------
@@ -155,24 +197,33 @@ def reference_batches(
     Raises
     ------
     NoReferenceError
-        The method does not train on batches of spots, or not on images.
+        The method trains on other batches, or not on images.
     """
+    plain: ReferenceSpots | ReferenceSections
     dataset = loader.dataset
-    if not isinstance(dataset, SpotDataset) or len(dataset) != sum(map(len, sections)):
-        raise NoReferenceError("the plain loop feeds methods that train on batches of spots alone")
-    change = getattr(settings, "augment", None) if augment is None else augment
-    if change is None:
-        raise NoReferenceError("the plain loop feeds methods with a setting 'augment' alone")
-    spots = ReferenceSpots(
-        sections, dataset.arrays, settings.patch_size, settings.input_size, change
-    )
+    if isinstance(dataset, SpotDataset) and len(dataset) == sum(map(len, sections)):
+        change = getattr(settings, "augment", None) if augment is None else augment
+        if change is None:
+            raise NoReferenceError("the plain loop feeds spots with a setting 'augment' alone")
+        patches = ReferencePatches(sections, settings.patch_size, settings.input_size)
+        plain = ReferenceSpots(patches, dataset.arrays, change)
+    elif isinstance(dataset, SectionDataset) and len(dataset) == len(sections):
+        patches = ReferencePatches(sections, settings.patch_size, settings.input_size)
+        plain = ReferenceSections(patches, dataset.arrays)
+    else:
+        raise NoReferenceError("the plain loop feeds batches of spots, or sections, alone")
     sampler: Any = loader.sampler
 
     def batches() -> Iterator[Batch]:
         epoch = 0
         while True:
             sampler.set_epoch(epoch)
-            yield from DataLoader(spots, batch_sampler=list(sampler), num_workers=0)
+            order = list(sampler)
+            if isinstance(plain, ReferenceSpots):
+                yield from DataLoader(plain, batch_sampler=order, num_workers=0)
+            else:
+                alone = [section for (section,) in order]
+                yield from DataLoader(plain, sampler=alone, batch_size=None, num_workers=0)
             epoch += 1
 
     return batches()

@@ -99,6 +99,11 @@ class SectionDataset(Dataset[dict[str, Tensor]]):
             for name, parts in arrays.items()
         }
 
+    @property
+    def arrays(self) -> Mapping[str, Sequence[Tensor]]:
+        """The named values, one tensor a section."""
+        return self._arrays
+
     def __len__(self) -> int:
         return len(self._patches)
 

@@ -278,9 +278,9 @@ def test_interrupt_tells_how_to_resume(slow, signals, bench_process, plugins, re
 def test_interrupt_while_a_network_trains(options, results, tmp_path):
     program = tmp_path / "checkpoint_every_epoch.py"
     program.write_text(
-        "import torch, bench.training\n"
+        "import torch, bench.training.fitting\n"
         "torch.set_num_threads(1)\n"
-        "bench.training.CHECKPOINT_SECONDS = 0.0\n"
+        "bench.training.fitting.CHECKPOINT_SECONDS = 0.0\n"
         "from bench.cli import main\n"
         "main()\n"
     )
@@ -314,7 +314,7 @@ def test_interrupted_network_ends_as_an_uninterrupted_one(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("bench.training.CHECKPOINT_SECONDS", 0.0)
+        patch.setattr("bench.training.fitting.CHECKPOINT_SECONDS", 0.0)
         patch.setattr("bench.progress.TerminalWatcher.job_progress", press)
         assert bench(*call, results).status == 130
     assert list(results.rglob("training.ckpt"))

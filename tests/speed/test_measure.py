@@ -55,14 +55,14 @@ def test_reduced_precision_trains(fold):
     assert found["training"]["ceiling"]["images_per_second"]["median"] > 0
 
 
-def test_a_method_of_whole_sections_has_no_plain_loop(fold):
+def test_a_method_of_whole_sections_is_measured_beside_the_plain_loop(fold):
     changes = {"dim": 16, "layers": 1, "heads": 2, "head_dim": 4, "hidden": 8, "patch_size": EDGE}
     kind = method_class("histogene")
     changes = {k: v for k, v in changes.items() if k in kind.Config.model_fields}
-    found, _ = measured(fold, "histogene", changes, repeats=1, steps=1)
-    assert "reference" not in found["training"]
-    assert len(found["notes"]) == 1
-    assert found["notes"][0].startswith("no plain loop:")
+    found, _ = measured(fold, "histogene", changes, repeats=2, steps=1, trajectory=6)
+    assert found["notes"] == []
+    assert found["training"]["reference"]["images_per_second"]["median"] > 0
+    assert found["trajectory"]["largest_difference"] <= 1e-6
 
 
 def test_a_method_without_a_network_has_no_training_and_no_ceiling(fold):
@@ -132,12 +132,16 @@ def test_the_loop_and_the_harness_retrieve_the_same():
     found = measure_retrieval(size, "cpu", 2, lambda what: None)
     assert found["largest_difference"] <= 1e-5
     assert found["size"]["keys"] == 200
-    loop = found["loop"]
-    assert loop["measured_on"] == 10
-    assert loop["seconds_for_all_queries_extrapolated"] == pytest.approx(
-        60 / loop["queries_per_second"]["median"]
-    )
-    assert len(found["ratio"]["all"]) == 2
+    assert found["measured_on"] == 10
+    for name, ratio in (("loop", "ratio"), ("after_one_product", "ratio_to_after_one_product")):
+        np.testing.assert_allclose(
+            found[ratio]["all"],
+            np.divide(
+                found["harness"]["queries_per_second"]["all"],
+                found[name]["queries_per_second"]["all"],
+            ),
+        )
+        assert len(found[ratio]["all"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from bench.speed.fold import SpeedFold
 from bench.speed.measure import SpeedRequest, loss_trajectories
 from bench.speed.reference import (
     NoReferenceError,
+    ReferencePatches,
+    ReferenceSections,
     ReferenceSpots,
     image_change,
     reference_batches,
@@ -62,12 +64,13 @@ def test_the_plain_loop_crops_the_same_patches_also_beyond_the_border(fold):
     centres[:2] = [[3.7, 4.2], [9 * EDGE - 0.1, 100.0]]
     source = type(source)(source.image, source.image_hash, source.max_image_pixels, centres)
     section = type(section)(**{**vars(section), "patch_source": source})
-    spots = ReferenceSpots([section], {}, EDGE, None, augment=False)
+    patches = ReferencePatches([section], EDGE, None)
+    spots = ReferenceSpots(patches, {}, augment=False)
     cropped = torch.stack([spots[spot]["patches"] for spot in range(len(spots))])
     np.testing.assert_array_equal(cropped.permute(0, 2, 3, 1), section.patches(EDGE))
     assert (cropped[0, :, 0, 0] == 0).all()
-    halved = ReferenceSpots([section], {}, EDGE, EDGE // 2, augment=False)[2]["patches"]
-    assert halved.shape == (3, EDGE // 2, EDGE // 2)
+    assert torch.equal(ReferenceSections(patches, {})[0]["patches"], cropped)
+    assert ReferencePatches([section], EDGE, EDGE // 2).crop(0, 2).size == (EDGE // 2,) * 2
 
 
 def test_the_plain_loop_refuses_what_it_cannot_feed(fold):
@@ -82,7 +85,7 @@ def test_the_plain_loop_refuses_what_it_cannot_feed(fold):
         reference_batches(loader, sections, config, "blur")
     missing = type(sections[0])(**{**vars(sections[0]), "patch_source": None})
     with pytest.raises(NoReferenceError, match="whole images"):
-        ReferenceSpots([missing], {}, EDGE, None, augment=False)
+        ReferencePatches([missing], EDGE, None)
 
 
 def test_random_changes_of_single_images_are_those_that_are_released():
@@ -154,7 +157,7 @@ def test_an_image_that_cannot_be_read_is_named(fold, tmp_path):
     source = type(section.patch_source)(broken, "sha256:0", 10**6, section.spatial)
     section = type(section)(**{**vars(section), "patch_source": source})
     with pytest.raises(DataError, match=r"broken\.png"):
-        ReferenceSpots([section], {}, EDGE, None, augment=False)
+        ReferencePatches([section], EDGE, None)
 
 
 def test_a_made_up_fold_has_the_shapes_that_were_asked_for(fold):
