@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
+from torch.nn import functional as F
+
+_SPOTS_AT_ONCE = 1000
+# Distances of the search tree and of the sorting may round apart.
+_ROUNDING = 1 + 1e-9
 
 
 def neighbour_edges(
@@ -28,15 +34,24 @@ def neighbour_edges(
     (2, edges) int64: spot, and its neighbour; ordered by spot
     """
     position = np.asarray(array_xy, dtype=np.float64)
+    count = min(neighbours, len(position) - 1)
+    tree = cKDTree(position)
     found = []
-    for spot, centre in enumerate(position):
-        distance = np.sqrt(((position - centre) ** 2).sum(axis=1))
-        distance[spot] = np.inf
-        nearest = np.argsort(distance, kind="stable")[: min(neighbours, len(position) - 1)]
-        if radius is not None:
-            nearest = nearest[distance[nearest] <= radius]
-        found.append(np.stack([np.full(len(nearest), spot), nearest]))
-    return np.concatenate(found, axis=1).astype(np.int64)
+    for start in range(0, len(position), _SPOTS_AT_ONCE):
+        centres = position[start : start + _SPOTS_AT_ONCE]
+        # Nearest to a spot is itself, so the last of its neighbours is one further on.
+        reach = tree.query(centres, k=[count + 1])[0][:, 0]
+        near = tree.query_ball_point(centres, reach * _ROUNDING)
+        spot = np.repeat(np.arange(start, start + len(centres)), [len(others) for others in near])
+        other = np.concatenate(near).astype(np.int64)
+        distance = np.sqrt(((position[other] - position[spot]) ** 2).sum(axis=1))
+        allowed = (spot != other) & (distance <= (np.inf if radius is None else radius))
+        spot, other, distance = spot[allowed], other[allowed], distance[allowed]
+        order = np.lexsort((other, distance, spot))
+        spot, other = spot[order], other[order]
+        first = np.arange(len(spot)) - np.searchsorted(spot, spot) < count
+        found.append(np.stack([spot[first], other[first]]))
+    return np.concatenate(found, axis=1)
 
 
 def neighbour_mean(values: Tensor, edges: Tensor) -> Tensor:
@@ -45,37 +60,40 @@ def neighbour_mean(values: Tensor, edges: Tensor) -> Tensor:
     Parameters
     ----------
     values : (spots, width)
-    edges : (2, edges) int64, see :func:`neighbour_edges`
+    edges : (2, edges) int64, ordered by spot as :func:`neighbour_edges` gives them
 
     Returns
     -------
     (spots, width)
     """
-    spot, neighbour = edges
-    degree = torch.zeros(len(values), dtype=values.dtype, device=values.device)
-    degree = degree.index_add(0, spot, torch.ones_like(spot, dtype=values.dtype))
-    total = torch.zeros_like(values).index_add(0, spot, values[neighbour])
-    alone = (degree == 0)[:, None]
-    return torch.where(alone, values, total / degree.clamp_min(1)[:, None])
+    total, degree = _neighbour_sum(values, edges)
+    return torch.where(degree == 0, values, total / degree.clamp_min(1))
 
 
-def dense_neighbour_mean(values: Tensor, edges: Tensor) -> Tensor:
-    """Mean over each spot's neighbours by a product with the whole adjacency matrix.
+def neighbour_mean_as_released(values: Tensor, edges: Tensor) -> Tensor:
+    """Mean over each spot's neighbours as a product with the whole adjacency matrix gives it.
 
-    Equal to :func:`neighbour_mean` while every spot has a neighbour. The row of a spot without
-    any is 0 / 0, so its mean is NaN, and where such values come in, every spot's mean is NaN:
-    what released networks of the field do.
+    Equal to :func:`neighbour_mean` while every spot has a neighbour and all values are finite.
+    The matrix has the row 0 / 0 for a spot without any neighbour: its mean is NaN. As zero times
+    NaN is NaN, one value that is not finite makes the means of all spots NaN, and one such row
+    the gradients of all. So do released networks of the field; the matrix itself is not built.
 
     Parameters
     ----------
     values : (spots, width)
-    edges : (2, edges) int64, see :func:`neighbour_edges`
+    edges : (2, edges) int64, ordered by spot as :func:`neighbour_edges` gives them
 
     Returns
     -------
     (spots, width)
     """
+    total, degree = _neighbour_sum(values, edges)
+    return total / degree + degree / degree * (0 * values).sum(dim=0)
+
+
+def _neighbour_sum(values: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+    """(spots, width) sums over neighbours, on CUDA too in a fixed order; (spots, 1) degrees."""
     spot, neighbour = edges
-    adjacency = torch.zeros(len(values), len(values), dtype=values.dtype, device=values.device)
-    adjacency[spot, neighbour] = 1
-    return (adjacency / adjacency.sum(dim=1, keepdim=True)) @ values
+    bounds = torch.searchsorted(spot, torch.arange(len(values) + 1, device=values.device))
+    total = F.embedding_bag(neighbour, values, bounds, mode="sum", include_last_offset=True)
+    return total, bounds.diff()[:, None].to(values.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,6 @@ from bench.files import one_line
 
 Pixels = Literal["rgb01", "bgr255", "imagenet"]
 RawPixels = Literal["raw255", "rgb01"]
-Augmentation = Literal["none", "jitter_flip_rotate", "quarter_turns"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -190,40 +189,6 @@ def x_first(patches: Tensor, pixels: RawPixels) -> Tensor:
     """
     images = patches.transpose(2, 3).contiguous().float()
     return images if pixels == "raw255" else images / 255
-
-
-def augmentation(kind: Augmentation) -> Callable[[Tensor], Tensor]:
-    """Random change of a batch of patches, drawn anew for each patch from torch's generator.
-
-    ``jitter_flip_rotate``: brightness, contrast and saturation within 50 %, horizontal flip,
-    rotation by any angle with black corners. ``quarter_turns``: flips both ways and rotation
-    by a multiple of 90 degrees.
-
-    Returns
-    -------
-    callable
-        (n, 3, height, width) uint8 to the same.
-    """
-    from torchvision.transforms import v2
-
-    if kind == "none":
-        return lambda patches: patches
-    if kind == "jitter_flip_rotate":
-        change: Callable[[Tensor], Tensor] = v2.Compose(
-            [
-                v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5),
-                v2.RandomHorizontalFlip(),
-                v2.RandomRotation(180),
-            ]
-        )
-    else:
-        flips = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()])
-
-        def change(patch: Tensor) -> Tensor:
-            turns = int(torch.randint(4, ()))
-            return torch.rot90(flips(patch), turns, dims=(-2, -1))
-
-    return lambda patches: torch.stack([change(patch) for patch in patches])
 
 
 def one_edge(method: str, patch_size: PatchSize, input_size: int | None) -> int:

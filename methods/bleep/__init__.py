@@ -248,7 +248,8 @@ class Bleep(Method):
     def _embed_images(self, slide: Slide, context: Context) -> Tensor:
         import torch
 
-        from bench.blocks.images import augmentation, image_batches, to_network_scale
+        from bench.blocks.augment import augmentation
+        from bench.blocks.images import image_batches, to_network_scale
         from bench.blocks.precision import place
 
         # Seeded slide by slide: what is drawn for one must not depend on those before it.

@@ -9,7 +9,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from bench.blocks.images import augmentation, to_network_scale
+from bench.blocks.augment import augmentation
+from bench.blocks.images import to_network_scale
 from bench.methods.bleep.network import soft_target_loss
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bench.api import DataError
 from bench.blocks.attention import AttentionBlock
-from bench.blocks.graph import dense_neighbour_mean, neighbour_mean
+from bench.blocks.graph import neighbour_mean, neighbour_mean_as_released
 from bench.blocks.weights import Released, load_exactly, numbered, released_tensors, tensor_size
 
 _NARROWING = 8
@@ -112,9 +112,9 @@ class SpotEncoder(nn.Module):
         # On a CPU depthwise convolutions are several times faster in this order of memory.
         return self.down(self.layer1(maps.contiguous(memory_format=torch.channels_last)))
 
-    def graph(self, spots: Tensor, edges: Tensor, *, dense: bool) -> Tensor:
+    def graph(self, spots: Tensor, edges: Tensor, *, as_released: bool) -> Tensor:
         """(n, dim) to the outputs of all graph layers, (graph layers, n, dim)."""
-        mean = dense_neighbour_mean if dense else neighbour_mean
+        mean = neighbour_mean_as_released if as_released else neighbour_mean
         outputs = []
         for layer in self.layer3:
             spots = layer(mean(spots, edges))
@@ -282,7 +282,7 @@ class Hist2STNetwork(nn.Module):
         encoder = self._encoder
         spots = embedded + self.x_embed(position[:, 0]) + self.y_embed(position[:, 1])
         spots = encoder.layer2(spots[None])[0]
-        return encoder.join(encoder.graph(spots, edges, dense=self.as_released))
+        return encoder.join(encoder.graph(spots, edges, as_released=self.as_released))
 
     def forward(self, images: Tensor, position: Tensor, edges: Tensor) -> Tensor:
         """(n, 3, edge, edge) images of a section, positions and graph to (n, dim) features."""

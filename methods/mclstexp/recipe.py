@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bench.blocks.attention import symmetric_contrastive_loss
-from bench.blocks.images import augmentation, to_network_scale
+from bench.blocks.augment import augmentation
+from bench.blocks.images import to_network_scale
 
 if TYPE_CHECKING:
     from bench.methods.mclstexp import MclSTExpConfig

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.blocks.images import augmentation
+from bench.blocks.augment import augmentation
 from bench.methods.stnet.network import standardise, summed_loss
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.blocks.graph import dense_neighbour_mean, neighbour_edges, neighbour_mean
+from bench.blocks.graph import neighbour_edges, neighbour_mean, neighbour_mean_as_released
 from tests.golden_case import GoldenCase
 
 
@@ -57,6 +57,47 @@ def test_spots_at_one_place_are_neighbours_but_none_is_its_own():
     assert edges.tolist() == [[0, 0, 1, 1, 2, 2], [1, 2, 0, 2, 0, 1]]
 
 
+def edges_by_sorting_all(position, neighbours, radius):
+    found = []
+    for spot, centre in enumerate(position):
+        distance = np.sqrt(((position - centre) ** 2).sum(axis=1))
+        distance[spot] = np.inf
+        nearest = np.argsort(distance, kind="stable")[: min(neighbours, len(position) - 1)]
+        found += [(spot, other) for other in nearest if radius is None or distance[other] <= radius]
+    return np.array(found, dtype=np.int64).reshape(-1, 2).T
+
+
+def square(rows):
+    """A full square grid in a random order."""
+    grid = np.stack(np.meshgrid(np.arange(rows), np.arange(rows)), axis=-1).reshape(-1, 2)
+    return np.random.default_rng(1).permutation(grid)
+
+
+LAYOUTS = {
+    "square": square(13),
+    "square_more_than_one_part": square(34),
+    "hexagonal": square(13) * [2, 1] + square(13)[:, 1:] % 2 * [1, 0],
+    "hexagonal_in_micrometres": square(13) @ np.array([[100.0, 0.0], [50.0, 50.0 * 3**0.5]]),
+    "many_at_one_place": np.random.default_rng(2).integers(0, 4, (120, 2)),
+    "all_at_one_place": np.ones((9, 2), dtype=np.int64),
+    "on_a_line": np.stack([np.arange(40), np.zeros(40, dtype=np.int64)], axis=1),
+    "continuous_far_from_zero": 1e5 + np.random.default_rng(3).normal(size=(90, 2)),
+    "fewer_than_neighbours": square(2),
+    "two": np.array([[0, 0], [3, 4]]),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("neighbours", [1, 4, 8])
+@pytest.mark.parametrize("radius", [None, 1.0, 2.0, 100.0])
+def test_edges_are_those_of_sorting_all_distances(layout, neighbours, radius):
+    position = LAYOUTS[layout].astype(np.float64)
+    edges = neighbour_edges(LAYOUTS[layout], neighbours, radius)
+    np.testing.assert_array_equal(edges, edges_by_sorting_all(position, neighbours, radius))
+    assert edges.dtype == np.int64
+    assert edges.flags.c_contiguous
+
+
 def test_one_spot_has_no_neighbour():
     edges = neighbour_edges(np.array([[3, 4]]), 4)
     assert edges.shape == (2, 0)
@@ -64,7 +105,7 @@ def test_one_spot_has_no_neighbour():
     torch.testing.assert_close(neighbour_mean(values, torch.from_numpy(edges)), values)
 
 
-@pytest.mark.parametrize("mean", [neighbour_mean, dense_neighbour_mean])
+@pytest.mark.parametrize("mean", [neighbour_mean, neighbour_mean_as_released])
 def test_the_mean_is_over_the_neighbours_alone(case, mean):
     position = positions(case)
     edges = neighbour_edges(position, 4)
@@ -78,10 +119,72 @@ def test_a_spot_without_neighbours_keeps_its_values_or_is_nan_as_released():
     edges = torch.tensor([[0, 1], [1, 0]])
     values = torch.tensor([[1.0], [2.0], [5.0]])
     torch.testing.assert_close(neighbour_mean(values, edges), torch.tensor([[2.0], [1.0], [5.0]]))
-    once = dense_neighbour_mean(values, edges)
+    once = neighbour_mean_as_released(values, edges)
     torch.testing.assert_close(once[:2], torch.tensor([[2.0], [1.0]]))
     assert once[2].isnan().all()
-    assert dense_neighbour_mean(once, edges).isnan().all(), "a matrix product spreads it to all"
+    assert neighbour_mean_as_released(once, edges).isnan().all(), "as a matrix product spreads it"
+
+
+def mean_by_the_whole_matrix(values, edges):
+    matrix = torch.zeros(len(values), len(values), dtype=values.dtype)
+    matrix[edges[0], edges[1]] = 1
+    return (matrix / matrix.sum(dim=1, keepdim=True)) @ values
+
+
+@pytest.mark.parametrize("radius", [None, 1.0], ids=["every_spot_has_some", "some_have_none"])
+@pytest.mark.parametrize("nan_in", ["nothing", "values", "gradient"])
+def test_as_released_equals_the_whole_matrix_with_its_gradient(radius, nan_in):
+    position = np.random.default_rng(0).integers(0, 12, (50, 2))
+    edges = torch.from_numpy(neighbour_edges(position, 4, radius))
+    assert (len(edges[0].unique()) < 50) == (radius is not None)
+    generator = torch.Generator().manual_seed(0)
+    values, gradient = torch.randn(2, 50, 6, generator=generator)
+    if nan_in != "nothing":
+        {"values": values, "gradient": gradient}[nan_in][7, 2] = torch.nan
+    results = []
+    for mean in (neighbour_mean_as_released, mean_by_the_whole_matrix):
+        leaf = values.clone().requires_grad_()
+        result = mean(leaf, edges)
+        result.backward(gradient)
+        results.append((result.detach(), leaf.grad))
+    (found, found_gradient), (wanted, wanted_gradient) = results
+    torch.testing.assert_close(found, wanted, equal_nan=True)
+    torch.testing.assert_close(found_gradient, wanted_gradient, equal_nan=True)
+
+
+def test_an_infinite_value_makes_the_means_of_all_spots_nan_as_released():
+    edges = torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]])
+    values = torch.tensor([[1.0, 1.0], [2.0, torch.inf], [5.0, 3.0], [4.0, 1.0]])
+    found = neighbour_mean_as_released(values, edges)
+    torch.testing.assert_close(found[:, 0], torch.tensor([2.0, 1.0, 4.0, 5.0]))
+    assert found[:, 1].isnan().all()
+
+
+@pytest.mark.parametrize("mean", [neighbour_mean, neighbour_mean_as_released])
+def test_nothing_is_kept_for_the_gradient_that_grows_with_the_square_of_the_spots(mean):
+    edges = torch.from_numpy(neighbour_edges(square(20), 4))
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    values = torch.randn(400, 2, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        mean(values, edges)
+    assert kept
+    assert max(kept) <= 4 * 400
+
+
+@pytest.mark.parametrize("mean", [neighbour_mean, neighbour_mean_as_released])
+def test_half_precision_is_kept(mean):
+    edges = torch.from_numpy(neighbour_edges(square(5), 4))
+    values = torch.randn(25, 8, dtype=torch.bfloat16, requires_grad=True)
+    found = mean(values, edges)
+    found.sum().backward()
+    assert found.dtype == torch.bfloat16
+    wanted = mean_by_the_whole_matrix(values.detach().float(), edges)
+    torch.testing.assert_close(found.float(), wanted, atol=0.03, rtol=0.03)
 
 
 def test_the_gradient_of_the_mean_is_finite_beside_a_spot_without_neighbours():

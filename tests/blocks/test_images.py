@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 from torchvision.models import densenet121
 
-from bench.blocks.images import augmentation, image_encoder, to_network_scale
+from bench.blocks.images import image_encoder, to_network_scale
 from bench.blocks.weights import read_tensors
 from bench.errors import ConfigError, DataError
 
@@ -155,29 +155,3 @@ def test_pixels_are_scaled_as_named():
     wanted = (np.array([0.0, 0.2, 1.0]) - mean) / std
     found = to_network_scale(patches, "imagenet").ravel().numpy()
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["jitter_flip_rotate", "quarter_turns"])
-def test_augmentation_differs_by_patch_and_follows_from_the_seed(kind):
-    torch.manual_seed(0)
-    patch = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
-    batch = patch.repeat(12, 1, 1, 1)
-    before = batch.clone()
-    change = augmentation(kind)
-    torch.manual_seed(1)
-    first = change(batch)
-    torch.manual_seed(1)
-    second = change(batch)
-    assert torch.equal(first, second)
-    assert torch.equal(batch, before)
-    assert first.shape == batch.shape
-    assert first.dtype == torch.uint8
-    assert len({part.numpy().tobytes() for part in first}) > 3
-    if kind == "quarter_turns":
-        values = torch.sort(patch.ravel()).values
-        assert all(torch.equal(torch.sort(part.ravel()).values, values) for part in first)
-
-
-def test_no_augmentation_changes_nothing():
-    batch = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    assert torch.equal(augmentation("none")(batch), batch)

@@ -237,7 +237,9 @@ def test_a_spots_own_patch_reaches_it_through_its_neighbours_alone(network):
     one_way = torch.tensor([[0, 1, 2, 3, 4], [2, 2, 0, 4, 3]])
     with torch.inference_mode():
         layers = [
-            network.vit["transformer"].graph(network.embed_patches(part), one_way, dense=False)
+            network.vit["transformer"].graph(
+                network.embed_patches(part), one_way, as_released=False
+            )
             for part in (images, other)
         ]
     changed = (layers[0] != layers[1]).any(dim=2)

@@ -68,7 +68,7 @@ def test_network_equals_the_released_one(case, network, pixels, batch):
     spots = embedded + network.x_embed(position[:, 0]) + network.y_embed(position[:, 1])
     attended = encoder.layer2(spots[None])
     case.assert_close("attention_output", attended)
-    layers = encoder.graph(attended[0], edges, dense=False)
+    layers = encoder.graph(attended[0], edges, as_released=False)
     for number, layer in enumerate(layers):
         case.assert_close(f"graph{number}", layer)
     case.assert_close("lstm_output", encoder.jknet[0](layers)[0])
