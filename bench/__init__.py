@@ -64,6 +64,7 @@ def run(
     seed: int = 0,
     device: str = "auto",
     precision: str = "auto",
+    compile: bool = False,  # noqa: A002 - named as the option and as torch has it
     data_root: str | Path | None = None,
     results: str | Path = "results",
     tracking: str | None = None,
@@ -109,6 +110,7 @@ def run(
             seed=seed,
             device=device,
             precision=precision,
+            compile=compile,
             data_root=Path(data_root) if data_root is not None else None,
             results=Path(results),
             force=force,

@@ -70,6 +70,8 @@ class Context:
         Trained parameters that never got a gradient, by name; the training helper fills it.
     precision
         Of image encoders, in training and prediction: ``float32`` or ``bf16``.
+    compile
+        Whether the training helper compiles image encoders where a fit is long enough.
     callbacks
         Lightning callbacks that watch the training beside those of the training helper.
     """
@@ -83,6 +85,7 @@ class Context:
     notes: list[str] = field(default_factory=list)
     idle_parameters: list[str] = field(default_factory=list)
     precision: Precision = "float32"
+    compile: bool = False
     callbacks: list[Any] = field(default_factory=list)
 
 

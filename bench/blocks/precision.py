@@ -25,10 +25,14 @@ class ImageModule(nn.Module):
         Whether it computes in bfloat16, by autocast: parameters stay float32.
     channels_last
         Whether it takes images in that layout, which convolutions are faster in.
+    compiled
+        Whether it is compiled when it is trained.
     """
 
     bf16: bool = False
     channels_last: bool = False
+    compiled: bool = False
+    _compiled: Callable[[Tensor], Tensor] | None = None
 
     def compute(self, part: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """``part(images)`` in this layout and precision, as the type of the parameters.
@@ -36,9 +40,12 @@ class ImageModule(nn.Module):
         Parameters
         ----------
         part
-            What to compute; it holds parameters of this module.
+            What to compute, the same at each call; it holds parameters of this module.
         images : (n, channels, height, width)
         """
+        if self.compiled and self.training:
+            self._compiled = self._compiled or _compiled(part)
+            part = self._compiled
         images = images.contiguous(memory_format=self._layout)
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             found = part(images)
@@ -69,10 +76,22 @@ def place(network: _Network, context: Context) -> _Network:
     return network
 
 
+def compile_training(network: nn.Module) -> None:
+    """Let the :class:`ImageModule` parts of a network be compiled when they are next trained."""
+    for part in _parts(network):
+        part.compiled = True
+
+
 def unplace(network: nn.Module) -> None:
-    """Take back the layout and precision of :func:`place`; the device stays."""
+    """Take back what :func:`place` and :func:`compile_training` did; the device stays."""
     for part in _parts(network):
         part._set(bf16=False, channels_last=False)
+        part.compiled, part._compiled = False, None
+
+
+def _compiled(part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    # As a function: a compiled module would stand among the parts that own the network's tensors.
+    return torch.compile(lambda images: part(images))
 
 
 def _parts(network: nn.Module) -> Iterator[ImageModule]:

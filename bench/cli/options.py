@@ -52,6 +52,12 @@ PrecisionOption = Annotated[
         "--precision", help="Of image encoders; auto takes bf16 where the device computes in it."
     ),
 ]
+CompileOption = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Compile image encoders (torch.compile) where a fit is long enough."
+    ),
+]
 MethodOption = Annotated[str, typer.Option("--method", "-m", help="Name of a method.")]
 FoldsOption = Annotated[
     str | None, typer.Option(help="Folds to run, such as 0,2.", show_default="all")

@@ -14,6 +14,7 @@ import typer
 from bench.cli.options import (
     FAILED,
     AliasesOption,
+    CompileOption,
     DataRootOption,
     DatasetOption,
     Device,
@@ -66,6 +67,7 @@ def run_command(
     seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
     device: DeviceOption = Device.auto,
     precision: PrecisionOption = Precision.auto,
+    compile_encoders: CompileOption = False,
     data_root: DataRootOption = None,
     results: ResultsOption = Path("results"),
     tracking: TrackingOption = None,
@@ -103,6 +105,7 @@ def run_command(
         results=results,
         force=force,
         oracles=not no_oracles,
+        compile=compile_encoders,
     )
     _carry_out(request, tracking, as_json)
 

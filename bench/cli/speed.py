@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.options import (
+    CompileOption,
     DataRootOption,
     Device,
     DeviceOption,
@@ -49,17 +50,22 @@ def speed_command(
         float, typer.Option(min=0, help="Begin no further round of a method's after so long.")
     ] = 120.0,
     precision: PrecisionOption = Precision.auto,
+    compile_encoders: CompileOption = False,
     image_size: Annotated[
         int | None,
         typer.Option(min=8, max=4096, help="Edge of a patch.", show_default="the method's"),
     ] = None,
     spots: Annotated[
         int | None,
-        typer.Option(min=4, help="Training spots.", show_default="32 batches at most"),
+        typer.Option(
+            min=4, help="Training spots.", show_default="32 batches at most, or 4 sections of 300"
+        ),
     ] = None,
     test_spots: Annotated[
         int | None,
-        typer.Option(min=1, help="Spots to predict.", show_default="16 on a CPU, 4096 on a GPU"),
+        typer.Option(
+            min=1, help="Spots to predict.", show_default="16 or 300 on a CPU, 4096 on a GPU"
+        ),
     ] = None,
     genes: Annotated[int, typer.Option(min=1, help="Panel of the synthetic fold.")] = 785,
     trajectory: Annotated[
@@ -110,6 +116,7 @@ def speed_command(
         repeats=repeats,
         seconds=seconds,
         precision=precision.value,
+        compile=compile_encoders,
         image_size=image_size,
         spots=spots,
         test_spots=test_spots,

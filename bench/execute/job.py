@@ -42,6 +42,7 @@ def run_fold(job: Job, progress: Progress | None = None) -> None:
         seed=job.seed,
         device=device_of(job),
         precision=precision_of(job),
+        compile=job.compile,
         scratch=folder.scratch,
     )
     if progress is not None:

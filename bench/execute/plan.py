@@ -60,6 +60,7 @@ class Request:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    compile: bool = False
     data_root: Path | None = None
     results: Path = Path("results")
     force: bool = False
@@ -81,6 +82,7 @@ class Job:
     seed: int
     device: str
     precision: str
+    compile: bool
     run: RunFolder
     twin: RunFolder | None = None
 
@@ -151,6 +153,7 @@ def make_plan(request: Request) -> Plan:
         "folds_hash": folds.hash,
         "seed": request.seed,
         "precision": request.precision,
+        "compile": request.compile,
         "packages": package_versions(),
     }
     commit, renamed = git_commit(), _aliases(dataset)
@@ -194,6 +197,7 @@ def make_plan(request: Request) -> Plan:
                 seed=request.seed,
                 device=device,
                 precision=request.precision,
+                compile=request.compile,
                 run=folder,
                 twin=folder_of(entrant.without_shuffling()) if entrant.shuffled else None,
             )

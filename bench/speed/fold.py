@@ -23,7 +23,8 @@ SYNTHETIC = "synthetic"
 
 _PATCHES_A_SIDE = 9
 _ARRAY_SIDE = 33
-_SECTIONS = 4
+SECTIONS = 4
+"""Training sections of the fold that is made up."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def synthetic_fold(
         Of the noise.
     """
     rng = np.random.default_rng(seed)
-    sizes = [len(part) for part in np.array_split(np.arange(spots), _SECTIONS)]
+    sizes = [len(part) for part in np.array_split(np.arange(spots), SECTIONS)]
     sections = [
         _section(folder, f"S{number}", size, genes, patch_pixels, rng)
         for number, size in enumerate((*sizes, test_spots))

@@ -63,6 +63,8 @@ class SpeedRequest:
         No further round of measurements begins after so long, in each of training and prediction.
     precision
         ``float32`` or ``bf16``, of image encoders; the plain loop stays in float32.
+    compile
+        Whether image encoders are compiled in training; in the plain loop they are not.
     reference
         Whether the plain loop is measured.
     trajectory
@@ -77,6 +79,7 @@ class SpeedRequest:
     repeats: int = 3
     seconds: float = 120.0
     precision: Precision = "float32"
+    compile: bool = False
     reference: bool = True
     trajectory: int = 0
     seed: int = 0
@@ -351,6 +354,7 @@ def _training(
 
     rounds = _Rounds(request, reference)
     context = request.context()
+    context.compile = request.compile
     context.callbacks.append(rounds)
     reset_peak_memory(request.device)
     method.fit(fold.training, context)

@@ -128,16 +128,18 @@ class ReferenceSpots(Dataset[dict[str, Tensor]]):
     patches
         Where they come from.
     arrays
-        What else belongs to a spot, by name, section after section.
+        What else belongs to the spots, by name, one array a section.
     augment
         Random change; see :func:`image_change`.
     """
 
     def __init__(
-        self, patches: ReferencePatches, arrays: Mapping[str, Tensor], augment: str | bool
+        self,
+        patches: ReferencePatches,
+        arrays: Mapping[str, Sequence[np.ndarray]],
+        augment: str | bool,
     ) -> None:
-        self._patches = patches
-        self._arrays = {name: values.cpu() for name, values in arrays.items()}
+        self._patches, self._arrays = patches, arrays
         self._change = image_change(augment)
         self._spots = [(s, i) for s, part in enumerate(patches.corners) for i in range(len(part))]
 
@@ -146,8 +148,10 @@ class ReferenceSpots(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, spot: int) -> dict[str, Tensor]:
         """One spot: ``patches`` as (3, height, width) uint8, and the named values."""
-        values = {name: value[spot] for name, value in self._arrays.items()}
-        return {**values, "patches": _pixels(self._change(self._patches.crop(*self._spots[spot])))}
+        section, number = self._spots[spot]
+        pixels = _pixels(self._change(self._patches.crop(section, number)))
+        values = {n: torch.tensor(parts[section][number]) for n, parts in self._arrays.items()}
+        return {**values, "patches": pixels}
 
 
 class ReferenceSections(Dataset[dict[str, Tensor]]):

@@ -19,7 +19,7 @@ from bench.execute.environment import (
 )
 from bench.method import Method, MethodConfig
 from bench.registry import find_methods, method_class
-from bench.speed.fold import SYNTHETIC, SpeedFold, dataset_fold, synthetic_fold
+from bench.speed.fold import SECTIONS, SYNTHETIC, SpeedFold, dataset_fold, synthetic_fold
 from bench.speed.machine import busy_warning, load_average, machine
 from bench.speed.measure import SpeedRequest, measure_method
 from bench.speed.retrieval import RetrievalSize, measure_retrieval
@@ -31,6 +31,8 @@ _LOOPS = (
     ("after one product", "after_one_product", "ratio_to_after_one_product"),
 )
 _MOST_BATCHES = 32
+_SECTION = 300
+"""Spots of a section where methods train on whole ones."""
 _PATCH_PIXELS = 224
 
 
@@ -55,6 +57,7 @@ class SpeedOptions:
     repeats: int = 3
     seconds: float = 120.0
     precision: str = "auto"
+    compile: bool = False
     image_size: int | None = None
     spots: int | None = None
     test_spots: int | None = None
@@ -104,6 +107,7 @@ def measure(options: SpeedOptions, progress: Callable[[str], None]) -> dict[str,
         repeats=options.repeats,
         seconds=options.seconds,
         precision=choose_precision(options.precision, device),
+        compile=options.compile,
         reference=options.reference,
         trajectory=options.trajectory,
     )
@@ -129,8 +133,9 @@ def measure(options: SpeedOptions, progress: Callable[[str], None]) -> dict[str,
     }
     if chosen:
         trained = request.warm_up + request.steps * request.repeats
-        spots = options.spots or batch * min(_MOST_BATCHES, trained)
-        test_spots = options.test_spots or (4096 if fast else 16)
+        whole = _SECTION if any(kind.unit == "section" for kind, _ in chosen) else 0
+        spots = options.spots or max(batch * min(_MOST_BATCHES, trained), SECTIONS * whole)
+        test_spots = options.test_spots or (4096 if fast else max(16, whole))
         with TemporaryDirectory() as folder:
             fold = _fold(options, Path(folder), chosen, spots, test_spots)
             found["methods"] = [

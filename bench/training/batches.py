@@ -30,53 +30,56 @@ class SpotDataset(Dataset[dict[str, Tensor]]):
     def __init__(
         self, patches: Sequence[np.ndarray], arrays: Mapping[str, Sequence[np.ndarray]]
     ) -> None:
-        self._patches = list(patches)
+        # Sections are not joined: that would double the memory of the fold's expression.
+        self._parts = {name: list(parts) for name, parts in {**arrays, "patches": patches}.items()}
         self._starts = np.cumsum([0, *(len(part) for part in patches)])
-        self._moved: Tensor | None = None
-        self._arrays = {
-            name: torch.from_numpy(np.concatenate(list(parts))) for name, parts in arrays.items()
-        }
+        self._moved: dict[str, Tensor] | None = None
 
     @property
-    def arrays(self) -> Mapping[str, Tensor]:
-        """The named values of all spots, section after section."""
-        return self._arrays
+    def arrays(self) -> Mapping[str, Sequence[np.ndarray]]:
+        """The named values, one array a section."""
+        return {name: parts for name, parts in self._parts.items() if name != "patches"}
 
     @property
     def nbytes(self) -> int:
         """Memory that patches and named values take."""
-        patches = sum(part.nbytes for part in self._patches)
-        return patches + sum(values.nbytes for values in self._arrays.values())
+        return sum(part.nbytes for parts in self._parts.values() for part in parts)
 
     def to(self, device: str) -> None:
         """Move patches and named values to a device, which then makes the batches."""
-        shape = (len(self), *self._patches[0].shape[1:])
-        moved = torch.empty(shape, dtype=torch.uint8, device=device)
-        for start, part in zip(self._starts, self._patches, strict=False):
-            for first in range(0, len(part), _MOVED_AT_ONCE):
-                some = torch.from_numpy(np.array(part[first : first + _MOVED_AT_ONCE]))
-                moved[start + first : start + first + len(some)] = some.to(device)
-        self._moved = moved
-        self._arrays = {name: values.to(device) for name, values in self._arrays.items()}
+        self._moved = {name: _joined(parts, device) for name, parts in self._parts.items()}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getitem__(self, spots: Sequence[int]) -> dict[str, Tensor]:
         """Batch of `spots`: ``patches`` as (n, 3, height, width) uint8, and the named arrays."""
-        if self._moved is not None:
-            rows = torch.tensor(spots).to(self._moved.device, non_blocking=True)
-            batch = {name: values[rows] for name, values in self._arrays.items()}
-            batch["patches"] = self._moved[rows].permute(0, 3, 1, 2)
-            return batch
-        chosen = np.asarray(spots)
-        section = np.searchsorted(self._starts, chosen, side="right") - 1
-        images = np.stack(
-            [self._patches[s][i - self._starts[s]] for s, i in zip(section, chosen, strict=True)]
-        )
-        batch = {name: values[chosen] for name, values in self._arrays.items()}
-        batch["patches"] = torch.from_numpy(images).permute(0, 3, 1, 2)
+        if self._moved is None:
+            chosen = np.asarray(spots)
+            section = np.searchsorted(self._starts, chosen, side="right") - 1
+            places = list(zip(section, chosen - self._starts[section], strict=True))
+            batch = {
+                name: torch.from_numpy(np.stack([parts[s][i] for s, i in places]))
+                for name, parts in self._parts.items()
+            }
+        else:
+            rows = torch.tensor(spots).to(self._moved["patches"].device, non_blocking=True)
+            batch = {name: values[rows] for name, values in self._moved.items()}
+        batch["patches"] = batch["patches"].permute(0, 3, 1, 2)
         return batch
+
+
+def _joined(parts: Sequence[np.ndarray], device: str) -> Tensor:
+    """Arrays one after the other on a device, brought there slice by slice."""
+    like = torch.from_numpy(np.array(parts[0][:0]))
+    joined = torch.empty((sum(map(len, parts)), *like.shape[1:]), dtype=like.dtype, device=device)
+    start = 0
+    for part in parts:
+        for first in range(0, len(part), _MOVED_AT_ONCE):
+            some = torch.from_numpy(np.array(part[first : first + _MOVED_AT_ONCE]))
+            joined[start : start + len(some)] = some.to(device)
+            start += len(some)
+    return joined
 
 
 class SectionDataset(Dataset[dict[str, Tensor]]):

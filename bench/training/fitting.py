@@ -15,16 +15,21 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
+from torch._dynamo.exc import TorchDynamoException
 from torch.utils.data import DataLoader
 
-from bench.blocks.precision import place, unplace
+from bench.blocks.precision import compile_training, place, unplace
 from bench.data.views import TrainingData, TrainingSection
 from bench.errors import ConfigError, TrainingError
+from bench.files import one_line
 from bench.method import Context
 from bench.training.batches import on_device
 
 CHECKPOINT_SECONDS = 60.0
 """Shortest time between two checkpoints of a running fit."""
+
+COMPILED_STEPS = 2000
+"""Steps of a fit that repay what it takes to compile an encoder: minutes against a few percent."""
 
 AT_CHANCE = 0.98
 """A loss above this share of its chance level counts as having learned nothing."""
@@ -178,11 +183,13 @@ def train(
     ConfigError
         `patience` without validation sections.
     TrainingError
-        The loss is not finite.
+        The loss is not finite, or compiling was asked for and fails.
     """
     if patience is not None and validation is None:
         raise ConfigError("early stopping needs validation sections; this fold has none")
     place(module, context)
+    if context.compile:
+        _compile(module, epochs * len(loader), context)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         # Advice on worker processes and loggers does not apply: batches come from memory.
@@ -228,6 +235,8 @@ def train(
                 ckpt_path=resume,
                 weights_only=True,
             )
+        except TorchDynamoException as error:
+            raise TrainingError(f"the encoder cannot be compiled: {one_line(error)}") from error
         except SystemExit:
             # Lightning turns Ctrl-C into an exit of its own; ours names the way to resume.
             raise KeyboardInterrupt from None
@@ -237,6 +246,15 @@ def train(
     # Predicting asks for its precision by itself: a method that is loaded must not differ.
     unplace(module)
     _warn_at_chance(context)
+
+
+def _compile(module: pl.LightningModule, steps: int, context: Context) -> None:
+    if steps >= COMPILED_STEPS:
+        compile_training(module)
+    else:
+        context.notes.append(
+            f"not compiled: a fit of {steps} steps would be over first (from {COMPILED_STEPS} on)"
+        )
 
 
 def _usable(checkpoint: Path | None, context: Context) -> Path | None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bench.blocks.images import image_encoder
-from bench.blocks.precision import ImageModule, place, unplace
+from bench.blocks.precision import ImageModule, compile_training, place, unplace
 from bench.method import Context
 
 
@@ -92,3 +92,15 @@ def test_networks_without_images_are_moved_alone():
     assert place(network, Context(precision="bf16")) is network
     assert not any(isinstance(part, ImageModule) for part in network.modules())
     assert network(torch.ones(1, 2)).dtype == torch.float32
+
+
+def test_compiled_parts_are_compiled_in_training_alone(network, images, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: lambda given: function(given) + 1)
+    plain = network.encoder(images)
+    compile_training(network)
+    assert torch.equal(network.encoder(images), plain)
+    network.encoder.model.eval()
+    network.encoder.training = True
+    assert torch.equal(network.encoder(images), plain + 1)
+    unplace(network)
+    assert torch.equal(network.encoder(images), plain)

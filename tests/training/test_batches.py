@@ -30,7 +30,7 @@ def assert_same_batches(found, wanted):
 def test_a_batch_is_what_was_asked_for(dataset):
     batch = dataset[[1200, 3]]
     assert batch["patches"].shape == (2, 3, 4, 4)
-    first, _, last = dataset._patches
+    first, _, last = dataset._parts["patches"]
     assert torch.equal(batch["patches"][0], torch.from_numpy(last[0]).permute(2, 0, 1))
     assert torch.equal(batch["patches"][1], torch.from_numpy(first[3]).permute(2, 0, 1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import lightning.pytorch as pl
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.utils.data import DataLoader
 
 from bench.blocks.images import image_encoder
@@ -547,3 +549,78 @@ def test_precision_is_that_of_the_context_while_training_alone(precision, reduce
     assert module.precisions == {reduced}
     assert not module.network[0].bf16
     assert all(value.is_contiguous() for value in module.network.parameters())
+
+
+def test_short_fits_are_not_compiled_and_say_so(loader, straight):
+    module, context = Tiny(), Context(seed=3, compile=True)
+    train(module, loader(), epochs=EPOCHS, context=context)
+    assert context.notes == ["not compiled: a fit of 30 steps would be over first (from 2000 on)"]
+    assert_same_weights(weights(module), straight[0])
+
+
+@pytest.fixture
+def encoder_fit(monkeypatch):
+    """Fits an encoder that is compiled by what is given, and returns its context and module."""
+    monkeypatch.setattr(fitting, "COMPILED_STEPS", 1)
+
+    def fit(compiler):
+        monkeypatch.setattr(torch, "compile", compiler)
+        patches = [np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)]
+        made = SpotDataset(patches, {"value": [np.zeros(8, dtype=np.float32)]})
+        module = WithEncoder()
+        module.loss(made[[0, 1]])
+        context = Context(compile=True)
+        train(module, spot_loader(made, 4, 0), epochs=2, context=context)
+        return module, context
+
+    return fit
+
+
+def test_long_fits_are_compiled_once_and_in_training_alone(encoder_fit):
+    calls = []
+
+    def compiler(function):
+        calls.append("compiled")
+
+        def call(images):
+            calls.append("called")
+            return function(images)
+
+        return call
+
+    module, context = encoder_fit(compiler)
+    assert calls == ["compiled", *["called"] * 4]
+    assert context.notes == []
+    module.network[0](torch.zeros(2, 3, 32, 32))
+    assert len(calls) == 5
+
+
+def test_an_encoder_that_cannot_be_compiled_ends_the_fit_in_a_line(encoder_fit):
+    def compiler(function):
+        def call(images):
+            raise TorchDynamoException("no compiler\nof C++")
+
+        return call
+
+    with pytest.raises(
+        TrainingError, match=r"^the encoder cannot be compiled: no compiler of C\+\+$"
+    ):
+        encoder_fit(compiler)
+
+
+@pytest.mark.slow
+def test_a_compiled_fit_learns_what_another_learns(monkeypatch):
+    if shutil.which("g++") is None:
+        pytest.skip("no C++ compiler")
+    monkeypatch.setattr(fitting, "COMPILED_STEPS", 1)
+    patches = [np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)]
+    losses = []
+    for compiled in (False, True):
+        made = SpotDataset(patches, {"value": [np.ones(8, dtype=np.float32)]})
+        module = WithEncoder()
+        module.loss(made[[0, 1]])
+        context = Context(compile=compiled)
+        train(module, spot_loader(made, 4, 0), epochs=1, context=context)
+        assert not any("compile" in name for name in module.state_dict())
+        losses.append([row["train_loss"] for row in context.curves])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
