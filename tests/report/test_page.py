@@ -241,7 +241,7 @@ def test_figures_pairs_cost_and_settings_are_there(finished, found):
         assert header == "data:image/svg+xml;base64"
         assert b"<svg" in base64.b64decode(content)
     assert found.tables[1][0][:3] == ["better", "than", "difference"]
-    assert found.tables[2][0][:5] == ["method", "preset", "device", "folds", "fit s"]
+    assert found.tables[2][0][:5] == ["method", "preset", "device", "precision", "folds"]
     runs = runs_of(finished)
     rows = {row[0]: dict(zip(found.tables[2][0], row, strict=True)) for row in found.tables[2][1:]}
     assert set(rows) == set(runs)
