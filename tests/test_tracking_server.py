@@ -97,6 +97,7 @@ def only_warning(answer):
 # ------------------------------------------------------------------------- a server that is well
 
 
+@pytest.mark.slow
 def test_everything_arrives_and_comes_back_over_http(tiny, server, results, tmp_path):
     uri = server.uri
     answer = run(tiny, results, "--seed", "1", "--tracking", uri)

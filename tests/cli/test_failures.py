@@ -325,6 +325,7 @@ def test_interrupted_network_ends_as_an_uninterrupted_one(
     assert not list(results.rglob("scratch"))
 
 
+@pytest.mark.slow
 def test_killed_process_keeps_finished_folds(slow, signals, bench_process, plugins, tiny, results):
     (signals / "hold-B").touch()
     process = slow()
@@ -377,6 +378,7 @@ def test_second_process_on_the_same_run_refuses(slow, signals, results):
     assert len(_manifests(results)) == 3
 
 
+@pytest.mark.slow
 def test_another_run_may_go_on_beside(slow, signals, run):
     (signals / "hold-A").touch()
     first = slow()

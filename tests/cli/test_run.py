@@ -362,6 +362,7 @@ def test_left_out_sections_are_told(run, tiny, damaged, bench, results):
     assert set(json.loads(as_json.stdout)["left_out"]) == {"C1", "C2"}
 
 
+@pytest.mark.slow
 def test_no_color_on_a_terminal(results, tiny):
     arguments = ["run", "--method", "mean", *tiny.options, *tiny.quick_protocol, "--force"]
     arguments += ["--tracking", "none", "--folds", "0"]

@@ -330,6 +330,7 @@ def on_the_demo(folder, name, monkeypatch, **source):
     return run_check(BY_NAME["is_quick_on_the_demo"], Subject(method_class(name), work))
 
 
+@pytest.mark.slow
 def test_a_quick_method_passes_on_the_demo_and_its_results_are_gone(tmp_path, monkeypatch):
     result = on_the_demo(tmp_path, "fleet", monkeypatch)
     assert result.outcome == "passed", result.reason

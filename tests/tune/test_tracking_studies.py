@@ -3,6 +3,7 @@
 from tests.cli.tiny_dataset import call
 
 
+@pytest.mark.slow
 def test_trials_are_runs_below_the_tuned_one(searcher, tiny, results):
     from mlflow import MlflowClient
 

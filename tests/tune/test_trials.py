@@ -26,6 +26,7 @@ def trials_of(request):
     return open_study(spec, runs=False).get_trials(deepcopy=False)
 
 
+@pytest.mark.slow
 def test_the_best_of_all_trials_is_found_and_defaults_come_first(request_for):
     request = request_for(trials=12)
     found, failed = tune(request)
@@ -70,6 +71,7 @@ def test_the_same_study_twice_is_the_same(request_for, results, tmp_path):
     assert one == two
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_read_and_a_larger_budget_goes_on(request_for, tmp_path):
     log = tmp_path / "fits.log"
     request = request_for(f"log={tmp_path}", trials=3)
@@ -82,6 +84,7 @@ def test_a_finished_study_is_read_and_a_larger_budget_goes_on(request_for, tmp_p
     assert len(trials_of(request)) == 5
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_kept_with_its_reason_and_ends_nothing(request_for):
     request = request_for("fails=positive", trials=10)
     found, failed = tune(request)
@@ -115,6 +118,7 @@ def test_an_undefined_score_is_a_failure(request_for):
     assert "undefined" in failed[0].reasons[0]
 
 
+@pytest.mark.slow
 def test_time_ends_a_study(request_for):
     request = equal_budget(request_for("wait=0.05", timeout=0.5), Budget.time)
     found, _ = tune(request)
@@ -136,6 +140,7 @@ def test_what_is_no_length_of_time(text):
 
 
 @pytest.mark.parametrize(("sampler", "pruner"), list(zip(Sampler, Pruner, strict=True)))
+@pytest.mark.slow
 def test_every_sampler_and_pruner(request_for, sampler, pruner):
     found, _ = tune(request_for(sampler=sampler, pruner=pruner, trials=5))
     counts = found["searcher"][0].trials
@@ -144,6 +149,7 @@ def test_every_sampler_and_pruner(request_for, sampler, pruner):
     assert bool(counts["pruned"]) <= (pruner != Pruner.none)
 
 
+@pytest.mark.slow
 def test_a_line_that_a_killed_process_left_unfinished_is_mended(request_for, results):
     request = request_for(trials=3)
     tune(request)
@@ -176,6 +182,7 @@ def test_a_password_is_not_shown(tmp_path):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_sqlite_works_too(request_for, tmp_path):
     found, _ = tune(request_for(storage=f"sqlite:///{tmp_path / 'trials.db'}", trials=3))
     assert found["searcher"][0].trials["complete"] == 3
