@@ -1,5 +1,7 @@
 """Trials stand in MLflow below the run that was tuned."""
 
+import pytest
+
 from tests.cli.tiny_dataset import call
 
 
