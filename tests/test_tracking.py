@@ -428,6 +428,7 @@ def broken(*_, **__):
     raise OSError("the line is dead")
 
 
+@pytest.mark.slow
 def test_dead_server_costs_one_warning_and_later_everything_is_uploaded(tiny, results):
     begin = time.monotonic()
     answer = run(tiny, results, "--tracking", NOWHERE, methods="mean,depth")

@@ -357,6 +357,7 @@ def test_killed_process_keeps_finished_folds(slow, signals, bench_process, plugi
     assert scores_of(results) == scores_of(elsewhere)
 
 
+@pytest.mark.slow
 def test_second_process_on_the_same_run_refuses(slow, signals, results):
     (signals / "hold-A").touch()
     first = slow()

@@ -97,6 +97,7 @@ def measured(folder, card, cache):
     return [float(value) for value in done.stdout.split()]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_sections(many, tmp_path):
     folder, cards = many
     _, _, _, few = measured(folder, cards[12], tmp_path / "a")
