@@ -88,12 +88,10 @@ def run(
     bench.errors.TrainingError
         A method failed in a fold; the other folds have been finished and kept.
     """
-    import json
-
     from bench.comparison import carry_out
     from bench.data.fetching.fetch import fetch_if_absent
     from bench.errors import TrainingError
-    from bench.execute.plan import Request
+    from bench.execute.request import Request
     from bench.registry import dataset_card
 
     fetch_if_absent(dataset_card(dataset), Path(data_root) if data_root is not None else None)
@@ -106,7 +104,7 @@ def run(
             aliases=Path(aliases) if aliases is not None else None,
             folds=None if folds is None else tuple(folds),
             preset=preset,
-            settings=tuple(f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()),
+            settings=dict(settings or {}),
             seed=seed,
             device=device,
             precision=precision,

@@ -9,7 +9,8 @@ import pandas as pd
 
 from bench.errors import BenchError
 from bench.execute.executors import Failure, Watcher, run_serially
-from bench.execute.plan import Job, Plan, Request, make_plan
+from bench.execute.plan import Job, Plan, make_plan
+from bench.execute.request import Request
 from bench.report.tables import score_table
 from bench.store import StoredRun, stored_run
 from bench.tracking.upload import Tracker, tracking_uri

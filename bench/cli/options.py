@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from bench.errors import BenchError
+from bench.errors import BenchError, ConfigError
 
 DONE, REFUSED, FAILED, INTERRUPTED = 0, 2, 1, 130
 
@@ -111,3 +112,25 @@ def numbers(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise BenchError(f"--folds '{text}': write fold numbers such as 0,2") from None
+
+
+def settings_of(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """Values of ``--set`` pairs by the names before the equals sign.
+
+    Raises
+    ------
+    ConfigError
+        A pair has no equals sign or no name, or its value cannot be read as YAML.
+    """
+    import yaml
+
+    settings = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set '{pair}': write key=value or method.key=value")
+        try:
+            settings[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set '{pair}': the value cannot be read") from None
+    return settings

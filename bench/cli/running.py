@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +32,7 @@ from bench.cli.options import (
     TrackingOption,
     names,
     numbers,
+    settings_of,
 )
 from bench.cli.terminal import complain, terminal_width
 from bench.errors import BenchError
@@ -39,7 +40,7 @@ from bench.tune.choices import Budget, Pruner, Sampler, Score
 
 if TYPE_CHECKING:
     from bench.comparison import Outcome
-    from bench.execute.plan import Request
+    from bench.execute.request import Request
 
 
 def run_command(
@@ -80,18 +81,18 @@ def run_command(
     """Run methods on a dataset; finished folds are kept, so the same call resumes."""
     from bench.execute.entrants import read_settings
 
-    methods, pairs = names(method), settings or []
+    methods, values = names(method), settings_of(settings)
     if config is not None:
         named, written_for, found = read_settings(config)
         methods = methods or (named,)
-        preset, pairs = preset or written_for, [*found, *pairs]
+        preset, values = preset or written_for, {**found, **values}
     if not methods:
         raise BenchError(
             "no method named; see 'bench list methods', or name a settings file with --config"
         )
     request = _request(
         folds,
-        pairs,
+        values,
         device,
         precision,
         methods=methods,
@@ -171,7 +172,7 @@ def tune_command(
         TuneRequest(
             run=_request(
                 folds,
-                settings,
+                settings_of(settings),
                 device,
                 precision,
                 methods=names(method),
@@ -250,7 +251,7 @@ def import_weights_command(
     """
     request = _request(
         folds,
-        settings,
+        settings_of(settings),
         device,
         precision,
         methods=(method,),
@@ -270,17 +271,17 @@ def import_weights_command(
 
 def _request(
     folds: str | None,
-    settings: Sequence[str] | None,
+    settings: Mapping[str, Any],
     device: Device,
     precision: Precision,
     **options: Any,
 ) -> Request:
     """A request from options as they were typed."""
-    from bench.execute.plan import Request
+    from bench.execute.request import Request
 
     return Request(
         folds=numbers(folds),
-        settings=tuple(settings or ()),
+        settings=settings,
         device=device.value,
         precision=precision.value,
         **options,

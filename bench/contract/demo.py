@@ -19,7 +19,7 @@ def is_quick_on_the_demo(subject: Subject) -> str:
     import torch
 
     from bench.comparison import carry_out
-    from bench.execute.plan import Request
+    from bench.execute.request import Request
 
     worked = time.process_time()
     threads = torch.get_num_threads()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from bench.data.card import first_fault
 from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
+from bench.execute.request import FoldSettings
 from bench.files import read_yaml
 from bench.method import Method, MethodConfig
 from bench.registry import find_methods, method_class
@@ -21,22 +20,6 @@ from bench.registry import find_methods, method_class
 SHUFFLED = "shuffled"
 RELEASED = "released"
 TUNED = "tuned"
-
-
-@dataclass(frozen=True)
-class FoldSettings:
-    """Settings that were found for one fold.
-
-    Attributes
-    ----------
-    config
-        All settings of the method.
-    study
-        Folder of the study that found them, under the results folder.
-    """
-
-    config: Mapping[str, Any]
-    study: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +71,7 @@ class Entrant:
 
 
 def find_entrants(
-    methods: Sequence[str], dataset: str, preset: str, settings: Sequence[str]
+    methods: Sequence[str], dataset: str, preset: str, settings: Mapping[str, Any]
 ) -> list[Entrant]:
     """What the names of a request mean, each with its settings.
 
@@ -100,7 +83,7 @@ def find_entrants(
     dataset, preset
         Choose a method's settings.
     settings
-        ``key=value`` for every method that has the setting, ``method.key=value`` for one.
+        Values by ``setting``, for every method that has it, or by ``method.setting`` for one.
 
     Raises
     ------
@@ -128,7 +111,6 @@ def find_entrants(
     if not labels:
         raise BenchError("no method named; see 'bench list methods'")
 
-    changes = _settings(settings)
     used: set[str] = set()
     entrants = []
     for label in labels:
@@ -143,9 +125,9 @@ def find_entrants(
         if shuffled and not kind.needs_image:
             raise BenchError(f"{label}: {name} does not look at images, shuffling changes nothing")
         entrants.append(
-            Entrant(label, name, shuffled, _configure(kind, dataset, preset, changes, used))
+            Entrant(label, name, shuffled, _configure(kind, dataset, preset, settings, used))
         )
-    unused = set(changes) - used
+    unused = set(settings) - used
     if unused:
         fields = {
             key for e in entrants for key in type(e.config).model_fields if e.method is not None
@@ -162,13 +144,13 @@ class _SettingsFile(BaseModel):
     preset: str = "authors"
 
 
-def read_settings(path: Path) -> tuple[str, str, tuple[str, ...]]:
+def read_settings(path: Path) -> tuple[str, str, dict[str, Any]]:
     """A method, its preset and its settings from a YAML file such as tuning's ``best.yaml``.
 
     Returns
     -------
     tuple
-        The method's name, the preset, and ``method.key=value`` pairs.
+        The method's name, the preset, and values by ``method.setting``.
 
     Raises
     ------
@@ -182,12 +164,12 @@ def read_settings(path: Path) -> tuple[str, str, tuple[str, ...]]:
         found = _SettingsFile.model_validate(content)
     except ValidationError as error:
         raise DataError(f"{path}: {first_fault(error)}") from error
-    pairs = (f"{found.method}.{key}={json.dumps(value)}" for key, value in found.config.items())
-    return found.method, found.preset, tuple(pairs)
+    values = {f"{found.method}.{key}": value for key, value in found.config.items()}
+    return found.method, found.preset, values
 
 
 def released_entrant(
-    method: str, checkpoint: Path, dataset: str, preset: str, settings: Sequence[str]
+    method: str, checkpoint: Path, dataset: str, preset: str, settings: Mapping[str, Any]
 ) -> Entrant:
     """A method that takes an authors' checkpoint instead of fitting; it gets a row of its own.
 
@@ -212,7 +194,7 @@ def tuned_entrant(
     found: Mapping[int, FoldSettings],
     dataset: str,
     preset: str,
-    settings: Sequence[str],
+    settings: Mapping[str, Any],
 ) -> Entrant:
     """A method with settings of its own for every fold; it gets a row of its own."""
     (entrant,) = find_entrants([method], dataset, preset, settings)
@@ -235,16 +217,3 @@ def _configure(
             changes[field_name] = value
             used.add(key)
     return kind.configure(dataset, preset, changes)
-
-
-def _settings(pairs: Sequence[str]) -> dict[str, Any]:
-    settings = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set '{pair}': write key=value or method.key=value")
-        try:
-            settings[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set '{pair}': the value cannot be read") from None
-    return settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from bench.errors import BenchError, DataError
 from bench.evaluate.oracles import ORACLES
 from bench.execute.entrants import (
     Entrant,
-    FoldSettings,
     find_entrants,
     released_entrant,
     tuned_entrant,
@@ -27,6 +26,7 @@ from bench.execute.environment import (
     git_commit,
     package_versions,
 )
+from bench.execute.request import Request
 from bench.files import cache_folder, canonical_hash, file_hash, source_hash
 from bench.protocol.audit import Finding, audit, check_audit, read_findings, write_findings
 from bench.protocol.folds import Folds, SectionFacts, make_folds, read_folds, write_folds
@@ -40,33 +40,6 @@ _HARNESS = (
     *("execute/job.py", "execute/scoring.py"),
 )
 """Sources of the harness that decide numbers, and so belong to the key."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a user asked for; see the options of ``bench run``.
-
-    `tuned` gives methods settings of their own in each fold; they are the only rows then.
-    """
-
-    methods: tuple[str, ...]
-    dataset: str
-    protocol: str = "strict"
-    panel: str | None = None
-    aliases: Path | None = None
-    folds: tuple[int, ...] | None = None
-    preset: str = "authors"
-    settings: tuple[str, ...] = ()
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    compile: bool = False
-    data_root: Path | None = None
-    results: Path = Path("results")
-    force: bool = False
-    oracles: bool = True
-    checkpoint: Path | None = None
-    tuned: Mapping[str, Mapping[int, FoldSettings]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from bench.errors import ConfigError
-from bench.execute.plan import Request
+from bench.execute.request import Request
 from bench.tune.choices import Budget, Pruner, Sampler, Score
 
 MOST_TRIALS = 100_000

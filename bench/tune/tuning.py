@@ -15,9 +15,9 @@ from filelock import FileLock
 
 from bench.comparison import Outcome, carry_out
 from bench.errors import BenchError, ConfigError
-from bench.execute.entrants import FoldSettings
 from bench.execute.executors import Watcher
 from bench.execute.plan import Job, make_plan
+from bench.execute.request import FoldSettings
 from bench.files import canonical_hash, source_hash
 from bench.method import Method
 from bench.registry import method_class
@@ -187,11 +187,10 @@ def _tunable(name: str) -> type[Method]:
 
 
 def _fixed(
-    settings: Iterable[str], method: str, fields: Iterable[str], config: Any
+    settings: Mapping[str, Any], method: str, fields: Iterable[str], config: Any
 ) -> dict[str, Any]:
     """What the user set for a method, as its settings have it."""
-    named = {pair.partition("=")[0].strip() for pair in settings}
-    return {n: getattr(config, n) for n in fields if n in named or f"{method}.{n}" in named}
+    return {n: getattr(config, n) for n in fields if n in settings or f"{method}.{n}" in settings}
 
 
 def _study_name(request: TuneRequest, run_key: str, job: Job, fixed: Mapping[str, Any]) -> str:

@@ -272,7 +272,8 @@ def test_another_seed_or_setting_is_another_run(run, results):
 
 
 def test_another_preset_is_another_run(tiny, results):
-    from bench.execute.plan import Request, make_plan
+    from bench.execute.plan import make_plan
+    from bench.execute.request import Request
 
     def folder(preset):
         request = Request(

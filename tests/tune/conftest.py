@@ -7,7 +7,8 @@ import textwrap
 
 import pytest
 
-from bench.execute.plan import Request
+from bench.cli.options import settings_of
+from bench.execute.request import Request
 from bench.tune.choices import Pruner, Score
 from bench.tune.request import TuneRequest
 from tests.cli.conftest import (  # noqa: F401 - fixtures
@@ -106,7 +107,7 @@ def request_for(searcher, tiny, results):  # noqa: F811
             data_root=dataset.root,
             protocol=dataset.quick_protocol[1],
             folds=folds,
-            settings=settings,
+            settings=settings_of(settings),
             results=results,
         )
         chosen = {"trials": 6, "objective": Score.mse, "pruner": Pruner.none, **changes}

@@ -2,7 +2,8 @@
 
 import pytest
 
-from bench.execute.plan import Request
+from bench.cli.options import settings_of
+from bench.execute.request import Request
 from bench.tune.objective import RUNGS
 from bench.tune.request import TuneRequest
 from bench.tune.study import open_study
@@ -21,7 +22,7 @@ def request_for(tiny, results, one_thread):  # noqa: F811
             protocol=tiny.quick_protocol[1],
             folds=(0,),
             preset="quick",
-            settings=settings,
+            settings=settings_of(settings),
             device="cpu",
             results=results,
         )
