@@ -1,0 +1,56 @@
+"""What a user asks for: the one place that holds the defaults of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FoldSettings:
+    """Settings that were found for one fold.
+
+    Attributes
+    ----------
+    config
+        All settings of the method.
+    study
+        Folder of the study that found them, under the results folder.
+    """
+
+    config: Mapping[str, Any]
+    study: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for; see the options of ``bench run``.
+
+    Attributes
+    ----------
+    settings
+        Values by ``setting``, for every method that has it, or by ``method.setting``.
+    tuned
+        Settings of their own in each fold, by method; these rows are the only ones then.
+    """
+
+    methods: tuple[str, ...]
+    dataset: str
+    protocol: str = "strict"
+    panel: str | None = None
+    aliases: Path | None = None
+    folds: tuple[int, ...] | None = None
+    preset: str = "authors"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+    data_root: Path | None = None
+    results: Path = Path("results")
+    force: bool = False
+    oracles: bool = True
+    checkpoint: Path | None = None
+    tuned: Mapping[str, Mapping[int, FoldSettings]] = field(default_factory=dict)
