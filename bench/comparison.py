@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.execute.executors import Failure, Watcher, run_serially
+from bench.execute.executors.base import Executor, Failure, Watcher
+from bench.execute.executors.local import LocalExecutor
 from bench.execute.plan import Job, Plan, make_plan
 from bench.execute.request import Request
 from bench.report.tables import score_table
@@ -41,7 +42,11 @@ class Outcome:
 
 
 def carry_out(
-    request: Request, *, tracking: str | None = None, watcher: Watcher | None = None
+    request: Request,
+    *,
+    tracking: str | None = None,
+    watcher: Watcher | None = None,
+    executor: Executor | None = None,
 ) -> Outcome:
     """Do what a request asks for; finished folds are kept unless it says otherwise.
 
@@ -54,6 +59,8 @@ def carry_out(
         :func:`bench.tracking.upload.tracking_uri`.
     watcher
         Told what happens.
+    executor
+        Where jobs run; in this process where None.
 
     Raises
     ------
@@ -77,7 +84,7 @@ def carry_out(
                 locks.enter_context(run.folder.lock())
                 held.append(run.folder)
                 run.folder.describe(dict(run.facts))
-            failures = run_serially(plan.jobs(), watcher, force=request.force, stored=upload)
+            failures = (executor or LocalExecutor()).run(plan, watcher, upload)
         except BenchError:
             for folder in held:
                 folder.discard_if_empty()

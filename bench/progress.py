@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from bench.data.card import join_names
-from bench.execute.executors import Watcher
+from bench.execute.executors.base import Watcher
 from bench.execute.plan import Job, Plan
 
 

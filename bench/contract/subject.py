@@ -19,7 +19,7 @@ from bench.data.views import Slide, TrainingData
 from bench.method import Context, Method, MethodConfig
 
 if TYPE_CHECKING:
-    from bench.execute.executors import Watcher
+    from bench.execute.executors.base import Watcher
 
 DATASET = "small-fold"
 SEED = 1

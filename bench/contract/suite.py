@@ -39,7 +39,7 @@ from bench.contract.training import (
 from bench.registry import find_methods, method_class
 
 if TYPE_CHECKING:
-    from bench.execute.executors import Watcher
+    from bench.execute.executors.base import Watcher
 
 CHECKS: tuple[Check, ...] = (
     predicts_each_slide,

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from bench.comparison import Outcome, carry_out
 from bench.errors import BenchError, ConfigError
-from bench.execute.executors import Watcher
+from bench.execute.executors.base import Watcher
 from bench.execute.plan import Job, make_plan
 from bench.execute.request import FoldSettings
 from bench.files import canonical_hash, source_hash

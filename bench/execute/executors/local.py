@@ -1,53 +1,27 @@
-"""Who runs the jobs. An executor decides where a job runs, never what it computes."""
+"""Jobs on this machine."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from bench.errors import BenchError
+from bench.execute.executors.base import Failure, Watcher
 from bench.execute.job import run_fold
 from bench.execute.plan import Job, Plan
 from bench.files import atomic_write, one_line
 from bench.store import FAILURE, disk_is_full, not_writable
 
 
-class Watcher:
-    """Told what happens; the base class ignores it."""
+class LocalExecutor:
+    """Jobs one after another in this process."""
 
-    def planned(self, plan: Plan) -> None:
-        """The request has been checked."""
-
-    def job_started(self, job: Job) -> None:
-        """A job begins."""
-
-    def job_progress(self, job: Job, done: int, total: int, note: str) -> None:
-        """A fit has come so far."""
-
-    def job_skipped(self, job: Job) -> None:
-        """The job's result is there already."""
-
-    def job_done(self, job: Job) -> None:
-        """The job's result has been stored."""
-
-    def job_failed(self, job: Job, reason: str) -> None:
-        """The method failed; other jobs go on."""
-
-    def warn(self, message: str) -> None:
-        """Something the user should know."""
+    def run(self, plan: Plan, watcher: Watcher, stored: Callable[[Job], None]) -> list[Failure]:
+        """Run all jobs of a plan that are not done; see :class:`Executor`."""
+        return run_jobs(plan.jobs(), watcher, force=plan.request.force, stored=stored)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A fold that did not finish, and why."""
-
-    label: str
-    fold: int
-    reason: str
-
-
-def run_serially(
+def run_jobs(
     jobs: Sequence[Job],
     watcher: Watcher,
     *,
