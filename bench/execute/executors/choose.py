@@ -1,0 +1,34 @@
+"""The executor that a user asked for; only its own libraries are imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from bench.errors import UnknownNameError
+from bench.execute.executors.base import Executor
+from bench.execute.executors.options import LOCAL, ExecutorOptions
+
+
+def make_executor(options: ExecutorOptions) -> Executor:
+    """Make an executor and check that it can be used; nothing is written or started.
+
+    Raises
+    ------
+    BenchError
+        Unknown executor, an option of another one, or a cluster that cannot be used.
+    """
+    if options.executor not in _MAKERS:
+        raise UnknownNameError("executor", options.executor, _MAKERS)
+    options.check_belonging()
+    return _MAKERS[options.executor](options)
+
+
+def _local(options: ExecutorOptions) -> Executor:
+    from bench.execute.executors.local import LocalExecutor
+
+    return LocalExecutor()
+
+
+_MAKERS: Mapping[str, Callable[[ExecutorOptions], Executor]] = {
+    LOCAL: _local,
+}
