@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 from bench.errors import BenchError
 
 LOCAL, SLURM, RAY = "local", "slurm", "ray"
 
 
-def _of(executor: str, option: str, default: Any) -> Any:
-    """A field that one executor alone reads, with the command-line option that sets it."""
-    return field(default=default, metadata={"executor": executor, "option": option})
+def _of(executor: str, option: str) -> dict[str, str]:
+    """The executor that alone reads a field, and the command-line option that sets it."""
+    return {"executor": executor, "option": option}
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,14 @@ class ExecutorOptions:
     """
 
     executor: str = LOCAL
-    jobs: int = _of(LOCAL, "--jobs", 1)
-    gpus: tuple[int, ...] = _of(LOCAL, "--gpus", ())
-    time_limit: float | None = _of(LOCAL, "--time-limit", None)
-    isolation: str = _of(LOCAL, "--isolation", "process")
-    profile: Path | None = _of(SLURM, "--profile", None)
-    submit_only: bool = _of(SLURM, "--submit-only", False)
-    ray_address: str | None = _of(RAY, "--ray-address", None)
-    shared_disk: bool = _of(RAY, "--no-shared-disk", True)
+    jobs: int = field(default=1, metadata=_of(LOCAL, "--jobs"))
+    gpus: tuple[int, ...] = field(default=(), metadata=_of(LOCAL, "--gpus"))
+    time_limit: float | None = field(default=None, metadata=_of(LOCAL, "--time-limit"))
+    isolation: str = field(default="process", metadata=_of(LOCAL, "--isolation"))
+    profile: Path | None = field(default=None, metadata=_of(SLURM, "--profile"))
+    submit_only: bool = field(default=False, metadata=_of(SLURM, "--submit-only"))
+    ray_address: str | None = field(default=None, metadata=_of(RAY, "--ray-address"))
+    shared_disk: bool = field(default=True, metadata=_of(RAY, "--no-shared-disk"))
 
     def check_belonging(self) -> None:
         """Refuse an option that the chosen executor does not read.
