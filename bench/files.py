@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ _BLOCK = 1 << 20
 # libyaml's loader is ten times faster than the pure Python one on a card of hundreds of files.
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAX_YAML_DEPTH = 50
+_MAX_YAML_REPEATED = 1_000_000
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
+"""Control characters other than tab and line ends, and lone surrogates."""
 
 
 def cache_folder() -> Path:
@@ -119,31 +123,131 @@ def read_yaml(path: Path) -> Any:
     Raises
     ------
     DataError
-        Missing, not text, not YAML, or nested too deeply.
+        Missing, not text, or refused by :func:`parse_yaml`.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        _check_depth(text)
-        return yaml.load(text, Loader=_YAML)  # noqa: S506 - a safe loader
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: file is missing") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a readable YAML file ({one_line(error)})") from error
 
 
-def _check_depth(text: str) -> None:
-    # libyaml's composer recurses in C: what is nested too deeply would crash the interpreter.
-    depth = 0
+def parse_yaml(text: str) -> Any:
+    """Value of a YAML text of plain values.
+
+    Raises
+    ------
+    ValueError
+        Not YAML; a key that a mapping has twice; a control character or lone surrogate in a value;
+        nested too deeply, or aliases that repeat too much.
+    """
+    try:
+        _check_events(text)
+        loader = _YAML(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _check_keys(loader, node)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise ValueError(one_line(error).replace('in "<unicode string>", ', "at ")) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        # The constructors of dates and numbers raise these for a malformed value.
+        raise ValueError(f"malformed value: {one_line(error)}") from error
+
+
+def _check_events(text: str) -> None:
+    """Refuse what would take too much memory or stack, before anything is built from it.
+
+    Aliases share one object in memory, but whatever copies, checks or prints the value handles it
+    as often as it is named, and aliases of aliases grow exponentially.
+    """
+    extents: dict[str, tuple[int, int]] = {}  # characters and levels of what has an anchor
+    unfinished: list[tuple[str | None, int]] = []
+    levels = [0]  # below each open collection, the text's own level first
+    total = repeated = 0
     for event in yaml.parse(text, Loader=_YAML):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_YAML_DEPTH:
-            raise ValueError(f"nested more than {_MAX_YAML_DEPTH} levels deep")
+        if isinstance(event, yaml.CollectionStartEvent):
+            unfinished.append((event.anchor, total))
+            levels.append(0)
+            total += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = unfinished.pop()
+            below = levels.pop() + 1
+            levels[-1] = max(levels[-1], below)
+            if anchor is not None:
+                extents[anchor] = (total - before, below)
+        elif isinstance(event, yaml.ScalarEvent):
+            if control := _CONTROL.search(event.value):
+                found = printable(control[0])
+                raise ValueError(f"{_line(event)}: control character {found} in a value")
+            total += 1 + len(event.value)
+            if event.anchor is not None:
+                extents[event.anchor] = (1 + len(event.value), 0)
+        elif isinstance(event, yaml.AliasEvent):
+            alias = str(event.anchor)
+            if any(anchor == alias for anchor, _ in unfinished):
+                raise ValueError(f"{_line(event)}: alias '{alias}' contains itself")
+            size, below = extents.get(alias, (0, 0))
+            total, repeated = total + size, repeated + size
+            levels[-1] = max(levels[-1], below)
+            if repeated > _MAX_YAML_REPEATED:
+                said = f"aliases repeat more than {_MAX_YAML_REPEATED:,} characters"
+                raise ValueError(f"{_line(event)}: {said}")
+        # libyaml's composer recurses in C: nested too deeply, it would crash the interpreter.
+        if len(unfinished) + levels[-1] > _MAX_YAML_DEPTH:
+            raise ValueError(f"{_line(event)}: nested more than {_MAX_YAML_DEPTH} levels deep")
+
+
+def _line(event: Any) -> str:
+    return f"line {event.start_mark.line + 1}"
+
+
+def _check_keys(loader: Any, node: yaml.Node) -> None:
+    """Refuse a mapping with a repeated key; PyYAML's loaders silently keep the last value."""
+    waiting, seen = [node], set()
+    while waiting:
+        current = waiting.pop()
+        if id(current) in seen or isinstance(current, yaml.ScalarNode):
+            continue
+        seen.add(id(current))
+        if isinstance(current, yaml.SequenceNode):
+            waiting += current.value
+            continue
+        lines: dict[Any, int] = {}
+        for key, value in current.value:
+            waiting += (key, value)
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # refused by the constructor: it cannot be a key of a dict
+            merge = key.tag == "tag:yaml.org,2002:merge"
+            name = ("<<",) if merge else loader.construct_object(key)
+            line = key.start_mark.line + 1
+            if name in lines:
+                where = f"in lines {lines[name]} and {line}"
+                raise ValueError(f"key '{key.value}' appears twice, {where}")
+            lines[name] = line
+
+
+def printable(text: str) -> str:
+    r"""A text that every terminal and encoding can show.
+
+    Characters that cannot be printed (control characters, lone surrogates, marks that change the
+    direction of writing) are given as escapes such as ``\x1b``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
 
 
 def one_line(message: object, limit: int = 200) -> str:
-    """A message of any library as one line of at most `limit` characters."""
-    return " ".join(str(message).split())[:limit]
+    """A message of any library as one printable line of at most `limit` characters."""
+    return printable(" ".join(str(message)[: 20 * limit].split())[:limit])[:limit]
 
 
 def source_hash(*roots: Path) -> str:

@@ -7,6 +7,11 @@ import sys
 
 import typer
 
+from bench.files import printable
+
+_LONGEST = 4000
+"""Characters of a message; what is longer is cut."""
+
 
 def terminal_width() -> int:
     """Characters a line, 0 where the output is no terminal."""
@@ -31,5 +36,8 @@ def print_rows(title: str, rows: list[dict[str, str]]) -> None:
 
 
 def complain(message: str) -> None:
-    """Say on standard error what is wrong."""
-    typer.echo(f"bench: {message}", err=True)
+    """Print on standard error, as one line, what is wrong."""
+    text = printable(" ".join(message.splitlines()))
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}..."
+    typer.echo(f"bench: {text}", err=True)
