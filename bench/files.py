@@ -20,7 +20,25 @@ from bench.errors import DataError
 _BLOCK = 1 << 20
 
 # libyaml's loader is ten times faster than the pure Python one on a card of hundreds of files.
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TAG = "tag:yaml.org,2002:"
+
+
+class _YAML(_SAFE):  # type: ignore[misc]
+    """Loader of the values that JSON has; a date remains a text."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
+        for first, resolvers in _SAFE.yaml_implicit_resolvers.items()
+    }
+    yaml_constructors = {
+        tag: constructor
+        for tag, constructor in _SAFE.yaml_constructors.items()
+        if tag is None
+        or tag.removeprefix(_TAG) in {"null", "bool", "int", "float", "str", "seq", "map"}
+    }
+
+
 _MAX_YAML_DEPTH = 50
 _MAX_YAML_REPEATED = 1_000_000
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
@@ -156,7 +174,7 @@ def parse_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         raise ValueError(one_line(error).replace('in "<unicode string>", ', "at ")) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
-        # The constructors of dates and numbers raise these for a malformed value.
+        # The constructors of tagged numbers and booleans raise these for a malformed value.
         raise ValueError(f"malformed value: {one_line(error)}") from error
 
 
@@ -223,7 +241,7 @@ def _check_keys(loader: Any, node: yaml.Node) -> None:
             waiting += (key, value)
             if not isinstance(key, yaml.ScalarNode):
                 continue  # refused by the constructor: it cannot be a key of a dict
-            merge = key.tag == "tag:yaml.org,2002:merge"
+            merge = key.tag == f"{_TAG}merge"
             name = ("<<",) if merge else loader.construct_object(key)
             line = key.start_mark.line + 1
             if name in lines:
