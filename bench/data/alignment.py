@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from bench.errors import DataError
-from bench.files import cache_folder, canonical_hash, source_hash, write_json
+from bench.files import cache_folder, canonical_hash, write_json
+from bench.sources import code_hash
 
 if TYPE_CHECKING:
     from bench.data.section import Section
@@ -257,7 +258,7 @@ def section_alignment(section: Section) -> Alignment | None:
     if section.image is None:
         return None
     places = canonical_hash([section.image_scale, section.spatial.tolist()])
-    key = canonical_hash([section.image_hash, places, source_hash(Path(__file__))])
+    key = canonical_hash([section.image_hash, places, code_hash([__name__])])
     kept = cache_folder() / "alignments" / f"{key[:32]}.json"
     found = _kept(kept)
     if found is None:

@@ -18,14 +18,8 @@ from bench.data.card import DatasetCard, SectionCard
 from bench.data.lock import locked
 from bench.data.section import Section, load_section, module_source, reader_hash
 from bench.errors import DataError
-from bench.files import (
-    cache_folder,
-    canonical_hash,
-    data_home,
-    one_line,
-    source_hash,
-    write_json,
-)
+from bench.files import cache_folder, canonical_hash, data_home, one_line, write_json
+from bench.sources import code_hash
 
 OPTIONAL = ("labels",)
 """Roles without which a section can be used; an image is needed only by who looks at it."""
@@ -247,7 +241,8 @@ def resolve_card(card: DatasetCard, root: Path) -> DatasetCard:
 
 
 def _generated(card: DatasetCard) -> Path:
-    version = source_hash(module_source(str(card.generator)))[:16]
+    module_source(str(card.generator))
+    version = code_hash([f"bench.datasets.{card.generator}"])[:16]
     folder = cache_folder() / "generated" / f"{card.name}-{version}"
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "generated.json"

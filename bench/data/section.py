@@ -18,16 +18,9 @@ import scipy.sparse as sp
 from bench.data.card import DatasetCard, SectionCard, join_names
 from bench.data.images.image import image_size
 from bench.data.pitch import spot_pitch
-from bench.data.reading import counts, hdf5, parsing
 from bench.errors import DataError
-from bench.files import (
-    atomic_write,
-    cache_folder,
-    canonical_hash,
-    file_hash,
-    source_hash,
-    write_json,
-)
+from bench.files import atomic_write, cache_folder, canonical_hash, file_hash, write_json
+from bench.sources import code_hash
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -154,8 +147,12 @@ def load_section(
 
 @lru_cache
 def reader_hash(name: str) -> str:
-    """Hash of all source that decides what a reader gives; the reader is not imported."""
-    return source_hash(module_source(name), Path(__file__), *_PARSING)
+    """Hash of all source that decides what a reader gives; the reader is not imported.
+
+    It is computed once in a process, which does not import an edited reader again either.
+    """
+    module_source(name)
+    return code_hash([f"bench.datasets.{name}", __name__])
 
 
 def module_source(name: str) -> Path:
@@ -164,9 +161,6 @@ def module_source(name: str) -> Path:
     if spec is None or spec.origin is None:
         raise DataError(f"there is no module bench.datasets.{name}, which the card names")
     return Path(spec.origin)
-
-
-_PARSING = tuple(Path(str(module.__file__)) for module in (counts, hdf5, parsing))
 
 
 def parse_section(card: DatasetCard, section: SectionCard, files: Mapping[str, Path]) -> AnnData:
