@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pandas as pd
@@ -71,26 +70,22 @@ def carry_out(
     plan = make_plan(request)
     watcher.planned(plan)
     tracker = Tracker(tracking_uri(tracking, request.results), request.results, watcher.warn)
-    with ExitStack() as locks:
-        held = []
 
-        def upload(job: Job) -> None:
-            stored = stored_run(job.run)
-            if stored is not None:
-                tracker.upload(stored)
-
-        try:
-            for run in sorted(plan.runs, key=lambda run: run.folder.path):
-                locks.enter_context(run.folder.lock())
-                held.append(run.folder)
-                run.folder.describe(dict(run.facts))
-            failures = (executor or LocalExecutor()).run(plan, watcher, upload)
-        except BenchError:
-            for folder in held:
-                folder.discard_if_empty()
-            raise
-        runs = [stored for run in plan.runs if (stored := stored_run(run.folder)) is not None]
-        for stored in runs:
-            # Folds of earlier calls that no store has seen, as after a server that was down.
+    def upload(job: Job) -> None:
+        stored = stored_run(job.run)
+        if stored is not None:
             tracker.upload(stored)
+
+    try:
+        for run in plan.runs:
+            run.folder.describe(run.facts)
+        failures = (executor or LocalExecutor()).run(plan, watcher, upload)
+    except BenchError:
+        for run in plan.runs:
+            run.folder.discard_if_empty()
+        raise
+    runs = [stored for run in plan.runs if (stored := stored_run(run.folder)) is not None]
+    for stored in runs:
+        # Folds of earlier calls that no store has seen, as after a server that was down.
+        tracker.upload(stored)
     return Outcome(plan, runs, failures)

@@ -65,7 +65,7 @@ def _torch() -> Finding:
         import torch
         import torchvision
 
-        from bench.execute.environment import available_devices, has_bf16
+        from bench.devices import available_devices, has_bf16
     except Exception as error:  # noqa: BLE001 - a broken install can fail in any way; that is the finding
         return Finding(
             "torch",

@@ -8,9 +8,12 @@ Layout under the results folder::
                                                       scores.parquet, genes.parquet,
                                                       predictions.h5ad, curves.parquet,
                                                       fold.json, model/
+    runs/<dataset>/<protocol>/<method>-<key>/fold-<n>.claim           while somebody works on it
 
-A fold is done if its manifest names its key and every file has the size and SHA-256 that the
-manifest says. That a file exists means nothing.
+A fold is done if its manifest names its run and every file has the size and SHA-256 that the
+manifest says. That a file exists means nothing. The manifest also says which fit and which
+scores the files are of: see :mod:`bench.execute.keys`. Results of the first layout, whose
+manifests have one key for both, are read but never taken for those of a run of today.
 """
 
 from __future__ import annotations
@@ -19,22 +22,27 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from bench.errors import StoreError
 from bench.files import atomic_write, canonical_hash, file_hash, write_json
 
 MANIFEST = "manifest.json"
+RUN = "run.json"
 FAILURE = "failure.txt"
 MODEL = "model"
 SCRATCH = "scratch"
+
+_RESCORED = "rescored"
+_HASH = "sha256"
+_SCORED = ("scores.parquet", "genes.parquet", "predictions.h5ad", "fold.json")
+"""Files that are made anew when a fold is scored again."""
 
 
 @dataclass(frozen=True)
@@ -46,65 +54,72 @@ class RunFolder:
 
     def fold(self, index: int) -> FoldFolder:
         """Folder of one of its folds."""
-        return FoldFolder(self.path / f"fold-{index}", canonical_hash([self.key, index]))
+        return FoldFolder(self.path / f"fold-{index}", self.key, index)
 
     @property
     def results(self) -> Path:
         """The results folder it lies in; see :func:`run_folder`."""
         return self.path.parents[3]
 
-    def describe(self, facts: dict[str, Any]) -> None:
-        """Write ``run.json`` unless the same run has one."""
-        if read_run(self.path) is None:
-            try:
-                write_json(self.path / "run.json", {**facts, "key": self.key})
-            except OSError as error:
-                raise not_writable(self.path, error) from error
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Write ``run.json`` unless it says the same already.
+
+        When and from which commit the run was first made is kept.
+        """
+        known = read_run(self.path)
+        facts = {**facts, "key": self.key}
+        if known is not None:
+            first = {name: known[name] for name in ("created", "git_commit") if name in known}
+            facts |= first
+            if facts == known:
+                return
+        try:
+            write_record(self.path / RUN, facts)
+        except OSError as error:
+            raise not_writable(self.path, error) from error
 
     def discard_if_empty(self) -> None:
         """Remove the run if nothing came of it: a refused request leaves nothing.
 
-        A finished fold, a training checkpoint and the traceback of a failure are kept.
+        A finished fold, a training checkpoint, the reason of a failure and what another process
+        works on are kept.
         """
-        kept = (MANIFEST, FAILURE, f"{SCRATCH}/*")
-        if not any(any(self.path.glob(f"fold-*/{name}")) for name in kept):
+        kept = (f"fold-*/{MANIFEST}", f"fold-*/{FAILURE}", f"fold-*/{SCRATCH}/*", "*.claim")
+        if not any(any(self.path.glob(name)) for name in kept):
             shutil.rmtree(self.path, ignore_errors=True)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other processes off this run.
 
-        Raises
-        ------
-        StoreError
-            Another process works on it. The lock of a process that died is free.
-        """
-        lock = FileLock(self.path / ".lock")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise StoreError(
-                f"{self.path}: another process is working on this run; wait for it, then call"
-                " again, and what it finished is kept"
-            ) from None
-        except OSError as error:
-            raise not_writable(self.path, error) from error
-        try:
-            yield
-        finally:
-            lock.release()
+@dataclass(frozen=True)
+class FoldState:
+    """What lies in the folder of a fold.
+
+    Attributes
+    ----------
+    done
+        Whether there is a complete result.
+    fit_key, score_key
+        Keys of its fit and of its scores; empty where there is no result, or one of the first
+        layout.
+    damage
+        Which file is not what the manifest says, in a few words; empty where none is.
+    """
+
+    done: bool
+    fit_key: str = ""
+    score_key: str = ""
+    damage: str = ""
 
 
 @dataclass(frozen=True)
 class FoldFolder:
-    """Result of one fold."""
+    """Result of one fold of a run with a key."""
 
     path: Path
-    key: str
+    run_key: str
+    index: int
 
-    def is_done(self, *, models: bool = True) -> bool:
-        """Whether the manifest is of this key and all its files are what it says.
+    def state(self, *, models: bool = True) -> FoldState:
+        """What lies here.
 
         Parameters
         ----------
@@ -112,24 +127,50 @@ class FoldFolder:
             Also hash the fitted model, which tables and figures do not read and which may be
             large; without it only its size is compared.
         """
-        manifest = _read_json(self.path / MANIFEST)
-        if manifest is None or manifest.get("key") != self.key:
-            return False
+        if not self.path.is_dir():
+            return FoldState(done=False)
+        self._adopt()
+        path = self.path / MANIFEST
+        if not path.exists():
+            return FoldState(done=False)
+        manifest, hashed = _read_hashed(path)
+        if manifest is None:
+            return FoldState(done=False, damage=f"{MANIFEST} is damaged or was edited")
+        if hashed and (manifest.get("run"), manifest.get("fold")) == (self.run_key, self.index):
+            keys = (str(manifest.get("fit_key")), str(manifest.get("score_key")))
+        elif not hashed and manifest.get("key") == canonical_hash([self.run_key, self.index]):
+            keys = ("", "")  # the first layout
+        else:
+            return FoldState(done=False, damage=f"{MANIFEST} is of another run or was edited")
         files = manifest.get("files")
         if not isinstance(files, dict) or not files:
-            return False
-        return all(
-            self._matches(name, facts, models or not name.startswith(f"{MODEL}/"))
-            for name, facts in files.items()
-        )
+            return FoldState(done=False, damage=f"{MANIFEST} names no files")
+        for name, facts in sorted(files.items()):
+            fault = self._fault(name, facts, models or not name.startswith(f"{MODEL}/"))
+            if fault:
+                return FoldState(False, *keys, damage=f"{name} {fault}")
+        return FoldState(True, *keys)
 
-    def _matches(self, name: str, facts: Any, content: bool) -> bool:
+    def is_done(self, *, models: bool = True) -> bool:
+        """Whether a complete result of any fit lies here; see :meth:`state`."""
+        return self.state(models=models).done
+
+    def _fault(self, name: str, facts: Any, content: bool) -> str:
         path = self.path / name
-        if not path.is_file() or not isinstance(facts, dict):
-            return False
-        if path.stat().st_size != facts.get("size"):
-            return False
-        return not content or file_hash(path) == facts.get("sha256")
+        if not isinstance(facts, dict) or Path(name).is_absolute() or ".." in Path(name).parts:
+            return "is not described"
+        if not path.is_file():
+            return "is missing"
+        if path.stat().st_size != facts.get("size") or (
+            content and file_hash(path) != facts.get(_HASH)
+        ):
+            return "is damaged or was edited"
+        return ""
+
+    @property
+    def claim_file(self) -> Path:
+        """File by which a process claims the fold."""
+        return self.path.with_name(f"{self.path.name}.claim")
 
     def clear(self) -> None:
         """Remove all but training checkpoints; the manifest goes first."""
@@ -145,20 +186,73 @@ class FoldFolder:
         """Folder for training checkpoints, gone once the fold is done."""
         return self.path / SCRATCH
 
-    def finish(self) -> None:
+    def finish(self, fit_key: str, score_key: str) -> None:
         """Write the manifest over all files, after which the fold counts as done."""
         if self.scratch.is_dir():
             shutil.rmtree(self.scratch)
         (self.path / FAILURE).unlink(missing_ok=True)
         files = {
-            path.relative_to(self.path).as_posix(): {
-                "size": path.stat().st_size,
-                "sha256": file_hash(path),
-            }
+            path.relative_to(self.path).as_posix(): _described(path)
             for path in sorted(self.path.rglob("*"))
             if path.is_file() and path.name != MANIFEST
         }
-        write_json(self.path / MANIFEST, {"key": self.key, "files": files})
+        self._write_manifest(self.path, fit_key, score_key, files)
+
+    @contextmanager
+    def rescoring(self, score_key: str) -> Iterator[FoldFolder]:
+        """Give a folder for new scores; they take the place of the old ones at the end.
+
+        A process that is killed on the way leaves the old scores or the new ones.
+        """
+        manifest = _read_json(self.path / MANIFEST) or {}
+        staged = FoldFolder(self.path / _RESCORED, self.run_key, self.index)
+        shutil.rmtree(staged.path, ignore_errors=True)
+        staged.path.mkdir()
+        try:
+            yield staged
+            files = dict(manifest["files"])
+            files |= {name: _described(staged.path / name) for name in _SCORED}
+            self._write_manifest(staged.path, str(manifest["fit_key"]), score_key, files)
+        except BaseException:
+            shutil.rmtree(staged.path, ignore_errors=True)
+            raise
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Finish a change of scores whose new files are complete."""
+        staged = self.path / _RESCORED
+        if not (staged / MANIFEST).is_file():
+            return
+        for name in (*_SCORED, MANIFEST):
+            with suppress(FileNotFoundError):  # moved before the process was killed
+                os.replace(staged / name, self.path / name)
+        shutil.rmtree(staged, ignore_errors=True)
+
+    def _write_manifest(
+        self, folder: Path, fit_key: str, score_key: str, files: Mapping[str, Any]
+    ) -> None:
+        facts = {
+            "run": self.run_key,
+            "fold": self.index,
+            "fit_key": fit_key,
+            "score_key": score_key,
+            "files": dict(files),
+        }
+        write_record(folder / MANIFEST, facts)
+
+    def fail(self, reason: str, details: str) -> None:
+        """Keep why the fold failed; the first line is the reason."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = f"{reason}\n\n{details}".encode("utf-8", "backslashreplace")
+        with atomic_write(self.path / FAILURE) as temporary:
+            temporary.write_bytes(text)
+
+    def failure(self) -> str:
+        """Reason of the latest failure, empty where there was none."""
+        try:
+            return (self.path / FAILURE).read_text(encoding="utf-8").partition("\n")[0]
+        except OSError:
+            return ""
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write a table as Parquet."""
@@ -178,6 +272,10 @@ class FoldFolder:
         return _read_json(self.path / "fold.json") or {}
 
 
+def _described(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, _HASH: file_hash(path)}
+
+
 @dataclass(frozen=True, eq=False)
 class StoredRun:
     """A run found in a results folder, as it was when it was looked at.
@@ -190,11 +288,14 @@ class StoredRun:
         Contents of ``run.json``.
     done
         Indices of its folds that are done.
+    damaged
+        What is damaged in folds that have been done, by their index.
     """
 
     folder: RunFolder
     facts: dict[str, Any]
     done: tuple[int, ...]
+    damaged: Mapping[int, str] = field(default_factory=dict)
     _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
 
     def scores(self) -> pd.DataFrame:
@@ -229,11 +330,15 @@ def folds_folder(results: Path, dataset: str, protocol: str) -> Path:
 
 
 def read_run(path: Path) -> dict[str, Any] | None:
-    """Contents of a run folder's ``run.json``, None where there is no readable one."""
-    facts = _read_json(path / "run.json")
+    """Contents of a run folder's ``run.json``, None where there is no sound one."""
+    facts, hashed = _read_hashed(path / RUN)
     wanted = {"key": str, "label": str, "kind": str, "n_folds": int, "folds_hash": str}
     if facts is None or not all(isinstance(facts.get(k), v) for k, v in wanted.items()):
         return None
+    if not hashed:  # the first layout; folds of a later one belong to a record with a hash
+        manifests = [_read_json(fold) or {} for fold in path.glob(f"fold-*/{MANIFEST}")]
+        if any("run" in manifest for manifest in manifests):
+            return None
     return facts
 
 
@@ -242,16 +347,21 @@ def stored_run(folder: RunFolder) -> StoredRun | None:
     facts = read_run(folder.path)
     if facts is None or facts["key"] != folder.key:
         return None
-    done = tuple(
-        index for index in range(int(facts["n_folds"])) if folder.fold(index).is_done(models=False)
-    )
-    return StoredRun(folder, facts, done)
+    states = {
+        index: folder.fold(index).state(models=False) for index in range(int(facts["n_folds"]))
+    }
+    done = tuple(index for index, state in states.items() if state.done)
+    damaged = {index: state.damage for index, state in states.items() if state.damage}
+    return StoredRun(folder, facts, done, damaged)
 
 
 def stored_runs(results: Path, dataset: str, protocol: str) -> list[StoredRun]:
-    """All runs on a dataset under a protocol, oldest first."""
+    """All runs on a dataset under a protocol, oldest first; those of damaged records are left out.
+
+    See :func:`damaged_records` for the latter.
+    """
     found = []
-    for path in sorted((results / "runs" / dataset / protocol).glob("*/run.json")):
+    for path in sorted((results / "runs" / dataset / protocol).glob(f"*/{RUN}")):
         facts = read_run(path.parent)
         if facts is None:
             continue
@@ -259,6 +369,12 @@ def stored_runs(results: Path, dataset: str, protocol: str) -> list[StoredRun]:
         if run is not None:
             found.append(run)
     return sorted(found, key=lambda run: str(run.facts.get("created", "")))
+
+
+def damaged_records(results: Path, dataset: str, protocol: str) -> list[Path]:
+    """Files ``run.json`` that are damaged or were edited."""
+    paths = sorted((results / "runs" / dataset / protocol).glob(f"*/{RUN}"))
+    return [path for path in paths if read_run(path.parent) is None]
 
 
 def stored_names(results: Path) -> dict[str, list[str]]:
@@ -310,13 +426,32 @@ def not_writable(path: Path, error: BaseException) -> StoreError:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A small JSON object kept beside a run; empty where there is none."""
-    return _read_json(path) or {}
+    """A JSON object kept beside a run; empty where there is none that is sound."""
+    return _read_hashed(path)[0] or {}
 
 
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Keep a small JSON object beside a run."""
-    write_json(path, record)
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Keep a JSON object beside a run, with a hash over its content."""
+    content = {name: value for name, value in record.items() if name != _HASH}
+    write_json(path, {**content, _HASH: _hash_of(content)})
+
+
+def _hash_of(record: Mapping[str, Any]) -> str:
+    return canonical_hash({name: value for name, value in record.items() if name != _HASH})
+
+
+def _read_hashed(path: Path) -> tuple[dict[str, Any] | None, bool]:
+    """A record without its hash, and whether it had one.
+
+    None where its content is not what was written. Records of the first layout have no hash.
+    """
+    record = _read_json(path)
+    if record is None:
+        return None, False
+    expected = record.pop(_HASH, None)
+    if expected is None:
+        return record, False
+    return (record, True) if expected == _hash_of(record) else (None, True)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import bench
-from bench.execute.environment import choose_precision, has_bf16
+from bench.devices import choose_precision, has_bf16
 
 SEEDS = range(4)
 

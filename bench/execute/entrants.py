@@ -1,21 +1,19 @@
-"""What takes part in a comparison, from the names that a user typed."""
+"""Who is compared: methods with their settings, their permuted-image controls, oracles."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from bench.data.card import first_fault
 from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
 from bench.execute.request import FoldSettings
-from bench.files import read_yaml
-from bench.method import Method, MethodConfig
-from bench.registry import find_methods, method_class
+from bench.registry import find_methods
+from bench.worker.describe import describe
+from bench.worker.process import WorkerFailedError, run_worker
 
 SHUFFLED = "shuffled"
 RELEASED = "released"
@@ -23,8 +21,43 @@ TUNED = "tuned"
 
 
 @dataclass(frozen=True)
+class MethodFacts:
+    """What the harness knows of a method; its module need not be imported to use them.
+
+    Attributes
+    ----------
+    built_in
+        Whether it is part of this package.
+    needs_image
+        Whether it looks at images.
+    control
+        Whether it is a negative control.
+    has_presets
+        Whether its settings depend on the preset.
+    released
+        Whether it reads checkpoints of its authors.
+    settings
+        Names of its settings.
+    code
+        Hashes of its modules and versions of distributions; see
+        :func:`bench.sources.method_code`.
+    harness
+        What it imports of the harness; see :func:`bench.sources.harness_imports`.
+    """
+
+    built_in: bool
+    needs_image: bool
+    control: bool
+    has_presets: bool
+    released: bool
+    settings: tuple[str, ...]
+    code: Mapping[str, str]
+    harness: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Entrant:
-    """Something that is run and gets a row: a method, a shuffled twin, or an oracle.
+    """Something that is run and gets a row: a method, its permuted-image control, or an oracle.
 
     Attributes
     ----------
@@ -33,9 +66,13 @@ class Entrant:
     method
         Name of the method, None for an oracle.
     shuffled
-        Whether test images are dealt to the wrong spots.
+        Whether test images are permuted among the spots.
     config
-        Settings of the method.
+        All settings of the method, as JSON has them.
+    facts
+        What is known of the method; None for an oracle.
+    changes
+        Settings that differ from the preset's: by name, the preset's value and the one used.
     checkpoint
         Checkpoint of the method's authors that takes the place of a fit.
     fold_configs
@@ -45,9 +82,11 @@ class Entrant:
     label: str
     method: str | None
     shuffled: bool = False
-    config: MethodConfig = field(default_factory=MethodConfig)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    facts: MethodFacts | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Path | None = None
-    fold_configs: Mapping[int, MethodConfig] = field(default_factory=dict)
+    fold_configs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def in_fold(self, fold: int) -> Entrant:
         """The same with the settings of one fold."""
@@ -56,18 +95,23 @@ class Entrant:
     @property
     def kind(self) -> str:
         """``oracle``, ``control`` or ``method``."""
-        if self.method is None:
+        if self.facts is None:
             return "oracle"
-        return "control" if self.shuffled or method_class(self.method).control else "method"
+        return "control" if self.shuffled or self.facts.control else "method"
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether it looks at images."""
+        return self.facts is not None and self.facts.needs_image
 
     def without_shuffling(self) -> Entrant:
-        """The method itself, of which this is the shuffled twin."""
+        """The method itself, of which this is the permuted-image control."""
         return replace(self, label=str(self.method), shuffled=False)
 
     @property
     def has_presets(self) -> bool:
         """Whether its settings depend on the preset."""
-        return self.method is not None and any(method_class(self.method).presets.values())
+        return self.facts is not None and self.facts.has_presets
 
 
 def find_entrants(
@@ -78,8 +122,8 @@ def find_entrants(
     Parameters
     ----------
     methods
-        Names of methods and oracles, ``shuffled:METHOD``, or ``shuffled`` for the twins of all
-        methods beside it that look at images.
+        Names of methods and oracles, ``shuffled:METHOD``, or ``shuffled`` for the permuted-image
+        controls of all methods beside it that look at images.
     dataset, preset
         Choose a method's settings.
     settings
@@ -88,20 +132,29 @@ def find_entrants(
     Raises
     ------
     BenchError
-        An unknown name, a setting that no method has, or a twin that changes nothing.
+        An unknown name, a setting that no method has, or a control that changes nothing.
     """
     known = find_methods()
+    described: dict[str, dict[str, Any]] = {}
+
+    def of(name: str) -> dict[str, Any]:
+        if name not in known:
+            raise UnknownNameError("method", name, [*known, *ORACLES, SHUFFLED])
+        if name not in described:
+            described[name] = _describe(name, dataset, preset, settings)
+        return described[name]
+
     labels: list[str] = []
     for label in methods:
         if label == SHUFFLED:
             twins = [
                 f"{SHUFFLED}:{name}"
                 for name in methods
-                if name in known and method_class(name).needs_image
+                if name in known and of(name)["facts"].needs_image
             ]
             if not twins:
                 raise BenchError(
-                    "'shuffled' is the twin of a method that looks at images; name one beside"
+                    "'shuffled' is the control of a method that looks at images; name one beside"
                     " it, or write shuffled:METHOD"
                 )
             labels += twins
@@ -111,7 +164,6 @@ def find_entrants(
     if not labels:
         raise BenchError("no method named; see 'bench list methods'")
 
-    used: set[str] = set()
     entrants = []
     for label in labels:
         if label in ORACLES:
@@ -119,53 +171,24 @@ def find_entrants(
             continue
         shuffled = label.startswith(f"{SHUFFLED}:")
         name = label.removeprefix(f"{SHUFFLED}:")
-        if name not in known:
-            raise UnknownNameError("method", name, [*known, *ORACLES, SHUFFLED])
-        kind = method_class(name)
-        if shuffled and not kind.needs_image:
+        found = of(name)
+        if shuffled and not found["facts"].needs_image:
             raise BenchError(f"{label}: {name} does not look at images, shuffling changes nothing")
         entrants.append(
-            Entrant(label, name, shuffled, _configure(kind, dataset, preset, settings, used))
+            Entrant(
+                label=label,
+                method=name,
+                shuffled=shuffled,
+                config=found["config"],
+                facts=found["facts"],
+                changes=found["changes"],
+            )
         )
-    unused = set(settings) - used
+    unused = set(settings).difference(*(found["used"] for found in described.values()))
     if unused:
-        fields = {
-            key for e in entrants for key in type(e.config).model_fields if e.method is not None
-        }
-        raise UnknownNameError("setting", sorted(unused)[0], fields or {"(none)"})
+        names = {name for found in described.values() for name in found["facts"].settings}
+        raise UnknownNameError("setting", sorted(unused)[0], names or {"(none)"})
     return entrants
-
-
-class _SettingsFile(BaseModel):
-    """A method with its settings, as tuning writes them; what else stands there is for people."""
-
-    method: str
-    config: dict[str, Any]
-    preset: str = "authors"
-
-
-def read_settings(path: Path) -> tuple[str, str, dict[str, Any]]:
-    """A method, its preset and its settings from a YAML file such as tuning's ``best.yaml``.
-
-    Returns
-    -------
-    tuple
-        The method's name, the preset, and values by ``method.setting``.
-
-    Raises
-    ------
-    DataError
-        The file is missing, not YAML, or names no method or settings.
-    """
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: not a settings file, which has the fields method and config")
-    try:
-        found = _SettingsFile.model_validate(content)
-    except ValidationError as error:
-        raise DataError(f"{path}: {first_fault(error)}") from error
-    values = {f"{found.method}.{key}": value for key, value in found.config.items()}
-    return found.method, found.preset, values
 
 
 def released_entrant(
@@ -182,10 +205,10 @@ def released_entrant(
         raise DataError(f"{checkpoint}: no such checkpoint file")
     if ":" in method or method in ORACLES:
         raise BenchError(f"{method}: a checkpoint belongs to a method, not to a control or oracle")
-    kind = method_class(method)
-    if kind.from_released.__func__ is Method.from_released.__func__:  # type: ignore[attr-defined]
-        raise ConfigError(f"{method} has no released checkpoints to read")
     (entrant,) = find_entrants([method], dataset, preset, settings)
+    assert entrant.facts is not None  # only oracles have none
+    if not entrant.facts.released:
+        raise ConfigError(f"{method} has no released checkpoints to read")
     return replace(entrant, label=f"{RELEASED}:{method}", checkpoint=checkpoint)
 
 
@@ -198,22 +221,30 @@ def tuned_entrant(
 ) -> Entrant:
     """A method with settings of its own for every fold; it gets a row of its own."""
     (entrant,) = find_entrants([method], dataset, preset, settings)
-    kind = method_class(method)
-    chosen = {fold: kind.Config.model_validate(of.config) for fold, of in found.items()}
+    whole = _describe(method, dataset, preset, settings, [of.config for of in found.values()])
+    chosen = dict(zip(found, whole["whole"], strict=True))
     return replace(entrant, label=f"{TUNED}:{method}", fold_configs=chosen)
 
 
-def _configure(
-    kind: type[Method],
+def _describe(
+    method: str,
     dataset: str,
     preset: str,
     settings: Mapping[str, Any],
-    used: set[str],
-) -> MethodConfig:
-    changes = {}
-    for key, value in settings.items():
-        owner, _, field_name = key.rpartition(".")
-        if owner == kind.name or (not owner and field_name in kind.Config.model_fields):
-            changes[field_name] = value
-            used.add(key)
-    return kind.configure(dataset, preset, changes)
+    whole: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Facts and settings of a method; the module of another distribution runs in a worker."""
+    question = {"method": method, "dataset": dataset, "preset": preset}
+    question |= {"settings": dict(settings), "whole": [dict(one) for one in whole]}
+    built_in = find_methods()[method].entry is None
+    if built_in:
+        found = describe(**question)  # type: ignore[arg-type]
+    else:
+        try:
+            found = run_worker("describe", json.dumps(question))
+        except WorkerFailedError as error:
+            raise BenchError(f"method '{method}' cannot be imported: {error}") from error
+    facts = {"built_in": built_in, **found["facts"]}
+    for name in ("settings", "harness"):
+        facts[name] = tuple(facts[name])
+    return {**found, "facts": MethodFacts(**facts)}

@@ -1,114 +1,254 @@
-"""One job: fit on a fold's training data, predict its slides, score, store."""
+"""One job: what a worker is asked, and what becomes of its answer."""
 
 from __future__ import annotations
 
+import os
 import platform
-import sys
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.data.images.image import thumbnail
-from bench.data.views import Slide
-from bench.errors import TrainingError
+from bench.errors import BenchError, TrainingError
 from bench.evaluate.oracles import ORACLES
-from bench.execute.environment import available_devices, choose_precision
+from bench.execute.inputs import FoldInputs
+from bench.execute.keys import fit_key, score_key
 from bench.execute.plan import Job
-from bench.execute.scoring import Reference, as_anndata, reference, score_fold
+from bench.execute.scoring import as_anndata, score_fold
 from bench.files import atomic_write, write_json
-from bench.method import Context, Method, Precision, Progress
-from bench.protocol.fold_data import FoldData, fold_data
-from bench.registry import method_class
+from bench.protocol.fold_data import FoldData
 from bench.store import MODEL, FoldFolder, image_file, read_record
+from bench.worker.task import FitReport, FitTask, checked_predictions, prediction_file
+
+_OUT = "out"
+_IMAGE_SIDE = 1000
 
 
-def run_fold(job: Job, progress: Progress | None = None) -> None:
-    """Do one job and leave its result in the fold's folder, manifest last.
+def job_keys(job: Job, inputs: FoldInputs) -> tuple[str, str]:
+    """Fit key and score key of a job; see :mod:`bench.execute.keys`."""
+    handed_over, truth = inputs.hashes
+    # An oracle is shown the truth instead of what is handed over.
+    fit = fit_key(job.run.key, job.fold, handed_over if job.entrant.method else truth)
+    return fit, score_key(fit, truth)
+
+
+def fit_task(job: Job, inputs: FoldInputs, *, twin_done: bool) -> FitTask:
+    """What a worker is asked to do for a job; the folder of the fold is cleared for it.
+
+    Parameters
+    ----------
+    job, inputs
+        The job and the data of its fold.
+    twin_done
+        Whether the method of a permuted-image control has been fitted to this very fold.
+    """
+    folder = job.folder
+    folder.clear()
+    out = folder.scratch / _OUT
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    fitted = job.twin.fold(job.fold).path / MODEL if job.twin is not None and twin_done else None
+    checkpoint = job.entrant.checkpoint
+    return FitTask(
+        method=str(job.entrant.method),
+        configs=(dict(job.entrant.config),),
+        inputs=str(inputs.handed_over.absolute()),
+        out=str(out.absolute()),
+        scratch=str(folder.scratch.absolute()),
+        seed=job.seed,
+        device=job.device,
+        precision=job.precision,
+        compile=job.compile,
+        checkpoint=str(checkpoint.absolute()) if checkpoint else None,
+        fitted=str(fitted.absolute()) if fitted else None,
+        shuffled=job.seed if job.entrant.shuffled else None,
+        save=not job.entrant.shuffled,
+    )
+
+
+def read_predictions(
+    label: str, data: FoldData, out: Path, *, look: int = 0, config: int = 0
+) -> list[np.ndarray]:
+    """Predictions that a worker left, one (spots, panel) float32 array a test section.
+
+    Raises
+    ------
+    TrainingError
+        A file is missing or holds something else.
+    """
+    predictions = []
+    for number in range(len(data.slides)):
+        path = out / prediction_file(look, config, number)
+        try:
+            predictions.append(np.load(path, allow_pickle=False))
+        except (OSError, ValueError, EOFError) as error:
+            raise TrainingError(f"{label} left no readable predictions ({error})") from error
+    return checked_predictions(label, data.slides, data.training.panel, predictions)
+
+
+def store_fit(
+    job: Job,
+    inputs: FoldInputs,
+    answer: Mapping[str, Any],
+    timings: Mapping[str, float],
+    facts: Mapping[str, Any],
+) -> None:
+    """Score what a worker predicted and keep it, manifest last.
+
+    Parameters
+    ----------
+    job, inputs
+        The job and the data of its fold.
+    answer
+        Fields of :class:`~bench.worker.task.FitReport`, from the worker.
+    timings, facts
+        Further seconds by name, and what else ``fold.json`` has to say.
+
+    Raises
+    ------
+    TrainingError
+        The worker left something that is no prediction or no plain file.
+    """
+    folder, out = job.folder, job.folder.scratch / _OUT
+    predictions = read_predictions(job.entrant.label, inputs.data, out)
+    try:
+        report = FitReport(**{name: answer[name] for name in FitReport.__annotations__})
+        curves = pd.DataFrame(report.curves)
+        times = {
+            "fit_seconds": round(float(report.fit_seconds), 4),
+            "predict_seconds": round(float(report.predict_seconds), 4),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"{job.entrant.label}: its worker's report is broken") from error
+    folder.write_table("curves.parquet", curves)
+    if not job.entrant.shuffled:
+        _take_model(job, out / MODEL, folder.path / MODEL)
+    more = {
+        "notes": report.notes,
+        "device": report.device,
+        "peak_memory_mb": report.peak_memory_mb,
+        "peak_device_memory_mb": report.peak_device_memory_mb,
+        **facts,
+    }
+    _store(job, inputs, predictions, {**timings, **times}, more)
+
+
+def run_oracle(job: Job, inputs: FoldInputs) -> None:
+    """Do the job of an oracle, which is no method and is shown the truth."""
+    job.folder.clear()
+    started = time.perf_counter()
+    oracle, data = ORACLES[job.entrant.label], inputs.data
+    genes = len(data.training.panel)
+    predictions = [oracle(truth.totals, genes).astype(np.float32) for truth in data.truth]
+    job.folder.write_table("curves.parquet", pd.DataFrame())
+    timings = {"predict_seconds": round(time.perf_counter() - started, 4)}
+    nothing = {"notes": [], "peak_memory_mb": None, "peak_device_memory_mb": None}
+    _store(job, inputs, predictions, timings, {"device": "cpu", **nothing})
+
+
+def rescore(job: Job, inputs: FoldInputs) -> None:
+    """Score the stored predictions of a fit anew; nothing is fitted.
 
     Raises
     ------
     BenchError
-        The request cannot be met (data, weights, settings).
-    TrainingError
-        The method diverged or predicted something that is not a prediction.
-    OSError
-        The results folder cannot be written.
+        The stored predictions are not of this fold.
     """
-    folder = job.run.fold(job.fold)
-    folder.clear()
-    context = Context(
-        seed=job.seed,
-        device=device_of(job),
-        precision=precision_of(job),
-        compile=job.compile,
-        scratch=folder.scratch,
-    )
-    if progress is not None:
-        context.progress = progress
-    reset_peak_memory(context.device)
-    clock = _Clock()
-    data, references = _data_of(job)
-    clock.mark("data_seconds")
+    import anndata
 
-    method = None
-    if job.entrant.method is None:
-        oracle = ORACLES[job.entrant.label]
-        genes = len(data.training.panel)
-        predictions = [oracle(truth.totals, genes) for truth in data.truth]
-    else:
-        folder.scratch.mkdir(exist_ok=True)
-        method = _fitted(job, data, context)
-        clock.mark("fit_seconds")
-        slides: Sequence[Slide] = data.slides
-        if job.entrant.shuffled:
-            slides = [
-                slide.with_images_shuffled(job.seed + number) for number, slide in enumerate(slides)
-            ]
-        predictions = method.predict(slides, context)
-        check_predictions(job.entrant.label, data, predictions)
-    clock.mark("predict_seconds")
+    stored = anndata.read_h5ad(job.folder.path / "predictions.h5ad")
+    data = inputs.data
+    lengths = [len(truth.spot_names) for truth in data.truth]
+    if stored.shape != (sum(lengths), len(data.training.panel)):
+        raise BenchError(f"{job.folder.path}: stored predictions are not of this fold; use --force")
+    values = np.asarray(stored.X, dtype=np.float32)
+    predictions = np.split(values, np.cumsum(lengths)[:-1])
+    facts = job.folder.facts()
+    with job.folder.rescoring(job_keys(job, inputs)[1]) as staged:
+        _write_scores(job, inputs, predictions, staged, facts)
 
-    scores, gene_scores = score_fold(
+
+def _store(
+    job: Job,
+    inputs: FoldInputs,
+    predictions: Sequence[np.ndarray],
+    timings: Mapping[str, float],
+    facts: Mapping[str, Any],
+) -> None:
+    fold = inputs.source.fold
+    about = {
+        "fold": job.fold,
+        "train": fold.train,
+        "validation": fold.validation,
+        "test": fold.test,
+        "panel": inputs.data.training.panel,
+        "precision": job.precision,
+        "timings": dict(timings),
+        "images": _small_images(job, inputs.data),
+        "machine": {
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "host": platform.node(),
+        },
+        **facts,
+    }
+    _write_scores(job, inputs, predictions, job.folder, about)
+    job.folder.finish(*job_keys(job, inputs))
+
+
+def _write_scores(
+    job: Job,
+    inputs: FoldInputs,
+    predictions: Sequence[np.ndarray],
+    folder: FoldFolder,
+    facts: Mapping[str, Any],
+) -> None:
+    data, started = inputs.data, time.perf_counter()
+    scores, genes = score_fold(
         job.entrant.label,
         job.fold,
         data,
-        references,
+        inputs.references,
         predictions,
         scale_free=job.entrant.method is None,
     )
-    clock.mark("score_seconds")
+    scored = time.perf_counter()
     folder.write_table("scores.parquet", scores)
-    folder.write_table("genes.parquet", gene_scores)
-    folder.write_table("curves.parquet", pd.DataFrame(context.curves))
+    folder.write_table("genes.parquet", genes)
     with atomic_write(folder.path / "predictions.h5ad") as temporary:
         as_anndata(data, predictions).write_h5ad(temporary, compression="lzf")
-    if method is not None and not job.entrant.shuffled:
-        (folder.path / MODEL).mkdir(exist_ok=True)
-        method.save(folder.path / MODEL)
-    clock.mark("store_seconds")
+    timings = {
+        **facts["timings"],
+        "score_seconds": round(scored - started, 4),
+        "store_seconds": round(time.perf_counter() - scored, 4),
+    }
     write_json(
         folder.path / "fold.json",
         {
-            "fold": job.fold,
-            "train": job.folds.folds[job.fold].train,
-            "validation": job.folds.folds[job.fold].validation,
-            "test": job.folds.folds[job.fold].test,
-            "panel": data.training.panel,
+            **facts,
+            "timings": timings,
             "unmeasured_genes": dict(data.unmeasured_genes),
             "dropped_spots": dict(data.dropped_spots),
-            "notes": context.notes,
-            "images": _small_images(job, data),
-            "device": context.device,
-            "precision": context.precision,
-            "timings": clock.seconds,
-            "peak_memory_mb": peak_memory_mb(),
-            "peak_device_memory_mb": peak_device_memory_mb(context.device),
-            "machine": {"platform": platform.platform(), "python": platform.python_version()},
         },
     )
-    folder.finish()
+
+
+def _take_model(job: Job, made: Path, target: Path) -> None:
+    """Move the folder that a method saved into the fold's; plain files alone."""
+    if not made.is_dir() or made.is_symlink():
+        raise TrainingError(f"{job.entrant.label}: its worker left no model")
+    for folder, subfolders, files in os.walk(made):
+        for name in (*subfolders, *files):
+            path = Path(folder) / name
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                raise TrainingError(f"{job.entrant.label}: saved {name}, which is no plain file")
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(made, target)
 
 
 def _small_images(job: Job, data: FoldData) -> dict[str, dict[str, object]]:
@@ -118,7 +258,7 @@ def _small_images(job: Job, data: FoldData) -> dict[str, dict[str, object]]:
         source = slide.patch_source
         if source is None:
             continue
-        name = image_file(job.dataset.card.name, slide.name, source.image_hash)
+        name = image_file(job.source.dataset.card.name, slide.name, source.image_hash)
         path = job.run.results / name
         scale = path.with_suffix(".json")
         if not (path.is_file() and scale.is_file()):
@@ -130,134 +270,3 @@ def _small_images(job: Job, data: FoldData) -> dict[str, dict[str, object]]:
             write_json(scale, {"scale": of_pixel * source.image_scale})
         found[slide.name] = {"file": name.as_posix(), **read_record(scale)}
     return found
-
-
-_IMAGE_SIDE = 1000
-
-
-def device_of(job: Job) -> str:
-    """Device a job runs on: of its own accord only what looks at images takes a fast one."""
-    if job.device != "auto":
-        return job.device
-    method = job.entrant.method
-    wanted = method is not None and method_class(method).needs_image
-    return available_devices()[0] if wanted else "cpu"
-
-
-def precision_of(job: Job) -> Precision:
-    """Precision a job's image encoders compute in."""
-    return choose_precision(job.precision, device_of(job))
-
-
-def _fitted(job: Job, data: FoldData, context: Context) -> Method:
-    kind = method_class(str(job.entrant.method))
-    if job.twin is not None:
-        # The twin differs in its test images alone: a finished fit of the same fold is the same.
-        fitted: FoldFolder = job.twin.fold(job.fold)
-        if fitted.is_done():
-            return kind.load(fitted.path / MODEL, job.entrant.config)
-    if job.entrant.checkpoint is not None:
-        return kind.from_released(
-            job.entrant.checkpoint, job.entrant.config, data.training, context
-        )
-    method = kind(job.entrant.config)
-    method.fit(data.training, context)
-    return method
-
-
-def check_predictions(label: str, data: FoldData, predictions: Sequence[np.ndarray]) -> None:
-    """Refuse what is not one finite (spots, panel) array a slide.
-
-    Raises
-    ------
-    TrainingError
-        Naming method, section and, for a value that is not finite, the gene.
-    """
-    if len(predictions) != len(data.slides):
-        raise TrainingError(
-            f"{label} gave {len(predictions)} predictions for {len(data.slides)} slides"
-        )
-    panel = data.training.panel
-    for slide, prediction in zip(data.slides, predictions, strict=True):
-        wanted = (len(slide), len(panel))
-        if not isinstance(prediction, np.ndarray) or prediction.shape != wanted:
-            shape = getattr(prediction, "shape", type(prediction).__name__)
-            raise TrainingError(f"{label}, section {slide.name}: predicted {shape}, not {wanted}")
-        broken = ~np.isfinite(prediction).all(axis=0)
-        if broken.any():
-            gene = panel[int(np.argmax(broken))]
-            raise TrainingError(
-                f"{label}, section {slide.name}: prediction of gene {gene} is not finite"
-            )
-
-
-_latest: tuple[tuple[str, str, str, int], FoldData, list[Reference]] | None = None
-
-
-def _data_of(job: Job) -> tuple[FoldData, list[Reference]]:
-    """Data of a job's fold; the last one made is kept for the next method on the same fold."""
-    global _latest
-    key = (job.dataset.hash, job.protocol.hash, job.folds.hash, job.fold)
-    if _latest is None or _latest[0] != key:
-        _latest = None  # frees the old fold before the new one is read
-        fold = job.folds.folds[job.fold]
-        sections = {
-            name: job.dataset.section(name) for name in (*fold.train, *fold.validation, *fold.test)
-        }
-        data = fold_data(fold, sections, job.protocol, job.listed_panel)
-        _latest = (key, data, [reference(truth, job.protocol) for truth in data.truth])
-    return _latest[1], _latest[2]
-
-
-class _Clock:
-    """Seconds between marks."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def mark(self, name: str) -> None:
-        """Book the time since the last mark under `name`."""
-        now = time.perf_counter()
-        self.seconds[name] = round(now - self._last, 4)
-        self._last = now
-
-
-def reset_peak_memory(device: str) -> None:
-    """Start counting anew, where the system lets us: Linux for the process, CUDA for the GPU."""
-    try:
-        with open("/proc/self/clear_refs", "w") as stream:
-            stream.write("5")
-    except OSError:
-        return
-    finally:
-        if device == "cuda":
-            import torch
-
-            torch.cuda.reset_peak_memory_stats()
-
-
-def peak_memory_mb() -> float | None:
-    """Largest resident memory of this process since the last reset, in MB; None on Windows."""
-    try:
-        with open("/proc/self/status") as stream:
-            for line in stream:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) / 1024
-    except OSError:
-        pass
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-
-
-def peak_device_memory_mb(device: str) -> float | None:
-    """Largest GPU memory allocated since the last reset, in MB."""
-    if device != "cuda":
-        return None
-    import torch
-
-    return torch.cuda.max_memory_allocated() / (1 << 20)

@@ -5,41 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bench.data.card import DatasetCard, join_names
 from bench.data.dataset import Dataset, open_dataset
 from bench.data.overview import look_over
+from bench.devices import check_device, check_precision, remember_devices, remembered_devices
 from bench.errors import BenchError, DataError
 from bench.evaluate.oracles import ORACLES
-from bench.execute.entrants import (
-    Entrant,
-    find_entrants,
-    released_entrant,
-    tuned_entrant,
-)
-from bench.execute.environment import (
-    PACKAGE,
-    check_precision,
-    choose_device,
-    git_commit,
-    package_versions,
-)
+from bench.execute.entrants import Entrant, find_entrants, released_entrant, tuned_entrant
+from bench.execute.environment import git_commit, package_versions
+from bench.execute.inputs import FoldSource
+from bench.execute.keys import run_key
 from bench.execute.request import Request
-from bench.files import cache_folder, canonical_hash, file_hash, source_hash
+from bench.files import cache_folder, canonical_hash, file_hash
+from bench.method import Precision
 from bench.protocol.audit import Finding, audit, check_audit, read_findings, write_findings
 from bench.protocol.folds import Folds, SectionFacts, make_folds, read_folds, write_folds
 from bench.protocol.gene_list import read_panel
 from bench.protocol.rules import Protocol, find_protocol, with_panel
-from bench.registry import dataset_card, method_class, method_source
-from bench.store import RunFolder, check_writable, folds_folder, not_writable, run_folder
-
-_HARNESS = (
-    *("data", "protocol", "evaluate", "blocks", "training"),
-    *("execute/job.py", "execute/scoring.py"),
+from bench.registry import dataset_card
+from bench.sources import code_hash
+from bench.store import (
+    FoldFolder,
+    RunFolder,
+    check_writable,
+    folds_folder,
+    not_writable,
+    run_folder,
 )
-"""Sources of the harness that decide numbers, and so belong to the key."""
+from bench.worker.process import run_worker
 
 
 @dataclass(frozen=True)
@@ -47,17 +44,23 @@ class Job:
     """One fold of one run, with all its inputs; picklable."""
 
     entrant: Entrant
-    dataset: Dataset
-    protocol: Protocol
-    listed_panel: tuple[str, ...] | None
-    folds: Folds
-    fold: int
+    source: FoldSource
     seed: int
     device: str
-    precision: str
+    precision: Precision
     compile: bool
     run: RunFolder
     twin: RunFolder | None = None
+
+    @property
+    def fold(self) -> int:
+        """Number of the fold."""
+        return self.source.index
+
+    @property
+    def folder(self) -> FoldFolder:
+        """Where the result lies."""
+        return self.run.fold(self.fold)
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,10 @@ def make_plan(request: Request) -> Plan:
     if request.panel is not None:
         protocol = with_panel(protocol, request.panel, card.panels)
     entrants = _entrants(request, card.name)
-    device = choose_device(request.device)
-    check_precision(request.precision)
+    devices = Devices(request.device, request.precision)
     check_writable(request.results)
 
-    images = any(e.method is not None and method_class(e.method).needs_image for e in entrants)
+    images = any(entrant.needs_image for entrant in entrants)
     dataset, folds, listed_panel = divide(
         card, protocol, request.data_root, images=images, aliases=request.aliases
     )
@@ -117,6 +119,7 @@ def make_plan(request: Request) -> Plan:
     findings = dataset_audit(dataset, folds, protocol)
     check_audit(findings, protocol)
     chosen = _chosen_folds(request.folds, folds)
+    sources = {index: FoldSource(dataset, protocol, listed_panel, folds, index) for index in chosen}
 
     shared = {
         "dataset": card.name,
@@ -125,27 +128,29 @@ def make_plan(request: Request) -> Plan:
         "protocol_hash": protocol.hash,
         "folds_hash": folds.hash,
         "seed": request.seed,
-        "precision": request.precision,
         "compile": request.compile,
-        "packages": package_versions(),
     }
     commit, renamed = git_commit(), _aliases(dataset)
 
-    def folder_of(entrant: Entrant) -> RunFolder:
-        key = _run_key(entrant, shared)
+    def folder_of(entrant: Entrant, precision: Precision) -> RunFolder:
+        key = run_key(entrant, {**shared, "precision": precision})
         return run_folder(request.results, card.name, protocol.name, entrant.label, key)
 
     runs = []
     for entrant in entrants:
-        folder = folder_of(entrant)
+        device, precision = devices.of(needs_image=entrant.needs_image)
+        folder = folder_of(entrant, precision)
         facts = {
             **shared,
+            "precision": precision,
+            "packages": package_versions(),
             "tables_hash": dataset.tables_hash,
             "label": entrant.label,
             "kind": entrant.kind,
             "method": entrant.method,
             "preset": request.preset if entrant.has_presets else "-",
-            "config": entrant.config.model_dump(mode="json"),
+            "config": dict(entrant.config),
+            "changes": dict(entrant.changes),
             **_tuned(entrant),
             **_studies(request, entrant),
             "n_folds": len(folds.folds),
@@ -159,26 +164,53 @@ def make_plan(request: Request) -> Plan:
             "git_commit": commit,
             "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
+        twin = folder_of(entrant.without_shuffling(), precision) if entrant.shuffled else None
         jobs = tuple(
             Job(
                 entrant=entrant.in_fold(index),
-                dataset=dataset,
-                protocol=protocol,
-                listed_panel=listed_panel,
-                folds=folds,
-                fold=index,
+                source=source,
                 seed=request.seed,
                 device=device,
-                precision=request.precision,
+                precision=precision,
                 compile=request.compile,
                 run=folder,
-                twin=folder_of(entrant.without_shuffling()) if entrant.shuffled else None,
+                twin=twin,
             )
-            for index in chosen
+            for index, source in sources.items()
             if not entrant.fold_configs or index in entrant.fold_configs
         )
         runs.append(PlannedRun(entrant, folder, facts, jobs))
     return Plan(request, dataset, protocol, folds, tuple(runs))
+
+
+class Devices:
+    """Device and precision of jobs; torch is asked only if a method looks at images."""
+
+    def __init__(self, device: str, precision: str) -> None:
+        check_device(device)
+        check_precision(precision)
+        self._device, self._precision = device, precision
+        if device in {"cuda", "mps"} and device not in self._here:
+            raise BenchError(f"device {device} is not available on this machine; use --device auto")
+
+    def of(self, *, needs_image: bool) -> tuple[str, Precision]:
+        """Device and precision of a method; a fast device only for one that looks at images."""
+        device, precision = self._device, self._precision
+        if device == "auto":
+            device = next(iter(self._here)) if needs_image else "cpu"
+        if precision == "auto":
+            # Precision is of image encoders.
+            return device, self._here.get(device, "float32") if needs_image else "float32"
+        return device, "bf16" if precision == "bf16" and needs_image else "float32"
+
+    @cached_property
+    def _here(self) -> Mapping[str, Precision]:
+        known = remembered_devices()
+        if known is None:
+            remember_devices(run_worker("devices", "{}")["devices"])
+            known = remembered_devices()
+        assert known is not None  # it has just been written
+        return known
 
 
 def divide(
@@ -216,7 +248,7 @@ def divide(
 
 def dataset_audit(dataset: Dataset, folds: Folds, protocol: Protocol) -> list[Finding]:
     """Leaks of a dataset's folds; looked for once for the same data, folds and rules."""
-    source = source_hash(PACKAGE / "protocol" / "audit.py")
+    source = code_hash(["bench.protocol.audit"])
     key = canonical_hash([source, dataset.hash, folds.hash, protocol.hash])
     path = cache_folder() / "audits" / f"{key[:32]}.json"
     findings = read_findings(path)
@@ -249,7 +281,7 @@ def _checkpoint(entrant: Entrant) -> dict[str, Any]:
 def _tuned(entrant: Entrant) -> dict[str, Any]:
     """Settings by fold, as ``run.json`` has them."""
     configs = entrant.fold_configs
-    found = {str(fold): config.model_dump(mode="json") for fold, config in sorted(configs.items())}
+    found = {str(fold): dict(config) for fold, config in sorted(configs.items())}
     return {"tuned": found} if found else {}
 
 
@@ -331,20 +363,3 @@ def _chosen_folds(asked: Sequence[int] | None, folds: Folds) -> list[int]:
             f"no fold {join_names(map(str, unknown))}; folds are 0 to {len(available) - 1}"
         )
     return sorted(set(asked))
-
-
-def _run_key(entrant: Entrant, shared: Mapping[str, Any]) -> str:
-    sources = [source_hash(*(PACKAGE / part for part in _HARNESS))]
-    if entrant.method is not None:
-        sources.append(source_hash(method_source(entrant.method)))
-    config = entrant.config.model_dump(mode="json")
-    # A setting that names a file stands for its content.
-    files = {
-        key: file_hash(Path(value))
-        for key, value in config.items()
-        if isinstance(value, str) and Path(value).is_file()
-    }
-    if entrant.checkpoint is not None:
-        files["checkpoint"] = file_hash(entrant.checkpoint)
-    facts = {"label": entrant.label, "config": config, "files": files, "source": sources}
-    return canonical_hash({**shared, **facts, **_tuned(entrant)})

@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from bench.blocks.precision import unplace
-from bench.execute.job import peak_device_memory_mb, peak_memory_mb, reset_peak_memory
+from bench.worker.memory import peak_device_memory_mb, peak_memory_mb, reset_peak_memory
 from bench.files import cache_folder
 from bench.method import Context, Method, MethodConfig, Precision
 from bench.speed.calls import NetworkCalls

@@ -11,12 +11,8 @@ from typing import Any, Literal
 
 from bench.errors import BenchError
 from bench.execute.entrants import find_entrants
-from bench.execute.environment import (
-    available_devices,
-    choose_device,
-    choose_precision,
-    package_versions,
-)
+from bench.devices import choose_device, choose_precision
+from bench.execute.environment import package_versions
 from bench.method import Method, MethodConfig
 from bench.registry import find_methods, method_class
 from bench.speed.fold import SECTIONS, SYNTHETIC, SpeedFold, dataset_fold, synthetic_fold
@@ -97,7 +93,6 @@ def measure(options: SpeedOptions, progress: Callable[[str], None]) -> dict[str,
     """
     load = load_average()
     device = choose_device(options.device)
-    device = available_devices()[0] if device == "auto" else device
     fast = device != "cpu"
     batch = options.batch or (128 if fast else 16)
     request = SpeedRequest(

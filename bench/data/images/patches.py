@@ -105,6 +105,16 @@ class PatchSource:
             A size that is not between 1 and 4096, or less than 2 pixels of a reduced image; an
             image that cannot be read.
         """
+        return np.load(self.store(size, pixels), mmap_mode="r")
+
+    def store(self, size: int, pixels: int | None = None) -> Path:
+        """File of the patches that :meth:`cut` gives, made if it is not there.
+
+        Raises
+        ------
+        DataError
+            As :meth:`cut`.
+        """
         pixels = size if pixels is None else pixels
         if not (1 <= size <= _LARGEST and 1 <= pixels <= _LARGEST):
             raise DataError(f"patches of {size} px resampled to {pixels} px cannot be cut")
@@ -116,13 +126,10 @@ class PatchSource:
             )
         corners = self._corners(size)
         path = cache_folder() / "patches" / f"{self.key(size, pixels)[:32]}.npy"
-        shape = (len(corners), pixels, pixels, 3)
-        stored = _open_stored(path, shape)
-        if stored is None:
+        if not _is_stored(path, (len(corners), pixels, pixels, 3)):
             with atomic_write(path) as temporary:
                 self._cut_into(temporary, corners, size, pixels)
-            stored = np.load(path, mmap_mode="r")
-        return stored
+        return path
 
     def key(self, size: int, pixels: int | None = None) -> str:
         """Hash of image, centres and scale: what is computed from the patches is kept under it."""
@@ -174,9 +181,9 @@ def _order(corners: np.ndarray, rows_together: int | None) -> np.ndarray:
     return np.lexsort((top, left, top // rows_together))
 
 
-def _open_stored(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+def _is_stored(path: Path, shape: tuple[int, ...]) -> bool:
     try:
         stored = np.lib.format.open_memmap(path, mode="r")
     except (FileNotFoundError, ValueError, EOFError):
-        return None
-    return stored if stored.shape == shape and stored.dtype == np.uint8 else None
+        return False
+    return stored.shape == shape and stored.dtype == np.uint8

@@ -1,24 +1,59 @@
-"""Jobs on this machine."""
+"""Jobs on this machine: one worker process a job, several at a time if asked."""
 
 from __future__ import annotations
 
+import os
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from multiprocessing import connection as connections
+from typing import Any, Literal
 
-from bench.errors import BenchError
+from bench.claims import check_held, claim
+from bench.errors import BenchError, StoreError
 from bench.execute.executors.base import Failure, Watcher
-from bench.execute.job import run_fold
+from bench.execute.in_process import InProcess
+from bench.execute.inputs import FoldInputs, InputsOfFolds
+from bench.execute.job import fit_task, job_keys, rescore, run_oracle, store_fit
 from bench.execute.plan import Job, Plan
-from bench.files import atomic_write, one_line
+from bench.files import one_line
 from bench.store import FAILURE, disk_is_full, not_writable
+from bench.worker.process import Worker, WorkerFailedError, WorkerRefusedError, start_server
+from bench.worker.task import task_text
+
+Isolation = Literal["process", "none"]
+
+_POLL_SECONDS = 0.5
+_LOG = "log.txt"
 
 
+@dataclass(frozen=True)
 class LocalExecutor:
-    """Jobs one after another in this process."""
+    """Jobs in worker processes of this machine.
+
+    Attributes
+    ----------
+    jobs
+        Workers at a time; the cores are divided among them.
+    gpus
+        Numbers of the GPUs that workers use, one each in turn; torch's choice where empty.
+    time_limit
+        Seconds that the fit and prediction of one job may take, None without limit.
+    isolation
+        ``none`` fits and predicts in this process, for a debugger; the result says so.
+    """
+
+    jobs: int = 1
+    gpus: tuple[int, ...] = ()
+    time_limit: float | None = None
+    isolation: Isolation = "process"
 
     def run(self, plan: Plan, watcher: Watcher, stored: Callable[[Job], None]) -> list[Failure]:
         """Run all jobs of a plan that are not done; see :class:`Executor`."""
-        return run_jobs(plan.jobs(), watcher, force=plan.request.force, stored=stored)
+        force = plan.request.force
+        return run_jobs(plan.jobs(), watcher, force=force, stored=stored, where=self)
 
 
 def run_jobs(
@@ -27,46 +62,312 @@ def run_jobs(
     *,
     force: bool = False,
     stored: Callable[[Job], None] = lambda job: None,
+    where: LocalExecutor | None = None,
 ) -> list[Failure]:
-    """Run jobs one after another in this process; finished folds are skipped unless `force`.
+    """Run jobs on this machine; finished folds are skipped unless `force`.
 
-    `stored` is called after each job whose result has been written.
+    A fold that another process works on is waited for. A method that fails, in whatever way,
+    costs its fold, whose folder then holds the reason. Data or settings that a method of this
+    package refuses, and a store that cannot be written, end everything.
 
-    A method that fails costs its fold, whose folder then holds the traceback. A request that
-    cannot be met, or a store that cannot be written, ends everything.
+    Parameters
+    ----------
+    jobs
+        In the order in which they are begun.
+    watcher
+        Told what happens.
+    force
+        Whether to do finished folds again.
+    stored
+        Called after each job whose result has been written.
+    where
+        Workers, GPUs, time limit.
+
+    Returns
+    -------
+    list of Failure
+        Jobs whose method failed.
 
     Raises
     ------
     BenchError
         As above.
     """
-    failures = []
-    for job in jobs:
-        folder = job.run.fold(job.fold)
-        if not force and folder.is_done():
-            watcher.job_skipped(job)
-            continue
-        watcher.job_started(job)
+    loop = _Loop(jobs, watcher, force, stored, where or LocalExecutor())
+    try:
+        loop.run()
+    finally:
+        loop.close()
+    return loop.failures
 
-        def progress(done: int, total: int, note: str, job: Job = job) -> None:
-            watcher.job_progress(job, done, total, note)
 
+@dataclass
+class _Running:
+    """A job that a worker is at."""
+
+    job: Job
+    inputs: FoldInputs
+    slot: int
+    worker: Worker | InProcess
+    held: ExitStack
+    timings: dict[str, float]
+    lease: Any
+    started: float = field(default_factory=time.perf_counter)
+
+
+class _Loop:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        watcher: Watcher,
+        force: bool,
+        stored: Callable[[Job], None],
+        where: LocalExecutor,
+    ) -> None:
+        self.failures: list[Failure] = []
+        self._pending = list(jobs)
+        self._watcher, self._force, self._stored, self._where = watcher, force, stored, where
+        self._running: list[_Running] = []
+        self._folds = InputsOfFolds()
+        self._begun = time.time()
+        self._refused: set[int] = set()  # jobs that others were at when we came
+        self._slots = max(where.jobs, len(where.gpus))
+
+    def run(self) -> None:
+        if any(job.entrant.method for job in self._pending):
+            start_server(networks=any(job.entrant.needs_image for job in self._pending))
+        while self._pending or self._running:
+            began = self._begin()
+            if self._running:
+                waits = [on for running in self._running for on in running.worker.waits_on]
+                connections.wait(waits, self._patience())
+                for running in list(self._running):
+                    self._step(running)
+            elif self._pending and not began:
+                time.sleep(_POLL_SECONDS)  # other processes are at all that is left
+
+    def close(self) -> None:
+        for running in self._running:
+            running.worker.end()
+            running.held.close()
+        self._running.clear()
+        self._folds.close()
+
+    def _patience(self) -> float | None:
+        left = [running.worker.seconds_left for running in self._running]
+        waits = [seconds for seconds in left if seconds is not None]
+        if self._pending and len(self._running) < self._slots:
+            waits.append(_POLL_SECONDS)
+        return min(waits, default=None)
+
+    # ------------------------------------------------------------------------ beginning
+
+    def _begin(self) -> bool:
+        """Begin what can be begun; whether anything was."""
+        began = False
+        for job in list(self._pending):
+            if len(self._running) >= self._slots:
+                break
+            if self._waits_for_its_method(job):
+                continue
+            if self._begin_one(job):
+                self._pending.remove(job)
+                began = True
+        return began
+
+    def _waits_for_its_method(self, job: Job) -> bool:
+        """Whether a permuted-image control has a method to come whose fit it will take."""
+        if job.twin is None:
+            return False
+        others = [*self._pending, *(running.job for running in self._running)]
+        source = job.twin.fold(job.fold).path
+        return any(other.folder.path == source for other in others)
+
+    def _begin_one(self, job: Job) -> bool:
+        """Begin a job, or find it done; False where another process is at it."""
+        inputs = self._folds.of(job.source)
+        known = id(job) in self._refused
+        if not known and not self._force and self._is_settled(job, inputs):
+            return True
+        held = ExitStack()
         try:
-            run_fold(job, progress)
-        except BenchError:
+            lease = held.enter_context(claim(job.folder.claim_file))
+        except StoreError:
+            if not os.access(job.folder.path.parent, os.W_OK):
+                raise
+            self._refused.add(id(job))
+            return False
+        try:
+            if known and self._was_settled_by_another(job, inputs):
+                held.close()
+                return True
+            self._start(job, inputs, held, lease)
+        except BaseException:
+            held.close()
             raise
-        except Exception as error:  # a method may fail in any way; its fold is reported missing
-            if disk_is_full(error):
-                raise not_writable(folder.path, error) from error
+        return True
+
+    def _is_settled(self, job: Job, inputs: FoldInputs) -> bool:
+        """Whether the result is there with its scores; says so."""
+        fit, score = job_keys(job, inputs)
+        state = job.folder.state()
+        if state.damage and state.fit_key in {"", fit}:
+            self._watcher.warn(
+                f"{job.entrant.label} fold {job.fold}: {state.damage}; it is done again"
+            )
+        if not state.done or (state.fit_key, state.score_key) != (fit, score):
+            return False
+        self._watcher.job_skipped(job)
+        return True
+
+    def _was_settled_by_another(self, job: Job, inputs: FoldInputs) -> bool:
+        """Whether the process that was at a job finished it, or saw it fail."""
+        if self._is_settled(job, inputs):
+            return True
+        try:
+            failed = (job.folder.path / FAILURE).stat().st_mtime >= self._begun
+        except OSError:
+            return False
+        if failed:
+            self._fail(job, f"{job.folder.failure()} (in another process)")
+        return failed
+
+    def _start(self, job: Job, inputs: FoldInputs, held: ExitStack, lease: Any) -> None:
+        self._watcher.job_started(job)
+        self._folds.keep_only([inputs, *(running.inputs for running in self._running)])
+        clock = time.perf_counter()
+        try:
+            fit, _ = job_keys(job, inputs)
+            state = job.folder.state()
+            if not self._force and state.done and state.fit_key == fit:
+                rescore(job, inputs)
+                held.close()
+                self._stored(job)
+                self._watcher.job_done(job)
+                return
+            if job.entrant.method is None:
+                run_oracle(job, inputs)
+                held.close()
+                self._stored(job)
+                self._watcher.job_done(job)
+                return
+            twin = self._twin_is_done(job, inputs)
+            task = fit_task(job, inputs, twin_done=twin)
+            timings = {"data_seconds": round(time.perf_counter() - clock, 4)}
+        except OSError as error:
+            raise not_writable(job.folder.path, error) from error
+        slot = min(set(range(self._slots)) - {running.slot for running in self._running})
+        worker = self._worker(job, inputs, slot, task_text(task))
+        self._running.append(_Running(job, inputs, slot, worker, held, timings, lease))
+
+    def _twin_is_done(self, job: Job, inputs: FoldInputs) -> bool:
+        if job.twin is None:
+            return False
+        fitted = job.twin.fold(job.fold).state()
+        expected = job_keys_of_run(job, inputs)
+        return fitted.done and fitted.fit_key == expected
+
+    def _worker(self, job: Job, inputs: FoldInputs, slot: int, text: str) -> Worker | InProcess:
+        def answer(message: Mapping[str, Any]) -> Mapping[str, Any] | None:
+            if message["kind"] == "progress":
+                done, total = int(message["done"]), int(message["total"])
+                self._watcher.job_progress(job, done, total, one_line(message["note"], 100))
+                return None
+            if message["kind"] == "patches":
+                return answer_patches(inputs, message)
+            return {"error": f"no such question: {one_line(message['kind'])}"}
+
+        if self._where.isolation == "none":
+            return InProcess(text, inputs, answer)
+        gpus = self._where.gpus
+        return Worker(
+            "fit",
+            text,
+            answer=answer,
+            log=job.folder.scratch.absolute() / _LOG,
+            threads=self._threads(),
+            environment={"CUDA_VISIBLE_DEVICES": str(gpus[slot % len(gpus)])} if gpus else {},
+            time_limit=self._where.time_limit,
+        )
+
+    def _threads(self) -> int | None:
+        if self._slots == 1:
+            return None
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return max(1, (cores or 1) // self._slots)
+
+    # --------------------------------------------------------------------------- ending
+
+    def _step(self, running: _Running) -> None:
+        job = running.job
+        try:
+            if not running.worker.step():
+                return
+        except BaseException:
+            self._end(running)
+            raise
+        try:
+            answer = running.worker.result()
+            running.timings["worker_seconds"] = round(time.perf_counter() - running.started, 4)
+            check_held(running.lease)
+            isolation = {"isolation": self._where.isolation, "threads": self._threads()}
+            store_fit(job, running.inputs, answer, running.timings, isolation)
+        except WorkerRefusedError as error:
+            facts = job.entrant.facts
+            if facts is not None and facts.built_in:
+                self._end(running)
+                raise BenchError(str(error)) from error
+            self._end_failed(running, str(error), "")
+        except WorkerFailedError as error:
+            self._end_failed(running, str(error), error.details)
+        except BenchError:
+            self._end(running)
+            raise
+        except Exception as error:
+            if disk_is_full(error) or isinstance(error, OSError):
+                self._end(running)
+                raise not_writable(job.folder.path, error) from error
             reason = f"{type(error).__name__}: {one_line(error, 400)}"
-            try:
-                with atomic_write(folder.path / FAILURE) as temporary:
-                    temporary.write_text(traceback.format_exc(), encoding="utf-8")
-            except OSError as refused:
-                raise not_writable(folder.path, refused) from refused
-            failures.append(Failure(job.entrant.label, job.fold, reason))
-            watcher.job_failed(job, reason)
+            self._end_failed(running, reason, traceback.format_exc())
         else:
-            stored(job)
-            watcher.job_done(job)
-    return failures
+            self._end(running)
+            self._stored(job)
+            self._watcher.job_done(job)
+
+    def _end_failed(self, running: _Running, reason: str, details: str) -> None:
+        try:
+            running.job.folder.fail(reason, details)
+        except OSError as error:
+            raise not_writable(running.job.folder.path, error) from error
+        finally:
+            self._end(running)
+        self._fail(running.job, reason)
+
+    def _fail(self, job: Job, reason: str) -> None:
+        self.failures.append(Failure(job.entrant.label, job.fold, reason))
+        self._watcher.job_failed(job, reason)
+
+    def _end(self, running: _Running) -> None:
+        if running in self._running:
+            self._running.remove(running)
+        running.worker.end()
+        running.held.close()
+
+
+def job_keys_of_run(job: Job, inputs: FoldInputs) -> str:
+    """Fit key of the method of a permuted-image control in the same fold."""
+    from bench.execute.keys import fit_key
+
+    assert job.twin is not None
+    return fit_key(job.twin.key, job.fold, inputs.hashes[0])
+
+
+def answer_patches(inputs: FoldInputs, message: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer to a worker that asks for patches: their file, or why there are none."""
+    try:
+        number, size = int(message["section"]), int(message["size"])
+        pixels = message["pixels"]
+        path = inputs.patches(number, size, None if pixels is None else int(pixels))
+    except (BenchError, LookupError, TypeError, ValueError, AssertionError) as error:
+        return {"error": one_line(error, 400)}
+    return {"path": str(path.absolute())}

@@ -1,0 +1,77 @@
+"""Fit and prediction in this process, for a debugger: what ``--isolation none`` means."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from bench.errors import BenchError
+from bench.execute.inputs import FoldInputs
+from bench.files import one_line
+from bench.registry import method_class
+from bench.worker.fitting import fit_and_predict
+from bench.worker.handover import map_array, take_over
+from bench.worker.process import Answer, WorkerFailedError, WorkerRefusedError
+from bench.worker.task import TrialEndedError, read_task
+
+
+class InProcess:
+    """Does what a worker does, without a process; the same calls as of a worker.
+
+    Parameters
+    ----------
+    text
+        The task as JSON.
+    inputs
+        Data of the fold.
+    answer
+        Answers questions.
+    """
+
+    waits_on: tuple[Any, ...] = ()
+    seconds_left: float | None = 0.0
+
+    def __init__(self, text: str, inputs: FoldInputs, answer: Answer) -> None:
+        self._task = read_task(text)
+        self._inputs = inputs
+        self._answer = answer
+        self._error: Exception | None = None
+        self._result: dict[str, Any] = {}
+
+    def step(self) -> bool:
+        """Fit and predict."""
+        try:
+            training, slides = take_over(self._inputs.handed_over, self._cut)
+            kind = method_class(self._task.method)
+            report = fit_and_predict(self._task, kind, training, slides, self)
+            self._result = vars(report)
+        except TrialEndedError:
+            self._result = {}
+        except BenchError as error:
+            self._error = WorkerRefusedError(str(error))
+        except Exception as error:  # noqa: BLE001 - a method may fail in any way
+            reason = f"{type(error).__name__}: {one_line(error, 400)}"
+            self._error = WorkerFailedError(reason, traceback.format_exc())
+        return True
+
+    def result(self) -> dict[str, Any]:
+        """What came of it; raises as a worker's does."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def end(self) -> None:
+        """Nothing is left to be ended."""
+
+    def progress(self, done: int, total: int, note: str) -> None:
+        """Say how far the fit has come."""
+        self._answer({"kind": "progress", "done": done, "total": total, "note": note})
+
+    def ask(self, kind: str, **facts: Any) -> dict[str, Any]:
+        """Ask something and take the answer."""
+        answer: Mapping[str, Any] | None = self._answer({"kind": kind, **facts})
+        return dict(answer or {})
+
+    def _cut(self, number: int, size: int, pixels: int | None) -> Any:
+        return map_array(self._inputs.patches(number, size, pixels))

@@ -1,0 +1,214 @@
+"""Data of a fold, made once for all jobs on it: what a worker is handed, and the truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.data.dataset import Dataset
+from bench.data.section import reader_hash
+from bench.data.views import Slide
+from bench.execute.scoring import Reference, reference
+from bench.files import cache_folder, canonical_hash, write_json
+from bench.protocol.fold_data import FoldData, Truth, fold_data
+from bench.protocol.folds import Fold, Folds
+from bench.protocol.rules import Protocol
+from bench.sources import code_hash
+from bench.worker.handover import array_hash, content_of, hand_over, sections_of
+
+_HANDED_OVER = "handover"
+_PACKAGES = ("anndata", "numpy", "pandas", "scanpy", "scipy")
+
+
+@dataclass(frozen=True)
+class FoldSource:
+    """What the data of a fold are made of.
+
+    Attributes
+    ----------
+    dataset
+        Sections; those of the fold are among them.
+    protocol
+        Panel, scales and HEG rules.
+    listed_panel
+        Gene list, for a protocol that uses one.
+    folds
+        All folds.
+    index
+        Number of this one.
+    """
+
+    dataset: Dataset
+    protocol: Protocol
+    listed_panel: tuple[str, ...] | None
+    folds: Folds
+    index: int
+
+    @property
+    def fold(self) -> Fold:
+        """The fold by section names."""
+        return self.folds.folds[self.index]
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of files, rules and code from which the data are made; cheap."""
+        dataset = self.dataset
+        names = (*self.fold.train, *self.fold.validation, *self.fold.test)
+        return canonical_hash(
+            {
+                "dataset": dataset.hash,
+                "reader": reader_hash(dataset.card.reader),
+                "labels": {n: dataset.hashes[n].get("labels") for n in names},
+                "protocol": self.protocol.hash,
+                "panel": self.listed_panel,
+                "fold": self.fold.model_dump(mode="json"),
+                "code": code_hash(["bench.protocol.fold_data", "bench.worker.handover"]),
+                "packages": {name: version(name) for name in _PACKAGES},
+            }
+        )
+
+
+class FoldInputs:
+    """Data of one fold; each part is made when it is first asked for.
+
+    Parameters
+    ----------
+    source
+        What they are made of.
+    folder
+        Where files for workers go; they are removed by :meth:`let_go`.
+    """
+
+    def __init__(self, source: FoldSource, folder: Path) -> None:
+        self.source = source
+        self._folder = folder / canonical_hash(source.key)[:24]
+
+    @cached_property
+    def data(self) -> FoldData:
+        """Training data, slides and truth."""
+        source, fold = self.source, self.source.fold
+        names = (*fold.train, *fold.validation, *fold.test)
+        sections = {name: source.dataset.section(name) for name in names}
+        return fold_data(fold, sections, source.protocol, source.listed_panel)
+
+    @cached_property
+    def references(self) -> list[Reference]:
+        """What predictions of the test sections are compared with."""
+        return [reference(truth, self.source.protocol) for truth in self.data.truth]
+
+    @cached_property
+    def hashes(self) -> tuple[str, str]:
+        """Hashes of what is handed over and of the truth, by content.
+
+        They are remembered, so that a finished fold is recognised without reading its data.
+        """
+        path = cache_folder() / "folds" / f"{self.source.key[:32]}.json"
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            return str(known["inputs"]), str(known["truth"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        data = self.data
+        found = {
+            "inputs": content_of(data.training, data.slides),
+            "truth": canonical_hash([_truth_hash(truth) for truth in data.truth]),
+        }
+        write_json(path, found)
+        return found["inputs"], found["truth"]
+
+    @cached_property
+    def handed_over(self) -> Path:
+        """Folder with the files that workers are handed."""
+        self._folder.mkdir(parents=True)
+        hand_over(self.data.training, self.data.slides, self._folder)
+        return self._folder
+
+    @cached_property
+    def sections(self) -> Sequence[Slide]:
+        """Sections in the order in which workers number them."""
+        return sections_of(self.data.training, self.data.slides)
+
+    def patches(self, number: int, size: int, pixels: int | None) -> Path:
+        """File of the patches of a section, cut if they are not there."""
+        section = self.sections[number]
+        assert section.patch_source is not None  # workers ask for what has an image alone
+        return section.patch_source.store(size, pixels)
+
+    def let_go(self) -> None:
+        """Free the memory and remove the files; they are made again when asked for."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        for name in ("data", "references", "handed_over", "sections"):
+            vars(self).pop(name, None)
+
+
+class InputsOfFolds:
+    """Data of the folds of a plan; only those that are being worked on are held in memory."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._inputs: dict[str, FoldInputs] = {}
+
+    def of(self, source: FoldSource) -> FoldInputs:
+        """Data of a fold, of which nothing is read yet."""
+        if source.key not in self._inputs:
+            if self._folder is None:
+                self._folder = _own_folder()
+            self._inputs[source.key] = FoldInputs(source, self._folder)
+        return self._inputs[source.key]
+
+    def keep_only(self, used: Collection[FoldInputs]) -> None:
+        """Let go of the data of all other folds."""
+        for inputs in self._inputs.values():
+            if inputs not in used:
+                inputs.let_go()
+
+    def close(self) -> None:
+        """Let go of all data."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._inputs.clear()
+        self._folder = None
+
+
+def _own_folder() -> Path:
+    """A new folder for files of this process; those of processes that were killed are removed."""
+    parent = cache_folder() / _HANDED_OVER
+    parent.mkdir(parents=True, exist_ok=True)
+    host = f"{platform.node()}-"
+    for folder in parent.glob(f"{host}*"):
+        pid = folder.name.removeprefix(host).partition("-")[0]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{host}{os.getpid()}-", dir=parent))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _truth_hash(truth: Truth) -> str:
+    parts: list[Any] = [truth.section, truth.patient, list(truth.labels), list(truth.spot_names)]
+    counts = truth.counts.tocsr(copy=True)
+    counts.sort_indices()
+    arrays = (
+        *(truth.expression, truth.heg, truth.totals, truth.spatial, truth.array_xy),
+        *(counts.data, counts.indices.astype(np.int64), counts.indptr.astype(np.int64)),
+    )
+    return canonical_hash([*parts, *map(array_hash, arrays)])

@@ -1,0 +1,115 @@
+"""Keys: what a stored fit and its scores depend on, and nothing else.
+
+The fit key of a fold changes with everything that can change what is fitted and predicted: the
+method's code, its settings, the code of the harness that a fit runs through, the seed, the
+precision, versions of packages, and the values that the fold hands over. The score key changes
+with the measured values and the code that scores. Code is hashed as syntax trees, so comments and
+docstrings do not count.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.files import canonical_hash, file_hash
+from bench.sources import code_hash, content_hash
+
+if TYPE_CHECKING:
+    from bench.execute.entrants import Entrant
+
+_FIT_CODE = ("bench.worker.fitting", "bench.worker.handover", "bench.data.images.patches")
+_SCORE_CODE = ("bench.execute.scoring",)
+_ORACLE_CODE = ("bench.evaluate.oracles",)
+
+_FIT_PACKAGES = (
+    *("imagecodecs", "lightning", "numpy", "pillow", "scikit-learn", "scipy"),
+    *("tifffile", "timm", "torch", "torchvision"),
+)
+_SCORE_PACKAGES = ("numpy", "pandas", "scikit-image", "scikit-learn", "scipy")
+
+
+def run_key(entrant: Entrant, shared: Mapping[str, Any]) -> str:
+    """Key of a run: all that its fit keys have in common.
+
+    Parameters
+    ----------
+    entrant
+        Method and settings, or an oracle.
+    shared
+        Dataset, protocol, folds, seed, precision.
+    """
+    facts = entrant.facts
+    code = {
+        "method": facts.code if facts else {},
+        "harness": code_hash([*_FIT_CODE, *facts.harness] if facts else _ORACLE_CODE),
+    }
+    settings = {str(fold): config for fold, config in entrant.fold_configs.items()}
+    settings[""] = entrant.config
+    return canonical_hash(
+        {
+            **shared,
+            "label": entrant.label,
+            "code": code,
+            "settings": _by_content(settings),
+            "checkpoint": entrant.checkpoint and file_hash(entrant.checkpoint),
+            "packages": _versions(_FIT_PACKAGES),
+        }
+    )
+
+
+def fit_key(run: str, fold: int, inputs: str) -> str:
+    """Key of the fit of one fold.
+
+    Parameters
+    ----------
+    run
+        Key of the run.
+    fold
+        Number of the fold.
+    inputs
+        Hash of what the fold hands over.
+    """
+    return canonical_hash([run, fold, inputs])
+
+
+def score_key(fit: str, truth: str) -> str:
+    """Key of the scores of a fit.
+
+    Parameters
+    ----------
+    fit
+        Key of the fit.
+    truth
+        Hash of the measured values that predictions are scored against.
+    """
+    return canonical_hash([fit, truth, code_hash(_SCORE_CODE), _versions(_SCORE_PACKAGES)])
+
+
+def _by_content(value: Any) -> Any:
+    """Settings in which the path of a file or folder stands for its content."""
+    if isinstance(value, Mapping):
+        return {str(name): _by_content(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_by_content(item) for item in value]
+    if isinstance(value, str) and value and "\0" not in value:
+        path = Path(value).expanduser()
+        try:
+            if path.exists():
+                return {"content": content_hash(path)}
+        except OSError:  # too long for a name
+            return value
+    return value
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found

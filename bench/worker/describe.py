@@ -1,0 +1,85 @@
+"""What the harness must know of a method, found where its module may be imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from bench.errors import ConfigError
+from bench.execute.settings import changed_settings, own_settings
+from bench.files import one_line
+from bench.method import Method, MethodConfig
+from bench.registry import method_class
+from bench.sources import harness_imports, method_code
+
+
+def describe(
+    method: str,
+    dataset: str,
+    preset: str,
+    settings: Mapping[str, Any],
+    whole: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Facts and settings of a method, as JSON.
+
+    Parameters
+    ----------
+    method
+        Name of the method.
+    dataset, preset
+        Choose the settings to begin with.
+    settings
+        Values by ``setting``, for every method that has it, or by ``method.setting`` for one;
+        those of other methods are left alone.
+    whole
+        Complete settings to be checked besides, as tuning finds them.
+
+    Returns
+    -------
+    dict
+        Fields of :class:`bench.execute.entrants.MethodFacts`; ``config``: all settings; ``used``:
+        keys of `settings` that are the method's; ``changes``: by setting, the preset's value and
+        the one used; ``whole``: as given, complete.
+
+    Raises
+    ------
+    BenchError
+        The module cannot be imported, the preset or a setting does not exist, or a value is not
+        allowed.
+    """
+    kind = method_class(method)
+    used: set[str] = set()
+    changes = own_settings(kind, settings, used)
+    config = kind.configure(dataset, preset, changes)
+    return {
+        "facts": {
+            "needs_image": kind.needs_image,
+            "control": kind.control,
+            "has_presets": any(kind.presets.values()),
+            "released": _overrides(kind, "from_released"),
+            "settings": list(kind.Config.model_fields),
+            "code": method_code(kind),
+            "harness": sorted(harness_imports(kind)),
+        },
+        "config": _values(config),
+        "used": sorted(used),
+        "changes": changed_settings(kind, dataset, preset, config),
+        "whole": [_values(_checked(kind, values)) for values in whole],
+    }
+
+
+def _values(config: MethodConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json")
+
+
+def _checked(kind: type[Method], values: Mapping[str, Any]) -> MethodConfig:
+    try:
+        return kind.Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"settings of {kind.name}: {one_line(error)}") from error
+
+
+def _overrides(kind: type[Method], name: str) -> bool:
+    return getattr(kind, name).__func__ is not getattr(Method, name).__func__
