@@ -105,10 +105,10 @@ def import_closure(modules: Iterable[str], package: str = "bench") -> dict[str, 
     """Modules of a package that the named modules import, directly or through others.
 
     Nothing of the package is imported. Imports at module level and inside functions count, those
-    under ``if TYPE_CHECKING:`` do not. The ``__init__`` of each parent package is included, of
-    which only the imports at module level are followed. ``from m import name`` follows all that
-    ``m`` imports, unless ``m`` itself only imports the name: then ``m`` is included, and the
-    import of that name alone is followed.
+    under ``if TYPE_CHECKING:`` do not. The ``__init__`` of each parent package is included, except
+    that of the package itself; only their imports at module level are followed. ``from m import
+    name`` follows all that ``m`` imports, unless ``m`` itself only imports the name: then the
+    import of that name alone is followed, and ``m`` is not included.
 
     Parameters
     ----------
@@ -127,7 +127,9 @@ def import_closure(modules: Iterable[str], package: str = "bench") -> dict[str, 
     BenchError
         A named module is not in the package.
     """
-    walk = _Walk(lambda module, _: _is_under(module, package))
+    # The package's own face hands names to its users; what it says changes no module in it.
+    face = (package, _PARENT)
+    walk = _Walk(lambda module, want: _is_under(module, package) and (module, want) != face)
     for entry in modules:
         module, _, name = entry.partition(":")
         if not _is_under(module, package) or walk.place(module) is None:
@@ -537,12 +539,11 @@ class _Walk:
             module, want = self._waiting.pop()
             place = self.place(module)
             file = place.file if place else None
-            if file is not None:
-                self.files[module] = file
             if want not in {_WHOLE, _PARENT}:
                 for step in self.steps(module, want):
                     self.reach(*step)
             elif file is not None:
+                self.files[module] = file
                 self.follow(module, _source_of(file), deferred=want == _WHOLE)
 
     def follow(self, module: str, source: _Source, deferred: bool) -> None:

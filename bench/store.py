@@ -69,8 +69,7 @@ class RunFolder:
         known = read_run(self.path)
         facts = {**facts, "key": self.key}
         if known is not None:
-            first = {name: known[name] for name in ("created", "git_commit") if name in known}
-            facts |= first
+            facts |= {name: known.get(name) for name in ("created", "git_commit")}
             if facts == known:
                 return
         try:

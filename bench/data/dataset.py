@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from cachetools import LRUCache
 from filelock import FileLock
@@ -82,15 +82,19 @@ class Dataset:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all that decides what a method is given, except the protocol."""
-        return self._hash_of(set(OPTIONAL))
+        """SHA-256 over the files and facts that decide what a method is given.
+
+        The code that reads them is left out: what it gives is hashed by its content.
+        """
+        return canonical_hash(self._facts(set(OPTIONAL)))
 
     @property
     def tables_hash(self) -> str:
-        """The same without images: equal for runs that are scored on the same numbers."""
-        return self._hash_of({*OPTIONAL, "image"})
+        """The same without images, with the reader: equal for runs scored on the same numbers."""
+        reader = reader_hash(self.card.reader)
+        return canonical_hash({**self._facts({*OPTIONAL, "image"}), "reader": reader})
 
-    def _hash_of(self, without: set[str]) -> str:
+    def _facts(self, without: set[str]) -> dict[str, Any]:
         sections = {}
         for name, hashes in self.hashes.items():
             card = self.card.section(name)
@@ -101,16 +105,13 @@ class Dataset:
                 "files": {role: value for role, value in hashes.items() if role not in without},
             }
         panels = {name: panel.symbols_sha256 for name, panel in self.card.panels.items()}
-        return canonical_hash(
-            {
-                "name": self.card.name,
-                "aliases": self.aliases.sha256 if self.aliases else None,
-                "reader": reader_hash(self.card.reader),
-                "patch_pixels": self.card.patch_pixels,
-                "panels": panels,
-                "sections": sections,
-            }
-        )
+        return {
+            "name": self.card.name,
+            "aliases": self.aliases.sha256 if self.aliases else None,
+            "patch_pixels": self.card.patch_pixels,
+            "panels": panels,
+            "sections": sections,
+        }
 
 
 class _Sections(Mapping[str, Section]):

@@ -234,11 +234,11 @@ def _describe(
     whole: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Facts and settings of a method; the module of another distribution runs in a worker."""
-    question = {"method": method, "dataset": dataset, "preset": preset}
+    question: dict[str, Any] = {"method": method, "dataset": dataset, "preset": preset}
     question |= {"settings": dict(settings), "whole": [dict(one) for one in whole]}
     built_in = find_methods()[method].entry is None
     if built_in:
-        found = describe(**question)  # type: ignore[arg-type]
+        found = describe(**question)
     else:
         try:
             found = run_worker("describe", json.dumps(question))

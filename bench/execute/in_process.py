@@ -49,7 +49,7 @@ class InProcess:
         except TrialEndedError:
             self._result = {}
         except BenchError as error:
-            self._error = WorkerRefusedError(str(error))
+            self._error = WorkerRefusedError(error)
         except Exception as error:  # noqa: BLE001 - a method may fail in any way
             reason = f"{type(error).__name__}: {one_line(error, 400)}"
             self._error = WorkerFailedError(reason, traceback.format_exc())

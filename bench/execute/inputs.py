@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from bench.data.dataset import Dataset
 from bench.data.section import reader_hash
 from bench.data.views import Slide
+from bench.errors import BenchError
 from bench.execute.scoring import Reference, reference
-from bench.files import cache_folder, canonical_hash, write_json
+from bench.files import cache_folder, canonical_hash, one_line, write_json
 from bench.protocol.fold_data import FoldData, Truth, fold_data
 from bench.protocol.folds import Fold, Folds
 from bench.protocol.rules import Protocol
@@ -100,12 +102,14 @@ class FoldInputs:
         source, fold = self.source, self.source.fold
         names = (*fold.train, *fold.validation, *fold.test)
         sections = {name: source.dataset.section(name) for name in names}
-        return fold_data(fold, sections, source.protocol, source.listed_panel)
+        with threadpool_limits(1):  # the same sums on every machine, also on a busy one
+            return fold_data(fold, sections, source.protocol, source.listed_panel)
 
     @cached_property
     def references(self) -> list[Reference]:
         """What predictions of the test sections are compared with."""
-        return [reference(truth, self.source.protocol) for truth in self.data.truth]
+        with threadpool_limits(1):
+            return [reference(truth, self.source.protocol) for truth in self.data.truth]
 
     @cached_property
     def hashes(self) -> tuple[str, str]:
@@ -144,6 +148,19 @@ class FoldInputs:
         section = self.sections[number]
         assert section.patch_source is not None  # workers ask for what has an image alone
         return section.patch_source.store(size, pixels)
+
+    def answer_patches(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer to a worker that asks for patches: their file, or why there are none."""
+        try:
+            pixels = message["pixels"]
+            path = self.patches(
+                int(message["section"]),
+                int(message["size"]),
+                None if pixels is None else int(pixels),
+            )
+        except (BenchError, LookupError, TypeError, ValueError, AssertionError) as error:
+            return {"error": one_line(error, 400)}
+        return {"path": str(path.absolute())}
 
     def let_go(self) -> None:
         """Free the memory and remove the files; they are made again when asked for."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from bench.data.images.image import thumbnail
 from bench.errors import BenchError, TrainingError
@@ -147,7 +148,7 @@ def run_oracle(job: Job, inputs: FoldInputs) -> None:
     predictions = [oracle(truth.totals, genes).astype(np.float32) for truth in data.truth]
     job.folder.write_table("curves.parquet", pd.DataFrame())
     timings = {"predict_seconds": round(time.perf_counter() - started, 4)}
-    nothing = {"notes": [], "peak_memory_mb": None, "peak_device_memory_mb": None}
+    nothing: dict[str, Any] = {"notes": [], "peak_memory_mb": None, "peak_device_memory_mb": None}
     _store(job, inputs, predictions, timings, {"device": "cpu", **nothing})
 
 
@@ -209,14 +210,16 @@ def _write_scores(
     facts: Mapping[str, Any],
 ) -> None:
     data, started = inputs.data, time.perf_counter()
-    scores, genes = score_fold(
-        job.entrant.label,
-        job.fold,
-        data,
-        inputs.references,
-        predictions,
-        scale_free=job.entrant.method is None,
-    )
+    references = inputs.references
+    with threadpool_limits(1):  # the same sums on every machine, also on a busy one
+        scores, genes = score_fold(
+            job.entrant.label,
+            job.fold,
+            data,
+            references,
+            predictions,
+            scale_free=job.entrant.method is None,
+        )
     scored = time.perf_counter()
     folder.write_table("scores.parquet", scores)
     folder.write_table("genes.parquet", genes)

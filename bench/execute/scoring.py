@@ -13,12 +13,13 @@ import scipy.sparse as sp
 from bench.evaluate.ceiling import noise_ceiling
 from bench.evaluate.metrics import mean_defined, pearson_per_gene, score_pooled, score_section
 from bench.evaluate.spatial import domain_agreement, grid_neighbours, map_similarity, morans_i
-from bench.protocol.fold_data import FoldData, Truth
 from bench.protocol.normalise import normalise
-from bench.protocol.rules import Protocol
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from bench.protocol.fold_data import FoldData, Truth
+    from bench.protocol.rules import Protocol
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import scipy.sparse as sp
 
 from bench.errors import DataError
-from bench.protocol.rules import Scale
+
+if TYPE_CHECKING:
+    from bench.protocol.rules import Scale
 
 TARGET_SUM = 10_000.0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bench.data.dataset import Dataset
 from bench.errors import BenchError
+from bench.execute.inputs import FoldSource
 from bench.execute.plan import section_facts
-from bench.protocol.fold_data import FoldData, fold_data
 from bench.protocol.folds import Fold, Folds, make_folds
 from bench.protocol.rules import Protocol
 
@@ -57,15 +57,10 @@ def inner_folds(
     return seen, folds.model_copy(update={"folds": folds.folds[:count]})
 
 
-def inner_data(
+def inner_inputs(
     seen: Dataset, folds: Folds, protocol: Protocol, listed_panel: tuple[str, ...] | None
-) -> list[FoldData]:
-    """Data of the inner folds: training data, slides to predict, and their truth.
-
-    Raises
-    ------
-    DataError
-        As :func:`bench.protocol.fold_data.fold_data`, or a section that `seen` has not.
-    """
-    sections = {name: seen.section(name) for name in seen.hashes}
-    return [fold_data(fold, sections, protocol, listed_panel) for fold in folds.folds]
+) -> list[FoldSource]:
+    """What the data of the inner folds are made of: no section but those of `seen`."""
+    return [
+        FoldSource(seen, protocol, listed_panel, folds, index) for index in range(len(folds.folds))
+    ]

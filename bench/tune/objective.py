@@ -6,6 +6,8 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +15,15 @@ from optuna.exceptions import TrialPruned
 
 from bench.errors import DataError, StoreError, TrainingError
 from bench.evaluate.metrics import mean_defined, mean_squared_error, pearson_per_gene
-from bench.execute.job import check_predictions
-from bench.files import one_line
-from bench.method import Context, Method, MethodConfig, Precision
+from bench.execute.inputs import FoldInputs
+from bench.execute.job import read_predictions
+from bench.files import cache_folder, one_line
+from bench.method import Method, MethodConfig, Precision
 from bench.protocol.fold_data import FoldData, Truth
 from bench.store import disk_is_full
 from bench.tune.slots import REASON, SLOT, WORKER, holders
+from bench.worker.process import WorkerFailedError, WorkerRefusedError, run_worker
+from bench.worker.task import FitTask, task_text
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -105,7 +110,7 @@ class Objective:
         kind: type[Method],
         base: tuple[str, str],
         fixed: Mapping[str, Any],
-        folds: Sequence[FoldData],
+        folds: Sequence[FoldInputs],
         *,
         score: str,
         seed: int,
@@ -118,6 +123,11 @@ class Objective:
         self._score, self._seed = score, seed
         self._device, self._precision = device, precision
         self._prunes, self._worker = prunes, worker
+
+    @property
+    def label(self) -> str:
+        """The method's name."""
+        return self._kind.name
 
     def __call__(self, trial: Trial) -> float:
         """Value of a trial.
@@ -146,7 +156,9 @@ class Objective:
         except Exception as error:  # a method may fail in any way; the study must not
             if disk_is_full(error):
                 raise
-            reason = f"{type(error).__name__}: {one_line(error, 300)}"
+            # A worker's reason names the error already.
+            named = "" if isinstance(error, WorkerFailedError) else f"{type(error).__name__}: "
+            reason = f"{named}{one_line(error, 300)}"
             trial.set_user_attr(REASON, reason)
             raise TrialFailedError(reason) from error
 
@@ -157,18 +169,12 @@ class Objective:
         variants = list(predict_variants(self._kind, config, self._fixed))
         totals = np.zeros(len(variants))
         spent = 0.0
-        for number, data in enumerate(self._folds):
-            method = self._kind(config)
-            context = Context(seed=self._seed, device=self._device, precision=self._precision)
-            looked = _Look(self, trial, method, data, context)
-            if self._prunes and number == 0:
-                context.inspector = looked
-            start = time.perf_counter()
-            method.fit(data.training, context)
-            configs = [variant for _, variant in variants]
-            predicted = list(method.predict_each(data.slides, context, configs))
-            spent += time.perf_counter() - start - looked.seconds
-            totals += [self.score(data, predictions) for predictions in predicted]
+        for number, inputs in enumerate(self._folds):
+            looks = RUNGS if self._prunes and number == 0 else ()
+            fit = _Fit(self, trial, inputs, [variant for _, variant in variants], looks)
+            values, seconds = fit.values()
+            spent += seconds
+            totals += values
             if np.isnan(totals).all():  # some may be: all neighbours alike are no prediction
                 raise TrainingError(f"{self._score} is undefined: every prediction is constant")
             value = float(self._best(totals) / (number + 1))
@@ -182,49 +188,100 @@ class Objective:
         trial.set_user_attr("seconds", time.perf_counter() - began)
         return value
 
+    def task(
+        self, inputs: FoldInputs, configs: Sequence[MethodConfig], looks: Sequence[float], out: Path
+    ) -> FitTask:
+        """What a worker is asked to do for one inner fold."""
+        return FitTask(
+            method=self._kind.name,
+            configs=tuple(config.model_dump(mode="json") for config in configs),
+            inputs=str(inputs.handed_over.absolute()),
+            out=str(out),
+            seed=self._seed,
+            device=self._device,
+            precision=self._precision,
+            save=False,
+            looks=tuple(looks),
+        )
+
     def _best(self, totals: np.ndarray) -> float:
         return float(np.nanmin(totals) if self._score in LOWER_IS_BETTER else np.nanmax(totals))
 
     def score(self, data: FoldData, predictions: Sequence[np.ndarray]) -> float:
-        """Mean score over the held-out sections; NaN where it is undefined in one.
-
-        Raises
-        ------
-        TrainingError
-            Not one finite (spots, panel) array a section.
-        """
-        check_predictions(self._kind.name, data, predictions)
+        """Mean score over the held-out sections; NaN where it is undefined in one."""
         score = SCORES[self._score]
         pairs = zip(data.truth, predictions, strict=True)
         return float(np.mean([score(truth, prediction) for truth, prediction in pairs]))
 
 
-class _Look:
-    """Scores a half-trained method after some epochs and prunes its trial."""
+class _Fit:
+    """A trial's fit of one inner fold, by a worker that holds no truth.
+
+    Half-trained predictions are scored on the way, and the trial is pruned by them.
+    """
 
     def __init__(
-        self, objective: Objective, trial: Trial, method: Method, data: FoldData, context: Context
+        self,
+        objective: Objective,
+        trial: Trial,
+        inputs: FoldInputs,
+        configs: Sequence[MethodConfig],
+        looks: Sequence[float],
     ) -> None:
         self._objective, self._trial = objective, trial
-        self._method, self._data, self._context = method, data, context
-        self.seconds = 0.0
+        self._inputs, self._configs, self._looks = inputs, configs, looks
+        self._seconds = 0.0
+        self._pruned = False
 
-    def _rungs(self, total: int) -> list[int]:
-        return [max(1, math.ceil(share * total)) for share in RUNGS]
+    def values(self) -> tuple[np.ndarray, float]:
+        """Score under each of the settings, and the seconds of fit and prediction.
 
-    def wants(self, done: int, total: int) -> bool:
-        return done in self._rungs(total)
+        Raises
+        ------
+        TrialPruned
+            It does too badly to go on.
+        DataError, StoreError
+            What no setting can mend.
+        """
+        cache = cache_folder()
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="trial-", dir=cache) as folder:
+            out = Path(folder).absolute()
+            task = self._objective.task(self._inputs, self._configs, self._looks, out)
 
-    def __call__(self, done: int, total: int) -> None:
+            def answer(message: Mapping[str, Any]) -> Mapping[str, Any] | None:
+                if message["kind"] == "patches":
+                    return self._inputs.answer_patches(message)
+                if message["kind"] == "look":
+                    return {"go_on": self._looked(out, int(message["look"]))}
+                return None
+
+            try:
+                report = run_worker("fit", task_text(task), answer=answer, log=out / "log.txt")
+            except WorkerRefusedError as error:
+                raise error.original from error
+            if self._pruned:
+                raise TrialPruned
+            values = [
+                self._objective.score(self._inputs.data, self._read(out, config=number))
+                for number in range(len(self._configs))
+            ]
+        spent = float(report["fit_seconds"]) + float(report["predict_seconds"])
+        return np.array(values), spent - self._seconds
+
+    def _looked(self, out: Path, look: int) -> bool:
+        """Score half-trained predictions; whether the trial goes on."""
         start = time.perf_counter()
-        predictions = self._method.predict(self._data.slides, self._context)
-        value = self._objective.score(self._data, predictions)
-        self.seconds += time.perf_counter() - start
+        value = self._objective.score(self._inputs.data, self._read(out, look=look))
+        self._seconds += time.perf_counter() - start
         if math.isnan(value):  # constant so far; what comes of it is seen at the end
-            return
-        self._trial.report(value, self._rungs(total).index(done) + 1)
-        if self._trial.should_prune():
-            raise TrialPruned
+            return True
+        self._trial.report(value, look)
+        self._pruned = self._trial.should_prune()
+        return not self._pruned
+
+    def _read(self, out: Path, **which: int) -> list[np.ndarray]:
+        return read_predictions(self._objective.label, self._inputs.data, out, **which)
 
 
 def predict_variants(

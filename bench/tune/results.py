@@ -72,8 +72,8 @@ def write_results(spec: StudySpec, study: Study) -> Tuned:
     job, request = spec.job, spec.request
     facts = {
         "method": job.entrant.method,
-        "dataset": job.dataset.card.name,
-        "protocol": job.protocol.name,
+        "dataset": job.source.dataset.card.name,
+        "protocol": job.source.protocol.name,
         "fold": job.fold,
         "preset": request.run.preset,
         "objective": request.objective.value,

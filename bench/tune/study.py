@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,12 +22,12 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-from bench.execute.job import device_of, precision_of
+from bench.execute.inputs import InputsOfFolds
 from bench.execute.plan import Job
 from bench.method import Method
 from bench.registry import method_class
 from bench.tune.choices import Pruner, Sampler
-from bench.tune.inner import inner_data, inner_folds
+from bench.tune.inner import inner_folds, inner_inputs
 from bench.tune.objective import (
     LOWER_IS_BETTER,
     RUNGS,
@@ -38,6 +39,7 @@ from bench.tune.objective import (
 from bench.tune.request import TuneRequest
 from bench.tune.slots import fill, holders, seconds, settled
 from bench.tune.storage import bury_the_dead, living_worker, open_storage
+from bench.worker.process import start_server
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -84,7 +86,7 @@ class StudySpec:
     @property
     def base(self) -> tuple[str, str]:
         """Dataset's name and preset, which settings begin with."""
-        return self.job.dataset.card.name, self.request.run.preset
+        return self.job.source.dataset.card.name, self.request.run.preset
 
     @property
     def direction(self) -> Literal["minimize", "maximize"]:
@@ -127,23 +129,25 @@ def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) ->
     if is_over(spec, study.get_trials(deepcopy=False), searched):
         return
     seen, folds = inner_folds(
-        spec.job.folds.folds[spec.job.fold],
-        spec.job.dataset,
-        spec.job.protocol,
+        spec.job.source.fold,
+        spec.job.source.dataset,
+        spec.job.source.protocol,
         spec.request.inner_folds,
     )
-    data = inner_data(seen, folds, spec.job.protocol, spec.job.listed_panel)
+    source = spec.job.source
+    inner = inner_inputs(seen, folds, source.protocol, source.listed_panel)
     defaults = default_values(spec, searched)
-    with living_worker(spec.folder) as worker:
+    start_server(networks=spec.job.entrant.needs_image)
+    with living_worker(spec.folder) as worker, closing(InputsOfFolds()) as pool:
         objective = Objective(
             spec.kind,
             spec.base,
             spec.fixed,
-            data,
+            [pool.of(source) for source in inner],
             score=spec.request.objective.value,
             seed=spec.job.seed,
-            device=device_of(spec.job),
-            precision=precision_of(spec.job),
+            device=spec.job.device,
+            precision=spec.job.precision,
             prunes=spec.request.pruner != Pruner.none,
             worker=worker,
         )

@@ -6,9 +6,8 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
@@ -18,9 +17,10 @@ from bench.errors import BenchError, ConfigError
 from bench.execute.executors.base import Watcher
 from bench.execute.plan import Job, make_plan
 from bench.execute.request import FoldSettings
-from bench.files import canonical_hash, source_hash
+from bench.files import canonical_hash
 from bench.method import Method
 from bench.registry import method_class
+from bench.sources import code_hash
 from bench.store import read_record
 from bench.tune.figures import study_figures
 from bench.tune.inner import inner_folds
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.5
 
-_DECIDING = ("inner.py", "objective.py", "study.py")
-"""Sources of this package that decide what a trial is worth."""
+_DECIDING = ("bench.tune.study",)
+"""Modules that decide, with what they import, what a trial is worth."""
 
 
 class TuningWatcher(Watcher):
@@ -155,8 +155,7 @@ def plan_studies(request: TuneRequest) -> list[StudySpec]:
     plan = make_plan(replace(request.run, oracles=False))
     specs = []
     for run in plan.runs:
-        config = run.entrant.config
-        fixed = _fixed(request.run.settings, run.entrant.label, type(config).model_fields, config)
+        fixed = _fixed(request.run.settings, run.entrant.label, run.entrant.config)
         for job in run.jobs:
             name = _study_name(request, run.folder.key, job, fixed)
             folder = (
@@ -186,11 +185,9 @@ def _tunable(name: str) -> type[Method]:
     return kind
 
 
-def _fixed(
-    settings: Mapping[str, Any], method: str, fields: Iterable[str], config: Any
-) -> dict[str, Any]:
+def _fixed(settings: Mapping[str, Any], method: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """What the user set for a method, as its settings have it."""
-    return {n: getattr(config, n) for n in fields if n in settings or f"{method}.{n}" in settings}
+    return {n: config[n] for n in config if n in settings or f"{method}.{n}" in settings}
 
 
 def _study_name(request: TuneRequest, run_key: str, job: Job, fixed: Mapping[str, Any]) -> str:
@@ -198,7 +195,7 @@ def _study_name(request: TuneRequest, run_key: str, job: Job, fixed: Mapping[str
     return canonical_hash(
         {
             "run": run_key,
-            "tuning": source_hash(*(Path(__file__).with_name(name) for name in _DECIDING)),
+            "tuning": code_hash(_DECIDING),
             "sampler": request.sampler.value,
             "pruner": request.pruner.value,
             "objective": request.objective.value,
@@ -209,8 +206,8 @@ def _study_name(request: TuneRequest, run_key: str, job: Job, fixed: Mapping[str
 
 
 def _inner_of(spec: StudySpec) -> Any:
-    fold = spec.job.folds.folds[spec.job.fold]
-    _, folds = inner_folds(fold, spec.job.dataset, spec.job.protocol, spec.request.inner_folds)
+    source = spec.job.source
+    _, folds = inner_folds(source.fold, source.dataset, source.protocol, spec.request.inner_folds)
     return folds
 
 

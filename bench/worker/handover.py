@@ -129,7 +129,7 @@ def take_over(folder: Path, ask: Cut) -> tuple[TrainingData, tuple[Slide, ...]]:
 
     def section(kind: type[_Section], facts: Mapping[str, Any]) -> _Section:
         number = next(numbers)
-        arrays = {name: read(file) for name, file in facts["arrays"].items()}
+        arrays: dict[str, Any] = {name: read(file) for name, file in facts["arrays"].items()}
         source = None
         if facts["image"] is not None:
             image_hash, largest, scale = facts["image"]

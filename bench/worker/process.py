@@ -20,7 +20,14 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, TrainingError
+from bench.errors import (
+    BenchError,
+    ConfigError,
+    DataError,
+    LeakError,
+    StoreError,
+    TrainingError,
+)
 from bench.files import one_line
 from bench.worker import child
 
@@ -30,13 +37,24 @@ _PATIENCE = 5.0
 
 _LOG_TAIL = 4_000
 _start_lock = threading.Lock()
+_REFUSALS = {kind.__name__: kind for kind in (ConfigError, DataError, LeakError, StoreError)}
 
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
 """Given a message of a worker; returns the answer to it, None for a message that wants none."""
 
 
 class WorkerRefusedError(BenchError):
-    """What a method refuses: data, weights or settings that cannot be used."""
+    """What a method refuses: data, weights or settings that cannot be used.
+
+    Attributes
+    ----------
+    original
+        The error as it was raised in the worker.
+    """
+
+    def __init__(self, original: BenchError) -> None:
+        super().__init__(str(original))
+        self.original = original
 
 
 class WorkerFailedError(TrainingError):
@@ -91,12 +109,12 @@ class Worker:
         self._ends = None if time_limit is None else time.monotonic() + time_limit
         self._result: dict[str, Any] | None = None
         self._error: Exception | None = None
-        context = multiprocessing.get_context(_how())
+        context: Any = multiprocessing.get_context(_how())
         self._connection, theirs = context.Pipe()
         setup = {"log": str(log) if log else None, "threads": threads}
         variables = {**os.environ, **(environment or {})}
         self._process = context.Process(
-            target=child.main, args=(theirs, work, text, variables, setup), daemon=True
+            target=child.main, args=(theirs, work, text, variables, setup), daemon=False
         )
         try:
             with _start_lock, _hidden_main():
@@ -198,7 +216,8 @@ class Worker:
     def _failed_with(self, message: Mapping[str, Any]) -> bool:
         text = one_line(message.get("message", ""), 400)
         if message.get("refused"):
-            self._error = WorkerRefusedError(text)
+            refusal = _REFUSALS.get(str(message.get("type")), BenchError)
+            self._error = WorkerRefusedError(refusal(text))
             return True
         kind = one_line(message.get("type", "error"), 80)
         reason = f"{kind}: {text}" if text else kind
@@ -253,7 +272,7 @@ def _hidden_main() -> Iterator[None]:
     """Keep a new process from running the user's script again in search of its functions."""
     main = sys.modules["__main__"]
     names = [name for name in ("__file__", "__spec__") if name in vars(main)]
-    hidden = {name: vars(main).pop(name) for name in names}
+    hidden: dict[str, Any] = {name: vars(main).pop(name) for name in names}
     main.__spec__ = None
     try:
         yield

@@ -17,6 +17,7 @@ from bench.execute.executors.base import Failure, Watcher
 from bench.execute.in_process import InProcess
 from bench.execute.inputs import FoldInputs, InputsOfFolds
 from bench.execute.job import fit_task, job_keys, rescore, run_oracle, store_fit
+from bench.execute.keys import fit_key
 from bench.execute.plan import Job, Plan
 from bench.files import one_line
 from bench.store import FAILURE, disk_is_full, not_writable
@@ -264,8 +265,7 @@ class _Loop:
         if job.twin is None:
             return False
         fitted = job.twin.fold(job.fold).state()
-        expected = job_keys_of_run(job, inputs)
-        return fitted.done and fitted.fit_key == expected
+        return fitted.done and fitted.fit_key == fit_key(job.twin.key, job.fold, inputs.hashes[0])
 
     def _worker(self, job: Job, inputs: FoldInputs, slot: int, text: str) -> Worker | InProcess:
         def answer(message: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -274,7 +274,7 @@ class _Loop:
                 self._watcher.job_progress(job, done, total, one_line(message["note"], 100))
                 return None
             if message["kind"] == "patches":
-                return answer_patches(inputs, message)
+                return inputs.answer_patches(message)
             return {"error": f"no such question: {one_line(message['kind'])}"}
 
         if self._where.isolation == "none":
@@ -316,7 +316,7 @@ class _Loop:
             facts = job.entrant.facts
             if facts is not None and facts.built_in:
                 self._end(running)
-                raise BenchError(str(error)) from error
+                raise error.original from error
             self._end_failed(running, str(error), "")
         except WorkerFailedError as error:
             self._end_failed(running, str(error), error.details)
@@ -352,22 +352,3 @@ class _Loop:
             self._running.remove(running)
         running.worker.end()
         running.held.close()
-
-
-def job_keys_of_run(job: Job, inputs: FoldInputs) -> str:
-    """Fit key of the method of a permuted-image control in the same fold."""
-    from bench.execute.keys import fit_key
-
-    assert job.twin is not None
-    return fit_key(job.twin.key, job.fold, inputs.hashes[0])
-
-
-def answer_patches(inputs: FoldInputs, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer to a worker that asks for patches: their file, or why there are none."""
-    try:
-        number, size = int(message["section"]), int(message["size"])
-        pixels = message["pixels"]
-        path = inputs.patches(number, size, None if pixels is None else int(pixels))
-    except (BenchError, LookupError, TypeError, ValueError, AssertionError) as error:
-        return {"error": one_line(error, 400)}
-    return {"path": str(path.absolute())}

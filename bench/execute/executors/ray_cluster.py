@@ -1,0 +1,156 @@
+"""A Ray cluster: which one is meant, whether it answers, and a quiet connection to it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from bench.errors import BenchError
+from bench.files import one_line
+
+LOCAL, AUTO = "local", "auto"
+"""Addresses: a cluster started for this call alone, and the one that runs on this machine."""
+
+CONNECT_SECONDS = 5.0
+"""Time within which the port of a cluster must accept a connection."""
+
+ANSWER_SECONDS = 30.0
+"""Time within which a cluster must take in a first client."""
+
+_NO_STATISTICS = {"RAY_USAGE_STATS_ENABLED": "0"}
+
+# Ray itself would wait for minutes, and write to the terminal meanwhile.
+_PROBE = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+except Exception as error:
+    print(type(error).__name__ + ": " + " ".join(str(error).split()))
+    sys.exit(1)
+"""
+
+
+def check_installed() -> None:
+    """Check that the Ray library is installed.
+
+    Raises
+    ------
+    BenchError
+        It is not; the message has the command that installs it.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise BenchError("--executor ray needs the Ray library; pip install 'spotbench[ray]'")
+
+
+def cluster_address(asked: str | None) -> str:
+    """Address of the cluster: as asked, else of ``RAY_ADDRESS``, else ``auto``."""
+    return asked or os.environ.get("RAY_ADDRESS") or AUTO
+
+
+def check_cluster(address: str) -> None:
+    """Check that a cluster answers; nothing is started.
+
+    Raises
+    ------
+    BenchError
+        It does not answer within :data:`CONNECT_SECONDS` and :data:`ANSWER_SECONDS`, or refuses
+        this machine.
+    """
+    if address == LOCAL:
+        return
+    if address != AUTO:
+        _check_port(address)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROBE, address],
+            env={**os.environ, **_NO_STATISTICS},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            timeout=ANSWER_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _no_answer(address, f"nothing within {ANSWER_SECONDS:.0f} s") from None
+    if done.returncode != 0:
+        raise _no_answer(address, one_line(done.stdout or "the client died", 300))
+
+
+def _check_port(address: str) -> None:
+    if address.startswith("ray://"):
+        raise BenchError(
+            f"--ray-address {address}: Ray Client is not supported; call bench on a node of the"
+            " cluster with the HOST:PORT that 'ray start' showed"
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536 or "/" in host:
+        raise BenchError(f"--ray-address '{one_line(address, 80)}': write HOST:PORT, auto or local")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, UnicodeError) as error:
+        raise _no_answer(address, one_line(error) or type(error).__name__) from None
+
+
+def _no_answer(address: str, reason: str) -> BenchError:
+    if address == AUTO:
+        return BenchError(
+            f"no Ray cluster runs on this machine ({reason}); name one with --ray-address"
+            " HOST:PORT, or use --ray-address local to start Ray on this machine"
+        )
+    return BenchError(
+        f"no Ray cluster can be used at {address} ({reason}); check --ray-address, and call bench"
+        " on a node of the cluster"
+    )
+
+
+@contextmanager
+def connected(address: str) -> Iterator[ModuleType]:
+    """Be a client of a cluster; gives the Ray library.
+
+    SIGTERM raises ``KeyboardInterrupt`` meanwhile, so that the caller can cancel its tasks. A
+    connection that this process already has is used and left open.
+
+    Parameters
+    ----------
+    address
+        ``HOST:PORT``, ``auto``, or ``local`` for a cluster of this machine alone, which ends with
+        the connection.
+
+    Raises
+    ------
+    BenchError
+        No connection is made.
+    """
+    os.environ.update(_NO_STATISTICS)
+    import ray
+    from ray._private import worker as private
+
+    if ray.is_initialized():
+        yield ray
+        return
+    # Ray has no public switch for what it says about lost nodes, which is a page for each.
+    private._worker_logs_enabled = False
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if in_main else None
+    options = {"include_dashboard": False} if address == LOCAL else {}
+    try:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+        except Exception as error:  # Ray's errors have no base of their own
+            raise _no_answer(address, f"{type(error).__name__}: {one_line(error)}") from error
+        if in_main:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        yield ray
+    finally:
+        ray.shutdown()
+        if in_main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        private._worker_logs_enabled = True

@@ -1,0 +1,194 @@
+"""What a node of a Ray cluster does: check itself, run one job, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from bench.errors import BenchError
+from bench.execute.environment import package_versions
+from bench.execute.executors.base import Watcher
+from bench.execute.executors.local import run_jobs
+from bench.execute.executors.ray_transfer import Parcel, Result
+from bench.execute.plan import Job
+from bench.sources import code_hash
+from bench.store import FAILURE
+from bench.worker.process import WorkerFailedError, run_worker
+
+_CODE = (
+    *("bench.worker.fitting", "bench.worker.handover", "bench.worker.child"),
+    *("bench.execute.scoring", "bench.execute.executors.local"),
+)
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+"""Nothing is fetched on a node: the caller has made sure of data and weights."""
+
+_PROGRESS_SECONDS = 1.0
+"""Shortest time between two reports of a fit's progress."""
+
+Tell = Callable[[tuple[Any, ...]], None]
+"""Takes what happened: its kind, the job's number, and more."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a job.
+
+    Attributes
+    ----------
+    outcome
+        ``done``, ``skipped``, ``failed`` (the method) or ``refused`` (the request).
+    reason, details
+        Of a failure: in a line, and for the file that says why.
+    result
+        What the caller has to put in place.
+    """
+
+    outcome: str
+    reason: str = ""
+    details: str = ""
+    result: Result = field(default_factory=Result)
+
+
+def installation() -> dict[str, str]:
+    """What must be the same on all machines, by name: Python, packages, code of the harness."""
+    versions = {"Python": ".".join(platform.python_version_tuple()[:2]), **package_versions()}
+    return {**versions, "code of spotbench": code_hash(_CODE)[:12]}
+
+
+def run_parcel(
+    parcel: Parcel, number: int, force: bool, expected: Mapping[str, str], tell: Tell
+) -> Report:
+    """Run one job on this node.
+
+    Parameters
+    ----------
+    parcel
+        The job.
+    number
+        Its number, for `tell`.
+    force
+        Whether to do a finished fold again.
+    expected
+        The caller's :func:`installation`.
+    tell
+        Told of the job's start and progress.
+    """
+    try:
+        _check_installation(expected)
+        with _offline(), parcel.opened() as job:
+            _check_method(job)
+            teller = _Teller(number, tell)
+            run_jobs([job], teller, force=force)
+            if teller.outcome == "failed":
+                return Report("failed", teller.reason, _details(job))
+            return Report(teller.outcome, result=parcel.result(job))
+    except BenchError as error:
+        return Report("refused", str(error))
+
+
+def run_work(parcel: Parcel, work: Callable[[Job], None], expected: Mapping[str, str]) -> Report:
+    """Call a function with a job as it can be run on this node."""
+    try:
+        _check_installation(expected)
+        with _offline(), parcel.opened() as job:
+            _check_method(job)
+            work(job)
+    except BenchError as error:
+        return Report("refused", str(error))
+    return Report("done")
+
+
+class _Teller(Watcher):
+    """Passes on what the caller wants to know, and remembers how the job ended."""
+
+    def __init__(self, number: int, tell: Tell) -> None:
+        self.outcome, self.reason = "failed", "it was not begun"
+        self._number, self._tell = number, tell
+        self._last = 0.0
+
+    def job_started(self, job: Job) -> None:
+        self._tell(("started", self._number))
+
+    def job_progress(self, job: Job, done: int, total: int, note: str) -> None:
+        if time.monotonic() - self._last >= _PROGRESS_SECONDS:
+            self._last = time.monotonic()
+            self._tell(("progress", self._number, done, total, note))
+
+    def job_skipped(self, job: Job) -> None:
+        self.outcome = "skipped"
+
+    def job_done(self, job: Job) -> None:
+        self.outcome = "done"
+
+    def job_failed(self, job: Job, reason: str) -> None:
+        self.outcome, self.reason = "failed", reason
+
+    def warn(self, message: str) -> None:
+        self._tell(("warn", self._number, message))
+
+
+def _details(job: Job) -> str:
+    with suppress(OSError, UnicodeError):
+        text = (job.folder.path / FAILURE).read_text(encoding="utf-8")
+        return text.partition("\n\n")[2]
+    return ""
+
+
+def _check_installation(expected: Mapping[str, str]) -> None:
+    here = _installation()
+    for name, version in expected.items():
+        if here.get(name) != version:
+            raise BenchError(
+                f"node {platform.node()} has {name} {here.get(name)}, the caller has {version};"
+                " install the same versions on all nodes, or results would differ"
+            )
+
+
+@lru_cache(maxsize=1)
+def _installation() -> Mapping[str, str]:
+    return installation()
+
+
+def _check_method(job: Job) -> None:
+    facts, method = job.entrant.facts, job.entrant.method
+    if facts is None or method is None:
+        return
+    code = _method_code(method, job.source.dataset.card.name)
+    if code != dict(facts.code):
+        raise BenchError(
+            f"node {platform.node()} has other code of method {method} than the caller; install"
+            " the same version on all nodes"
+        )
+
+
+@lru_cache(maxsize=64)
+def _method_code(method: str, dataset: str) -> dict[str, str]:
+    question = {"method": method, "dataset": dataset, "preset": "authors", "settings": {}}
+    try:
+        code: dict[str, str] = run_worker("describe", json.dumps(question))["facts"]["code"]
+    except WorkerFailedError as error:
+        raise BenchError(
+            f"method '{method}' cannot be imported on node {platform.node()}: {error}"
+        ) from error
+    return code
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _OFFLINE}
+    os.environ.update(_OFFLINE)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

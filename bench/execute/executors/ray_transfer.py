@@ -1,0 +1,446 @@
+"""How jobs reach the nodes of a Ray cluster, and how their results come back.
+
+With a shared disk a job travels alone and its result is written in place. Without one, the files
+that a fold needs travel through Ray's object store: each of them once, whatever the number of
+folds. A node keeps the files of a dataset in its cache folder and works in a temporary folder; the
+finished fold comes back as the return value of its task.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from filelock import FileLock
+
+from bench.data.dataset import Dataset
+from bench.errors import DataError, StoreError
+from bench.execute.executors.parcels import (
+    Files,
+    existing_path,
+    inside,
+    map_texts,
+    pack,
+    unpack,
+)
+from bench.execute.plan import Job
+from bench.files import atomic_write, cache_folder, canonical_hash, file_hash
+from bench.sources import content_hash
+from bench.store import MANIFEST, FoldFolder, RunFolder, not_writable
+
+CHUNK_BYTES = 64 << 20
+"""Bytes of a file that are one object of the object store."""
+
+_IMAGES = "images"
+_ITSELF = "."
+_RECEIVED = "received"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a task brings back of a finished fold besides what it wrote in place.
+
+    Attributes
+    ----------
+    fold
+        Files of the fold's folder; empty with a shared disk.
+    images
+        Small copies of images, by their names in the folder ``images`` of the results.
+    """
+
+    fold: Files = field(default_factory=dict)
+    images: Files = field(default_factory=dict)
+
+
+class Parcel(Protocol):
+    """A job on its way to a node."""
+
+    def opened(self) -> AbstractContextManager[Job]:
+        """On the node: gives the job as it can be run there."""
+
+    def result(self, job: Job) -> Result:
+        """On the node, inside of the former: what goes back to the caller."""
+
+
+class Transfer(Protocol):
+    """The caller's side: makes parcels, and takes results in."""
+
+    def parcel(self, job: Job) -> Parcel:
+        """Make a job ready for a node."""
+
+    def take(self, job: Job, result: Result) -> None:
+        """Put a result where the job says; the fold is done afterwards."""
+
+    def close(self) -> None:
+        """Remove what was made for the nodes."""
+
+
+def with_texts(job: Job, change: Callable[[str], str]) -> Job:
+    """A job with the texts in its settings, and the path of its checkpoint, changed."""
+    entrant = job.entrant
+    checkpoint = None if entrant.checkpoint is None else Path(change(str(entrant.checkpoint)))
+    config = map_texts(entrant.config, change)
+    return replace(job, entrant=replace(entrant, config=config, checkpoint=checkpoint))
+
+
+def _absolute_text(text: str) -> str:
+    path = existing_path(text)
+    return text if path is None else str(path)
+
+
+# ------------------------------------------------------------------------------ a shared disk
+
+
+@dataclass(frozen=True)
+class SharedJob:
+    """A job whose folders all nodes see; `token` is what the file `marker` contains."""
+
+    job: Job
+    marker: Path
+    token: str
+
+    @contextmanager
+    def opened(self) -> Iterator[Job]:
+        """Check that this node sees the folders; see :class:`Parcel`."""
+        mend = "use --no-shared-disk, or put it on a disk that all nodes share"
+        try:
+            seen = self.marker.read_text(encoding="utf-8")
+        except (OSError, UnicodeError):
+            seen = ""
+        if seen != self.token:
+            folder = self.marker.parent
+            raise StoreError(f"node {platform.node()} does not see the results {folder}; {mend}")
+        root = self.job.source.dataset.root
+        if not root.is_dir():
+            raise StoreError(f"node {platform.node()} does not see the data folder {root}; {mend}")
+        yield self.job
+
+    def result(self, job: Job) -> Result:
+        """Nothing: the result has been written in place."""
+        return Result()
+
+
+class SharedDisk:
+    """Parcels for nodes that see the results folder and the data.
+
+    Parameters
+    ----------
+    results
+        Results folder, in which a small file lies for the time of the call.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self._token = uuid.uuid4().hex
+        self._marker = results.absolute() / f".ray-{self._token}"
+        try:
+            with atomic_write(self._marker) as temporary:
+                temporary.write_text(self._token, encoding="utf-8")
+        except OSError as error:
+            raise not_writable(results, error) from error
+
+    def parcel(self, job: Job) -> SharedJob:
+        """The job with absolute paths."""
+        job = with_texts(job, _absolute_text)
+        dataset = replace(job.source.dataset, root=job.source.dataset.root.absolute())
+        there = replace(
+            job,
+            source=replace(job.source, dataset=dataset),
+            run=_absolute(job.run),
+            twin=None if job.twin is None else _absolute(job.twin),
+        )
+        return SharedJob(there, self._marker, self._token)
+
+    def take(self, job: Job, result: Result) -> None:
+        """Nothing: the result is in its place."""
+
+    def close(self) -> None:
+        """Remove the marker."""
+        self._marker.unlink(missing_ok=True)
+
+
+def _absolute(run: RunFolder) -> RunFolder:
+    return replace(run, path=run.path.absolute())
+
+
+# --------------------------------------------------------------------------- no shared disk
+
+
+@dataclass(frozen=True)
+class SentFile:
+    """A file in the object store, as references to its parts in order."""
+
+    chunks: tuple[Any, ...]
+
+    def write(self, path: Path) -> None:
+        """Write the file on this node."""
+        import ray
+
+        with atomic_write(path) as temporary, open(temporary, "wb") as stream:
+            for chunk in self.chunks:
+                stream.write(memoryview(ray.get(chunk)))
+
+
+@dataclass(frozen=True)
+class SentPath:
+    """A file or folder that a setting names, in the object store.
+
+    Attributes
+    ----------
+    name, hash
+        Its name, and the hash of its content.
+    files
+        Its files by relative name; a file is under ``.`` itself.
+    """
+
+    name: str
+    hash: str
+    files: Mapping[str, SentFile]
+
+    def fetched(self) -> Path:
+        """Path of a copy in this node's cache, made unless it is there."""
+        folder = _node_folder() / "inputs" / self.hash[:32]
+        path = folder / self.name
+        with _locked(folder):
+            if not path.exists() or content_hash(path) != self.hash:
+                _remove(path)
+                for name, file in self.files.items():
+                    file.write(path / inside(name) if name != _ITSELF else path)
+                if content_hash(path) != self.hash:
+                    raise DataError(
+                        f"{self.name}: not all of it reached node {platform.node()}; links to"
+                        " folders are not followed"
+                    )
+        return path
+
+
+@dataclass(frozen=True)
+class SentJob:
+    """A job with all that it needs, for a node that shares no disk with the caller.
+
+    Attributes
+    ----------
+    job
+        The job as the caller has it.
+    files
+        Files of the fold's sections, by section and role.
+    paths
+        Files and folders of settings, by the caller's path.
+    twin
+        Finished fold of the method that a permuted-image control belongs to.
+    """
+
+    job: Job
+    files: Mapping[tuple[str, str], SentFile]
+    paths: Mapping[str, SentPath]
+    twin: Mapping[str, SentFile] = field(default_factory=dict)
+
+    @contextmanager
+    def opened(self) -> Iterator[Job]:
+        """Put files where the job finds them; see :class:`Parcel`."""
+        with tempfile.TemporaryDirectory(prefix="spotbench-ray-") as place:
+            results = Path(place)
+            copies = {path: str(sent.fetched()) for path, sent in self.paths.items()}
+            job = with_texts(self.job, lambda text: copies.get(text, text))
+            there = replace(
+                job,
+                source=replace(job.source, dataset=self._dataset()),
+                run=_moved(job.run, results),
+                twin=None if job.twin is None else _moved(job.twin, results),
+            )
+            if there.twin is not None:
+                for name, file in self.twin.items():
+                    file.write(there.twin.fold(there.fold).path / inside(name))
+            yield there
+
+    def _dataset(self) -> Dataset:
+        """The dataset with the fold's files in this node's cache."""
+        dataset = self.job.source.dataset
+        key = canonical_hash([dataset.card.name, {n: dict(of) for n, of in dataset.hashes.items()}])
+        root = _node_folder() / "data" / f"{dataset.card.name}-{key[:24]}"
+        with _locked(root):
+            for (section, role), sent in self.files.items():
+                card = dataset.card.section(section).files[role]
+                _fetch(sent, root / card.path, dataset.hashes[section][role])
+        return replace(dataset, root=root)
+
+    def result(self, job: Job) -> Result:
+        """The fold's files, and the small images that it refers to."""
+        images = job.run.results / _IMAGES
+        return Result(pack(job.folder.path), pack(images) if images.is_dir() else {})
+
+
+class ObjectStore:
+    """Parcels for nodes that share no disk with the caller."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, SentFile] = {}
+        self._paths: dict[str, SentPath] = {}
+
+    def parcel(self, job: Job) -> SentJob:
+        """The job with its files; those that other jobs have sent are not sent again."""
+        dataset, fold = job.source.dataset, job.source.fold
+        files = {
+            (name, role): self._file(dataset.root / dataset.card.section(name).files[role].path)
+            for name in (*fold.train, *fold.validation, *fold.test)
+            for role in dataset.hashes[name]
+        }
+        paths: dict[str, SentPath] = {}
+
+        def send(text: str) -> str:
+            path = existing_path(text)
+            if path is None:
+                return text
+            paths[str(path)] = self._path(path)
+            return str(path)
+
+        absolute = with_texts(job, send)
+        twin: dict[str, SentFile] = {}
+        if job.twin is not None:
+            fitted = job.twin.fold(job.fold)
+            if fitted.is_done():
+                twin = {name: _put(fitted.path / name) for name in pack(fitted.path)}
+        return SentJob(absolute, files, paths, twin)
+
+    def _file(self, path: Path) -> SentFile:
+        if path not in self._files:
+            self._files[path] = _put(path)
+        return self._files[path]
+
+    def _path(self, path: Path) -> SentPath:
+        if str(path) not in self._paths:
+            if path.is_file():
+                found = {_ITSELF: path}
+            else:
+                inner = sorted(file for file in path.rglob("*") if file.is_file())
+                found = {file.relative_to(path).as_posix(): file for file in inner}
+            files = {name: _put(file) for name, file in found.items()}
+            self._paths[str(path)] = SentPath(path.name, content_hash(path), files)
+        return self._paths[str(path)]
+
+    def take(self, job: Job, result: Result) -> None:
+        """Move a fold in, manifest last; the caller holds its claim.
+
+        Raises
+        ------
+        StoreError
+            A file arrived damaged, or the results folder cannot be written.
+        """
+        try:
+            self._take_images(job, result.images)
+            move_in(job.folder, result.fold)
+        except OSError as error:
+            raise not_writable(job.folder.path, error) from error
+
+    def _take_images(self, job: Job, images: Files) -> None:
+        for name, content in images.items():
+            path = job.run.results / _IMAGES / inside(name)
+            if not path.is_file():
+                with atomic_write(path) as temporary:
+                    temporary.write_bytes(memoryview(content))
+
+    def close(self) -> None:
+        """Let the object store forget what was sent."""
+        self._files.clear()
+        self._paths.clear()
+
+
+def move_in(folder: FoldFolder, files: Files) -> None:
+    """Make received files the result of a fold.
+
+    They are written beside the fold and compared with their manifest before anything that lies in
+    the fold's folder is touched. The manifest is moved last.
+
+    Raises
+    ------
+    StoreError
+        The files are not a complete result of this fold.
+    """
+    staged = replace(folder, path=folder.path.with_name(f".{folder.path.name}-{_RECEIVED}"))
+    shutil.rmtree(staged.path, ignore_errors=True)
+    try:
+        unpack(files, staged.path)
+        state = staged.state()
+        if not state.done:
+            damage = state.damage or f"{MANIFEST} is missing"
+            raise StoreError(f"{folder.path}: the result that a node sent is damaged ({damage})")
+        folder.clear()
+        shutil.rmtree(folder.scratch, ignore_errors=True)
+        for item in staged.path.iterdir():
+            if item.name != MANIFEST:
+                os.replace(item, folder.path / item.name)
+        os.replace(staged.path / MANIFEST, folder.path / MANIFEST)
+    finally:
+        shutil.rmtree(staged.path, ignore_errors=True)
+
+
+def _put(path: Path) -> SentFile:
+    """Copy a file into the object store, a part at a time."""
+    import ray
+
+    chunks = []
+    with open(path, "rb") as stream:
+        while True:
+            chunk = np.fromfile(stream, dtype=np.uint8, count=CHUNK_BYTES)
+            if not chunk.size:
+                break
+            chunks.append(ray.put(chunk))
+    return SentFile(tuple(chunks))
+
+
+def _moved(run: RunFolder, results: Path) -> RunFolder:
+    """The same run in another results folder."""
+    return replace(run, path=results / run.path.relative_to(run.results))
+
+
+def _node_folder() -> Path:
+    return cache_folder() / "ray"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other tasks of this node from receiving the same files."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        yield
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# Files that this process has verified; hashing whole-slide images for every task takes long.
+_verified: dict[tuple[str, int, int], str] = {}
+
+
+def _fetch(sent: SentFile, path: Path, expected: str) -> None:
+    """Have a file with a hash at a path of this node."""
+    if path.is_file() and _verified.get(_state(path)) == expected:
+        return
+    if not path.is_file() or _hash_like(expected, path) != expected:
+        sent.write(path)
+        if _hash_like(expected, path) != expected:
+            raise DataError(f"{path.name}: the file changed on its way to node {platform.node()}")
+    _verified[_state(path)] = expected
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    facts = path.stat()
+    return str(path), facts.st_mtime_ns, facts.st_size
+
+
+def _hash_like(expected: str, path: Path) -> str:
+    """Hash of a file as ``algorithm:hex``, by the algorithm of another one."""
+    algorithm = expected.partition(":")[0]
+    return f"{algorithm}:{file_hash(path, algorithm)}"
