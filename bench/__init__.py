@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.execute.request import Request
+
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
@@ -55,21 +57,21 @@ def run(
     method: str | Sequence[str],
     dataset: str,
     *,
-    protocol: str = "strict",
-    panel: str | None = None,
-    aliases: str | Path | None = None,
-    folds: Sequence[int] | None = None,
-    preset: str = "authors",
+    protocol: str = Request.protocol,
+    panel: str | None = Request.panel,
+    aliases: str | Path | None = Request.aliases,
+    folds: Sequence[int] | None = Request.folds,
+    preset: str = Request.preset,
     settings: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
-    compile: bool = False,  # noqa: A002 - named as the option and as torch has it
-    data_root: str | Path | None = None,
-    results: str | Path = "results",
+    seed: int = Request.seed,
+    device: str = Request.device,
+    precision: str = Request.precision,
+    compile: bool = Request.compile,  # noqa: A002 - named as the option and as torch has it
+    data_root: str | Path | None = Request.data_root,
+    results: str | Path = Request.results,
     tracking: str | None = None,
-    force: bool = False,
-    oracles: bool = True,
+    force: bool = Request.force,
+    oracles: bool = Request.oracles,
 ) -> pd.DataFrame:
     """Run methods on a dataset and return their table; what is finished is not run again.
 
@@ -91,7 +93,6 @@ def run(
     from bench.comparison import carry_out
     from bench.data.fetching.fetch import fetch_if_absent
     from bench.errors import TrainingError
-    from bench.execute.request import Request
     from bench.registry import dataset_card
 
     fetch_if_absent(dataset_card(dataset), Path(data_root) if data_root is not None else None)
@@ -126,7 +127,7 @@ def run(
 
 
 def tables(
-    dataset: str, *, protocol: str = "strict", results: str | Path = "results"
+    dataset: str, *, protocol: str = Request.protocol, results: str | Path = Request.results
 ) -> pd.DataFrame:
     """Table of all stored runs on a dataset under a protocol.
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from bench.errors import BenchError, ConfigError
+from bench.execute.request import Request
+from bench.files import one_line, parse_yaml
 
 DONE, REFUSED, FAILED, INTERRUPTED = 0, 2, 1, 130
 
@@ -30,6 +32,8 @@ class Precision(StrEnum):
     float32 = "float32"
     bf16 = "bf16"
 
+
+DEFAULT_DEVICE, DEFAULT_PRECISION = Device(Request.device), Precision(Request.precision)
 
 ResultsOption = Annotated[
     Path, typer.Option("--results", help="Results folder.", envvar="SPOTBENCH_RESULTS")
@@ -59,6 +63,7 @@ CompileOption = Annotated[
         "--compile", help="Compile image encoders (torch.compile) where a fit is long enough."
     ),
 ]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="All randomness follows from it.")]
 MethodOption = Annotated[str, typer.Option("--method", "-m", help="Name of a method.")]
 FoldsOption = Annotated[
     str | None, typer.Option(help="Folds to run, such as 0,2.", show_default="all")
@@ -115,22 +120,41 @@ def numbers(text: str | None) -> tuple[int, ...] | None:
 
 
 def settings_of(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """Values of ``--set`` pairs by the names before the equals sign.
+    """Values of ``--set`` pairs by the names before the equals sign; of equal names the last.
 
     Raises
     ------
     ConfigError
         A pair has no equals sign or no name, or its value cannot be read as YAML.
     """
-    import yaml
-
-    settings = {}
+    settings: dict[str, Any] = {}
     for pair in pairs or ():
-        key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set '{pair}': write key=value or method.key=value")
+        name, equals, text = pair.partition("=")
+        key, shown = name.strip(), one_line(pair, 80)
+        if not equals or not key:
+            raise ConfigError(f"--set '{shown}': write key=value or method.key=value")
         try:
-            settings[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set '{pair}': the value cannot be read") from None
+            settings[key] = parse_yaml(text)
+        except ValueError as error:
+            raise ConfigError(f"--set '{shown}': the value cannot be read ({error})") from None
     return settings
+
+
+def read_seconds(text: str) -> float:
+    """Seconds of a length of time such as ``2h``, ``90min`` or ``45s``.
+
+    Raises
+    ------
+    ConfigError
+        It is none, or not above zero.
+    """
+    import pandas as pd
+
+    try:
+        found = pd.Timedelta(text).total_seconds()
+    except ValueError:
+        found = float("nan")
+    # A bare number would be read as nanoseconds.
+    if text.strip().replace(".", "", 1).isdigit() or not found > 0:
+        raise ConfigError(f"--timeout '{text}': write a length of time such as 2h, 90min or 45s")
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.options import (
+    DEFAULT_DEVICE,
+    DEFAULT_PRECISION,
     FAILED,
     AliasesOption,
     CompileOption,
@@ -28,79 +29,78 @@ from bench.cli.options import (
     PresetOption,
     ProtocolOption,
     ResultsOption,
+    SeedOption,
     SettingsOption,
     TrackingOption,
     names,
     numbers,
+    read_seconds,
     settings_of,
 )
 from bench.cli.terminal import complain, terminal_width
-from bench.errors import BenchError
+from bench.execute.request import Request
 from bench.tune.choices import Budget, Pruner, Sampler, Score
+from bench.tune.request import TuneRequest
 
 if TYPE_CHECKING:
     from bench.comparison import Outcome
-    from bench.execute.request import Request
 
 
 def run_command(
-    dataset: DatasetOption,
+    ctx: typer.Context,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            "-d",
+            help="Dataset name, or the path of a card; required unless --config names one.",
+            show_default=False,
+        ),
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option("--method", "-m", help="Methods, comma-separated; see 'bench list'."),
     ] = None,
-    protocol: ProtocolOption = "strict",
+    protocol: ProtocolOption = Request.protocol,
     panel: PanelOption = None,
     aliases: AliasesOption = None,
     folds: FoldsOption = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="authors' settings, or quick ones for machines without a GPU.",
-            show_default="authors",
-        ),
-    ] = None,
+    preset: PresetOption = Request.preset,
     config: Annotated[
         Path | None,
-        typer.Option(help="YAML file of a method's settings, as 'bench tune' writes them."),
+        typer.Option(
+            help="YAML file of these options and settings, such as best.yaml of 'bench tune'.",
+            show_default="none",
+        ),
     ] = None,
     settings: SettingsOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
-    device: DeviceOption = Device.auto,
-    precision: PrecisionOption = Precision.auto,
-    compile_encoders: CompileOption = False,
+    seed: SeedOption = Request.seed,
+    device: DeviceOption = DEFAULT_DEVICE,
+    precision: PrecisionOption = DEFAULT_PRECISION,
+    compile_encoders: CompileOption = Request.compile,
     data_root: DataRootOption = None,
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = Request.results,
     tracking: TrackingOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Redo finished folds.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Redo finished folds.")] = Request.force,
     no_oracles: Annotated[
         bool, typer.Option("--no-oracles", help="Leave out the row of the depth oracle.")
-    ] = False,
+    ] = not Request.oracles,
     as_json: JsonOption = False,
 ) -> None:
     """Run methods on a dataset; finished folds are kept, so the same call resumes."""
-    from bench.execute.entrants import read_settings
+    from bench.cli.config_file import combine, read_config, require_method_and_dataset
 
-    methods, values = names(method), settings_of(settings)
-    if config is not None:
-        named, written_for, found = read_settings(config)
-        methods = methods or (named,)
-        preset, values = preset or written_for, {**found, **values}
-    if not methods:
-        raise BenchError(
-            "no method named; see 'bench list methods', or name a settings file with --config"
-        )
-    request = _request(
-        folds,
-        values,
-        device,
-        precision,
-        methods=methods,
+    values = _values(
+        method=method,
+        folds=folds,
+        settings=settings,
+        device=device,
+        precision=precision,
         dataset=dataset,
         protocol=protocol,
         panel=panel,
         aliases=aliases,
-        preset=preset or "authors",
+        preset=preset,
         seed=seed,
         data_root=data_root,
         results=results,
@@ -108,13 +108,16 @@ def run_command(
         oracles=not no_oracles,
         compile=compile_encoders,
     )
-    _carry_out(request, tracking, as_json)
+    if config is not None:
+        values = combine(values, _typed(ctx), read_config(config), config)
+    require_method_and_dataset(values)
+    _carry_out(Request(**values), tracking, as_json)
 
 
 def tune_command(
     method: Annotated[str, typer.Option("--method", "-m", help="Methods, comma-separated.")],
     dataset: DatasetOption,
-    protocol: ProtocolOption = "strict",
+    protocol: ProtocolOption = Request.protocol,
     panel: PanelOption = None,
     aliases: AliasesOption = None,
     folds: Annotated[
@@ -122,7 +125,7 @@ def tune_command(
     ] = None,
     trials: Annotated[
         int, typer.Option(min=1, help="Trials of each study: a method on an outer fold.")
-    ] = 50,
+    ] = TuneRequest.trials,
     timeout: Annotated[
         str | None,
         typer.Option(help="Time of the trials of each study, such as 2h.", show_default="none"),
@@ -133,13 +136,19 @@ def tune_command(
     ] = Budget.equal,
     objective: Annotated[
         Score, typer.Option(help="Score on the inner folds that is optimised.")
-    ] = Score.pcc_acg,
+    ] = TuneRequest.objective,
     inner_folds: Annotated[
         int, typer.Option(min=2, help="Inner folds at most, made of the training patients.")
-    ] = 3,
-    sampler: Annotated[Sampler, typer.Option(help="How settings are suggested.")] = Sampler.tpe,
-    pruner: Annotated[Pruner, typer.Option(help="How trials are ended early.")] = Pruner.hyperband,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")] = 1,
+    ] = TuneRequest.inner_folds,
+    sampler: Annotated[
+        Sampler, typer.Option(help="How settings are suggested.")
+    ] = TuneRequest.sampler,
+    pruner: Annotated[
+        Pruner, typer.Option(help="How trials are ended early.")
+    ] = TuneRequest.pruner,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")
+    ] = TuneRequest.jobs,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -148,13 +157,13 @@ def tune_command(
             show_default="a journal file in the results",
         ),
     ] = None,
-    preset: PresetOption = "authors",
+    preset: PresetOption = Request.preset,
     settings: SettingsOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
-    device: DeviceOption = Device.auto,
-    precision: PrecisionOption = Precision.auto,
+    seed: SeedOption = Request.seed,
+    device: DeviceOption = DEFAULT_DEVICE,
+    precision: PrecisionOption = DEFAULT_PRECISION,
     data_root: DataRootOption = None,
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = Request.results,
     tracking: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -164,18 +173,18 @@ def tune_command(
     --set fixes a setting.
     """
     from bench.tune.progress import TerminalTuningWatcher
-    from bench.tune.request import TuneRequest, equal_budget, read_seconds
+    from bench.tune.request import equal_budget
     from bench.tune.tuning import refit, tune
 
     _fetch_if_absent(dataset, data_root)
     request = equal_budget(
         TuneRequest(
             run=_request(
-                folds,
-                settings_of(settings),
-                device,
-                precision,
-                methods=names(method),
+                method=method,
+                folds=folds,
+                settings=settings,
+                device=device,
+                precision=precision,
                 dataset=dataset,
                 protocol=protocol,
                 panel=panel,
@@ -230,17 +239,17 @@ def import_weights_command(
     checkpoint: Annotated[
         Path, typer.Option("--checkpoint", "-c", help="Checkpoint as the method's authors save it.")
     ],
-    protocol: ProtocolOption = "strict",
+    protocol: ProtocolOption = Request.protocol,
     panel: PanelOption = None,
     aliases: AliasesOption = None,
     folds: FoldsOption = None,
-    preset: PresetOption = "authors",
+    preset: PresetOption = Request.preset,
     settings: SettingsOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="All randomness follows from it.")] = 0,
-    device: DeviceOption = Device.auto,
-    precision: PrecisionOption = Precision.auto,
+    seed: SeedOption = Request.seed,
+    device: DeviceOption = DEFAULT_DEVICE,
+    precision: PrecisionOption = DEFAULT_PRECISION,
     data_root: DataRootOption = None,
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = Request.results,
     tracking: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -250,11 +259,11 @@ def import_weights_command(
     that it was held out of with --folds.
     """
     request = _request(
-        folds,
-        settings_of(settings),
-        device,
-        precision,
-        methods=(method,),
+        method=method,
+        folds=folds,
+        settings=settings,
+        device=device,
+        precision=precision,
         dataset=dataset,
         protocol=protocol,
         panel=panel,
@@ -269,23 +278,39 @@ def import_weights_command(
     _carry_out(request, tracking, as_json)
 
 
-def _request(
+def _values(
+    *,
+    method: str | None,
     folds: str | None,
-    settings: Mapping[str, Any],
+    settings: list[str] | None,
     device: Device,
     precision: Precision,
     **options: Any,
-) -> Request:
-    """A request from options as they were typed."""
-    from bench.execute.request import Request
-
-    return Request(
-        folds=numbers(folds),
-        settings=settings,
-        device=device.value,
-        precision=precision.value,
+) -> dict[str, Any]:
+    """Fields of a request from options as they were typed."""
+    return {
+        "methods": names(method),
+        "folds": numbers(folds),
+        "settings": settings_of(settings),
+        "device": device.value,
+        "precision": precision.value,
         **options,
-    )
+    }
+
+
+def _request(**options: Any) -> Request:
+    return Request(**_values(**options))
+
+
+def _typed(ctx: typer.Context) -> set[str]:
+    """Fields of a request whose options were typed."""
+    field_names = {"method": "methods", "compile_encoders": "compile"}
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    return {
+        field_names.get(name, name)
+        for name, source in sources.items()
+        if source is not None and source.name == "COMMANDLINE"
+    }
 
 
 def _fetch_if_absent(dataset: str, data_root: Path | None) -> None:

@@ -1,10 +1,8 @@
-"""What a user asks of tuning."""
+"""What a user asks of tuning: the one place that holds its defaults."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-
-import pandas as pd
 
 from bench.errors import ConfigError
 from bench.execute.request import Request
@@ -45,24 +43,6 @@ class TuneRequest:
     pruner: Pruner = Pruner.hyperband
     objective: Score = Score.pcc_acg
     inner_folds: int = 3
-
-
-def read_seconds(text: str) -> float:
-    """Seconds of a length of time such as ``2h``, ``90min`` or ``45s``.
-
-    Raises
-    ------
-    ConfigError
-        It is none, or not above zero.
-    """
-    try:
-        found = pd.Timedelta(text).total_seconds()
-    except ValueError:
-        found = float("nan")
-    # A bare number would be read as nanoseconds.
-    if text.strip().replace(".", "", 1).isdigit() or not found > 0:
-        raise ConfigError(f"--timeout '{text}': write a length of time such as 2h, 90min or 45s")
-    return found
 
 
 def equal_budget(request: TuneRequest, budget: Budget) -> TuneRequest:

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import yaml
 
+from bench.cli.options import read_seconds
 from bench.errors import ConfigError, StoreError
 from bench.evaluate.metrics import score_section
 from bench.tune.choices import Budget, Pruner, Sampler, Score
 from bench.tune.objective import SCORES
-from bench.tune.request import equal_budget, read_seconds
+from bench.tune.request import equal_budget
 from bench.tune.slots import holders, settled
 from bench.tune.storage import open_storage
 from bench.tune.study import open_study
