@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
 from optuna.trial import TrialState
 
+from bench.execute.request import Request
 from bench.files import atomic_write, write_json
+from bench.protocol.rules import PROTOCOLS
+from bench.registry import find_datasets
 from bench.tune.objective import LOWER_IS_BETTER
 from bench.tune.slots import REASON, SLOT, counts, holders, seconds, settled
 from bench.tune.study import StudySpec
@@ -21,6 +25,11 @@ if TYPE_CHECKING:
 BEST = "best.yaml"
 TRIALS = "trials.csv"
 STUDY = "study.json"
+
+_HEAD = """\
+# Best settings of a study, found on the training sections of this fold alone.
+# 'bench run --config FILE' runs them on the fold; a path is relative to the working directory.
+"""
 
 
 @dataclass(frozen=True)
@@ -71,23 +80,14 @@ def write_results(spec: StudySpec, study: Study) -> Tuned:
     )
     job, request = spec.job, spec.request
     facts = {
-        "method": job.entrant.method,
-        "dataset": job.source.dataset.card.name,
-        "protocol": job.source.protocol.name,
-        "fold": job.fold,
-        "preset": request.run.preset,
         "objective": request.objective.value,
         "value": tuned.value,
         "trial": best.number,
-        "config": tuned.config,
     }
     with atomic_write(spec.folder / BEST) as temporary:
-        text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
-        temporary.write_text(
-            "# Found on the training sections of this fold: bench run --config FILE --folds"
-            f" {job.fold}\n{text}",
-            encoding="utf-8",
-        )
+        content = {**_run_fields(spec), **facts, "config": tuned.config}
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        temporary.write_text(f"{_HEAD}{text}", encoding="utf-8")
     with atomic_write(spec.folder / TRIALS) as temporary:
         trial_table(trials).to_csv(temporary, index=False)
     write_json(
@@ -95,7 +95,12 @@ def write_results(spec: StudySpec, study: Study) -> Tuned:
         {
             "study": spec.name,
             "run_key": job.run.key,
-            **{name: value for name, value in facts.items() if name != "config"},
+            "method": job.entrant.method,
+            "dataset": job.source.dataset.card.name,
+            "protocol": job.source.protocol.name,
+            "fold": job.fold,
+            "preset": request.run.preset,
+            **facts,
             "default_value": tuned.default_value,
             "budget": {
                 "trials": request.trials,
@@ -111,6 +116,36 @@ def write_results(spec: StudySpec, study: Study) -> Tuned:
         },
     )
     return tuned
+
+
+def _run_fields(spec: StudySpec) -> dict[str, Any]:
+    """What ``bench run --config`` takes from ``best.yaml`` to run the settings as they were tuned.
+
+    Paths of files are absolute, because the file may be used in another working directory.
+    """
+    job, run = spec.job, spec.request.run
+    fields: dict[str, Any] = {
+        "method": job.entrant.method,
+        "dataset": run.dataset if run.dataset in find_datasets() else _absolute(run.dataset),
+        "protocol": run.protocol if run.protocol in PROTOCOLS else _absolute(run.protocol),
+        "fold": job.fold,
+        "preset": run.preset,
+        "seed": run.seed,
+    }
+    if run.panel is not None:
+        is_file = job.source.protocol.panel == "listed"
+        fields["panel"] = _absolute(run.panel) if is_file else run.panel
+    for name in ("aliases", "data_root"):
+        if (path := getattr(run, name)) is not None:
+            fields[name] = _absolute(path)
+    for name in ("precision", "compile"):
+        if getattr(run, name) != getattr(Request, name):
+            fields[name] = getattr(run, name)
+    return fields
+
+
+def _absolute(path: str | Path) -> str:
+    return str(Path(path).absolute())
 
 
 def best_trial(spec: StudySpec, trials: list[FrozenTrial]) -> FrozenTrial:

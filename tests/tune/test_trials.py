@@ -259,12 +259,16 @@ def test_the_command_prints_tuned_against_default(bench, searcher, tiny, results
     assert "done in" not in again.stderr
 
 
-def test_best_settings_can_be_run_from_their_file(bench, searcher, tiny, results):
-    call = ("--trials", "4", "--objective", "mse", "--folds", "0")
+def test_best_settings_can_be_run_from_their_file_alone(
+    bench, searcher, tiny, results, tmp_path, monkeypatch
+):
+    call = ("--trials", "4", "--objective", "mse", "--folds", "1", "--seed", "3")
     where = (*tiny.where, *tiny.quick_protocol, "--tracking", "none", "--results", results)
     bench("tune", "-m", "searcher", *call, *where)
-    (best,) = results.glob("tuning/*/*/*/fold-0/best.yaml")
-    answer = bench("run", "--config", best, "--folds", "0", "--no-oracles", "--json", *where)
+    (best,) = results.glob("tuning/*/*/*/fold-1/best.yaml")
+    monkeypatch.chdir(tmp_path)  # the paths in the file hold everywhere
+    last = ("--no-oracles", "--json", "--tracking", "none", "--results", results)
+    answer = bench("run", "--config", best, *last)
     (row,) = json.loads(answer.stdout)["rows"]
     (tuned,) = (
         json.loads((path.parent / "run.json").read_text())
@@ -275,26 +279,11 @@ def test_best_settings_can_be_run_from_their_file(bench, searcher, tiny, results
         for path in results.glob("runs/*/*/searcher-*/run.json")
         if (facts := json.loads(path.read_text()))["key"].startswith(row["key"])
     )
-    assert run["config"] == tuned["tuned"]["0"]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("- 1", "not a settings file"),
-        ("{method: searcher}", "config"),
-        ("{method: searcher, config: {shift: [}", "YAML"),
-        ("{method: searcher, config: {nothing: 1}}", "nothing"),
-        ("{method: nobody, config: {}}", "nobody"),
-    ],
-)
-def test_a_settings_file_that_is_none(bench, searcher, tiny, results, tmp_path, text, words):
-    path = tmp_path / "best.yaml"
-    path.write_text(text)
-    answer = bench("run", "--config", path, *tiny.where, "--results", results)
-    assert answer.status == 2
-    (line,) = answer.stderr.splitlines()
-    assert words in line
+    assert run["config"] == tuned["tuned"]["1"]
+    assert (run["seed"], run["protocol"]) == (3, "patients")
+    assert (row["folds"], row["n_folds"]) == (1, 3)
+    again = bench("run", "--config", best, "--folds", "1", *where, "--no-oracles", "--json")
+    assert json.loads(again.stdout)["rows"][0]["key"] == row["key"]
 
 
 @pytest.mark.parametrize("name", list(Score))
