@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +19,7 @@ from bench.data.section import reader_hash
 from bench.data.views import Slide
 from bench.errors import BenchError
 from bench.execute.scoring import Reference, reference
-from bench.files import cache_folder, canonical_hash, one_line, write_json
+from bench.files import cache_folder, canonical_hash, one_line, process_folder, write_json
 from bench.protocol.fold_data import FoldData, Truth, fold_data
 from bench.protocol.folds import Fold, Folds
 from bench.protocol.rules import Protocol
@@ -180,7 +177,7 @@ class InputsOfFolds:
         """Data of a fold, of which nothing is read yet."""
         if source.key not in self._inputs:
             if self._folder is None:
-                self._folder = _own_folder()
+                self._folder = process_folder(cache_folder() / _HANDED_OVER)
             self._inputs[source.key] = FoldInputs(source, self._folder)
         return self._inputs[source.key]
 
@@ -196,28 +193,6 @@ class InputsOfFolds:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._inputs.clear()
         self._folder = None
-
-
-def _own_folder() -> Path:
-    """A new folder for files of this process; those of processes that were killed are removed."""
-    parent = cache_folder() / _HANDED_OVER
-    parent.mkdir(parents=True, exist_ok=True)
-    host = f"{platform.node()}-"
-    for folder in parent.glob(f"{host}*"):
-        pid = folder.name.removeprefix(host).partition("-")[0]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{host}{os.getpid()}-", dir=parent))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _truth_hash(truth: Truth) -> str:
