@@ -41,7 +41,7 @@ class TerminalWatcher(Watcher):
             disable=not self._console.is_terminal,
         )
         self._all: TaskID | None = None
-        self._fit: TaskID | None = None
+        self._fits: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -81,41 +81,50 @@ class TerminalWatcher(Watcher):
 
     def job_started(self, job: Job) -> None:
         """Show a bar for the fit."""
-        name = f"{job.entrant.label} fold {job.fold}"
-        self._fit = self._progress.add_task(name, total=None, note="reading data")
+        name = _name(job)
+        self._fits[name] = self._progress.add_task(name, total=None, note="reading data")
 
     def job_progress(self, job: Job, done: int, total: int, note: str) -> None:
         """Move the fit's bar."""
-        if self._fit is not None:
-            self._progress.update(self._fit, completed=done, total=total, note=note)
+        fit = self._fits.get(_name(job))
+        if fit is not None:
+            self._progress.update(fit, completed=done, total=total, note=note)
 
     def job_skipped(self, job: Job) -> None:
         """Say that the fold was there."""
-        self._end(f"{job.entrant.label} fold {job.fold}: kept, it is done")
+        self._end(job, "kept, it is done")
+
+    def job_rescored(self, job: Job) -> None:
+        """Say that nothing was fitted."""
+        self._end(job, "scored again, its fit is kept")
 
     def job_done(self, job: Job) -> None:
         """Say how long the fold took."""
-        facts = job.run.fold(job.fold).facts()
+        facts = job.folder.facts()
         seconds = sum(facts.get("timings", {}).values())
-        self._end(f"{job.entrant.label} fold {job.fold}: done in {seconds:.1f} s")
+        self._end(job, f"done in {seconds:.1f} s")
         for note in facts.get("notes", []):
-            self.warn(f"{job.entrant.label} fold {job.fold}: {note}")
+            self.warn(f"{_name(job)}: {note}")
 
     def job_failed(self, job: Job, reason: str) -> None:
         """Say that the fold failed."""
-        self._end(f"{job.entrant.label} fold {job.fold}: failed, {reason}")
+        self._end(job, f"failed, {reason}")
 
     def warn(self, message: str) -> None:
         """Say it at once, above the bars."""
         self._say(f"warning: {message}")
 
-    def _end(self, message: str) -> None:
-        if self._fit is not None:
-            self._progress.remove_task(self._fit)
-            self._fit = None
+    def _end(self, job: Job, message: str) -> None:
+        fit = self._fits.pop(_name(job), None)
+        if fit is not None:
+            self._progress.remove_task(fit)
         if self._all is not None:
             self._progress.advance(self._all)
-        self._say(message)
+        self._say(f"{_name(job)}: {message}")
 
     def _say(self, message: str) -> None:
         self._console.print(message, markup=False, soft_wrap=True)
+
+
+def _name(job: Job) -> str:
+    return f"{job.entrant.label} fold {job.fold}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 
 import typer
 
 from bench.cli import data, places, reporting, running, speed
-from bench.cli.options import DONE, INTERRUPTED, REFUSED
+from bench.cli.options import DONE, INTERRUPTED, REFUSED, TERMINATED
 from bench.cli.terminal import complain
 from bench.errors import BenchError
 
@@ -51,6 +52,14 @@ app.command("doctor")(places.doctor_command)
 def main() -> None:
     """Run a command and turn what went wrong into one line and an exit status."""
     arguments = sys.argv[1:]
+    terminated = []
+
+    def terminate(*_: object) -> None:
+        """Treat SIGTERM as Ctrl-C: everything is cleaned up in the same way."""
+        terminated.append(True)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         status = app(args=arguments, prog_name="bench", standalone_mode=False) or DONE
         if status == INTERRUPTED:  # so typer reports Ctrl-C inside a command
@@ -72,9 +81,10 @@ def main() -> None:
         complain(f"{error.filename or 'the system'}: {os.strerror(error.errno)}")
         sys.exit(REFUSED)
     except KeyboardInterrupt:
+        what, status = ("terminated", TERMINATED) if terminated else ("interrupted", INTERRUPTED)
         if arguments[:1] in (["run"], ["tune"], ["import-weights"]):
             again = shlex.join(["bench", *(part for part in arguments if part != "--force")])
-            complain(f"interrupted; what is finished is kept, resume with: {again}")
+            complain(f"{what}; what is finished is kept, resume with: {again}")
         else:
-            complain("interrupted")
-        sys.exit(INTERRUPTED)
+            complain(what)
+        sys.exit(status)

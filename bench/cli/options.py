@@ -10,10 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from bench.errors import BenchError, ConfigError
+from bench.execute.executors.options import RAY, ExecutorOptions
 from bench.execute.request import Request
 from bench.files import one_line, parse_yaml
 
-DONE, REFUSED, FAILED, INTERRUPTED = 0, 2, 1, 130
+DONE, REFUSED, FAILED, INTERRUPTED, TERMINATED = 0, 2, 1, 130, 143
+
+
+class Isolation(StrEnum):
+    """Where a local job fits and predicts."""
+
+    process = "process"
+    none = "none"
 
 
 class Device(StrEnum):
@@ -104,19 +112,87 @@ ProtocolOption = Annotated[
 ]
 
 
+ExecutorOption = Annotated[
+    str,
+    typer.Option("--executor", metavar="local|slurm|ray", help="Where jobs run."),
+]
+JobsOption = Annotated[
+    int, typer.Option("--jobs", "-j", min=1, help="Worker processes on this machine.")
+]
+GpusOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gpus", help="GPUs of this machine, such as 0,1; a worker each.", show_default="all"
+    ),
+]
+TimeLimitOption = Annotated[
+    str | None,
+    typer.Option("--time-limit", help="Longest time of a job, such as 2h.", show_default="none"),
+]
+IsolationOption = Annotated[
+    Isolation,
+    typer.Option("--isolation", help="none: fit in the process of the harness, to debug."),
+]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile", metavar="FILE", help="YAML profile of the Slurm cluster.", show_default=False
+    ),
+]
+SubmitOnlyOption = Annotated[
+    bool, typer.Option("--submit-only", help="Return once Slurm jobs are submitted.")
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address", help="Ray cluster.", envvar="RAY_ADDRESS", show_default="one running here"
+    ),
+]
+NoSharedDiskOption = Annotated[
+    bool,
+    typer.Option("--no-shared-disk", help="Send data and results through Ray's object store."),
+]
+
+
+def executor_options(
+    *,
+    executor: str,
+    jobs: int,
+    gpus: str | None,
+    time_limit: str | None,
+    isolation: Isolation,
+    profile: Path | None,
+    submit_only: bool,
+    ray_address: str | None,
+    no_shared_disk: bool,
+) -> ExecutorOptions:
+    """Where jobs run, from options as they were typed."""
+    return ExecutorOptions(
+        executor=executor,
+        jobs=jobs,
+        gpus=numbers(gpus, "--gpus") or (),
+        time_limit=read_seconds(time_limit, "--time-limit") if time_limit else None,
+        isolation=isolation.value,
+        profile=profile,
+        submit_only=submit_only,
+        ray_address=ray_address if executor == RAY else None,
+        shared_disk=not no_shared_disk,
+    )
+
+
 def names(text: str | None) -> tuple[str, ...]:
     """Names of a comma list, none of nothing."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
-def numbers(text: str | None) -> tuple[int, ...] | None:
-    """Fold numbers of a comma list; None where none was typed."""
+def numbers(text: str | None, option: str = "--folds") -> tuple[int, ...] | None:
+    """Numbers of a comma list; None where none was typed."""
     if text is None:
         return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise BenchError(f"--folds '{text}': write fold numbers such as 0,2") from None
+        raise BenchError(f"{option} '{text}': write numbers such as 0,2") from None
 
 
 def settings_of(pairs: Sequence[str] | None) -> dict[str, Any]:
@@ -140,8 +216,15 @@ def settings_of(pairs: Sequence[str] | None) -> dict[str, Any]:
     return settings
 
 
-def read_seconds(text: str) -> float:
+def read_seconds(text: str, option: str = "--timeout") -> float:
     """Seconds of a length of time such as ``2h``, ``90min`` or ``45s``.
+
+    Parameters
+    ----------
+    text
+        Length of time.
+    option
+        Option that it was typed for, for the message.
 
     Raises
     ------
@@ -156,5 +239,5 @@ def read_seconds(text: str) -> float:
         found = float("nan")
     # A bare number would be read as nanoseconds.
     if text.strip().replace(".", "", 1).isdigit() or not found > 0:
-        raise ConfigError(f"--timeout '{text}': write a length of time such as 2h, 90min or 45s")
+        raise ConfigError(f"{option} '{text}': write a length of time such as 2h, 90min or 45s")
     return found

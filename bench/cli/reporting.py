@@ -23,7 +23,7 @@ from bench.cli.options import (
     StoredProtocolOption,
     names,
 )
-from bench.cli.terminal import terminal_width
+from bench.cli.terminal import complain, terminal_width
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _stored(results: Path, dataset: str, protocol: str | None) -> list[tuple[str
     """Stored runs on a dataset, by protocol."""
     from bench.errors import UnknownNameError
     from bench.report.tables import newest
-    from bench.store import stored_names, stored_runs
+    from bench.store import damaged_records, stored_names, stored_runs
 
     stored = stored_names(results)
     if not stored:
@@ -55,6 +55,9 @@ def _stored(results: Path, dataset: str, protocol: str | None) -> list[tuple[str
     if protocol is not None and protocol not in stored[dataset]:
         raise UnknownNameError(f"protocol with runs on {dataset}", protocol, stored[dataset])
     names = [protocol] if protocol else stored[dataset]
+    for name in names:
+        for path in damaged_records(results, dataset, name):
+            complain(f"{path} is damaged or was edited; its run is left out")
     return [(name, newest(stored_runs(results, dataset, name))) for name in names]
 
 
@@ -159,6 +162,7 @@ def genes_command(
     """Rank the genes a method predicts, and test which gene sets the best ones belong to."""
     from bench.errors import UnknownNameError
     from bench.report.genes import render_genes, render_sets
+    from bench.report.presets import shown_preset
 
     for name, runs in _stored(results, dataset, protocol):
         chosen = [run for run in runs if run.facts["label"] == method and run.done]
@@ -166,7 +170,7 @@ def genes_command(
             labels = sorted({run.facts["label"] for run in runs if run.done})
             raise UnknownNameError(f"method with finished folds under {name}", method, labels)
         for run in chosen:
-            title = f"{method} on {dataset}, protocol {name}, preset {run.facts['preset']}"
+            title = f"{method} on {dataset}, protocol {name}, preset {shown_preset(run.facts)}"
             if enriched:
                 text = render_sets(run, how.value, top=top, gmt=gmt, title=title)
             else:

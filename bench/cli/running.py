@@ -20,24 +20,36 @@ from bench.cli.options import (
     DatasetOption,
     Device,
     DeviceOption,
+    ExecutorOption,
     FoldsOption,
+    GpusOption,
+    Isolation,
+    IsolationOption,
+    JobsOption,
     JsonOption,
     MethodOption,
+    NoSharedDiskOption,
     PanelOption,
     Precision,
     PrecisionOption,
     PresetOption,
+    ProfileOption,
     ProtocolOption,
+    RayAddressOption,
     ResultsOption,
     SeedOption,
     SettingsOption,
+    SubmitOnlyOption,
+    TimeLimitOption,
     TrackingOption,
+    executor_options,
     names,
     numbers,
     read_seconds,
     settings_of,
 )
 from bench.cli.terminal import complain, terminal_width
+from bench.execute.executors.options import ExecutorOptions
 from bench.execute.request import Request
 from bench.tune.choices import Budget, Pruner, Sampler, Score
 from bench.tune.request import TuneRequest
@@ -85,6 +97,15 @@ def run_command(
     no_oracles: Annotated[
         bool, typer.Option("--no-oracles", help="Leave out the row of the depth oracle.")
     ] = not Request.oracles,
+    executor: ExecutorOption = ExecutorOptions.executor,
+    jobs: JobsOption = ExecutorOptions.jobs,
+    gpus: GpusOption = None,
+    time_limit: TimeLimitOption = None,
+    isolation: IsolationOption = Isolation.process,
+    profile: ProfileOption = None,
+    submit_only: SubmitOnlyOption = False,
+    ray_address: RayAddressOption = None,
+    no_shared_disk: NoSharedDiskOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run methods on a dataset; finished folds are kept, so the same call resumes."""
@@ -111,7 +132,18 @@ def run_command(
     if config is not None:
         values = combine(values, _typed(ctx), read_config(config), config)
     require_method_and_dataset(values)
-    _carry_out(Request(**values), tracking, as_json)
+    where = executor_options(
+        executor=executor,
+        jobs=jobs,
+        gpus=gpus,
+        time_limit=time_limit,
+        isolation=isolation,
+        profile=profile,
+        submit_only=submit_only,
+        ray_address=ray_address,
+        no_shared_disk=no_shared_disk,
+    )
+    _carry_out(Request(**values), tracking, as_json, where)
 
 
 def tune_command(
@@ -327,14 +359,21 @@ def _fetch_if_absent(dataset: str, data_root: Path | None) -> None:
         fetch_if_absent(card, data_root, bar)
 
 
-def _carry_out(request: Request, tracking: str | None, as_json: bool) -> None:
+def _carry_out(
+    request: Request,
+    tracking: str | None,
+    as_json: bool,
+    where: ExecutorOptions | None = None,
+) -> None:
     from bench.comparison import carry_out
+    from bench.execute.executors.choose import make_executor
     from bench.progress import TerminalWatcher
 
+    executor = make_executor(where or ExecutorOptions())
     _fetch_if_absent(request.dataset, request.data_root)
     # Libraries and methods may print; standard output is for the table alone.
     with redirect_stdout(sys.stderr), TerminalWatcher() as watcher:
-        outcome = carry_out(request, tracking=tracking, watcher=watcher)
+        outcome = carry_out(request, tracking=tracking, watcher=watcher, executor=executor)
     _print_outcome(outcome, as_json)
     if outcome.failures:
         raise typer.Exit(FAILED)

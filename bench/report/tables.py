@@ -7,7 +7,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -19,6 +19,14 @@ from rich.table import Table
 
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, bootstrap_interval
 from bench.protocol.audit import TITLES
+from bench.report.presets import (
+    MARK,
+    NO_PRESET,
+    plain_preset,
+    preset_notes,
+    shown_preset,
+    used_values,
+)
 from bench.store import StoredRun
 
 Format = Literal["text", "csv", "markdown", "latex", "json"]
@@ -79,7 +87,8 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
         :func:`bench.evaluate.uncertainty.bootstrap_interval`), correlations as a share of their
         noise ceiling (``_share``), further scores as means over the sections that have them,
         pooled correlations as means over folds, ``undefined`` genes left out of the means (summed
-        over sections), ``folds`` done of ``n_folds``, and what identifies the run.
+        over sections), ``folds`` done of ``n_folds``, and what identifies the run. A ``preset``
+        with a star was changed; ``changes`` has the changed settings with their values as JSON.
     """
     rows = [_row(run) for run in runs]
     table = pd.DataFrame(rows, columns=_columns())
@@ -93,7 +102,7 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
 
 
 def _columns() -> list[str]:
-    columns = ["dataset", "protocol", "method", "kind", "preset", "seed"]
+    columns = ["dataset", "protocol", "method", "kind", "preset", "changes", "seed"]
     columns += ["folds", "n_folds", "sections"]
     for score in SECTION_SCORES:
         columns += [score, f"{score}_sd", f"{score}_low", f"{score}_high"]
@@ -119,7 +128,8 @@ def _new_row(run: StoredRun) -> dict[str, Any]:
         "protocol": facts["protocol"],
         "method": facts["label"],
         "kind": facts["kind"],
-        "preset": facts["preset"],
+        "preset": shown_preset(facts),
+        "changes": json.dumps(used_values(facts), sort_keys=True),
         "seed": facts["seed"],
         "folds": len(run.done),
         "n_folds": facts["n_folds"],
@@ -190,7 +200,8 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
                 else ""
             )
         )
-    presets = sorted(set(table["preset"]) - {"-"})
+    notes += preset_notes(_in_order(runs, table))
+    presets = set(map(plain_preset, table["preset"])) - {NO_PRESET, "default"}
     if "quick" in presets:
         notes.append(
             "Preset quick: small networks and few epochs for machines without a GPU; not the"
@@ -208,6 +219,9 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
             " comparable; see the data hash column."
         )
     notes += sorted(filter(None, map(_missing_folds, runs)))
+    notes += [note for run in runs for note in _damage(run)]
+    notes += _above_ceiling(table)
+    notes += sorted(filter(None, map(_not_isolated, runs)))
     if (table["undefined"].fillna(0) > 0).any():
         notes.append(
             "Undefined: genes constant in truth or prediction, left out of the PCC means,"
@@ -237,6 +251,22 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
     return [*notes, *sorted(warned)]
 
 
+def _in_order(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Facts of the runs in the order of their rows."""
+    places = {key: place for place, key in enumerate(table["key"])}
+    return sorted((run.facts for run in runs), key=lambda facts: places.get(facts["key"][:12], 0))
+
+
+def row_name(row: Mapping[str, Any], table: pd.DataFrame) -> str:
+    """Name of a row that no other row of the table has, marked where its preset was changed."""
+    name = str(row["method"])
+    if (table["method"] == name).sum() > 1:
+        return f"{name} ({row['preset']}, seed {row['seed']}, {row['key'][:6]})"
+    # Tuned rows say so by their names.
+    changed = row["preset"].endswith(MARK) and not name.startswith("tuned:")
+    return f"{name} ({row['preset']})" if changed else name
+
+
 def _patients(runs: Sequence[StoredRun]) -> int:
     """Fewest patients that a row has scores of."""
     counts = [set(run.scores()["patient"]) - {""} for run in runs if run.done]
@@ -250,9 +280,36 @@ _DATA_NOTES = {
 """What the data of a fold may have to say, by its name in ``fold.json``."""
 
 
+def _damage(run: StoredRun) -> list[str]:
+    """What of a run is damaged or was edited; such folds are not in its row."""
+    return [
+        f"{run.facts['label']}: fold {index} is left out, its {damage}; the same 'bench run'"
+        " does it again."
+        for index, damage in sorted(run.damaged.items())
+    ]
+
+
+def _above_ceiling(table: pd.DataFrame) -> list[str]:
+    """Rows that are better than counting noise allows, which no honest method is."""
+    above = table[(table["kind"] != "oracle") & (table["pcc_acg"] > table["ceiling_acg"])]
+    return [
+        f"{row.method}: PCC(ACG) {row.pcc_acg:.4f} is above the noise ceiling"
+        f" {row.ceiling_acg:.4f}; look for test expression that reached the method."
+        for row in above.itertuples()
+    ]
+
+
+def _not_isolated(run: StoredRun) -> str:
+    isolation = {run.folder.fold(index).facts().get("isolation") for index in run.done}
+    if "none" not in isolation:
+        return ""
+    return f"{run.facts['label']}: fitted with --isolation none, beside the truth."
+
+
 def _missing_folds(run: StoredRun) -> str:
     folds = int(run.facts["n_folds"])
-    missing = [str(index) for index in range(folds) if index not in run.done]
+    absent = (index for index in range(folds) if index not in run.done)
+    missing = [str(index) for index in absent if index not in run.damaged]
     if not missing:
         return ""
     named = f"fold {missing[0]} is" if len(missing) == 1 else f"folds {_span(missing)} are"
@@ -314,6 +371,9 @@ def write_table(
             {name: None if pd.isna(value) else value for name, value in row.items()}
             for row in table.to_dict("records")
         ]
+        for row in rows:
+            if "changes" in row:
+                row["changes"] = json.loads(row["changes"])
         return json.dumps({"rows": rows, "footnotes": list(notes)}, indent=2) + "\n"
     if how == "latex":
         body = shown.to_latex(index=False, escape=True, caption=_latex(title) or None)

@@ -18,7 +18,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from bench.blocks.precision import unplace
-from bench.worker.memory import peak_device_memory_mb, peak_memory_mb, reset_peak_memory
 from bench.files import cache_folder
 from bench.method import Context, Method, MethodConfig, Precision
 from bench.speed.calls import NetworkCalls
@@ -38,6 +37,7 @@ from bench.speed.steps import (
     unlogged,
 )
 from bench.training import seed_batch
+from bench.worker.memory import peak_device_memory_mb, peak_memory_mb, reset_peak_memory
 
 _Loop = Iterator[tuple[int, torch.Tensor]]
 _CACHE = "SPOTBENCH_CACHE"

@@ -9,9 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from bench.devices import choose_device, choose_precision
 from bench.errors import BenchError
 from bench.execute.entrants import find_entrants
-from bench.devices import choose_device, choose_precision
 from bench.execute.environment import package_versions
 from bench.method import Method, MethodConfig
 from bench.registry import find_methods, method_class

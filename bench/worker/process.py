@@ -37,6 +37,19 @@ _PATIENCE = 5.0
 
 _LOG_TAIL = 4_000
 _start_lock = threading.Lock()
+
+
+class _Server:
+    """Whether this process has a server; a process that was forked from it has none."""
+
+    pid: int | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.pid == os.getpid()
+
+
+_server = _Server()
 _REFUSALS = {kind.__name__: kind for kind in (ConfigError, DataError, LeakError, StoreError)}
 
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
@@ -109,7 +122,11 @@ class Worker:
         self._ends = None if time_limit is None else time.monotonic() + time_limit
         self._result: dict[str, Any] | None = None
         self._error: Exception | None = None
-        context: Any = multiprocessing.get_context(_how())
+        # Only the description of a method may be asked before it is known what the server needs.
+        alone = work == "describe" and not _server.running
+        if not alone:
+            start_server(networks=True)
+        context: Any = multiprocessing.get_context("spawn" if alone else _how())
         self._connection, theirs = context.Pipe()
         setup = {"log": str(log) if log else None, "threads": threads}
         variables = {**os.environ, **(environment or {})}
@@ -254,13 +271,14 @@ def start_server(*, networks: bool) -> None:
     networks
         Whether it imports torch, Lightning and timm, once instead of for every fit.
     """
-    if _how() != "forkserver":
+    if _server.running or _how() != "forkserver":
         return
     names = ["bench.worker.preload_basics", "bench.worker.preload_networks"]
     context = multiprocessing.get_context("forkserver")
     with _start_lock:
         context.set_forkserver_preload(names if networks else names[:1])
         forkserver.ensure_running()
+        _server.pid = os.getpid()
 
 
 def _how() -> str:

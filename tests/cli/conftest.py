@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bench.worker.process import start_server
 from tests.cli import tiny_dataset
 
 
@@ -34,6 +35,7 @@ def _no_settings_from_outside(monkeypatch):
 @pytest.fixture(scope="session")
 def bench():
     """Calls a command in this process; gives status, stdout, stderr."""
+    start_server(networks=True)  # once for all tests, whichever comes first
     return tiny_dataset.call
 
 

@@ -24,6 +24,9 @@ class Watcher:
     def job_skipped(self, job: Job) -> None:
         """The job's result is there already."""
 
+    def job_rescored(self, job: Job) -> None:
+        """The job's stored predictions have been scored anew; nothing was fitted."""
+
     def job_done(self, job: Job) -> None:
         """The job's result has been stored."""
 

@@ -24,9 +24,17 @@ def make_executor(options: ExecutorOptions) -> Executor:
 
 
 def _local(options: ExecutorOptions) -> Executor:
-    from bench.execute.executors.local import LocalExecutor
+    from bench.execute.executors.local import ISOLATIONS, LocalExecutor
 
-    return LocalExecutor()
+    if options.isolation not in ISOLATIONS:
+        raise UnknownNameError("isolation", options.isolation, ISOLATIONS)
+
+    return LocalExecutor(
+        jobs=options.jobs,
+        gpus=options.gpus,
+        time_limit=options.time_limit,
+        isolation=ISOLATIONS[options.isolation],
+    )
 
 
 _MAKERS: Mapping[str, Callable[[ExecutorOptions], Executor]] = {

@@ -25,6 +25,7 @@ from bench.worker.process import Worker, WorkerFailedError, WorkerRefusedError, 
 from bench.worker.task import task_text
 
 Isolation = Literal["process", "none"]
+ISOLATIONS: Mapping[str, Isolation] = {"process": "process", "none": "none"}
 
 _POLL_SECONDS = 0.5
 _LOG = "log.txt"
@@ -133,10 +134,9 @@ class _Loop:
         self._begun = time.time()
         self._refused: set[int] = set()  # jobs that others were at when we came
         self._slots = max(where.jobs, len(where.gpus))
+        self._networks = any(job.entrant.needs_image for job in jobs)
 
     def run(self) -> None:
-        if any(job.entrant.method for job in self._pending):
-            start_server(networks=any(job.entrant.needs_image for job in self._pending))
         while self._pending or self._running:
             began = self._begin()
             if self._running:
@@ -235,6 +235,8 @@ class _Loop:
 
     def _start(self, job: Job, inputs: FoldInputs, held: ExitStack, lease: Any) -> None:
         self._watcher.job_started(job)
+        if job.entrant.method is not None and self._where.isolation == "process":
+            start_server(networks=self._networks)  # it imports while data are read here
         self._folds.keep_only([inputs, *(running.inputs for running in self._running)])
         clock = time.perf_counter()
         try:
@@ -244,7 +246,7 @@ class _Loop:
                 rescore(job, inputs)
                 held.close()
                 self._stored(job)
-                self._watcher.job_done(job)
+                self._watcher.job_rescored(job)
                 return
             if job.entrant.method is None:
                 run_oracle(job, inputs)
@@ -308,7 +310,9 @@ class _Loop:
             raise
         try:
             answer = running.worker.result()
-            running.timings["worker_seconds"] = round(time.perf_counter() - running.started, 4)
+            spent = float(answer["fit_seconds"]) + float(answer["predict_seconds"])
+            whole = time.perf_counter() - running.started
+            running.timings["worker_seconds"] = round(max(0.0, whole - spent), 4)
             check_held(running.lease)
             isolation = {"isolation": self._where.isolation, "threads": self._threads()}
             store_fit(job, running.inputs, answer, running.timings, isolation)
