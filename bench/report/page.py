@@ -20,7 +20,8 @@ from bench.protocol.audit import TITLES
 from bench.report.comparison_figures import comparison_figures
 from bench.report.page_maps import Row, map_needs, packed_images, packed_maps, share_out
 from bench.report.pairs import pair_notes, pair_table, pairs_for_people
-from bench.report.tables import footnotes, for_people, newest, score_table
+from bench.report.presets import preset_note, shown_preset
+from bench.report.tables import footnotes, for_people, newest, row_name, score_table
 from bench.store import FAILURE, StoredRun, stored_names, stored_runs
 
 if TYPE_CHECKING:
@@ -173,13 +174,7 @@ def page(results: Path, comparisons: Sequence[Comparison]) -> str:
 def named_rows(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[Row]:
     """Runs in the order of their score table, each with a name that no other has."""
     by_key = {run.facts["key"][:12]: run for run in runs}
-    rows = []
-    for row in table.to_dict("records"):
-        name = str(row["method"])
-        if (table["method"] == name).sum() > 1:
-            name = f"{name} ({row['preset']}, seed {row['seed']}, {row['key'][:6]})"
-        rows.append(Row(name, by_key[row["key"]]))
-    return rows
+    return [Row(row_name(row, table), by_key[row["key"]]) for row in table.to_dict("records")]
 
 
 def _maps(rows: Sequence[Sequence[Row]], budget: float) -> list[dict[str, Any]]:
@@ -285,7 +280,7 @@ def _cost(rows: Iterable[Row]) -> pd.DataFrame:
         table.append(
             {
                 "method": row.name,
-                "preset": str(row.run.facts["preset"]),
+                "preset": shown_preset(row.run.facts),
                 "device": ", ".join(sorted({str(fold.get("device", "–")) for fold in folds})),
                 "precision": ", ".join(sorted({str(f.get("precision", "–")) for f in folds})),
                 "folds": f"{len(folds)}/{row.run.facts['n_folds']}",
@@ -329,7 +324,8 @@ def _run(row: Row) -> dict[str, Any]:
     identity = {
         "run key": facts["key"],
         "kind": facts["kind"],
-        "preset": facts["preset"],
+        "preset": shown_preset(facts),
+        **({"changes": note} if (note := preset_note(facts)) else {}),
         "seed": facts["seed"],
         "created": facts.get("created", "–"),
         "commit": facts.get("git_commit") or "–",
@@ -344,7 +340,7 @@ def _run(row: Row) -> dict[str, Any]:
     }
     return {
         "name": row.name,
-        "preset": facts["preset"],
+        "preset": shown_preset(facts),
         "done": len(row.run.done),
         "n_folds": facts["n_folds"],
         "identity": {name: str(value) for name, value in identity.items()},

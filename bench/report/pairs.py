@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, compare_pairs, holm
-from bench.report.tables import Format, score_table, write_table
+from bench.report.presets import preset_notes
+from bench.report.tables import Format, row_name, score_table, write_table
 from bench.store import StoredRun
 
 HIGHER_IS_BETTER = ("pcc_acg", "pcc_heg", "pcc_acg_given_depth", "ssim", "ari", "nmi")
@@ -23,8 +24,8 @@ def section_scores(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
     -------
     DataFrame
         Sections in rows (index ``section``, column ``patient`` first), then one column a run in
-        the order of the score table; NaN where a run lacks a section. Runs whose labels are the
-        same are told apart by their preset, seed or key.
+        the order of the score table; NaN where a run lacks a section. Names are those of
+        :func:`bench.report.tables.row_name`.
     """
     table = score_table(runs)
     by_key = {run.facts["key"][:12]: run for run in runs}
@@ -37,10 +38,7 @@ def section_scores(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
         scores = run.scores()
         part = scores[(scores["section"] != "") & (scores["score"] == score)]
         patients |= dict(zip(part["section"], part["patient"], strict=True))
-        label = row["method"]
-        if (table["method"] == label).sum() > 1:
-            label = f"{label} ({row['preset']}, seed {row['seed']}, {row['key'][:6]})"
-        columns[label] = part.set_index("section")["value"]
+        columns[row_name(row, table)] = part.set_index("section")["value"]
     found = pd.DataFrame(columns)
     found.index.name = "section"
     found.insert(0, "patient", [patients[section] for section in found.index])
@@ -95,15 +93,31 @@ def render_pairs(
     runs: Sequence[StoredRun], how: Format, *, score: str = "pcc_acg", title: str = ""
 ) -> str:
     """The pairs as text; see :func:`bench.report.tables.render`."""
-    table = pair_table(runs, score)
-    return write_pairs(table, how, score=score, title=title)
+    notes = preset_notes([run.facts for run in runs])
+    return write_pairs(pair_table(runs, score), how, score=score, title=title, notes=notes)
 
 
 def write_pairs(
-    table: pd.DataFrame, how: Format, *, score: str = "pcc_acg", title: str = ""
+    table: pd.DataFrame,
+    how: Format,
+    *,
+    score: str = "pcc_acg",
+    title: str = "",
+    notes: Sequence[str] = (),
 ) -> str:
-    """A table of pairs with its footnotes as text; see :func:`bench.report.tables.render`."""
-    return write_table(table, pairs_for_people(table), pair_notes(table, score), how, title=title)
+    """A table of pairs with its footnotes as text; see :func:`bench.report.tables.render`.
+
+    Parameters
+    ----------
+    table
+        As :func:`pair_table` gives it.
+    how, score, title
+        See :func:`render_pairs`.
+    notes
+        Footnotes on the runs, before those on the comparison.
+    """
+    told = [*notes, *pair_notes(table, score)]
+    return write_table(table, pairs_for_people(table), told, how, title=title)
 
 
 def pairs_for_people(table: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.errors import BenchError, DataError
+from bench.report.presets import preset_notes
 from bench.report.tables import Format, score_table, write_table
 from bench.store import StoredRun
 
@@ -146,6 +147,8 @@ def render_published(
             f"Preset {', '.join(sorted(quick))} is not the authors' setting: the difference says"
             " nothing of a reproduction."
         )
+    compared = set(table["method"])
+    notes += preset_notes([run.facts for run in runs if run.facts["label"] in compared])
     found = {run.facts["n_sections"] for run in runs if "n_sections" in run.facts}
     left_out = {name for run in runs for name in run.facts["left_out"]}
     if left_out:
