@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from bench.errors import UnknownNameError
 from bench.execute.executors.base import Executor
-from bench.execute.executors.options import LOCAL, ExecutorOptions
+from bench.execute.executors.options import LOCAL, RAY, ExecutorOptions
 
 
 def make_executor(options: ExecutorOptions) -> Executor:
@@ -37,6 +37,18 @@ def _local(options: ExecutorOptions) -> Executor:
     )
 
 
+def _ray(options: ExecutorOptions) -> Executor:
+    from bench.execute.executors.ray_cluster import check_cluster, check_installed, cluster_address
+
+    check_installed()
+    address = cluster_address(options.ray_address)
+    check_cluster(address)
+    from bench.execute.executors.ray import RayExecutor
+
+    return RayExecutor(address, options.shared_disk, options.ray_cpus, options.ray_gpus)
+
+
 _MAKERS: Mapping[str, Callable[[ExecutorOptions], Executor]] = {
     LOCAL: _local,
+    RAY: _ray,
 }

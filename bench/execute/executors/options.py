@@ -36,9 +36,11 @@ class ExecutorOptions:
     submit_only
         Return after Slurm jobs have been submitted.
     ray_address
-        Address of a Ray cluster, None for one on this machine.
+        Address of a Ray cluster, None for ``RAY_ADDRESS`` or the one that runs on this machine.
     shared_disk
         Whether the nodes of the Ray cluster see the results folder and the data.
+    ray_cpus, ray_gpus
+        CPUs and GPUs of a Ray task; of a GPU it may be a fraction.
     """
 
     executor: str = LOCAL
@@ -50,6 +52,8 @@ class ExecutorOptions:
     submit_only: bool = field(default=False, metadata=_of(SLURM, "--submit-only"))
     ray_address: str | None = field(default=None, metadata=_of(RAY, "--ray-address"))
     shared_disk: bool = field(default=True, metadata=_of(RAY, "--no-shared-disk"))
+    ray_cpus: int = field(default=1, metadata=_of(RAY, "--ray-cpus"))
+    ray_gpus: float = field(default=0.0, metadata=_of(RAY, "--ray-gpus"))
 
     def check_belonging(self) -> None:
         """Refuse an option that the chosen executor does not read.

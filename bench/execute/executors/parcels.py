@@ -59,7 +59,7 @@ def unpack(files: Files, folder: Path) -> None:
         raise StoreError(f"{folder}: exists; files are received into a new folder") from None
     for name, content in files.items():
         with atomic_write(folder / names[name]) as temporary:
-            temporary.write_bytes(memoryview(content))
+            temporary.write_bytes(content.data)
 
 
 def inside(name: str) -> PurePosixPath:

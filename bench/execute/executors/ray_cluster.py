@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import signal
 import socket
@@ -140,10 +141,14 @@ def connected(address: str) -> Iterator[ModuleType]:
     private._worker_logs_enabled = False
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM) if in_main else None
-    options = {"include_dashboard": False} if address == LOCAL else {}
     try:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+            ray.init(
+                address=address,
+                include_dashboard=False if address == LOCAL else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         except Exception as error:  # Ray's errors have no base of their own
             raise _no_answer(address, f"{type(error).__name__}: {one_line(error)}") from error
         if in_main:

@@ -43,7 +43,8 @@ class Report:
     Attributes
     ----------
     outcome
-        ``done``, ``skipped``, ``failed`` (the method) or ``refused`` (the request).
+        ``done``, ``rescored``, ``skipped``, ``failed`` (the method), ``refused`` (the request) or
+        ``lost`` (the node).
     reason, details
         Of a failure: in a line, and for the file that says why.
     result
@@ -123,6 +124,9 @@ class _Teller(Watcher):
 
     def job_skipped(self, job: Job) -> None:
         self.outcome = "skipped"
+
+    def job_rescored(self, job: Job) -> None:
+        self.outcome = "rescored"
 
     def job_done(self, job: Job) -> None:
         self.outcome = "done"

@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from bench.execute.executors.parcels import (
     unpack,
 )
 from bench.execute.plan import Job
-from bench.files import atomic_write, cache_folder, canonical_hash, file_hash
+from bench.files import atomic_write, cache_folder, canonical_hash, file_hash, process_folder
 from bench.sources import content_hash
 from bench.store import MANIFEST, FoldFolder, RunFolder, not_writable
 
@@ -182,11 +182,9 @@ class SentFile:
 
     def write(self, path: Path) -> None:
         """Write the file on this node."""
-        import ray
-
         with atomic_write(path) as temporary, open(temporary, "wb") as stream:
             for chunk in self.chunks:
-                stream.write(memoryview(ray.get(chunk)))
+                stream.write(_get(chunk).data)
 
 
 @dataclass(frozen=True)
@@ -246,8 +244,8 @@ class SentJob:
     @contextmanager
     def opened(self) -> Iterator[Job]:
         """Put files where the job finds them; see :class:`Parcel`."""
-        with tempfile.TemporaryDirectory(prefix="spotbench-ray-") as place:
-            results = Path(place)
+        results = process_folder(_node_folder() / "work")
+        try:
             copies = {path: str(sent.fetched()) for path, sent in self.paths.items()}
             job = with_texts(self.job, lambda text: copies.get(text, text))
             there = replace(
@@ -260,6 +258,8 @@ class SentJob:
                 for name, file in self.twin.items():
                     file.write(there.twin.fold(there.fold).path / inside(name))
             yield there
+        finally:
+            shutil.rmtree(results, ignore_errors=True)
 
     def _dataset(self) -> Dataset:
         """The dataset with the fold's files in this node's cache."""
@@ -345,7 +345,7 @@ class ObjectStore:
             path = job.run.results / _IMAGES / inside(name)
             if not path.is_file():
                 with atomic_write(path) as temporary:
-                    temporary.write_bytes(memoryview(content))
+                    temporary.write_bytes(content.data)
 
     def close(self) -> None:
         """Let the object store forget what was sent."""
@@ -389,11 +389,21 @@ def _put(path: Path) -> SentFile:
     chunks = []
     with open(path, "rb") as stream:
         while True:
-            chunk = np.fromfile(stream, dtype=np.uint8, count=CHUNK_BYTES)
+            chunk: np.ndarray = np.fromfile(stream, dtype=np.uint8, count=CHUNK_BYTES)
             if not chunk.size:
                 break
             chunks.append(ray.put(chunk))
     return SentFile(tuple(chunks))
+
+
+def _get(reference: Any) -> np.ndarray:
+    """Content of an object, mapped into memory."""
+    import ray
+
+    # Waiting in its main thread, a task would give its CPU to another one.
+    with ThreadPoolExecutor(1) as thread:
+        content: np.ndarray = thread.submit(ray.get, reference).result()
+    return content
 
 
 def _moved(run: RunFolder, results: Path) -> RunFolder:

@@ -1,0 +1,371 @@
+"""Jobs as tasks of a Ray cluster. The Ray library is imported when a cluster is used, not before.
+
+A task runs one job with the same code as on this machine, so its numbers are the same. A node that
+is lost costs the tasks that ran on it: Ray begins them anew on other nodes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bench.claims import check_held, claim
+from bench.errors import BenchError, StoreError
+from bench.execute.executors.base import Failure, Watcher
+from bench.execute.executors.local import run_jobs
+from bench.execute.executors.ray_cluster import AUTO, connected
+from bench.execute.executors.ray_node import Report, installation, run_parcel, run_work
+from bench.execute.executors.ray_transfer import ObjectStore, Parcel, SharedDisk, Transfer
+from bench.execute.inputs import InputsOfFolds
+from bench.execute.job import job_keys
+from bench.execute.plan import Job, Plan
+from bench.files import one_line
+
+RETRIES = 3
+"""How often a task is begun again whose node or process was lost."""
+
+_POLL_SECONDS = 0.5
+_GRACE_SECONDS = 5.0
+"""Time for cancelled tasks to end by themselves, before their processes are killed."""
+
+_AHEAD = 2
+"""Tasks that are submitted for each that can run, so that a node need not wait for the next."""
+
+
+@dataclass(frozen=True)
+class RayExecutor:
+    """Jobs as tasks of a Ray cluster.
+
+    Attributes
+    ----------
+    address
+        ``HOST:PORT`` of the cluster, ``auto`` for the one that runs on this machine, or ``local``
+        to start Ray on this machine for this call.
+    shared_disk
+        Whether all nodes see the results folder and the data under the same paths.
+    cpus
+        CPUs of a task.
+    gpus
+        GPUs of a task, which may be a fraction; tasks that run on a CPU take none.
+    """
+
+    address: str = AUTO
+    shared_disk: bool = True
+    cpus: int = 1
+    gpus: float = 0.0
+
+    def run(self, plan: Plan, watcher: Watcher, stored: Callable[[Job], None]) -> list[Failure]:
+        """Run all jobs of a plan that are not done; see :class:`~.base.Executor`."""
+        force = plan.request.force
+        jobs = plan.jobs()
+        self._check_devices(jobs, watcher)
+        fitted, left = ([], jobs) if force else _divided(jobs)
+        # Skipped, or scored anew from stored predictions: nothing for a cluster.
+        failures = run_jobs(fitted, watcher, stored=stored) if fitted else []
+        if not left:
+            return failures
+        with connected(self.address) as ray, self._transfer(plan.request.results) as transfer:
+            tasks = _Tasks(ray, self, transfer, left, watcher, stored, force=force)
+            tasks.run()
+        return failures + tasks.failures
+
+    def run_workers(
+        self, job: Job, work: Callable[[Job], None], number: int, told: Callable[[], None]
+    ) -> None:
+        """Call a function in several tasks at a time, as the workers of a tuning study.
+
+        Parameters
+        ----------
+        job
+            What the function is called with; on each node its paths are those of the node.
+        work
+            Function of a module, or a partial of one. It is called again if its node is lost.
+        number
+            Number of tasks.
+        told
+            Called now and then while they run.
+
+        Raises
+        ------
+        BenchError
+            What the function raised, or every task was lost.
+        """
+        with connected(self.address) as ray, self._transfer(job.run.results) as transfer:
+            task = self._task(ray, run_work, job)
+            parcel, expected = transfer.parcel(job), installation()
+            running = [task.remote(parcel, work, expected) for _ in range(number)]
+            lost = ""
+            try:
+                while running:
+                    ready, running = ray.wait(running, timeout=_POLL_SECONDS)
+                    told()
+                    for reference in ready:
+                        report = _report(ray, reference)
+                        if report.outcome == "refused":
+                            raise BenchError(report.reason)
+                        lost = report.reason or lost
+            except BaseException:
+                _cancel(ray, running)
+                raise
+        if lost:
+            raise BenchError(f"a worker on the cluster was lost ({lost}); call again to go on")
+
+    def check_storage(self, storage: str | None) -> None:
+        """Check that all nodes can reach the storage of a tuning study.
+
+        Raises
+        ------
+        BenchError
+            It is a file, and there is no shared disk.
+        """
+        if not self.shared_disk and (storage is None or storage.startswith("sqlite")):
+            raise BenchError(
+                "--no-shared-disk: the trials of a study need a database server that all nodes"
+                " reach; name it with --storage, such as postgresql+psycopg://user@host/name"
+            )
+
+    def _check_devices(self, jobs: Sequence[Job], watcher: Watcher) -> None:
+        on_gpu = any(job.device == "cuda" for job in jobs)
+        if on_gpu and not self.gpus:
+            raise BenchError(
+                "a task of Ray sees no GPU unless it asks for one; use --ray-gpus, such as"
+                " 1 or 0.5, or --device cpu"
+            )
+        if self.gpus and not on_gpu:
+            watcher.warn("no method uses a GPU; --ray-gpus has no effect (see --device)")
+
+    @contextmanager
+    def _transfer(self, results: Path) -> Iterator[Transfer]:
+        with closing(SharedDisk(results) if self.shared_disk else ObjectStore()) as transfer:
+            yield transfer
+
+    def _task(self, ray: ModuleType, function: Callable[..., Report], job: Job) -> Any:
+        return ray.remote(function).options(
+            num_cpus=self.cpus,
+            num_gpus=self.gpus if job.device == "cuda" else 0,
+            max_retries=RETRIES,
+            name=f"{job.entrant.label} fold {job.fold}",
+        )
+
+
+@dataclass
+class _Running:
+    """A job that was submitted, and the claim that is held for it."""
+
+    number: int
+    job: Job
+    held: ExitStack
+    lease: Any = None
+    started: bool = False
+
+
+class _Tasks:
+    """The tasks of a call: submits them, listens to them, takes in their results."""
+
+    def __init__(
+        self,
+        ray: ModuleType,
+        executor: RayExecutor,
+        transfer: Transfer,
+        jobs: Sequence[Job],
+        watcher: Watcher,
+        stored: Callable[[Job], None],
+        *,
+        force: bool,
+    ) -> None:
+        self.failures: list[Failure] = []
+        self._ray, self._executor, self._transfer = ray, executor, transfer
+        self._pending = dict(enumerate(jobs))
+        self._running: dict[Any, _Running] = {}
+        self._watcher, self._stored, self._force = watcher, stored, force
+        self._expected = installation()
+        self._events = _queue_here(ray)
+        self._limit = _AHEAD * _slots(ray, executor, watcher)
+
+    def run(self) -> None:
+        try:
+            while self._pending or self._running:
+                self._submit()
+                if not self._running:
+                    time.sleep(_POLL_SECONDS)  # other processes are at all that is left
+                    continue
+                ready, _ = self._ray.wait(list(self._running), timeout=_POLL_SECONDS)
+                self._listen()
+                for reference in ready:
+                    self._end(self._running.pop(reference), _report(self._ray, reference))
+        except BaseException:
+            _cancel(self._ray, list(self._running))
+            raise
+        finally:
+            for running in self._running.values():
+                running.held.close()
+
+    def _submit(self) -> None:
+        for number, job in list(self._pending.items()):
+            if len(self._running) >= self._limit:
+                return
+            if self._waits_for_its_method(job):
+                continue
+            running = _Running(number, job, ExitStack())
+            if not self._executor.shared_disk and not self._claim(running):
+                continue
+            del self._pending[number]
+            try:
+                reference = self._remote(number, job)
+            except BaseException:
+                running.held.close()
+                raise
+            self._running[reference] = running
+
+    def _remote(self, number: int, job: Job) -> Any:
+        task = self._executor._task(self._ray, _run_and_tell, job)
+        parcel = self._transfer.parcel(job)
+        return task.remote(parcel, number, self._force, self._expected, self._events)
+
+    def _waits_for_its_method(self, job: Job) -> bool:
+        """Whether a permuted-image control has a method to come whose fit it will take."""
+        if job.twin is None:
+            return False
+        path = job.twin.fold(job.fold).path
+        others = [*self._pending.values(), *(running.job for running in self._running.values())]
+        return any(other.folder.path == path for other in others)
+
+    def _claim(self, running: _Running) -> bool:
+        """Claim a fold for a node that cannot do so itself; False if another process is at it."""
+        folder = running.job.folder
+        try:
+            running.lease = running.held.enter_context(claim(folder.claim_file))
+        except StoreError:
+            if not folder.path.parent.is_dir():
+                raise
+            return False
+        return True
+
+    def _listen(self) -> None:
+        """Pass on what the tasks have told."""
+        running = {one.number: one for one in self._running.values()}
+        while waiting := self._events.qsize():
+            for kind, number, *facts in self._events.get_nowait_batch(waiting):
+                if number not in running:
+                    continue
+                if kind == "started":
+                    self._start(running[number])
+                elif kind == "progress":
+                    self._watcher.job_progress(running[number].job, *facts)
+                else:
+                    self._watcher.warn(*facts)
+
+    def _start(self, running: _Running) -> None:
+        job = running.job
+        if running.started:
+            self._watcher.warn(
+                f"{job.entrant.label} fold {job.fold}: begun again, its node was lost"
+            )
+        else:
+            running.started = True
+            self._watcher.job_started(job)
+
+    def _end(self, running: _Running, report: Report) -> None:
+        job = running.job
+        with running.held:
+            if report.outcome == "refused":
+                raise BenchError(report.reason)
+            if report.outcome != "skipped" and not running.started:
+                self._start(running)
+            if report.outcome in {"failed", "lost"}:
+                self._fail(running, report)
+                return
+            if running.lease is not None:
+                check_held(running.lease)
+            self._transfer.take(job, report.result)
+        if report.outcome == "skipped":
+            self._watcher.job_skipped(job)
+            return
+        self._stored(job)
+        if report.outcome == "rescored":
+            self._watcher.job_rescored(job)
+        else:
+            self._watcher.job_done(job)
+
+    def _fail(self, running: _Running, report: Report) -> None:
+        job = running.job
+        if report.outcome == "lost" or not self._executor.shared_disk:
+            job.folder.fail(report.reason, report.details)
+        self.failures.append(Failure(job.entrant.label, job.fold, report.reason))
+        self._watcher.job_failed(job, report.reason)
+
+
+def _run_and_tell(
+    parcel: Parcel, number: int, force: bool, expected: Mapping[str, str], events: Any
+) -> Report:
+    """What a task runs."""
+
+    def tell(event: tuple[Any, ...]) -> None:
+        # Waiting for the queue, a task would give its CPU to another one.
+        events.actor.put_nowait.remote(event)
+
+    return run_parcel(parcel, number, force, expected, tell)
+
+
+def _report(ray: ModuleType, reference: Any) -> Report:
+    """What a task that has ended reports."""
+    try:
+        report: Report = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        # Methods fail inside of a report; this is the node's installation, or a fault of ours.
+        cause = getattr(error, "cause", error)
+        return Report("refused", f"a node failed: {type(cause).__name__}: {one_line(cause, 300)}")
+    except ray.exceptions.RayError as error:
+        reason = f"its node or process was lost {RETRIES + 1} times ({type(error).__name__})"
+        return Report("lost", reason, str(error))
+    return report
+
+
+def _cancel(ray: ModuleType, references: Sequence[Any]) -> None:
+    """Cancel tasks; those that do not end by themselves are killed."""
+    for reference in references:
+        with suppress(ray.exceptions.RayError):
+            ray.cancel(reference)
+    if references:
+        _, left = ray.wait(list(references), num_returns=len(references), timeout=_GRACE_SECONDS)
+        for reference in left:
+            with suppress(ray.exceptions.RayError):
+                ray.cancel(reference, force=True)
+
+
+def _queue_here(ray: ModuleType) -> Any:
+    """A queue that tasks write into; it lives and dies with this machine."""
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = ray.get_runtime_context().get_node_id()
+    here = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+
+def _slots(ray: ModuleType, executor: RayExecutor, watcher: Watcher) -> int:
+    """Tasks that the cluster can run at a time, at least one."""
+    cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    slots = sum(int(number // executor.cpus) for number in cpus)
+    if not slots:
+        watcher.warn(
+            f"no node of the cluster has {executor.cpus} CPUs; tasks wait until there is one"
+        )
+    return max(1, slots)
+
+
+def _divided(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+    """Jobs whose fit is in the results, with its scores or without, and the others."""
+    fitted: list[Job] = []
+    left: list[Job] = []
+    with closing(InputsOfFolds()) as folds:
+        for job in jobs:
+            state = job.folder.state()
+            known = state.done and state.fit_key == job_keys(job, folds.of(job.source))[0]
+            (fitted if known else left).append(job)
+    return fitted, left
