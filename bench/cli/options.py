@@ -145,12 +145,20 @@ SubmitOnlyOption = Annotated[
 RayAddressOption = Annotated[
     str | None,
     typer.Option(
-        "--ray-address", help="Ray cluster.", envvar="RAY_ADDRESS", show_default="one running here"
+        "--ray-address",
+        metavar="HOST:PORT|auto|local",
+        help="Ray cluster; local starts Ray on this machine.",
+        envvar="RAY_ADDRESS",
+        show_default="the one that runs on this machine",
     ),
 ]
 NoSharedDiskOption = Annotated[
     bool,
     typer.Option("--no-shared-disk", help="Send data and results through Ray's object store."),
+]
+RayCpusOption = Annotated[int, typer.Option("--ray-cpus", min=1, help="CPUs of a Ray task.")]
+RayGpusOption = Annotated[
+    float, typer.Option("--ray-gpus", min=0, help="GPUs of a Ray task; may be a fraction.")
 ]
 
 
@@ -165,6 +173,8 @@ def executor_options(
     submit_only: bool,
     ray_address: str | None,
     no_shared_disk: bool,
+    ray_cpus: int,
+    ray_gpus: float,
 ) -> ExecutorOptions:
     """Where jobs run, from options as they were typed."""
     return ExecutorOptions(
@@ -177,6 +187,8 @@ def executor_options(
         submit_only=submit_only,
         ray_address=ray_address if executor == RAY else None,
         shared_disk=not no_shared_disk,
+        ray_cpus=ray_cpus,
+        ray_gpus=ray_gpus,
     )
 
 

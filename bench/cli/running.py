@@ -36,6 +36,8 @@ from bench.cli.options import (
     ProfileOption,
     ProtocolOption,
     RayAddressOption,
+    RayCpusOption,
+    RayGpusOption,
     ResultsOption,
     SeedOption,
     SettingsOption,
@@ -105,7 +107,9 @@ def run_command(
     profile: ProfileOption = None,
     submit_only: SubmitOnlyOption = False,
     ray_address: RayAddressOption = None,
-    no_shared_disk: NoSharedDiskOption = False,
+    no_shared_disk: NoSharedDiskOption = not ExecutorOptions.shared_disk,
+    ray_cpus: RayCpusOption = ExecutorOptions.ray_cpus,
+    ray_gpus: RayGpusOption = ExecutorOptions.ray_gpus,
     as_json: JsonOption = False,
 ) -> None:
     """Run methods on a dataset; finished folds are kept, so the same call resumes."""
@@ -142,6 +146,8 @@ def run_command(
         submit_only=submit_only,
         ray_address=ray_address,
         no_shared_disk=no_shared_disk,
+        ray_cpus=ray_cpus,
+        ray_gpus=ray_gpus,
     )
     _carry_out(Request(**values), tracking, as_json, where)
 

@@ -59,6 +59,10 @@ class RayExecutor:
     cpus: int = 1
     gpus: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise BenchError(f"--ray-gpus {self.gpus:g}: above 1, a task takes whole GPUs")
+
     def run(self, plan: Plan, watcher: Watcher, stored: Callable[[Job], None]) -> list[Failure]:
         """Run all jobs of a plan that are not done; see :class:`~.base.Executor`."""
         force = plan.request.force

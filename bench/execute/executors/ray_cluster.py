@@ -116,8 +116,9 @@ def _no_answer(address: str, reason: str) -> BenchError:
 def connected(address: str) -> Iterator[ModuleType]:
     """Be a client of a cluster; gives the Ray library.
 
-    SIGTERM raises ``KeyboardInterrupt`` meanwhile, so that the caller can cancel its tasks. A
-    connection that this process already has is used and left open.
+    SIGTERM is handled as before; where it would have ended the process, it raises
+    ``KeyboardInterrupt``, so that the caller can cancel its tasks. A connection that this process
+    already has is used and left open.
 
     Parameters
     ----------
@@ -152,7 +153,8 @@ def connected(address: str) -> Iterator[ModuleType]:
         except Exception as error:  # Ray's errors have no base of their own
             raise _no_answer(address, f"{type(error).__name__}: {one_line(error)}") from error
         if in_main:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            handler = before if callable(before) else signal.default_int_handler
+            signal.signal(signal.SIGTERM, handler)
         yield ray
     finally:
         ray.shutdown()

@@ -402,8 +402,7 @@ def _get(reference: Any) -> np.ndarray:
 
     # Waiting in its main thread, a task would give its CPU to another one.
     with ThreadPoolExecutor(1) as thread:
-        content: np.ndarray = thread.submit(ray.get, reference).result()
-    return content
+        return np.asarray(thread.submit(ray.get, reference).result())
 
 
 def _moved(run: RunFolder, results: Path) -> RunFolder:
