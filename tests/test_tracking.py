@@ -133,7 +133,8 @@ def test_child_has_scores_timings_and_memory(tracked):
         facts = json.loads((folder / "fold.json").read_text())
         for name, seconds in facts["timings"].items():
             assert metrics[f"system/{name}"] == pytest.approx(seconds)
-        assert metrics["system/peak_memory_mb"] > 50
+        if label != "depth":  # an oracle fits nothing
+            assert metrics["system/peak_memory_mb"] > 50
         assert children[label, fold].data.params["test"] == ",".join(facts["test"])
         assert children[label, fold].data.tags["level"] == "fold"
 

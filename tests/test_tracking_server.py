@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.claims import claim
 from bench.store import stored_runs
 from bench.tracking.model import fetch_model
 from bench.tracking.pages import public
@@ -253,16 +255,17 @@ def test_sync_of_nothing_or_to_nowhere_is_refused(tiny, results, tmp_path):
     assert_refused(sync(results, "none"), "nothing to upload to")
 
 
-def test_a_run_that_another_process_works_on_is_left_to_it(tiny, server, results):
+def test_a_run_that_another_process_uploads_is_left_to_it(tiny, server, results, monkeypatch):
+    monkeypatch.setattr("bench.tracking.upload.WAIT", 0.5)
     run(tiny, results, "--seed", "8", "--folds", "0", "--tracking", "none")
     run(tiny, results, "--seed", "9", "--folds", "0", "--tracking", "none")
     (busy, _) = stored_runs(results, "tiny", "strict")
-    with busy.folder.lock():
+    with claim(busy.folder.path / ".upload"):
         answer = sync(results, server.uri)
     assert answer.status == 0
-    left, uploaded, together = answer.stdout.splitlines()
+    uploaded, left, together = answer.stdout.splitlines()
     assert left.startswith("tiny strict mean: left out, ")
-    assert "another process is working on this run" in left
+    assert f"in use by process {os.getpid()} on " in left
     assert uploaded == "tiny strict mean: uploaded, 1/3 folds"
     assert together.startswith("1 runs uploaded")
 

@@ -236,7 +236,7 @@ def save_model(
 
 def _load_pyfunc(path: str | Path, model_config: dict[str, Any] | None = None) -> FittedModel:
     """Read the data folder of a logged model; MLflow calls this by its name."""
-    from bench.execute.environment import available_devices
+    from bench.devices import available_devices
     from bench.registry import method_class
 
     folder = Path(path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bench.files import canonical_hash
 from bench.report.tables import (
     POOLED_SCORES,
     SECTION_SCORES,
@@ -250,13 +251,20 @@ def listed_runs(results: Path, dataset: str, protocol: str) -> list[StoredRun]:
         facts = read_run(path.parent)
         if facts is not None:
             folder = RunFolder(path.parent, facts["key"])
-            done = [i for i in range(int(facts["n_folds"])) if _has_manifest(folder.fold(i))]
+            done = [i for i in range(int(facts["n_folds"])) if _has_manifest(folder, i)]
             found.append(StoredRun(folder, facts, tuple(done)))
     return [run for run in found if run.done]
 
 
-def _has_manifest(fold: FoldFolder) -> bool:
-    return read_record(fold.path / MANIFEST).get("key") == fold.key
+def _has_manifest(run: RunFolder, index: int) -> bool:
+    manifest = read_record(run.fold(index).path / MANIFEST)
+    of_today = (manifest.get("run"), manifest.get("fold")) == (run.key, index)
+    return of_today or manifest.get("key") == fold_key(run, index)
+
+
+def fold_key(run: RunFolder, index: int) -> str:
+    """Key under which a fold is found in a store."""
+    return canonical_hash([run.key, index])
 
 
 def _table(runs: Sequence[StoredRun], title: str = "") -> str:
