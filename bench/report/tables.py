@@ -88,7 +88,7 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
         noise ceiling (``_share``), further scores as means over the sections that have them,
         pooled correlations as means over folds, ``undefined`` genes left out of the means (summed
         over sections), ``folds`` done of ``n_folds``, and what identifies the run. A ``preset``
-        with a star was changed; ``changes`` has the changed settings with their values as JSON.
+        with a star was changed: ``changes`` maps the changed settings to their values.
     """
     rows = [_row(run) for run in runs]
     table = pd.DataFrame(rows, columns=_columns())
@@ -129,7 +129,7 @@ def _new_row(run: StoredRun) -> dict[str, Any]:
         "method": facts["label"],
         "kind": facts["kind"],
         "preset": shown_preset(facts),
-        "changes": json.dumps(used_values(facts), sort_keys=True),
+        "changes": used_values(facts),
         "seed": facts["seed"],
         "folds": len(run.done),
         "n_folds": facts["n_folds"],
@@ -364,16 +364,14 @@ def write_table(
         See :func:`render`.
     """
     if how == "csv":
-        return table.to_csv(index=False)
+        nested = {name: table[name].map(json.dumps) for name in {"changes"} & {*table}}
+        return table.assign(**nested).to_csv(index=False)
     if how == "json":
         # Not pandas' own writer: it rounds to 15 decimals.
         rows = [
             {name: None if pd.isna(value) else value for name, value in row.items()}
             for row in table.to_dict("records")
         ]
-        for row in rows:
-            if "changes" in row:
-                row["changes"] = json.loads(row["changes"])
         return json.dumps({"rows": rows, "footnotes": list(notes)}, indent=2) + "\n"
     if how == "latex":
         body = shown.to_latex(index=False, escape=True, caption=_latex(title) or None)

@@ -19,7 +19,7 @@ from bench.report import page_maps
 from bench.report.page import page, stored_comparisons, write_page
 from bench.report.page_maps import map_needs, packed_images, packed_maps, share_out
 from bench.report.tables import footnotes, for_people, score_table
-from bench.store import RunFolder, stored_runs
+from bench.store import RunFolder, stored_runs, write_record
 from tests.cli.tiny_dataset import (
     GENES,
     SECTIONS,
@@ -66,13 +66,13 @@ def runs_of(results, protocol="patients"):
 
 def change(run, **facts):
     """Change what is stored of a run; its key stays."""
-    write_json(run.folder.path / "run.json", {**run.facts, **facts})
+    write_record(run.folder.path / "run.json", {**run.facts, **facts})
 
 
 def change_fold(run, index, **facts):
     fold = run.folder.fold(index)
     write_json(fold.path / "fold.json", {**fold.facts(), **facts})
-    fold.finish()
+    fold.finish("fit", "score")
 
 
 def rewrite(run, index, *, genes=None, truth=None):
@@ -86,7 +86,7 @@ def rewrite(run, index, *, genes=None, truth=None):
     if truth is not None:
         adata.layers["truth"] = adata.layers["truth"] + np.float32(truth)
     adata.write_h5ad(fold.path / "predictions.h5ad")
-    fold.finish()
+    fold.finish("fit", "score")
 
 
 class Parsed(HTMLParser):

@@ -44,9 +44,11 @@ def store(tmp_path):
         notes=None,
         key=None,
         seed=0,
+        changed=None,
         **facts,
     ):
         facts = {
+            **({} if changed is None else {"changes": changed}),
             "label": label,
             "kind": kind,
             "preset": "-",
@@ -74,7 +76,7 @@ def store(tmp_path):
             fold.write_table("scores.parquet", tables[-1])
             timings = {"timings": {"fit_seconds": 1.5 + index}, "notes": (notes or {}).get(index)}
             write_json(fold.path / "fold.json", {**timings, "notes": timings["notes"] or []})
-            fold.finish()
+            fold.finish("fit", "score")
         return stored_run(folder), pd.concat(tables) if tables else pd.DataFrame()
 
     return make
@@ -154,7 +156,7 @@ def test_one_section_has_no_deviation(store):
     one = scores[scores["section"].isin(["A1", ""])]
     (fold.path / "manifest.json").unlink()
     fold.write_table("scores.parquet", one)
-    fold.finish()
+    fold.finish("fit", "score")
     table = score_table([stored_run(run.folder)])
     assert table["sections"].item() == 1
     assert np.isnan(table["mse_sd"].item())
