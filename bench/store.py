@@ -38,6 +38,7 @@ RUN = "run.json"
 FAILURE = "failure.txt"
 MODEL = "model"
 SCRATCH = "scratch"
+WORK = "work"
 
 _RESCORED = "rescored"
 _HASH = "sha256"
@@ -137,7 +138,11 @@ class FoldFolder:
             return FoldState(done=False, damage=f"{MANIFEST} is damaged or was edited")
         if hashed and (manifest.get("run"), manifest.get("fold")) == (self.run_key, self.index):
             keys = (str(manifest.get("fit_key")), str(manifest.get("score_key")))
-        elif not hashed and manifest.get("key") == canonical_hash([self.run_key, self.index]):
+        elif (
+            not hashed
+            and "run" not in manifest
+            and manifest.get("key") == canonical_hash([self.run_key, self.index])
+        ):
             keys = ("", "")  # the first layout
         else:
             return FoldState(done=False, damage=f"{MANIFEST} is of another run or was edited")
@@ -185,10 +190,16 @@ class FoldFolder:
         """Folder for training checkpoints, gone once the fold is done."""
         return self.path / SCRATCH
 
+    @property
+    def work(self) -> Path:
+        """Folder for what a worker leaves; emptied before each job and gone after it."""
+        return self.path / WORK
+
     def finish(self, fit_key: str, score_key: str) -> None:
         """Write the manifest over all files, after which the fold counts as done."""
-        if self.scratch.is_dir():
-            shutil.rmtree(self.scratch)
+        for folder in (self.scratch, self.work):
+            if folder.is_dir():
+                shutil.rmtree(folder)
         (self.path / FAILURE).unlink(missing_ok=True)
         files = {
             path.relative_to(self.path).as_posix(): _described(path)
@@ -447,9 +458,9 @@ def _read_hashed(path: Path) -> tuple[dict[str, Any] | None, bool]:
     record = _read_json(path)
     if record is None:
         return None, False
-    expected = record.pop(_HASH, None)
-    if expected is None:
+    if _HASH not in record:
         return record, False
+    expected = record.pop(_HASH)
     return (record, True) if expected == _hash_of(record) else (None, True)
 
 

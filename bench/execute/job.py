@@ -26,7 +26,6 @@ from bench.protocol.fold_data import FoldData
 from bench.store import MODEL, FoldFolder, image_file, read_record
 from bench.worker.task import FitReport, FitTask, checked_predictions, prediction_file
 
-_OUT = "out"
 _IMAGE_SIDE = 1000
 
 
@@ -50,16 +49,15 @@ def fit_task(job: Job, inputs: FoldInputs, *, twin_done: bool) -> FitTask:
     """
     folder = job.folder
     folder.clear()
-    out = folder.scratch / _OUT
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    folder.scratch.mkdir(exist_ok=True)
+    folder.work.mkdir()
     fitted = job.twin.fold(job.fold).path / MODEL if job.twin is not None and twin_done else None
     checkpoint = job.entrant.checkpoint
     return FitTask(
         method=str(job.entrant.method),
         configs=(dict(job.entrant.config),),
         inputs=str(inputs.handed_over.absolute()),
-        out=str(out.absolute()),
+        out=str(folder.work.absolute()),
         scratch=str(folder.scratch.absolute()),
         seed=job.seed,
         device=job.device,
@@ -115,7 +113,7 @@ def store_fit(
     TrainingError
         The worker left something that is no prediction or no plain file.
     """
-    folder, out = job.folder, job.folder.scratch / _OUT
+    folder, out = job.folder, job.folder.work
     predictions = read_predictions(job.entrant.label, inputs.data, out)
     try:
         report = FitReport(**{name: answer[name] for name in FitReport.__annotations__})

@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +33,7 @@ WAIT_WHEN_TOLD = """
 import os, pathlib, time
 folder = pathlib.Path(os.environ["TEST_SIGNALS"])
 tested = "".join(sorted({"A", "B", "C"} - {section.patient for section in data.sections}))
-(folder / f"started-{tested}").touch()
+(folder / f"started-{tested}").write_text(str(os.getpid()))
 while (folder / f"hold-{tested}").exists():
     time.sleep(0.02)
 """
@@ -285,7 +286,7 @@ def test_interrupt_while_a_network_trains(options, results, tmp_path):
         "main()\n"
     )
     call = ("run", "--method", "mclstexp", *options, *TINY_NETWORK, "--set", "epochs=100000")
-    process = start(*call, program=(str(program),))
+    process = start(*call, "--isolation", "none", program=(str(program),))
     try:
         checkpoint = "runs/*/*/*/fold-0/scratch/training.ckpt"
         wait_for(lambda: list(results.glob(checkpoint)), process)
@@ -316,7 +317,7 @@ def test_interrupted_network_ends_as_an_uninterrupted_one(
     with monkeypatch.context() as patch:
         patch.setattr("bench.training.fitting.CHECKPOINT_SECONDS", 0.0)
         patch.setattr("bench.progress.TerminalWatcher.job_progress", press)
-        assert bench(*call, results).status == 130
+        assert bench(*call, results, "--isolation", "none").status == 130
     assert list(results.rglob("training.ckpt"))
     resumed = bench(*call, results)
     assert resumed.status == 0
@@ -336,7 +337,7 @@ def test_killed_process_keeps_finished_folds(slow, signals, bench_process, plugi
     finished = manifest.parent
     assert finished.name == "fold-0"
     files = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-    assert list(results.rglob(".lock")), "the lock of the killed process is still there"
+    assert list(results.rglob("*.claim")), "the claim of the killed process is still there"
 
     (signals / "hold-B").unlink()
     again = slow("--json")
@@ -358,25 +359,59 @@ def test_killed_process_keeps_finished_folds(slow, signals, bench_process, plugi
 
 
 @pytest.mark.slow
-def test_second_process_on_the_same_run_refuses(slow, signals, results):
+def test_equal_calls_share_the_folds(slow, signals, results):
     (signals / "hold-A").touch()
+    (signals / "hold-B").touch()
     first = slow()
     wait_for((signals / "started-A").exists, first)
     second = slow()
-    out, err = second.communicate(timeout=60)
-    assert second.returncode == 2
+    wait_for((signals / "started-B").exists, second)
+    (signals / "hold-A").unlink()
+    (signals / "hold-B").unlink()
+    told = []
+    for process in (first, second):
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert "3/3" in out
+        told.append(err)
+    assert sum(err.count("done in") for err in told) == 3, "each fold was fitted once"
+    assert len(_manifests(results)) == 3
+    assert not list(results.rglob("*.claim"))
+
+
+@pytest.mark.slow
+def test_sigterm_is_an_interruption_with_a_status_of_its_own(slow, signals, results):
+    (signals / "hold-B").touch()
+    process = slow()
+    wait_for((signals / "started-B").exists, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 143
     assert "Traceback" not in err
     assert out == ""
-    last = err.splitlines()[-1]
-    assert last.startswith("bench: ")
-    assert "another process is working on this run" in last
-    assert first.poll() is None
+    assert err.splitlines()[-1].startswith("bench: terminated; what is finished is kept, resume")
+    assert not list(results.rglob("*.claim"))
 
-    (signals / "hold-A").unlink()
-    out, err = first.communicate(timeout=60)
-    assert first.returncode == 0, err
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["worker", "server"])
+def test_a_killed_worker_or_server_costs_the_fold_at_hand(slow, signals, results, whom, bench):
+    (signals / "hold-B").touch()
+    process = slow()
+    wait_for((signals / "started-B").exists, process)
+    (worker,) = (signals / "started-B").read_text().split()
+    parent = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1]
+    os.kill(int(worker if whom == "worker" else parent), signal.SIGKILL)
+    (signals / "hold-B").unlink()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "slow fold 1: failed, its process" in err
+    assert err.count("done in") == 2
+    again = slow()
+    out, err = again.communicate(timeout=60)
+    assert again.returncode == 0, err
+    assert err.count("kept, it is done") == 2
     assert "3/3" in out
-    assert len(_manifests(results)) == 3
 
 
 @pytest.mark.slow
@@ -424,7 +459,7 @@ def test_full_disk_ends_the_run_and_loses_nothing(run, results, whole, share, mo
         patch.setattr(os, "fsync", FullDisk(int(share * flushes)))
         full = run("mean,coordinates", "--json")
     assert_refused(full, "disk is full", "finished folds are kept", lines=None)
-    hidden = [path.name for path in results.rglob(".*") if path.name != ".lock"]
+    hidden = [path.name for path in results.rglob(".*")]
     assert hidden == [], "temporary files left behind"
     finished = {path: path.read_bytes() for path in _manifests(results)}
     again = run("mean,coordinates", "--json")
@@ -589,7 +624,6 @@ def test_damaged_cache_is_made_again(run, results, whole, tmp_path, monkeypatch)
     assert len(stored) == 6
     for path in stored:
         path.write_bytes(path.read_bytes()[:200])
-    monkeypatch.setattr("bench.execute.job._latest", None)
     monkeypatch.setattr("bench.data.dataset._kept", {})
     assert run("mean", "--force").status == 0
     assert all(path.stat().st_size > 200 for path in stored)

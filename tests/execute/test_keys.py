@@ -1,4 +1,4 @@
-"""A stored number depends on what its keys say: what is done anew, what is scored anew, what is kept."""
+"""A stored number depends on what its keys say, and on nothing else."""
 
 from __future__ import annotations
 
@@ -69,8 +69,9 @@ def test_a_base_class_of_a_plugin_counts(plugins, run):
 def test_a_setting_counts_by_the_content_of_its_file_or_folder(kind, plugins, run, tmp_path):
     source = write_plugin(plugins, "reads", before="from bench.api import MethodConfig")
     module = source / "plugin_reads.py"
-    config = "class Config(MethodConfig):\n    where: str = ''\n\n\nclass Plugin(Method):\n    Config = Config\n"
-    module.write_text(module.read_text().replace("class Plugin(Method):\n", config))
+    config = "class Config(MethodConfig):\n    where: str = ''\n\n\n"
+    plugin = "class Plugin(Method):\n    Config = Config\n"
+    module.write_text(module.read_text().replace("class Plugin(Method):\n", config + plugin))
     place = tmp_path / "weights"
     file = place / "sub" / "part.bin" if kind == "folder" else place
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,11 @@ import pytest
 
 from bench.data.dataset import open_dataset
 from bench.errors import BenchError, ConfigError, DataError
+from bench.execute.inputs import FoldInputs
 from bench.protocol.folds import Fold
 from bench.protocol.rules import PUBLISHED, STRICT
 from bench.registry import dataset_card
-from bench.tune.inner import inner_data, inner_folds
+from bench.tune.inner import inner_folds, inner_inputs
 from bench.tune.study import work
 from bench.tune.tuning import plan_studies, tune
 
@@ -35,9 +36,10 @@ def test_inner_folds_are_made_of_training_patients(dataset):
         seen.section("A1")
 
 
-def test_what_an_objective_holds_has_no_word_of_the_test_sections(dataset):
+def test_what_an_objective_holds_has_no_word_of_the_test_sections(dataset, tmp_path):
     seen, folds = inner_folds(FOLD, dataset, STRICT, 3)
-    held = pickle.dumps(inner_data(seen, folds, STRICT, None))
+    inputs = [FoldInputs(source, tmp_path) for source in inner_inputs(seen, folds, STRICT, None)]
+    held = pickle.dumps([one.data for one in inputs])
     for name in (b"B1", b"C2"):
         assert name in held
     for section in ("A1", "A2"):
@@ -78,7 +80,7 @@ def test_a_study_runs_where_the_test_sections_are_gone(request_for, damaged, tmp
     work(spec)
     assert (spec.folder / "journal.log").is_file()
     with pytest.raises(DataError):
-        spec.job.dataset.section("A1")
+        spec.job.source.dataset.section("A1")
 
 
 def test_fits_of_a_study_get_training_sections_alone(request_for, tmp_path):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing import connection as connections
+from pathlib import Path
 from typing import Any, Literal
 
 from bench.claims import check_held, claim
@@ -19,7 +21,7 @@ from bench.execute.inputs import FoldInputs, InputsOfFolds
 from bench.execute.job import fit_task, job_keys, rescore, run_oracle, store_fit
 from bench.execute.keys import fit_key
 from bench.execute.plan import Job, Plan
-from bench.files import one_line
+from bench.files import cache_folder, one_line
 from bench.store import FAILURE, disk_is_full, not_writable
 from bench.worker.process import Worker, WorkerFailedError, WorkerRefusedError, start_server
 from bench.worker.task import task_text
@@ -98,6 +100,10 @@ def run_jobs(
     loop = _Loop(jobs, watcher, force, stored, where or LocalExecutor())
     try:
         loop.run()
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        raise not_writable(Path(error.filename or cache_folder()), error) from error
     finally:
         loop.close()
     return loop.failures
@@ -148,10 +154,8 @@ class _Loop:
                 time.sleep(_POLL_SECONDS)  # other processes are at all that is left
 
     def close(self) -> None:
-        for running in self._running:
-            running.worker.end()
-            running.held.close()
-        self._running.clear()
+        for running in list(self._running):
+            self._end(running)
         self._folds.close()
 
     def _patience(self) -> float | None:
@@ -286,7 +290,7 @@ class _Loop:
             "fit",
             text,
             answer=answer,
-            log=job.folder.scratch.absolute() / _LOG,
+            log=job.folder.work.absolute() / _LOG,
             threads=self._threads(),
             environment={"CUDA_VISIBLE_DEVICES": str(gpus[slot % len(gpus)])} if gpus else {},
             time_limit=self._where.time_limit,
@@ -323,6 +327,9 @@ class _Loop:
                 raise error.original from error
             self._end_failed(running, str(error), "")
         except WorkerFailedError as error:
+            if disk_is_full(error):
+                self._end(running)
+                raise not_writable(job.folder.path, error) from error
             self._end_failed(running, str(error), error.details)
         except BenchError:
             self._end(running)
@@ -355,4 +362,5 @@ class _Loop:
         if running in self._running:
             self._running.remove(running)
         running.worker.end()
+        shutil.rmtree(running.job.folder.work, ignore_errors=True)
         running.held.close()
