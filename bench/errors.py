@@ -78,3 +78,17 @@ class StoreError(BenchError):
 
 class TrainingError(Exception):
     """A method that failed while it ran; other folds still finish."""
+
+
+class DetachedError(Exception):
+    """Jobs go on in a cluster, and this process no longer waits for them.
+
+    Attributes
+    ----------
+    interrupted
+        Whether the user interrupted the process, rather than asked for it beforehand.
+    """
+
+    def __init__(self, message: str, *, interrupted: bool = False) -> None:
+        super().__init__(message)
+        self.interrupted = interrupted

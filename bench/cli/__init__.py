@@ -9,10 +9,10 @@ import sys
 
 import typer
 
-from bench.cli import data, places, reporting, running, speed
+from bench.cli import data, executing, places, reporting, running, speed
 from bench.cli.options import DONE, INTERRUPTED, REFUSED, TERMINATED
 from bench.cli.terminal import complain
-from bench.errors import BenchError
+from bench.errors import BenchError, DetachedError
 
 app = typer.Typer(
     name="bench",
@@ -47,6 +47,7 @@ app.command("sync")(places.sync_command)
 app.command("ui")(places.ui_command)
 app.command("check")(places.check_command)
 app.command("doctor")(places.doctor_command)
+app.command("execute", hidden=True)(executing.execute_command)
 
 
 def main() -> None:
@@ -73,6 +74,10 @@ def main() -> None:
     except BenchError as error:
         complain(str(error))
         sys.exit(REFUSED)
+    except DetachedError as error:
+        complain(f"{error}; follow with: {_again(arguments)}")
+        status = INTERRUPTED if error.interrupted else DONE
+        sys.exit(TERMINATED if terminated else status)
     except OSError as error:
         # What reaches this place is the machine's state: a cache folder that cannot be written,
         # a disk that is full. Results go through errors of their own.
@@ -83,8 +88,13 @@ def main() -> None:
     except KeyboardInterrupt:
         what, status = ("terminated", TERMINATED) if terminated else ("interrupted", INTERRUPTED)
         if arguments[:1] in (["run"], ["tune"], ["import-weights"]):
-            again = shlex.join(["bench", *(part for part in arguments if part != "--force")])
-            complain(f"{what}; what is finished is kept, resume with: {again}")
+            complain(f"{what}; what is finished is kept, resume with: {_again(arguments)}")
         else:
             complain(what)
         sys.exit(status)
+
+
+def _again(arguments: list[str]) -> str:
+    """The call that goes on where this one ended."""
+    once = {"--force", "--submit-only"}
+    return shlex.join(["bench", *(part for part in arguments if part not in once)])

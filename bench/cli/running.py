@@ -203,6 +203,9 @@ def tune_command(
     data_root: DataRootOption = None,
     results: ResultsOption = Request.results,
     tracking: TrackingOption = None,
+    executor: ExecutorOption = ExecutorOptions.executor,
+    profile: ProfileOption = None,
+    submit_only: SubmitOnlyOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Tune methods on the training sections of each fold, then score the best once on its test.
@@ -210,10 +213,13 @@ def tune_command(
     The same call goes on after an interruption, and a second one beside it shares the work.
     --set fixes a setting.
     """
+    from bench.execute.executors.choose import make_executor
     from bench.tune.progress import TerminalTuningWatcher
     from bench.tune.request import equal_budget
+    from bench.tune.runners import make_study_runner
     from bench.tune.tuning import refit, tune
 
+    where = make_executor(ExecutorOptions(executor, profile=profile, submit_only=submit_only))
     _fetch_if_absent(dataset, data_root)
     request = equal_budget(
         TuneRequest(
@@ -244,8 +250,10 @@ def tune_command(
         budget,
     )
     with redirect_stdout(sys.stderr), TerminalTuningWatcher() as watcher:
-        found, failed = tune(request, watcher)
-        outcomes = refit(request, found, tracking=tracking, watcher=watcher) if found else []
+        found, failed = tune(request, watcher, make_study_runner(where, watcher))
+        outcomes = []
+        if found:
+            outcomes = refit(request, found, tracking=tracking, watcher=watcher, executor=where)
     if outcomes:
         _print_tuned(outcomes, as_json)
     for one in failed:

@@ -6,15 +6,15 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from filelock import FileLock
 
 from bench.comparison import Outcome, carry_out
 from bench.errors import BenchError, ConfigError
-from bench.execute.executors.base import Watcher
+from bench.execute.executors.base import Executor, Watcher
 from bench.execute.plan import Job, make_plan
 from bench.execute.request import FoldSettings
 from bench.files import canonical_hash
@@ -36,6 +36,27 @@ _POLL_SECONDS = 0.5
 
 _DECIDING = ("bench.tune.study",)
 """Modules that decide, with what they import, what a trial is worth."""
+
+
+class StudyRunner(Protocol):
+    """Runs the workers of studies somewhere."""
+
+    def begin(self, specs: Sequence[StudySpec]) -> None:
+        """Take notice of all studies, before the first is run."""
+
+    def run(self, spec: StudySpec, told: Callable[[Study], None]) -> None:
+        """Run one study to its end; see :func:`run_study`."""
+
+
+class LocalStudies:
+    """Studies one after another on this machine."""
+
+    def begin(self, specs: Sequence[StudySpec]) -> None:
+        """Nothing is begun beforehand."""
+
+    def run(self, spec: StudySpec, told: Callable[[Study], None]) -> None:
+        """Run one study to its end; see :func:`run_study`."""
+        run_study(spec, told)
 
 
 class TuningWatcher(Watcher):
@@ -61,7 +82,9 @@ class AllFailed:
 
 
 def tune(
-    request: TuneRequest, watcher: TuningWatcher | None = None
+    request: TuneRequest,
+    watcher: TuningWatcher | None = None,
+    runner: StudyRunner | None = None,
 ) -> tuple[dict[str, dict[int, Tuned]], list[AllFailed]]:
     """Find the best settings of every method for every outer fold.
 
@@ -73,6 +96,8 @@ def tune(
         Methods, data, budget.
     watcher
         Told what happens.
+    runner
+        Where the workers run; on this machine where None.
 
     Returns
     -------
@@ -84,15 +109,16 @@ def tune(
     BenchError
         The request cannot be met, or the storage cannot be used.
     """
-    watcher = watcher or TuningWatcher()
+    watcher, runner = watcher or TuningWatcher(), runner or LocalStudies()
     found: dict[str, dict[int, Tuned]] = {}
     failed: list[AllFailed] = []
     specs = plan_studies(request)
     for spec in specs:  # the whole request is checked before the first trial
         _inner_of(spec)
+    runner.begin(specs)
     for spec in specs:
         watcher.study_started(spec, len(_inner_of(spec).folds))
-        run_study(spec, lambda study, spec=spec: watcher.study_progress(spec, study))  # type: ignore[misc]
+        runner.run(spec, lambda study, spec=spec: watcher.study_progress(spec, study))  # type: ignore[misc]
         study = open_study(spec, runs=False)
         trials = study.get_trials(deepcopy=False)
         method, fold = str(spec.job.entrant.method), spec.job.fold
@@ -117,6 +143,7 @@ def refit(
     *,
     tracking: str | None = None,
     watcher: Watcher | None = None,
+    executor: Executor | None = None,
 ) -> list[Outcome]:
     """Fit the methods on all training sections of each fold and score them on its test sections.
 
@@ -135,7 +162,7 @@ def refit(
     lock = request.run.results / "tuning" / ".refit.lock"
     with FileLock(lock):
         return [
-            carry_out(one, tracking=tracking, watcher=watcher)
+            carry_out(one, tracking=tracking, watcher=watcher, executor=executor)
             for one in (run, replace(run, tuned=best))
         ]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from bench.errors import UnknownNameError
 from bench.execute.executors.base import Executor
-from bench.execute.executors.options import LOCAL, RAY, ExecutorOptions
+from bench.execute.executors.options import LOCAL, RAY, SLURM, ExecutorOptions
 
 
 def make_executor(options: ExecutorOptions) -> Executor:
@@ -48,7 +48,14 @@ def _ray(options: ExecutorOptions) -> Executor:
     return RayExecutor(address, options.shared_disk, options.ray_cpus, options.ray_gpus)
 
 
+def _slurm(options: ExecutorOptions) -> Executor:
+    from bench.execute.executors.slurm import from_profile
+
+    return from_profile(options.profile, submit_only=options.submit_only)
+
+
 _MAKERS: Mapping[str, Callable[[ExecutorOptions], Executor]] = {
     LOCAL: _local,
+    SLURM: _slurm,
     RAY: _ray,
 }

@@ -1,0 +1,38 @@
+"""The command that the tasks of a cluster call."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.options import FAILED
+from bench.errors import BenchError
+
+
+def execute_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of the submission.")],
+    task: Annotated[int, typer.Option(min=0, help="Number of the task.")],
+) -> None:
+    """Run one task of a submission; what a cluster's job scripts call."""
+    from bench.execute.executors.submission import read_submission
+    from bench.progress import TerminalWatcher
+
+    submission = read_submission(folder)
+    if task >= len(submission.bundles):
+        raise BenchError(f"{folder}: no task {task}; it has {len(submission.bundles)}")
+    (kind, content), *_ = submission.request().items()
+    with redirect_stdout(sys.stderr), TerminalWatcher() as watcher:
+        if kind == "tune":
+            from bench.tune.slurm import run_worker
+
+            run_worker(submission, task, content, watcher)
+            return
+        from bench.execute.executors.node_task import run_assignments
+
+        failures = run_assignments(submission, task, content, watcher)
+    if failures:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,173 @@
+"""What a task of a cluster does: make the plan again, run its jobs, report."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+from bench.data.dataset import is_here
+from bench.data.fetching.fetch import fetch_if_absent
+from bench.errors import BenchError, DataError
+from bench.execute.executors.base import Failure, Watcher
+from bench.execute.executors.local import run_jobs
+from bench.execute.executors.submission import Assignment, Report, Submission
+from bench.execute.plan import Job, make_plan
+from bench.execute.request import Request
+from bench.execute.request_json import request_from_json
+from bench.registry import dataset_card
+
+_NOWHERE = "http://127.0.0.1:9"
+
+
+class Reporter(Watcher):
+    """Writes down what becomes of a task's assignments, for the caller to read."""
+
+    def __init__(self, submission: Submission, task: int, watcher: Watcher) -> None:
+        self._submission = submission
+        self._task = task
+        self._watcher = watcher
+        self._report = Report()
+
+    def begin(self, name: str) -> None:
+        """An assignment is begun."""
+        self._write(begun=(*self._report.begun, name))
+
+    def refuse(self, reason: str) -> None:
+        """The task cannot do its work."""
+        self._write(refused=f"{reason} (on {platform.node()})")
+
+    def job_started(self, job: Job) -> None:
+        """A job begins."""
+        self.begin(_name(job))
+        self._watcher.job_started(job)
+
+    def job_progress(self, job: Job, done: int, total: int, note: str) -> None:
+        """A fit has come so far."""
+        self._watcher.job_progress(job, done, total, note)
+
+    def job_skipped(self, job: Job) -> None:
+        """The job's result is there already."""
+        self._write(kept=(*self._report.kept, _name(job)))
+        self._watcher.job_skipped(job)
+
+    def job_rescored(self, job: Job) -> None:
+        """The job's stored predictions have been scored anew."""
+        self._watcher.job_rescored(job)
+
+    def job_done(self, job: Job) -> None:
+        """The job's result has been stored."""
+        self._watcher.job_done(job)
+
+    def job_failed(self, job: Job, reason: str) -> None:
+        """The method failed."""
+        self._write(failed={**self._report.failed, _name(job): reason})
+        self._watcher.job_failed(job, reason)
+
+    def warn(self, message: str) -> None:
+        """Something the user should know."""
+        self._watcher.warn(message)
+
+    def _write(self, **changes: Any) -> None:
+        self._report = replace(self._report, **changes)
+        self._submission.write_report(self._task, self._report)
+
+
+def run_assignments(
+    submission: Submission, task: int, content: Any, watcher: Watcher
+) -> list[Failure]:
+    """Run the jobs of one task in this process.
+
+    Parameters
+    ----------
+    submission, task
+        Which jobs.
+    content
+        The request as JSON.
+    watcher
+        Told what happens, in the task's log.
+
+    Returns
+    -------
+    list of Failure
+        Jobs whose method failed.
+
+    Raises
+    ------
+    BenchError
+        The data are not on this node, or this installation would make another plan; the caller
+        is told by the task's report.
+    """
+    reporter = Reporter(submission, task, watcher)
+    assignments = submission.bundles[task]
+    try:
+        request = request_from_json(content)
+        prepare_data(request, fetch=submission.fetch)
+        jobs = _planned(request, assignments)
+        failures: list[Failure] = []
+        forced = [_to_force(of, job) for of, job in zip(assignments, jobs, strict=True)]
+        for force, group in groupby(zip(forced, jobs, strict=True), lambda pair: pair[0]):
+            failures += run_jobs([job for _, job in group], reporter, force=force)
+    except BenchError as error:
+        reporter.refuse(str(error))
+        raise
+    return failures
+
+
+def prepare_data(request: Request, *, fetch: bool) -> None:
+    """Check that a dataset is on this node; it is fetched only if that is allowed.
+
+    Raises
+    ------
+    DataError
+        It is not, or could not be fetched.
+    """
+    card = dataset_card(request.dataset)
+    if fetch:
+        fetch_if_absent(card, request.data_root)
+        return
+    forbid_downloads()
+    if not is_here(card, request.data_root):
+        raise DataError(
+            f"{card.name}: no data folder on this node; put the data where all nodes see them"
+            " (--data-root or SPOTBENCH_DATA)"
+        )
+
+
+def forbid_downloads() -> None:
+    """Let every download of this process and its children fail at once.
+
+    Nodes without internet would otherwise wait for the time limit of each attempt.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for name in ("http_proxy", "https_proxy"):
+        os.environ[name] = os.environ[name.upper()] = _NOWHERE
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ.pop(name, None)
+
+
+def _planned(request: Request, assignments: Sequence[Assignment]) -> list[Job]:
+    """The jobs that a task was assigned, from the plan as this node makes it."""
+    jobs = {(job.entrant.label, job.fold): job for job in make_plan(request).jobs()}
+    found = []
+    for of in assignments:
+        job = jobs.get((of.label, of.fold))
+        if job is None or job.run.key != of.key:
+            raise BenchError(
+                f"{of.label}, fold {of.fold}: code, packages or data have changed since the"
+                " submission; submit again"
+            )
+        found.append(job)
+    return found
+
+
+def _to_force(of: Assignment, job: Job) -> bool:
+    """Whether a valid result is to be replaced that has not been replaced yet."""
+    return of.force and job.folder.is_done() and job.folder.version() == of.replaces
+
+
+def _name(job: Job) -> str:
+    return Assignment(job.entrant.label, job.fold, job.run.key).name

@@ -1,0 +1,30 @@
+"""Weights that jobs would fetch, fetched before they are sent to machines without internet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bench.execute.plan import Job
+
+
+def fetch_weights(jobs: Iterable[Job]) -> None:
+    """Fetch ImageNet weights of the jobs' encoders into the caches of torchvision and timm.
+
+    Methods that use them have the settings ``encoder`` and ``weights``, as those of this package
+    do.
+
+    Raises
+    ------
+    ConfigError
+        No such encoder, or its weights cannot be fetched.
+    """
+    wanted = {
+        str(job.entrant.config["encoder"])
+        for job in jobs
+        if job.entrant.config.get("weights") == "imagenet" and "encoder" in job.entrant.config
+    }
+    if wanted:
+        from bench.blocks.images import image_encoder
+
+        for name in sorted(wanted):
+            image_encoder(name, "imagenet")

@@ -1,0 +1,15 @@
+"""Where the workers of studies run, from where jobs run."""
+
+from __future__ import annotations
+
+from bench.execute.executors.base import Executor, Watcher
+from bench.execute.executors.slurm import SlurmExecutor
+from bench.tune.slurm import SlurmStudies
+from bench.tune.tuning import LocalStudies, StudyRunner
+
+
+def make_study_runner(executor: Executor, watcher: Watcher) -> StudyRunner:
+    """Runner of studies that belongs to an executor of jobs; on this machine where none does."""
+    if isinstance(executor, SlurmExecutor):
+        return SlurmStudies(executor, watcher)
+    return LocalStudies()
