@@ -36,8 +36,10 @@ WRITING_OF = {
 EXCEPTIONS = {
     ("bench/data/images/patches.py", "_cut_into", "open_memmap"): "inside cut's atomic_write",
     ("bench/data/images/patches.py", "_cut_into", "open"): "inside cut's atomic_write",
-    ("bench/execute/job.py", "reset_peak_memory", "open"): "a switch of the kernel, no file",
-    ("bench/execute/job.py", "reset_peak_memory", "write"): "a switch of the kernel, no file",
+    ("bench/worker/memory.py", "reset_peak_memory", "open"): "a switch of the kernel, no file",
+    ("bench/worker/memory.py", "reset_peak_memory", "write"): "a switch of the kernel, no file",
+    ("bench/worker/fitting.py", "_write", "save"): "into a folder that is read after the job alone",
+    ("bench/worker/handover.py", "write", "save"): "into a folder of this process",
 }
 
 

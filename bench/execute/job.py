@@ -23,7 +23,7 @@ from bench.execute.plan import Job
 from bench.execute.scoring import as_anndata, score_fold
 from bench.files import atomic_write, write_json
 from bench.protocol.fold_data import FoldData
-from bench.store import MODEL, FoldFolder, image_file, read_record
+from bench.store import MODEL, FoldFolder, image_file, read_record, write_record
 from bench.worker.task import FitReport, FitTask, checked_predictions, prediction_file
 
 _IMAGE_SIDE = 1000
@@ -268,6 +268,6 @@ def _small_images(job: Job, data: FoldData) -> dict[str, dict[str, object]]:
             )
             with atomic_write(path) as temporary:
                 image.save(temporary, format="JPEG", quality=85)
-            write_json(scale, {"scale": of_pixel * source.image_scale})
+            write_record(scale, {"scale": of_pixel * source.image_scale})
         found[slide.name] = {"file": name.as_posix(), **read_record(scale)}
     return found

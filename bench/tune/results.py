@@ -11,9 +11,10 @@ import yaml
 from optuna.trial import TrialState
 
 from bench.execute.request import Request
-from bench.files import atomic_write, write_json
+from bench.files import atomic_write
 from bench.protocol.rules import PROTOCOLS
 from bench.registry import find_datasets
+from bench.store import write_record
 from bench.tune.objective import LOWER_IS_BETTER
 from bench.tune.slots import REASON, SLOT, counts, holders, seconds, settled
 from bench.tune.study import StudySpec
@@ -90,7 +91,7 @@ def write_results(spec: StudySpec, study: Study) -> Tuned:
         temporary.write_text(f"{_HEAD}{text}", encoding="utf-8")
     with atomic_write(spec.folder / TRIALS) as temporary:
         trial_table(trials).to_csv(temporary, index=False)
-    write_json(
+    write_record(
         spec.folder / STUDY,
         {
             "study": spec.name,

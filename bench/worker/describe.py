@@ -11,7 +11,7 @@ from bench.errors import ConfigError
 from bench.execute.settings import changed_settings, own_settings
 from bench.files import one_line
 from bench.method import Method, MethodConfig
-from bench.registry import method_class
+from bench.registry import find_methods, method_class
 from bench.sources import harness_imports, method_code
 
 
@@ -53,6 +53,10 @@ def describe(
     used: set[str] = set()
     changes = own_settings(kind, settings, used)
     config = kind.configure(dataset, preset, changes)
+    code = method_code(kind)
+    entry = find_methods()[method].entry
+    if entry is not None and entry.dist is not None:
+        code[f"dist {entry.dist.name}"] = entry.dist.version
     return {
         "facts": {
             "needs_image": kind.needs_image,
@@ -60,7 +64,7 @@ def describe(
             "has_presets": any(kind.presets.values()),
             "released": _overrides(kind, "from_released"),
             "settings": list(kind.Config.model_fields),
-            "code": method_code(kind),
+            "code": code,
             "harness": sorted(harness_imports(kind)),
         },
         "config": _values(config),

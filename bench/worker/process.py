@@ -35,7 +35,7 @@ _LONGEST_MESSAGE = 1 << 24
 _PATIENCE = 5.0
 """Seconds that a worker which has answered may take to end."""
 
-_LOG_TAIL = 4_000
+_LOG_TAIL = 20_000
 _start_lock = threading.Lock()
 
 
