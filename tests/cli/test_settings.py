@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 import subprocess
 import sys
 import time
@@ -196,6 +197,25 @@ def test_changes_are_those_to_the_preset_on_the_dataset(dataset, preset, setting
     found = changed_settings(_Method, dataset, preset, config)
     assert found == wanted
     assert json.loads(json.dumps(found)) == wanted
+
+
+def test_a_changed_setting_is_marked_where_results_are_shown(bench, tiny, results):
+    call = ("run", "--method", "coordinates,ridge", *tiny.options, *tiny.quick_protocol)
+    call += ("--preset", "quick", "--folds", "0", "--tracking", "none", "--results", results)
+    note = "coordinates: default* = default settings with neighbours 3 (default: 10)."
+    answer = bench(*call, "--device", "cpu", "--set", "neighbours=3", "--set", "pca=256")
+    assert answer.status == 0, answer.stderr
+    assert re.search(r"coordinates \(control\) +default\*", answer.stdout)
+    assert re.search(r"ridge +quick ", answer.stdout)
+    assert note in answer.stdout
+    printed = bench("tables", "--dataset", "tiny", "--results", results, "--format", "json")
+    rows = {row["method"]: row for row in json.loads(printed.stdout)["rows"]}
+    assert (rows["coordinates"]["preset"], rows["coordinates"]["changes"]) == (
+        "default*",
+        {"neighbours": 3},
+    )
+    assert (rows["ridge"]["preset"], rows["ridge"]["changes"]) == ("quick", {})
+    assert note in json.loads(printed.stdout)["footnotes"]
 
 
 # ------------------------------------------------------------------------------- --config

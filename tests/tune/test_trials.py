@@ -236,7 +236,7 @@ def test_the_best_settings_are_refitted_in_their_own_folds(request_for):
     for fold in (0, 2):
         assert run.facts["tuned"][str(fold)] == found["searcher"][fold].config
         (job,) = (job for job in tuned.plan.jobs() if job.fold == fold)
-        assert job.entrant.config.shift == found["searcher"][fold].config["shift"]
+        assert job.entrant.config["shift"] == found["searcher"][fold].config["shift"]
     row = tuned.table.set_index("method").loc["tuned:searcher"]
     assert row["mse"] < default.table.set_index("method").loc["searcher", "mse"]
 
