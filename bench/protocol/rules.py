@@ -136,8 +136,11 @@ def find_protocol(name: str) -> Protocol:
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:
         raise UnknownNameError("protocol", name, PROTOCOLS)
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: a protocol must be a mapping of fields")
     try:
-        protocol = Protocol.model_validate(read_yaml(path))
+        protocol = Protocol.model_validate(content)
     except ValidationError as error:
         raise DataError(f"{path}: {first_fault(error)}") from error
     if protocol.name in PROTOCOLS:

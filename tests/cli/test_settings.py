@@ -18,6 +18,7 @@ import yaml
 
 import bench as package
 from bench.cli import app
+from bench.cli.config_file import _ConfigFile, read_config
 from bench.cli.options import settings_of
 from bench.errors import ConfigError
 from bench.execute.request import Request
@@ -26,6 +27,7 @@ from bench.method import Method, MethodConfig
 from bench.registry import find_methods, method_class
 from bench.tune.request import TuneRequest
 from tests.cli.tiny_dataset import assert_nothing_half_written, assert_refused, environment
+from tests.conftest import REPOSITORY
 
 # ------------------------------------------------------------------------------- defaults
 
@@ -393,6 +395,17 @@ def test_a_file_that_is_no_request_is_refused(run, config, request_of, results, 
 )
 def test_a_file_that_cannot_be_read_is_refused(run, config, content, words):
     assert_refused(run(config(content)), *words)
+
+
+def test_the_file_of_the_documentation_is_a_request(tmp_path):
+    page = (REPOSITORY / "docs" / "tuning.md").read_text(encoding="utf-8")
+    path = tmp_path / "run.yaml"
+    path.write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
+    found = read_config(path)
+    assert (found["methods"], found["folds"], found["seed"]) == (("mclstexp",), (0,), 0)
+    assert method_class("mclstexp").configure("her2st", found["preset"], found["config"])
+    named = set(re.findall(r"`(\w+)`", page[page.index("| field | same as |") :]))
+    assert named >= set(_ConfigFile.model_fields)
 
 
 def test_a_file_that_is_missing_is_named(run, tmp_path):
