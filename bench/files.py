@@ -27,7 +27,7 @@ _SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
 
 
-class _YAML(_SAFE):  # type: ignore[misc]
+class _YAML(_SAFE):
     """Loader of the values that JSON has; a date remains a text."""
 
     yaml_implicit_resolvers = {

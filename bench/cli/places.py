@@ -20,6 +20,7 @@ from bench.cli.options import (
 )
 from bench.cli.terminal import complain, print_rows
 from bench.errors import BenchError
+from bench.execute.request import Request
 
 
 class ListedKind(StrEnum):
@@ -77,7 +78,7 @@ def list_command(
         print_rows(title, rows)
 
 
-def sync_command(results: ResultsOption = Path("results"), tracking: TrackingOption = None) -> None:
+def sync_command(results: ResultsOption = Request.results, tracking: TrackingOption = None) -> None:
     """Upload the stored runs that a tracking store has not seen; calling again adds nothing."""
     from bench.tracking.upload import sync, tracking_uri
 
@@ -88,7 +89,7 @@ def sync_command(results: ResultsOption = Path("results"), tracking: TrackingOpt
 
 
 def ui_command(
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = Request.results,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
 ) -> None:
     """Open MLflow's pages on the results; stop with Ctrl-C."""
@@ -141,7 +142,7 @@ def check_command(
         raise typer.Exit(FAILED)
 
 
-def doctor_command(results: ResultsOption = Path("results"), as_json: JsonOption = False) -> None:
+def doctor_command(results: ResultsOption = Request.results, as_json: JsonOption = False) -> None:
     """Check this machine: packages, devices, memory, folders; say how to mend what is wrong."""
     from bench.doctor import examine
 

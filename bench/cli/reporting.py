@@ -25,6 +25,7 @@ from bench.cli.options import (
 )
 from bench.cli.terminal import complain, terminal_width
 from bench.errors import BenchError
+from bench.execute.request import Request
 
 if TYPE_CHECKING:
     from bench.protocol.audit import Finding
@@ -74,7 +75,7 @@ def tables_command(
     score: Annotated[
         str, typer.Option(help="Score that --pairs compares.", metavar="NAME")
     ] = "pcc_acg",
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = Request.results,
 ) -> None:
     """Print the table of all stored runs on a dataset."""
     from bench.errors import UnknownNameError
@@ -111,7 +112,7 @@ def report_command(
     out: Annotated[
         Path | None, typer.Option(help="HTML file.", show_default="report.html in the results")
     ] = None,
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = Request.results,
 ) -> None:
     """Write one HTML page of the stored runs: tables, figures, maps of genes, settings."""
     from bench.report.page import stored_comparisons, write_page
@@ -132,7 +133,7 @@ def figures_command(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the figures.", show_default="in the results")
     ] = None,
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = Request.results,
 ) -> None:
     """Draw the stored runs on a dataset: scores, genes, ranks, cost, maps, domains."""
     from bench.report.drawing import draw_figures
@@ -157,7 +158,7 @@ def genes_command(
     enriched: Annotated[
         bool, typer.Option("--enriched", help="Gene sets over-represented among the best instead.")
     ] = False,
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = Request.results,
 ) -> None:
     """Rank the genes a method predicts, and test which gene sets the best ones belong to."""
     from bench.errors import UnknownNameError
@@ -180,7 +181,7 @@ def genes_command(
 
 def ceiling_command(
     dataset: DatasetOption,
-    protocol: ProtocolOption = "strict",
+    protocol: ProtocolOption = Request.protocol,
     how: Annotated[TableFormat, typer.Option("--format", "-f", help="Format.")] = TableFormat.text,
     genes: Annotated[bool, typer.Option("--genes", help="One row a gene and section.")] = False,
     data_root: DataRootOption = None,
@@ -209,7 +210,7 @@ def ceiling_command(
 
 def audit_command(
     dataset: DatasetOption,
-    protocol: ProtocolOption = "strict",
+    protocol: ProtocolOption = Request.protocol,
     test_dataset: Annotated[
         str | None,
         typer.Option(

@@ -20,6 +20,7 @@ from bench.cli.options import (
     PrecisionOption,
     SettingsOption,
     names,
+    settings_of,
 )
 from bench.cli.terminal import complain, print_rows
 
@@ -127,8 +128,8 @@ def speed_command(
         queries=queries,
         keys=keys,
         top_k=top_k,
-        settings=tuple(settings or ()),
-        plain_settings=tuple(plain_settings or ()),
+        settings=settings_of(settings),
+        plain_settings=settings_of(plain_settings),
     )
 
     def progress(what: str) -> None:

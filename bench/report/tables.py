@@ -141,24 +141,25 @@ def _new_row(run: StoredRun) -> dict[str, Any]:
     if not run.done:
         return row
     scores = run.scores()
-    of_sections = scores[scores["section"] != ""]
-    row["sections"] = int(of_sections["section"].nunique())
+    pooled = scores["section"].to_numpy() == ""
+    of_sections = dict(iter(scores[~pooled].groupby("score", sort=False)))
+    nothing = scores.iloc[:0]
+    row["sections"] = int(scores.loc[~pooled, "section"].nunique())
     for score in SECTION_SCORES:
-        values = of_sections.loc[of_sections["score"] == score, "value"]
-        row[score] = values.mean()
-        row[f"{score}_sd"] = values.std(ddof=1)
-        patients = of_sections.loc[of_sections["score"] == score, "patient"]
-        interval = bootstrap_interval(values.to_numpy(), patients.to_list())
+        found = of_sections.get(score, nothing)
+        row[score] = found["value"].mean()
+        row[f"{score}_sd"] = found["value"].std(ddof=1)
+        interval = bootstrap_interval(found["value"].to_numpy(), found["patient"].to_list())
         row[f"{score}_low"], row[f"{score}_high"] = interval
     for score in FURTHER_SCORES:
-        row[score] = of_sections.loc[of_sections["score"] == score, "value"].mean()
+        row[score] = of_sections.get(score, nothing)["value"].mean()
     for score, ceiling in CEILINGS.items():
         row[f"{score}_share"] = row[score] / row[ceiling] if row[ceiling] > 0 else math.nan
+    of_folds = scores[pooled].groupby("score")["value"].mean()
     for score in POOLED_SCORES:
-        row[score] = scores.loc[scores["score"] == score, "value"].mean()
-    undefined = of_sections.loc[of_sections["score"] == "undefined_acg", "value"]
-    row["undefined"] = int(undefined.sum())
-    timings = [run.folder.fold(index).facts().get("timings", {}) for index in run.done]
+        row[score] = of_folds.get(score, math.nan)
+    row["undefined"] = int(of_sections.get("undefined_acg", nothing)["value"].sum())
+    timings = [run.fold_facts(index).get("timings", {}) for index in run.done]
     row["fit_seconds"] = sum(timing.get("fit_seconds", 0.0) for timing in timings)
     return row
 
@@ -231,7 +232,7 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
         counts: dict[str, int] = {}
         for run in runs:
             for index in run.done:
-                counts |= run.folder.fold(index).facts().get(kind, {})
+                counts |= run.fold_facts(index).get(kind, {})
         if counts:
             listed = [f"{name} {count}" for name, count in sorted(counts.items())]
             notes.append(f"{said} ({_span(listed)}).")
@@ -239,7 +240,7 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
         f"{run.facts['label']}, fold {index}: {note}."
         for run in runs
         for index in run.done
-        for note in run.folder.fold(index).facts().get("notes", [])
+        for note in run.fold_facts(index).get("notes", [])
     }
     left_out = {name: why for run in runs for name, why in run.facts["left_out"].items()}
     if left_out:
@@ -257,7 +258,7 @@ def _in_order(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[dict[str, 
     return sorted((run.facts for run in runs), key=lambda facts: places.get(facts["key"][:12], 0))
 
 
-def row_name(row: Mapping[str, Any], table: pd.DataFrame) -> str:
+def row_name(row: Mapping[Any, Any], table: pd.DataFrame) -> str:
     """Name of a row that no other row of the table has, marked where its preset was changed."""
     name = str(row["method"])
     if (table["method"] == name).sum() > 1:
@@ -300,7 +301,7 @@ def _above_ceiling(table: pd.DataFrame) -> list[str]:
 
 
 def _not_isolated(run: StoredRun) -> str:
-    isolation = {run.folder.fold(index).facts().get("isolation") for index in run.done}
+    isolation = {run.fold_facts(index).get("isolation") for index in run.done}
     if "none" not in isolation:
         return ""
     return f"{run.facts['label']}: fitted with --isolation none, beside the truth."

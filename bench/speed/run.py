@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,7 @@ from bench.devices import choose_device, choose_precision
 from bench.errors import BenchError
 from bench.execute.entrants import find_entrants
 from bench.execute.environment import package_versions
+from bench.execute.request import Request
 from bench.method import Method, MethodConfig
 from bench.registry import find_methods, method_class
 from bench.speed.fold import SECTIONS, SYNTHETIC, SpeedFold, dataset_fold, synthetic_fold
@@ -41,7 +42,7 @@ class SpeedOptions:
     methods
         Names; None for all that learn from images spot by spot, controls left out.
     settings, plain_settings
-        ``key=value``; the second ones are of the plain loop alone.
+        Values by ``setting`` or ``method.setting``; the second are of the plain loop alone.
     """
 
     methods: tuple[str, ...] | None = None
@@ -64,8 +65,8 @@ class SpeedOptions:
     queries: int | None = None
     keys: int = 30_000
     top_k: int = 200
-    settings: tuple[str, ...] = ()
-    plain_settings: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    plain_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def measure(options: SpeedOptions, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def measure(options: SpeedOptions, progress: Callable[[str], None]) -> dict[str,
     )
     named = _default_methods() if options.methods is None else options.methods
     chosen = _configured(named, batch, options, options.settings)
-    plain = _configured(named, batch, options, (*options.settings, *options.plain_settings))
+    plain = _configured(named, batch, options, {**options.settings, **options.plain_settings})
     warning = busy_warning(load)
     found: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -204,7 +205,7 @@ def _default_methods() -> tuple[str, ...]:
 
 
 def _configured(
-    named: tuple[str, ...], batch: int, options: SpeedOptions, settings: tuple[str, ...]
+    named: tuple[str, ...], batch: int, options: SpeedOptions, settings: Mapping[str, Any]
 ) -> list[tuple[type[Method], MethodConfig]]:
     """Methods with the authors' settings, from random weights, changed as asked."""
     if not named:
@@ -212,14 +213,15 @@ def _configured(
     own: dict[str, Any] = {"weights": "none", "batch_size": batch}
     if options.image_size is not None:
         own["patch_size"] = options.image_size
-    fields = {field for name in named for field in _fields(name)}
-    pairs = [f"{key}={value}" for key, value in own.items() if key in fields]
+    fields = {setting for name in named for setting in _fields(name)}
+    values = {key: value for key, value in own.items() if key in fields}
     dataset = "" if options.dataset == SYNTHETIC else options.dataset
     found = []
-    for entrant in find_entrants(named, dataset, "authors", [*pairs, *settings]):
+    for entrant in find_entrants(named, dataset, Request.preset, {**values, **settings}):
         if entrant.method is None or entrant.shuffled:
             raise BenchError(f"{entrant.label} fits nothing of its own; name a method")
-        found.append((method_class(entrant.method), entrant.config))
+        kind = method_class(entrant.method)
+        found.append((kind, kind.Config.model_validate(entrant.config)))
     return found
 
 
