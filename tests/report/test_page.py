@@ -290,6 +290,16 @@ def test_notes_of_a_fit_are_said(results):
     assert "looks, fold 2: training ended at chance." in items
 
 
+def test_a_changed_preset_is_marked_in_table_cost_and_run(results):
+    change(runs_of(results)["looks"], preset="quick", changes={"shift": [1, 2]})
+    found = parsed(results)
+    note = "looks: quick* = preset quick with shift 2 (quick: 1)."
+    assert note in [element["text"].strip() for element in found.of("li")]
+    text = page(results, stored_comparisons(results))
+    assert "looks (quick*), preset quick*" in text
+    assert "looks (quick*)" in [row["name"] for row in found.json("maps-0")["rows"]]
+
+
 def test_runs_without_a_finished_fold_still_give_a_page(results):
     runs = runs_of(results)
     for number, run in enumerate(runs.values(), 1):
