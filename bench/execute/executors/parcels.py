@@ -72,14 +72,23 @@ def inside(name: str) -> PurePosixPath:
     """
     path = PurePosixPath(name)
     if (
-        not name
+        not path.parts
         or path.is_absolute()
-        or path.as_posix() != name  # '.', empty parts, a slash at the end
+        or path.as_posix() != name  # empty parts, a slash at the end
         or ".." in path.parts
         or any(character in "\\:\0" for character in name)
+        or not _is_text(name)
     ):
         raise StoreError(f"received a file named '{name[:80]!a}', which is refused")
     return path
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def map_texts(settings: Any, change: Callable[[str], str]) -> Any:
