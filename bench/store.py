@@ -23,12 +23,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bench.errors import StoreError
 from bench.files import atomic_write, canonical_hash, file_hash, write_json
@@ -41,9 +44,16 @@ SCRATCH = "scratch"
 WORK = "work"
 
 _RESCORED = "rescored"
+_READERS = 8
 _HASH = "sha256"
 _SCORED = ("scores.parquet", "genes.parquet", "predictions.h5ad", "fold.json")
 """Files that are made anew when a fold is scored again."""
+
+Use = Literal["run", "figures", "tables"]
+_READ_BY = {
+    "tables": {"scores.parquet", "genes.parquet", "fold.json"},
+    "figures": {"scores.parquet", "genes.parquet", "fold.json", "predictions.h5ad"},
+}
 
 
 @dataclass(frozen=True)
@@ -118,14 +128,15 @@ class FoldFolder:
     run_key: str
     index: int
 
-    def state(self, *, models: bool = True) -> FoldState:
+    def state(self, use: Use = "run") -> FoldState:
         """What lies here.
 
         Parameters
         ----------
-        models
-            Also hash the fitted model, which tables and figures do not read and which may be
-            large; without it only its size is compared.
+        use
+            What the result is wanted for: ``tables`` read scores alone and ``figures`` also
+            predictions; of the other files, which may be large, only the size is compared.
+            ``run`` hashes all files.
         """
         if not self.path.is_dir():
             return FoldState(done=False)
@@ -150,14 +161,14 @@ class FoldFolder:
         if not isinstance(files, dict) or not files:
             return FoldState(done=False, damage=f"{MANIFEST} names no files")
         for name, facts in sorted(files.items()):
-            fault = self._fault(name, facts, models or not name.startswith(f"{MODEL}/"))
+            fault = self._fault(name, facts, use == "run" or name in _READ_BY[use])
             if fault:
                 return FoldState(False, *keys, damage=f"{name} {fault}")
         return FoldState(True, *keys)
 
-    def is_done(self, *, models: bool = True) -> bool:
+    def is_done(self) -> bool:
         """Whether a complete result of any fit lies here; see :meth:`state`."""
-        return self.state(models=models).done
+        return self.state().done
 
     def _fault(self, name: str, facts: Any, content: bool) -> str:
         path = self.path / name
@@ -307,6 +318,7 @@ class StoredRun:
     done: tuple[int, ...]
     damaged: Mapping[int, str] = field(default_factory=dict)
     _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    _facts: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def scores(self) -> pd.DataFrame:
         """Long-form scores of all folds that are done."""
@@ -316,10 +328,19 @@ class StoredRun:
         """One row per gene and section of all folds that are done."""
         return self._tables("genes.parquet")
 
+    def fold_facts(self, index: int) -> Mapping[str, Any]:
+        """Contents of ``fold.json`` without the panel; read once."""
+        if index not in self._facts:
+            facts = self.folder.fold(index).facts()
+            self._facts[index] = {name: facts[name] for name in facts if name != "panel"}
+        return self._facts[index]
+
     def _tables(self, name: str) -> pd.DataFrame:
         if name not in self._read:
-            tables = [self.folder.fold(index).read_table(name) for index in self.done]
-            self._read[name] = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+            paths = [self.folder.fold(index).path / name for index in self.done]
+            tables = [pq.read_table(path, use_threads=False, pre_buffer=False) for path in paths]
+            whole = pa.concat_tables(tables, promote_options="permissive") if tables else None
+            self._read[name] = pd.DataFrame() if whole is None else whole.to_pandas()
         return self._read[name].copy()
 
 
@@ -352,32 +373,30 @@ def read_run(path: Path) -> dict[str, Any] | None:
     return facts
 
 
-def stored_run(folder: RunFolder) -> StoredRun | None:
-    """A run as it lies on disk, None where nothing is."""
+def stored_run(folder: RunFolder, use: Use = "tables") -> StoredRun | None:
+    """A run as it lies on disk, None where nothing is; `use` as of :meth:`FoldFolder.state`."""
     facts = read_run(folder.path)
     if facts is None or facts["key"] != folder.key:
         return None
-    states = {
-        index: folder.fold(index).state(models=False) for index in range(int(facts["n_folds"]))
-    }
+    states = {index: folder.fold(index).state(use) for index in range(int(facts["n_folds"]))}
     done = tuple(index for index, state in states.items() if state.done)
     damaged = {index: state.damage for index, state in states.items() if state.damage}
     return StoredRun(folder, facts, done, damaged)
 
 
-def stored_runs(results: Path, dataset: str, protocol: str) -> list[StoredRun]:
+def stored_runs(results: Path, dataset: str, protocol: str, use: Use = "tables") -> list[StoredRun]:
     """All runs on a dataset under a protocol, oldest first; those of damaged records are left out.
 
-    See :func:`damaged_records` for the latter.
+    See :func:`damaged_records` for the latter, and :meth:`FoldFolder.state` for `use`.
     """
-    found = []
-    for path in sorted((results / "runs" / dataset / protocol).glob(f"*/{RUN}")):
+
+    def read(path: Path) -> StoredRun | None:
         facts = read_run(path.parent)
-        if facts is None:
-            continue
-        run = stored_run(RunFolder(path.parent, facts["key"]))
-        if run is not None:
-            found.append(run)
+        return None if facts is None else stored_run(RunFolder(path.parent, facts["key"]), use)
+
+    paths = sorted((results / "runs" / dataset / protocol).glob(f"*/{RUN}"))
+    with ThreadPoolExecutor(_READERS) as pool:  # most of the time is waiting for the disk
+        found = [run for run in pool.map(read, paths) if run is not None]
     return sorted(found, key=lambda run: str(run.facts.get("created", "")))
 
 

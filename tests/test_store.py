@@ -64,7 +64,7 @@ def test_a_damaged_file_is_named(run, name, how, words):
     assert not state.done
     assert state.damage.startswith(name)
     assert words in state.damage
-    stored = stored_run(run)
+    stored = stored_run(run, "figures")
     assert (stored.done, set(stored.damaged)) == ((), {0})
 
 

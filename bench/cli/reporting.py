@@ -29,7 +29,7 @@ from bench.execute.request import Request
 
 if TYPE_CHECKING:
     from bench.protocol.audit import Finding
-    from bench.store import StoredRun
+    from bench.store import StoredRun, Use
 
 
 class TableFormat(StrEnum):
@@ -42,7 +42,9 @@ class TableFormat(StrEnum):
     json = "json"
 
 
-def _stored(results: Path, dataset: str, protocol: str | None) -> list[tuple[str, list[StoredRun]]]:
+def _stored(
+    results: Path, dataset: str, protocol: str | None, use: Use = "tables"
+) -> list[tuple[str, list[StoredRun]]]:
     """Stored runs on a dataset, by protocol."""
     from bench.errors import UnknownNameError
     from bench.report.tables import newest
@@ -59,7 +61,7 @@ def _stored(results: Path, dataset: str, protocol: str | None) -> list[tuple[str
     for name in names:
         for path in damaged_records(results, dataset, name):
             complain(f"{path} is damaged or was edited; its run is left out")
-    return [(name, newest(stored_runs(results, dataset, name))) for name in names]
+    return [(name, newest(stored_runs(results, dataset, name, use))) for name in names]
 
 
 def tables_command(
@@ -138,7 +140,7 @@ def figures_command(
     """Draw the stored runs on a dataset: scores, genes, ranks, cost, maps, domains."""
     from bench.report.drawing import draw_figures
 
-    for name, runs in _stored(results, dataset, protocol):
+    for name, runs in _stored(results, dataset, protocol, "figures"):
         folder = (out or results / "figures" / dataset) / name
         written = draw_figures(runs, folder, sections=names(sections), genes=names(genes))
         for path in written:
@@ -165,7 +167,7 @@ def genes_command(
     from bench.report.genes import render_genes, render_sets
     from bench.report.presets import shown_preset
 
-    for name, runs in _stored(results, dataset, protocol):
+    for name, runs in _stored(results, dataset, protocol, "figures"):
         chosen = [run for run in runs if run.facts["label"] == method and run.done]
         if not chosen:
             labels = sorted({run.facts["label"] for run in runs if run.done})

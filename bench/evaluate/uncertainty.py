@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -17,6 +18,35 @@ PATIENTS_FOR_A_TEST = 6
 """With fewer patients no two-sided permutation over patients can fall below 0.05."""
 
 _EXACT_PATIENTS = 14
+
+
+@lru_cache(maxsize=4)
+def _draws(
+    sections: tuple[int, ...], resamples: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Patients and their sections in each resample: the same for all rows of a table.
+
+    Parameters
+    ----------
+    sections
+        Number of sections of each patient.
+    resamples, seed
+        See :func:`bootstrap_interval`.
+
+    Returns
+    -------
+    list of tuple of arrays
+        For each draw of a patient, (resamples,) the patient, (resamples, most sections) its
+        sections, and (resamples,) the number of them that count.
+    """
+    rng, of_patient = np.random.default_rng(seed), np.array(sections)
+    draws = []
+    for _ in sections:
+        chosen = rng.integers(len(sections), size=resamples)
+        number = of_patient[chosen]
+        picked = (rng.random((resamples, of_patient.max())) * number[:, None]).astype(np.intp)
+        draws.append((chosen, picked, number))
+    return draws
 
 
 def bootstrap_interval(
@@ -69,12 +99,8 @@ def bootstrap_interval(
     padded = np.zeros((count, sections.max()))
     for patient in range(count):
         padded[patient, : sections[patient]] = values[of_patient == patient]
-    rng = np.random.default_rng(seed)
     total, drawn = np.zeros(resamples), np.zeros(resamples)
-    for _ in range(count):
-        chosen = rng.integers(count, size=resamples)
-        number = sections[chosen]
-        picked = (rng.random((resamples, padded.shape[1])) * number[:, None]).astype(np.intp)
+    for chosen, picked, number in _draws(tuple(sections.tolist()), resamples, seed):
         within = np.arange(padded.shape[1]) < number[:, None]
         total += np.where(within, padded[chosen[:, None], picked], 0.0).sum(axis=1)
         drawn += number

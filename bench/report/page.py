@@ -95,7 +95,7 @@ def stored_comparisons(
     found = []
     for name in names:
         for of in sorted(stored[name]):
-            if protocol in {None, of} and (runs := stored_runs(results, name, of)):
+            if protocol in {None, of} and (runs := stored_runs(results, name, of, "figures")):
                 kept = newest(runs)
                 found.append(Comparison(name, of, kept, len(runs) - len(kept)))
     if not found:

@@ -190,7 +190,7 @@ def sync(results: Path, uri: str, told: Callable[[str], None]) -> str | None:
         run
         for dataset, protocols in stored_names(results).items()
         for protocol in protocols
-        for run in stored_runs(results, dataset, protocol)
+        for run in stored_runs(results, dataset, protocol, "figures")
         if run.done
     ]
     if not runs:
