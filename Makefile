@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WHEEL := build/wheel
 
-.PHONY: demo test test-slow test-timed lint format types wheel unit clean
+.PHONY: demo test test-slow test-timed ray-test lint format types wheel unit clean
 
 demo: $(INSTALLED)
 	$(BIN)/bench run --method mclstexp,shuffled,coordinates,mean,depth --dataset demo --preset quick
@@ -52,6 +52,11 @@ test-slow: $(INSTALLED)
 
 test-timed: $(INSTALLED)
 	$(BIN)/python -m pytest -m timed
+
+# Ray is large and needed by few, so that it is installed for its tests alone.
+ray-test: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/execute/test_ray*.py tests/execute/test_parcels.py
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

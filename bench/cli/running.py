@@ -51,7 +51,7 @@ from bench.cli.options import (
     settings_of,
 )
 from bench.cli.terminal import complain, terminal_width
-from bench.execute.executors.options import ExecutorOptions
+from bench.execute.executors.options import RAY, ExecutorOptions
 from bench.execute.request import Request
 from bench.tune.choices import Budget, Pruner, Sampler, Score
 from bench.tune.request import TuneRequest
@@ -206,6 +206,10 @@ def tune_command(
     executor: ExecutorOption = ExecutorOptions.executor,
     profile: ProfileOption = None,
     submit_only: SubmitOnlyOption = False,
+    ray_address: RayAddressOption = None,
+    no_shared_disk: NoSharedDiskOption = not ExecutorOptions.shared_disk,
+    ray_cpus: RayCpusOption = ExecutorOptions.ray_cpus,
+    ray_gpus: RayGpusOption = ExecutorOptions.ray_gpus,
     as_json: JsonOption = False,
 ) -> None:
     """Tune methods on the training sections of each fold, then score the best once on its test.
@@ -219,7 +223,17 @@ def tune_command(
     from bench.tune.runners import make_study_runner
     from bench.tune.tuning import refit, tune
 
-    where = make_executor(ExecutorOptions(executor, profile=profile, submit_only=submit_only))
+    where = make_executor(
+        ExecutorOptions(
+            executor,
+            profile=profile,
+            submit_only=submit_only,
+            ray_address=ray_address if executor == RAY else None,
+            shared_disk=not no_shared_disk,
+            ray_cpus=ray_cpus,
+            ray_gpus=ray_gpus,
+        )
+    )
     _fetch_if_absent(dataset, data_root)
     request = equal_budget(
         TuneRequest(

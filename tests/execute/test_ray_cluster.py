@@ -6,6 +6,7 @@ import importlib.util
 import socket
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,8 @@ from bench.execute.executors import ray_cluster
 from bench.execute.executors.choose import make_executor
 from bench.execute.executors.options import RAY, ExecutorOptions
 from bench.execute.executors.ray_cluster import check_cluster, cluster_address
+from bench.execute.plan import make_plan
+from bench.execute.request import Request
 
 with_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="ray is not installed; see 'make ray-test'"
@@ -119,15 +122,94 @@ def test_more_than_one_gpu_is_whole_ones():
 
     RayExecutor(gpus=0.25)
     RayExecutor(gpus=2)
-    with pytest.raises(BenchError, match="--ray-gpus 1.5"):
+    with pytest.raises(BenchError, match=r"--ray-gpus 1\.5"):
         RayExecutor(gpus=1.5)
 
 
-def test_a_study_needs_a_storage_that_all_nodes_reach():
+@pytest.mark.parametrize(
+    ("storage", "shared", "words"),
+    [
+        (None, False, "all nodes must reach the trials"),
+        ("sqlite:///trials.db", False, "cannot share an SQLite file"),
+        ("sqlite:///trials.db", True, "cannot share an SQLite file"),
+        (None, True, None),
+        ("postgresql+psycopg://user@host/name", False, None),
+    ],
+)
+def test_a_study_needs_a_storage_that_all_nodes_reach(storage, shared, words):
     from bench.execute.executors.ray import RayExecutor
 
-    RayExecutor().check_storage(None)
-    RayExecutor(shared_disk=False).check_storage("postgresql+psycopg://user@host/name")
-    for storage in (None, "sqlite:///trials.db"):
-        with pytest.raises(BenchError, match="need a database server"):
-            RayExecutor(shared_disk=False).check_storage(storage)
+    executor = RayExecutor(shared_disk=shared)
+    if words is None:
+        executor.check_storage(storage)
+        return
+    with pytest.raises(BenchError, match=words):
+        executor.check_storage(storage)
+
+
+@pytest.mark.parametrize(
+    ("asked", "here", "gpus", "images", "there"),
+    [
+        ("auto", "cpu", 0.0, True, "cpu"),
+        ("auto", "cuda", 0.0, True, "cpu"),
+        ("auto", "cpu", 0.5, True, "cuda"),
+        ("auto", "cpu", 0.5, False, "cpu"),
+        ("cpu", "cpu", 0.5, True, "cpu"),
+        ("cuda", "cuda", 0.5, True, "cuda"),
+    ],
+)
+def test_the_device_is_that_of_the_node(tiny, results, asked, here, gpus, images, there):
+    from bench.execute.executors.ray import RayExecutor
+
+    job = job_of(tiny, results, "ridge" if images else "mean")
+    assert RayExecutor(gpus=gpus).placed(replace(job, device=here), asked).device == there
+
+
+def test_a_gpu_without_a_share_of_one_is_refused(tiny, results):
+    from bench.execute.executors.ray import RayExecutor
+
+    job = replace(job_of(tiny, results, "ridge"), device="cuda")
+    with pytest.raises(BenchError, match="name --ray-gpus"):
+        RayExecutor().placed(job, "cuda")
+
+
+def job_of(tiny, results, method):
+    request = Request(
+        methods=(method,),
+        dataset=str(tiny.card),
+        data_root=tiny.root,
+        results=results,
+        oracles=False,
+        folds=(0,),
+        device="cpu",
+    )
+    (job,) = make_plan(request).jobs()
+    return job
+
+
+class FakeRay:
+    """A library that raises one error."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+        class RayTaskError(RayError):
+            cause = KeyError("what a node lacks")
+
+    def __init__(self, error):
+        self._error = error
+
+    def get(self, reference):
+        raise self._error
+
+
+def test_a_lost_task_fails_and_a_broken_node_is_refused():
+    from bench.execute.executors.ray import _report
+
+    lost = _report(FakeRay(FakeRay.exceptions.RayError("a page of text")), None)
+    assert (lost.outcome, lost.details) == ("lost", "a page of text")
+    assert lost.reason == "its node or process was lost too often (RayError)"
+    refused = _report(FakeRay(FakeRay.exceptions.RayTaskError()), None)
+    assert refused.outcome == "refused"
+    assert refused.reason == "a node failed: KeyError: 'what a node lacks'"

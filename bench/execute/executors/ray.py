@@ -6,10 +6,11 @@ is lost costs the tasks that ran on it: Ray begins them anew on other nodes.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ from bench.execute.executors.local import run_jobs
 from bench.execute.executors.ray_cluster import AUTO, connected
 from bench.execute.executors.ray_node import Report, installation, run_parcel, run_work
 from bench.execute.executors.ray_transfer import ObjectStore, Parcel, SharedDisk, Transfer
+from bench.execute.executors.weights import fetch_weights
 from bench.execute.inputs import InputsOfFolds
 from bench.execute.job import job_keys
 from bench.execute.plan import Job, Plan
@@ -66,21 +68,53 @@ class RayExecutor:
     def run(self, plan: Plan, watcher: Watcher, stored: Callable[[Job], None]) -> list[Failure]:
         """Run all jobs of a plan that are not done; see :class:`~.base.Executor`."""
         force = plan.request.force
-        jobs = plan.jobs()
-        self._check_devices(jobs, watcher)
+        jobs = [self.placed(job, plan.request.device) for job in plan.jobs()]
+        if self.gpus and not any(job.device == "cuda" for job in jobs):
+            watcher.warn("no method of this call uses a GPU; --ray-gpus has no effect")
         fitted, left = ([], jobs) if force else _divided(jobs)
         # Skipped, or scored anew from stored predictions: nothing for a cluster.
         failures = run_jobs(fitted, watcher, stored=stored) if fitted else []
         if not left:
             return failures
+        self.prepare(left)
         with connected(self.address) as ray, self._transfer(plan.request.results) as transfer:
             tasks = _Tasks(ray, self, transfer, left, watcher, stored, force=force)
             tasks.run()
         return failures + tasks.failures
 
+    def placed(self, job: Job, device: str) -> Job:
+        """A job with the device it has on a node.
+
+        Parameters
+        ----------
+        job
+            The job as it would be run on this machine, which may have other devices.
+        device
+            What the user asked for; ``auto`` is the GPU of a task that has one.
+
+        Raises
+        ------
+        BenchError
+            A GPU was asked for, but none for a task.
+        """
+        if device == "auto":
+            on_gpu = bool(self.gpus) and job.entrant.needs_image
+            return replace(job, device="cuda" if on_gpu else "cpu")
+        if job.device == "cuda" and not self.gpus:
+            raise BenchError(
+                "a task of Ray sees no GPU unless it asks for one: name --ray-gpus, such as 1 or"
+                " 0.5, or --device cpu"
+            )
+        return job
+
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        """Fetch the weights that jobs need, since nodes fetch nothing."""
+        if self.shared_disk:
+            fetch_weights(jobs)
+
     def run_workers(
         self, job: Job, work: Callable[[Job], None], number: int, told: Callable[[], None]
-    ) -> None:
+    ) -> str:
         """Call a function in several tasks at a time, as the workers of a tuning study.
 
         Parameters
@@ -94,10 +128,15 @@ class RayExecutor:
         told
             Called now and then while they run.
 
+        Returns
+        -------
+        str
+            Why a task was lost for good; empty where none was.
+
         Raises
         ------
         BenchError
-            What the function raised, or every task was lost.
+            What the function raised.
         """
         with connected(self.address) as ray, self._transfer(job.run.results) as transfer:
             task = self._task(ray, run_work, job)
@@ -116,8 +155,7 @@ class RayExecutor:
             except BaseException:
                 _cancel(ray, running)
                 raise
-        if lost:
-            raise BenchError(f"a worker on the cluster was lost ({lost}); call again to go on")
+        return lost
 
     def check_storage(self, storage: str | None) -> None:
         """Check that all nodes can reach the storage of a tuning study.
@@ -125,23 +163,13 @@ class RayExecutor:
         Raises
         ------
         BenchError
-            It is a file, and there is no shared disk.
+            It is a file, and there is no shared disk, or an SQLite file.
         """
-        if not self.shared_disk and (storage is None or storage.startswith("sqlite")):
-            raise BenchError(
-                "--no-shared-disk: the trials of a study need a database server that all nodes"
-                " reach; name it with --storage, such as postgresql+psycopg://user@host/name"
-            )
-
-    def _check_devices(self, jobs: Sequence[Job], watcher: Watcher) -> None:
-        on_gpu = any(job.device == "cuda" for job in jobs)
-        if on_gpu and not self.gpus:
-            raise BenchError(
-                "a task of Ray sees no GPU unless it asks for one; use --ray-gpus, such as"
-                " 1 or 0.5, or --device cpu"
-            )
-        if self.gpus and not on_gpu:
-            watcher.warn("no method uses a GPU; --ray-gpus has no effect (see --device)")
+        server = "a database server with --storage, such as postgresql+psycopg://user@host/name"
+        if storage is None and not self.shared_disk:
+            raise BenchError(f"--no-shared-disk: all nodes must reach the trials; name {server}")
+        if storage is not None and storage.startswith("sqlite"):
+            raise BenchError(f"several machines cannot share an SQLite file; name {server}")
 
     @contextmanager
     def _transfer(self, results: Path) -> Iterator[Transfer]:
@@ -165,7 +193,8 @@ class _Running:
     job: Job
     held: ExitStack
     lease: Any = None
-    started: bool = False
+    task: Any = None
+    begun: int = 0
 
 
 class _Tasks:
@@ -189,6 +218,7 @@ class _Tasks:
         self._watcher, self._stored, self._force = watcher, stored, force
         self._expected = installation()
         self._events = _queue_here(ray)
+        self._refused: set[int] = set()  # jobs that other processes were at when we came
         self._limit = _AHEAD * _slots(ray, executor, watcher)
 
     def run(self) -> None:
@@ -219,17 +249,23 @@ class _Tasks:
             if not self._executor.shared_disk and not self._claim(running):
                 continue
             del self._pending[number]
+            if number in self._refused and not self._force and _divided([job])[0]:
+                running.held.close()
+                self._watcher.job_skipped(job)
+                continue
             try:
-                reference = self._remote(number, job)
+                self._send(running)
             except BaseException:
                 running.held.close()
                 raise
-            self._running[reference] = running
 
-    def _remote(self, number: int, job: Job) -> Any:
-        task = self._executor._task(self._ray, _run_and_tell, job)
-        parcel = self._transfer.parcel(job)
-        return task.remote(parcel, number, self._force, self._expected, self._events)
+    def _send(self, running: _Running) -> None:
+        task = self._executor._task(self._ray, _run_and_tell, running.job)
+        parcel = self._transfer.parcel(running.job)
+        running.task = task.remote(
+            parcel, running.number, self._force, self._expected, self._events
+        )
+        self._running[running.task] = running
 
     def _waits_for_its_method(self, job: Job) -> bool:
         """Whether a permuted-image control has a method to come whose fit it will take."""
@@ -245,8 +281,9 @@ class _Tasks:
         try:
             running.lease = running.held.enter_context(claim(folder.claim_file))
         except StoreError:
-            if not folder.path.parent.is_dir():
+            if not os.access(folder.path.parent, os.W_OK):
                 raise
+            self._refused.add(running.number)
             return False
         return True
 
@@ -266,20 +303,21 @@ class _Tasks:
 
     def _start(self, running: _Running) -> None:
         job = running.job
-        if running.started:
-            self._watcher.warn(
-                f"{job.entrant.label} fold {job.fold}: begun again, its node was lost"
-            )
-        else:
-            running.started = True
+        running.begun += 1
+        if running.begun == 1:
             self._watcher.job_started(job)
+            return
+        self._watcher.warn(f"{job.entrant.label} fold {job.fold}: begun again, its node was lost")
+        if running.begun > RETRIES + 1:
+            # Ray by itself goes on for ever with a task whose node ran out of memory.
+            self._ray.cancel(running.task, force=True)
 
     def _end(self, running: _Running, report: Report) -> None:
         job = running.job
         with running.held:
             if report.outcome == "refused":
                 raise BenchError(report.reason)
-            if report.outcome != "skipped" and not running.started:
+            if report.outcome != "skipped" and not running.begun:
                 self._start(running)
             if report.outcome in {"failed", "lost"}:
                 self._fail(running, report)
@@ -325,7 +363,7 @@ def _report(ray: ModuleType, reference: Any) -> Report:
         cause = getattr(error, "cause", error)
         return Report("refused", f"a node failed: {type(cause).__name__}: {one_line(cause, 300)}")
     except ray.exceptions.RayError as error:
-        reason = f"its node or process was lost {RETRIES + 1} times ({type(error).__name__})"
+        reason = f"its node or process was lost too often ({type(error).__name__})"
         return Report("lost", reason, str(error))
     return report
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -16,6 +15,7 @@ from bench.errors import BenchError
 from bench.execute.environment import package_versions
 from bench.execute.executors.base import Watcher
 from bench.execute.executors.local import run_jobs
+from bench.execute.executors.node_task import forbid_downloads
 from bench.execute.executors.ray_transfer import Parcel, Result
 from bench.execute.plan import Job
 from bench.sources import code_hash
@@ -26,9 +26,6 @@ _CODE = (
     *("bench.worker.fitting", "bench.worker.handover", "bench.worker.child"),
     *("bench.execute.scoring", "bench.execute.executors.local"),
 )
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-"""Nothing is fetched on a node: the caller has made sure of data and weights."""
-
 _PROGRESS_SECONDS = 1.0
 """Shortest time between two reports of a fit's progress."""
 
@@ -83,7 +80,8 @@ def run_parcel(
     """
     try:
         _check_installation(expected)
-        with _offline(), parcel.opened() as job:
+        forbid_downloads()
+        with parcel.opened() as job:
             _check_method(job)
             teller = _Teller(number, tell)
             run_jobs([job], teller, force=force)
@@ -98,7 +96,8 @@ def run_work(parcel: Parcel, work: Callable[[Job], None], expected: Mapping[str,
     """Call a function with a job as it can be run on this node."""
     try:
         _check_installation(expected)
-        with _offline(), parcel.opened() as job:
+        forbid_downloads()
+        with parcel.opened() as job:
             _check_method(job)
             work(job)
     except BenchError as error:
@@ -182,17 +181,3 @@ def _method_code(method: str, dataset: str) -> dict[str, str]:
             f"method '{method}' cannot be imported on node {platform.node()}: {error}"
         ) from error
     return code
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _OFFLINE}
-    os.environ.update(_OFFLINE)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
