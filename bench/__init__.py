@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.execute.executors.options import ExecutorOptions
 from bench.execute.request import Request
 
 if TYPE_CHECKING:
@@ -72,11 +73,12 @@ def run(
     tracking: str | None = None,
     force: bool = Request.force,
     oracles: bool = Request.oracles,
+    jobs: int = ExecutorOptions.jobs,
 ) -> pd.DataFrame:
     """Run methods on a dataset and return their table; what is finished is not run again.
 
     Parameters are the options of ``bench run``; `settings` are its ``--set`` pairs, and
-    `oracles` adds the row of the depth oracle.
+    `oracles` adds the row of the depth oracle, and `jobs` is the number of worker processes.
 
     Returns
     -------
@@ -93,6 +95,7 @@ def run(
     from bench.comparison import carry_out
     from bench.data.fetching.fetch import fetch_if_absent
     from bench.errors import TrainingError
+    from bench.execute.executors.choose import make_executor
     from bench.registry import dataset_card
 
     fetch_if_absent(dataset_card(dataset), Path(data_root) if data_root is not None else None)
@@ -116,6 +119,7 @@ def run(
             oracles=oracles,
         ),
         tracking=tracking,
+        executor=make_executor(ExecutorOptions(jobs=jobs)),
     )
     if outcome.failures:
         first = outcome.failures[0]
