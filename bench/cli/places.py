@@ -95,12 +95,12 @@ def ui_command(
     """Open MLflow's pages on the results; stop with Ctrl-C."""
     from bench.tracking.database import ARTIFACTS
     from bench.tracking.pages import public
-    from bench.tracking.upload import default_uri, newest_page, open_database, tracking_uri
+    from bench.tracking.upload import newest_page, open_database, tracking_uri
 
     uri = tracking_uri(None, results)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise BenchError(f"{results}: nothing has been tracked here; make a run with 'bench run'")
-    if uri == default_uri(results) and (told := open_database(results)) is not None:
+    if (told := open_database(results, uri)) is not None:
         complain(told)
     page = newest_page(results, uri)
     if uri.startswith(("http://", "https://")):

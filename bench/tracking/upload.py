@@ -84,12 +84,7 @@ _PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT
 def tracking_uri(asked: str | None, results: Path) -> str:
     """Where to track: the option, ``MLFLOW_TRACKING_URI``, or SQLite in the results folder."""
     chosen = asked or os.environ.get("MLFLOW_TRACKING_URI")
-    return chosen or default_uri(results)
-
-
-def default_uri(results: Path) -> str:
-    """Tracking URI of the database in a results folder."""
-    return f"{_SQLITE}{database_path(results)}"
+    return chosen or f"{_SQLITE}{database_path(results)}"
 
 
 def newest_page(results: Path, uri: str) -> str | None:
@@ -225,8 +220,15 @@ def sync(results: Path, uri: str, told: Callable[[str], None]) -> str | None:
     return None
 
 
-def open_database(results: Path) -> str | None:
+def open_database(results: Path, uri: str) -> str | None:
     """Make the database of a results folder ready, and let its locations follow the folder.
+
+    Parameters
+    ----------
+    results
+        Results folder.
+    uri
+        Tracking URI; nothing is done for that of another store.
 
     Returns
     -------
@@ -238,6 +240,8 @@ def open_database(results: Path) -> str | None:
     StoreError
         It cannot be read or written, or was made by a later MLflow.
     """
+    if _name(uri, results) != DATABASE:
+        return None
     path, artifacts = database_path(results), results / ARTIFACTS
     told = make_ready(path, artifacts)
     follow_folder(path, artifacts)
@@ -400,10 +404,9 @@ class _Store:
     def _connect(self) -> MlflowClient:
         if self._client is None:
             import_mlflow(self._settings)
-            told = None
-            if self._is_default:
-                told = open_database(self._results)
-            elif (path := _local_file(self.uri)) is not None and not path.is_file():
+            told = open_database(self._results, self.uri)
+            path = _local_file(self.uri)
+            if not self._is_default and path is not None and not path.is_file():
                 told = make_ready(path, self._results / ARTIFACTS)
             if told is not None:
                 self._told(told)
@@ -670,7 +673,9 @@ def _claimed(run: StoredRun, wait: float) -> Iterator[SoftFileLease]:
 
 def _name(uri: str, results: Path) -> str:
     """Name of a store in the records; that of the default one does not change with its place."""
-    return DATABASE if uri == default_uri(results) else public(uri)
+    path = _local_file(uri)
+    is_default = path is not None and path.resolve() == database_path(results)
+    return DATABASE if is_default else public(uri)
 
 
 def _local_file(uri: str) -> Path | None:
@@ -704,7 +709,7 @@ def _known(path: Path, name: str) -> dict[str, Any]:
     known = record.get(name)
     if known is None and name == DATABASE:
         # The name that older versions gave to it.
-        known = record.get(default_uri(path.parents[4]))
+        known = record.get(f"{_SQLITE}{database_path(path.parents[4])}")
     return known if isinstance(known, dict) and isinstance(known.get("folds"), dict) else {}
 
 

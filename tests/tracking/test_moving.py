@@ -30,7 +30,7 @@ def first(tmp_path_factory):
 def folder(first, tmp_path):
     """The folder in a place where it may be renamed, with locations of that place."""
     folder = shutil.copytree(first, tmp_path / "before")
-    assert open_database(folder) is None
+    assert open_database(folder, tracking_uri(None, folder)) is None
     register(folder)
     return folder
 

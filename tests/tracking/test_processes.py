@@ -12,7 +12,7 @@ import pytest
 
 from bench.errors import BenchError
 from bench.tracking.database import database_path, is_ready
-from bench.tracking.upload import open_database
+from bench.tracking.upload import open_database, tracking_uri
 from tests.cli.tiny_dataset import call_process, environment, start
 from tests.mlflow_server import QUIET, free_port, stop, wait_for
 from tests.tracking.uploads import (  # noqa: F401 - a fixture
@@ -55,7 +55,7 @@ def test_a_first_sync_may_be_ended_at_any_moment(tmp_path, whole, number):
         # Its pages open, whether or not it had a database.
         if database_path(results).exists():
             assert is_ready(database_path(results))
-            assert open_database(results) is None
+            assert open_database(results, tracking_uri(None, results)) is None
         again = call_process("sync", "--results", results)
         assert (again.status, again.stderr) == (0, "")
         assert_uploaded_once(results)
@@ -143,4 +143,4 @@ def test_workers_know_nothing_of_tracking():
 def test_an_unwritable_place_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BenchError, match="cannot be"):
-        open_database(tmp_path / "file")
+        open_database(tmp_path / "file", tracking_uri(None, tmp_path / "file"))

@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -204,6 +205,13 @@ def test_a_record_of_an_older_version_is_understood(again):
     assert sync_again(again) == [
         f"0 runs uploaded to {tracking_uri(None, again)}, 2 were there already"
     ]
+
+
+def test_the_database_is_the_same_by_a_relative_name(again, monkeypatch):
+    monkeypatch.chdir(again.parent)
+    told = []
+    assert sync(Path("again"), "sqlite:///again/mlflow.db", told.append) is None
+    assert told == ["0 runs uploaded to sqlite:///again/mlflow.db, 2 were there already"]
 
 
 def test_a_second_store_gets_everything_and_the_first_nothing(again, empty_database):
