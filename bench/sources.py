@@ -243,6 +243,8 @@ class _Source:
         all that it imports.
     uses
         Dotted names in use that ``import a.b`` gives access to.
+    constants
+        Names that are bound to constants at module level.
     """
 
     hash: str
@@ -250,6 +252,7 @@ class _Source:
     origins: dict[str, list[_Import] | None] = field(default_factory=dict)
     opaque: bool = True
     uses: set[str] = field(default_factory=set)
+    constants: set[str] = field(default_factory=set)
 
 
 def _read_current(read: Callable[[Path, int, int], _Result], path: Path) -> _Result:
@@ -375,6 +378,7 @@ def _read_names(tree: ast.Module, source: _Source) -> None:
             otherwise |= _bound_otherwise(node)
             if (constant := _constant_name(node)) is not None:
                 origins.setdefault(constant, [])
+                source.constants.add(constant)
         waiting += _statements_in(node, scope)
     source.origins = {**origins, **dict.fromkeys(otherwise)}
     if roots:
@@ -539,11 +543,13 @@ class _Walk:
             module, want = self._waiting.pop()
             place = self.place(module)
             file = place.file if place else None
-            if want not in {_WHOLE, _PARENT}:
+            whole = want in {_WHOLE, _PARENT}
+            if file is not None and (whole or want in _source_of(file).constants):
+                self.files[module] = file
+            if not whole:
                 for step in self.steps(module, want):
                     self.reach(*step)
             elif file is not None:
-                self.files[module] = file
                 self.follow(module, _source_of(file), deferred=want == _WHOLE)
 
     def follow(self, module: str, source: _Source, deferred: bool) -> None:
