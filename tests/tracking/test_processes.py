@@ -104,6 +104,19 @@ def test_first_uploads_at_once_give_every_run_once(results, labels):
 
 
 @pytest.mark.slow
+def test_first_runs_at_once_are_all_uploaded_once(tmp_path):
+    results = tmp_path / "results"
+    options = ("--dataset", "demo", "--preset", "quick", "--results", results, "--no-oracles")
+    methods = ("mean", "coordinates", "mean")
+    processes = [start("run", "--method", method, *options) for method in methods]
+    for process in processes:
+        status, _, err = ended(process)
+        assert status == 0, err
+        assert "tracking" not in err
+    assert_uploaded_once(results, ("coordinates", "mean"), "demo-strict")
+
+
+@pytest.mark.slow
 def test_syncs_at_once_give_every_run_once(results):
     processes = [start("sync", "--results", results) for _ in range(4)]
     uploaded = 0

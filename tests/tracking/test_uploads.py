@@ -178,6 +178,7 @@ def test_uploads_are_found_again_without_a_sound_record(again, name):
         assert sync_again(again)[-1].startswith("0 runs uploaded")
 
 
+@pytest.mark.slow
 def test_a_record_cannot_hide_what_was_not_uploaded(again):
     (record, _) = sorted(again.rglob("tracking.json"))
     content = record.read_text()
@@ -214,6 +215,7 @@ def test_the_database_is_the_same_by_a_relative_name(again, monkeypatch):
     assert told == ["0 runs uploaded to sqlite:///again/mlflow.db, 2 were there already"]
 
 
+@pytest.mark.slow
 def test_a_second_store_gets_everything_and_the_first_nothing(again, empty_database):
     before = run_ids(again)
     other = again.parent / "other.db"
@@ -225,6 +227,7 @@ def test_a_second_store_gets_everything_and_the_first_nothing(again, empty_datab
     assert sync_again(again)[-1].startswith("0 runs uploaded")
 
 
+@pytest.mark.slow
 def test_a_broken_database_is_told_and_everything_uploaded_again(again):
     (again / "mlflow.db").write_bytes(b"nothing that could be read" * 1000)
     told = sync_again(again)

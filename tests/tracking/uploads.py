@@ -64,7 +64,7 @@ def ask(results, query):
         return connection.execute(query).fetchall()
 
 
-def assert_uploaded_once(results, labels=("mean", "ridge")):
+def assert_uploaded_once(results, labels=("mean", "ridge"), experiment="demo-strict-hvg-12"):
     """The database has each run and each of its folds once, finished, with one model a fold."""
     rows = ask(
         results,
@@ -85,7 +85,7 @@ def assert_uploaded_once(results, labels=("mean", "ridge")):
     assert Counter(run_id for (run_id,) in models) == dict.fromkeys(folds, 1)
     assert ask(results, "SELECT name FROM experiments ORDER BY experiment_id") == [
         ("Default",),
-        ("demo-strict-hvg-12",),
+        (experiment,),
     ]
 
 
