@@ -100,7 +100,9 @@ def test_a_port_that_never_answers_is_given_up_in_time(silent_port, monkeypatch)
 def test_no_cluster_on_this_machine(monkeypatch, tmp_path):
     # Where Ray keeps the address of the cluster that was started last.
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    with pytest.raises(BenchError, match=r"^no Ray cluster runs on this machine .*address local"):
+    with pytest.raises(
+        BenchError, match=r"^no Ray cluster runs on this machine; name .*address local"
+    ):
         check_cluster("auto")
 
 

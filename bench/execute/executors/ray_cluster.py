@@ -102,8 +102,9 @@ def _check_port(address: str) -> None:
 
 def _no_answer(address: str, reason: str) -> BenchError:
     if address == AUTO:
+        known = "" if "Could not find any running Ray" in reason else f" ({reason})"
         return BenchError(
-            f"no Ray cluster runs on this machine ({reason}); name one with --ray-address"
+            f"no Ray cluster runs on this machine{known}; name one with --ray-address"
             " HOST:PORT, or use --ray-address local to start Ray on this machine"
         )
     return BenchError(
@@ -133,13 +134,11 @@ def connected(address: str) -> Iterator[ModuleType]:
     """
     os.environ.update(_NO_STATISTICS)
     import ray
-    from ray._private import worker as private
 
     if ray.is_initialized():
         yield ray
         return
-    # Ray has no public switch for what it says about lost nodes, which is a page for each.
-    private._worker_logs_enabled = False
+    _print_losses(False)
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM) if in_main else None
     try:
@@ -160,4 +159,11 @@ def connected(address: str) -> Iterator[ModuleType]:
         ray.shutdown()
         if in_main:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-        private._worker_logs_enabled = True
+        _print_losses(True)
+
+
+def _print_losses(enabled: bool) -> None:
+    """Whether Ray prints a page for each lost node; there is no public switch."""
+    private = sys.modules.get("ray._private.worker")
+    if private is not None:
+        vars(private)["_worker_logs_enabled"] = enabled
