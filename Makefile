@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WHEEL := build/wheel
 
-.PHONY: demo test test-slow test-timed ray-test lint format types wheel unit clean
+.PHONY: demo test test-slow test-timed ray-test slurm-test slurm-packages lint format types wheel unit clean
 
 demo: $(INSTALLED)
 	$(BIN)/bench run --method mclstexp,shuffled,coordinates,mean,depth --dataset demo --preset quick
@@ -49,6 +49,13 @@ unit: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
+
+# Needs root for the packages; without them these tests are skipped.
+slurm-test: $(INSTALLED) slurm-packages
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/execute/test_slurm*.py tests/tune/test_slurm*.py
+
+slurm-packages:
+	command -v sbatch || { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes slurm-wlm munge; }
 
 test-timed: $(INSTALLED)
 	$(BIN)/python -m pytest -m timed

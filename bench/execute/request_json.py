@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def decode(value: Any) -> Any:
     return _READERS[tag](value[tag])
 
 
-_READERS = {
+_READERS: dict[str, Callable[[Any], Any]] = {
     "$float": float,
     "$path": Path,
     "$tuple": lambda items: tuple(map(decode, items)),

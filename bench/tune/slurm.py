@@ -22,6 +22,7 @@ from bench.execute.executors.submission import Assignment, Submission
 from bench.execute.executors.task_pool import TaskPool
 from bench.execute.executors.weights import fetch_weights
 from bench.execute.request_json import request_from_json, request_to_json
+from bench.files import one_line
 from bench.tune.request import TuneRequest
 from bench.tune.study import StudySpec, is_over, open_study, search_space, work
 from bench.tune.tuning import plan_studies
@@ -186,9 +187,11 @@ def tune_request_from_json(content: Mapping[str, Any]) -> TuneRequest:
     """
     try:
         values = {**content, "run": request_from_json(content["run"])}
+        TuneRequest(**values)  # knows its fields, but reads no enumeration from its text
         return TypeAdapter(TuneRequest).validate_python(values)
-    except (KeyError, ValidationError) as error:
-        raise DataError(f"not a request of this version of the package: {error}") from error
+    except (KeyError, TypeError, ValidationError) as error:
+        reason = one_line(error)
+        raise DataError(f"not a request of this version of the package: {reason}") from error
 
 
 def _assignment(spec: StudySpec) -> Assignment:

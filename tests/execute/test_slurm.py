@@ -514,10 +514,19 @@ def test_a_controller_that_is_down_for_a_while_is_told_once(cluster, request_for
 
 def test_a_refused_submission_leaves_nothing(cluster, request_for, results):
     cluster.tell("refusal", "sbatch: error: Invalid account or account/partition combination")
-    with pytest.raises(BenchError, match=r"nothing was submitted: sbatch: .* Invalid account"):
+    with pytest.raises(BenchError, match="nothing was submitted: sbatch: Invalid account"):
         run(request_for("depth"))
     assert list(results.glob("slurm/*")) == []
     assert_nothing_half_written(results)
+
+
+def test_a_refused_submission_that_the_queue_lists_is_refused(cluster, request_for):
+    refusal = "sbatch: error: Requested node configuration is not available"
+    cluster.tell("silence", refusal)
+    program = (cluster.folder / "sbatch").read_text()
+    (cluster.folder / "sbatch").write_text(program.replace("PENDING|None", "FAILED|BadConstraints"))
+    with pytest.raises(BenchError, match="nothing was submitted: sbatch: Requested node"):
+        run(request_for("depth"))
 
 
 def test_a_submission_of_which_nothing_is_known_is_kept(cluster, request_for, results):
@@ -542,7 +551,7 @@ def test_an_answer_that_was_lost_is_no_refusal(cluster, request_for):
 
 
 def test_an_array_that_is_refused_is_submitted_later(cluster, request_for, monkeypatch):
-    limit = "sbatch: error: Job violates accounting/QOS policy (job submit limit)"
+    limit = "Job violates accounting/QOS policy (job submit limit)"
     program = (cluster.folder / "sbatch").read_text()
     full = program.replace("job=$(", '[ -s "$FAKE/queue" ] && { echo "x" >&2; exit 1; }\njob=$(')
     (cluster.folder / "sbatch").write_text(full.replace('"x"', f'"{limit}"'))

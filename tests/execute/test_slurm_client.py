@@ -105,8 +105,8 @@ def test_the_number_of_a_job(cluster, tmp_path, answer, number):
     [
         ("echo done", "sbatch answered 'done'"),
         (
-            "echo 'sbatch: error: x' >&2; echo 'sbatch: error: Invalid qos' >&2; exit 1",
-            "Invalid qos",
+            "for x in memory qos; do echo sbatch: error: Invalid $x >&2; done; exit 1",
+            "^sbatch: Invalid memory; Invalid qos$",
         ),
         ("exit 3", "exit status 3"),
     ],
@@ -119,19 +119,20 @@ def test_a_refused_submission_is_one_line(cluster, tmp_path, program, words):
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "ended", "stuck"),
+    ("state", "reason", "ended", "stuck", "accepted"),
     [
-        ("PENDING", "Resources", False, False),
-        ("PENDING", "JobHeldUser", False, True),
-        ("PENDING", "PartitionTimeLimit", False, True),
-        ("RUNNING", "None", False, False),
-        ("COMPLETING", "None", False, False),
-        ("REQUEUED", "None", False, False),
-        ("TIMEOUT", "TimeLimit", True, False),
-        ("PREEMPTED", "None", True, False),
-        ("COMPLETED", "None", True, False),
+        ("PENDING", "Resources", False, False, True),
+        ("PENDING", "JobHeldUser", False, True, True),
+        ("PENDING", "PartitionTimeLimit", False, True, True),
+        ("RUNNING", "None", False, False, True),
+        ("COMPLETING", "None", False, False, True),
+        ("REQUEUED", "None", False, False, True),
+        ("TIMEOUT", "TimeLimit", True, False, False),
+        ("PREEMPTED", "None", True, False, False),
+        ("FAILED", "BadConstraints", True, False, False),
+        ("COMPLETED", "None", True, False, True),
     ],
 )
-def test_what_states_mean(state, reason, ended, stuck):
+def test_what_states_mean(state, reason, ended, stuck, accepted):
     task = TaskState(state, reason)
-    assert (task.ended, task.stuck) == (ended, stuck)
+    assert (task.ended, task.stuck, task.accepted) == (ended, stuck, accepted)

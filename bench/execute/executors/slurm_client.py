@@ -29,7 +29,8 @@ _ENDED = {
 _STUCK = {
     *("BadConstraints", "DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS"),
     *("JobHeldAdmin", "JobHeldUser", "JobHoldMaxRequeue", "launch failed requeued held"),
-    *("PartitionDown", "PartitionInactive", "PartitionNodeLimit", "PartitionTimeLimit"),
+    *("PartitionConfig", "PartitionDown", "PartitionInactive", "PartitionNodeLimit"),
+    "PartitionTimeLimit",
 }
 """Reasons for which a task waits until somebody acts."""
 
@@ -65,6 +66,11 @@ class TaskState:
     def stuck(self) -> bool:
         """Whether it waits until somebody acts, as a task that is held does."""
         return self.state == "PENDING" and self.reason in _STUCK
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it shows that its job was accepted; a refused one may be listed as failed."""
+        return not self.ended or self.state == "COMPLETED"
 
     def __str__(self) -> str:
         return self.state if self.reason in {"None", ""} else f"{self.state}, {self.reason}"
@@ -195,6 +201,7 @@ def _call(program: str, *arguments: str) -> str:
     except OSError as error:
         raise SlurmError(f"{program} cannot be started: {os.strerror(error.errno or 0)}") from error
     if done.returncode:
-        said = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
-        raise SlurmError(f"{program}: {one_line(said.splitlines()[-1])}")
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        said = "; ".join(re.sub(rf"^{program}: (error|fatal): ", "", line) for line in lines)
+        raise SlurmError(f"{program}: {one_line(said, 400) or f'exit status {done.returncode}'}")
     return done.stdout

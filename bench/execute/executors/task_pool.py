@@ -221,11 +221,11 @@ class TaskPool:
             self._warn_once(f"{error}; it is tried again")
             return False
         arrays = [_Array(submission, number) for number in submission.arrays]
-        error = self._press(arrays)
-        if error is not None:
+        refusal = self._press(arrays)
+        if refusal is not None:
             if may_fail and not any(array.accepted for array in arrays):
-                _check_seen(submission, error)
-            self._warn_once(f"{error}; what was refused is submitted later")
+                _check_seen(submission, refusal)
+            self._warn_once(f"{refusal}; what was refused is submitted later")
         self._refused += [array for array in arrays if not array.accepted]
         self.tasks += [Task(submission, number) for number in range(len(bundles))]
         return True
@@ -247,7 +247,11 @@ class TaskPool:
         self._silent = False
         for array in self._refused:
             # What looked like a refusal may have been an answer that was lost.
-            jobs = {state.job for (name, _), state in known.items() if name == array.name}
+            jobs = {
+                state.job
+                for (name, _), state in known.items()
+                if name == array.name and state.accepted
+            }
             if jobs:
                 array.accept(jobs.pop())
         if time.monotonic() >= self._retry_at:
@@ -302,6 +306,6 @@ def _check_seen(submission: Submission, refusal: SlurmError) -> None:
     except SlurmError:
         # The folder stays: were it accepted, the same call would find its tasks by it.
         raise SlurmError(f"{refusal}; call again when Slurm answers") from refusal
-    if not known:
+    if not any(state.accepted for state in known.values()):
         shutil.rmtree(submission.folder, ignore_errors=True)
         raise SlurmError(f"nothing was submitted: {refusal}") from refusal
