@@ -59,7 +59,7 @@ def claim(path: Path, wait: float | None = 0.0) -> Iterator[SoftFileLease]:
         lease = SoftFileLease(path, lease_duration=DURATION, thread_local=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lease.acquire(timeout=-1 if wait is None else wait, poll_interval=_POLL)
+        _acquire(lease, -1 if wait is None else wait)
     except (Timeout, LeaseSettingsMismatch):
         _watched[watched] = lease
         raise StoreError(
@@ -74,6 +74,16 @@ def claim(path: Path, wait: float | None = 0.0) -> Iterator[SoftFileLease]:
         yield lease
     finally:
         lease.release()
+
+
+def _acquire(lease: SoftFileLease, timeout: float) -> None:
+    try:
+        lease.acquire(timeout=timeout, poll_interval=_POLL)
+    except Timeout:
+        if lease.owner is not None:
+            raise
+        # Some file systems take two steps: one removes the claim of an ended process.
+        lease.acquire(timeout=0)
 
 
 def check_held(lease: SoftFileLease) -> None:

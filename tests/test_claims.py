@@ -109,6 +109,18 @@ def test_the_claim_of_a_process_that_was_ended_is_free_at_once(path, holder, num
     assert list(path.parent.iterdir()) == []
 
 
+def test_the_claim_of_an_ended_process_is_free_without_an_exchange_of_names(
+    path, holder, monkeypatch
+):
+    # As on network file systems.
+    monkeypatch.setattr("filelock._soft.exchange_supported", lambda: False, raising=False)
+    process = holder()
+    process.kill()
+    process.communicate()
+    with claim(path) as lease:
+        check_held(lease)
+
+
 def test_a_claim_of_another_host_is_free_when_it_gives_no_sign_of_life(path, monkeypatch):
     monkeypatch.setattr(claims, "DURATION", 1.0)
     write_foreign(path, 1.0)
