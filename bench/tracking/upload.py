@@ -314,9 +314,10 @@ class _Store:
         if not run.done or (not ask and self._was_given(run)):
             return False
         with _claimed(run, wait) as self._lease:
-            # As another process may have left it.
+            # A database that was not ready, or that another process has filled, is asked again.
+            client = self._connect()
             run = _with_uploaded(run, self._known(run))
-            if self._was_given(run) and not (ask and self._parent(self._connect(), run) is None):
+            if self._was_given(run) and not (ask and self._parent(client, run) is None):
                 return False
             self._upload(run)
             return True
@@ -692,7 +693,7 @@ def _title(run: StoredRun) -> str:
 
 def _newest(run: StoredRun) -> StoredRun:
     """A run as it lies on disk now."""
-    return stored_run(run.folder) or replace(run, done=())
+    return stored_run(run.folder, "figures") or replace(run, done=())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -151,6 +152,11 @@ def test_workers_know_nothing_of_tracking():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_tracking_knows_nothing_of_executing():
+    sources = (Path(__file__).parents[2] / "bench" / "tracking").glob("*.py")
+    assert [path.name for path in sources if "bench.execute" in path.read_text()] == []
 
 
 def test_an_unwritable_place_is_told(tmp_path):

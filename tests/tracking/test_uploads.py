@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import pytest
 from bench.claims import claim
 from bench.tracking import upload
 from bench.tracking.upload import Tracker, sync, tracking_uri
-from tests.tracked import empty_database, no_server_from_outside  # noqa: F401 - fixtures
+from tests.tracked import client_of, empty_database, no_server_from_outside  # noqa: F401 - fixtures
 from tests.tracking.uploads import (  # noqa: F401 - a fixture
     ask,
     assert_uploaded_once,
@@ -206,6 +208,20 @@ def test_a_record_of_an_older_version_is_understood(again):
     assert sync_again(again) == [
         f"0 runs uploaded to {tracking_uri(None, again)}, 2 were there already"
     ]
+
+
+def test_what_was_deleted_stays_deleted_when_mlflow_has_another_version(again):
+    for (run_id,) in ask(again, "SELECT run_uuid FROM tags WHERE key = 'folds_done'"):
+        client_of(again).delete_run(run_id)
+    with closing(sqlite3.connect(again / "mlflow.db")) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    warnings = []
+    tracker = Tracker(tracking_uri(None, again), again, warnings.append)
+    for run in runs_in(again):
+        tracker.upload(run)
+    assert warnings == []
+    assert ask(again, "SELECT count(*) FROM tags WHERE key = 'folds_done'") == [(2,)]
+    assert sync_again(again)[-1].startswith("0 runs uploaded")
 
 
 def test_the_database_is_the_same_by_a_relative_name(again, monkeypatch):
