@@ -67,7 +67,8 @@ def carry_out(
         The request cannot be met.
     """
     watcher = watcher or Watcher()
-    plan = make_plan(request)
+    executor = executor or LocalExecutor()
+    plan = make_plan(request, elsewhere=executor.elsewhere)
     watcher.planned(plan)
     tracker = Tracker(tracking_uri(tracking, request.results), request.results, watcher.warn)
 
@@ -79,7 +80,7 @@ def carry_out(
     try:
         for run in plan.runs:
             run.folder.describe(run.facts)
-        failures = (executor or LocalExecutor()).run(plan, watcher, upload)
+        failures = executor.run(plan, watcher, upload)
     except BenchError:
         for run in plan.runs:
             run.folder.discard_if_empty()

@@ -89,6 +89,11 @@ class Dataset:
         return canonical_hash(self._facts(set(OPTIONAL)))
 
     @property
+    def hash_without_images(self) -> str:
+        """The same for a method that does not look at images."""
+        return canonical_hash(self._facts({*OPTIONAL, "image"}))
+
+    @property
     def tables_hash(self) -> str:
         """The same without images, with the reader: equal for runs scored on the same numbers."""
         reader = reader_hash(self.card.reader)

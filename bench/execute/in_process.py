@@ -42,7 +42,9 @@ class InProcess:
     def step(self) -> bool:
         """Fit and predict."""
         try:
-            training, slides = take_over(self._inputs.handed_over, self._cut)
+            training, slides = take_over(
+                self._inputs.handed_over, self._cut, images=self._task.images
+            )
             kind = method_class(self._task.method)
             report = fit_and_predict(self._task, kind, training, slides, self)
             self._result = vars(report)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -27,6 +27,9 @@ from bench.sources import code_hash
 from bench.worker.handover import array_hash, content_of, hand_over, sections_of
 
 _HANDED_OVER = "handover"
+if TYPE_CHECKING:
+    from bench.execute.entrants import Entrant
+
 _PACKAGES = ("anndata", "numpy", "pandas", "scanpy", "scipy")
 
 
@@ -78,6 +81,28 @@ class FoldSource:
         )
 
 
+class FoldHashes(NamedTuple):
+    """Hashes of a fold's values.
+
+    Attributes
+    ----------
+    with_images, without
+        Of what a worker is handed, for a method that looks at images or does not.
+    truth
+        Of the measured values of the test sections.
+    """
+
+    with_images: str
+    without: str
+    truth: str
+
+    def seen_by(self, entrant: Entrant) -> str:
+        """Hash of what decides predictions: an oracle is shown the truth instead."""
+        if entrant.method is None:
+            return self.truth
+        return self.with_images if entrant.needs_image else self.without
+
+
 class FoldInputs:
     """Data of one fold; each part is made when it is first asked for.
 
@@ -109,7 +134,7 @@ class FoldInputs:
             return [reference(truth, self.source.protocol) for truth in self.data.truth]
 
     @cached_property
-    def hashes(self) -> tuple[str, str]:
+    def hashes(self) -> FoldHashes:
         """Hashes of what is handed over and of the truth, by content.
 
         They are remembered, so that a finished fold is recognised without reading its data.
@@ -117,16 +142,15 @@ class FoldInputs:
         path = cache_folder() / "folds" / f"{self.source.key[:32]}.json"
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
-            return str(known["inputs"]), str(known["truth"])
+            return FoldHashes(**{name: str(known[name]) for name in FoldHashes._fields})
         except (OSError, ValueError, KeyError, TypeError):
             pass
         data = self.data
-        found = {
-            "inputs": content_of(data.training, data.slides),
-            "truth": canonical_hash([_truth_hash(truth) for truth in data.truth]),
-        }
-        write_json(path, found)
-        return found["inputs"], found["truth"]
+        with_images, without = content_of(data.training, data.slides)
+        truth = canonical_hash([_truth_hash(truth) for truth in data.truth])
+        found = FoldHashes(with_images, without, truth)
+        write_json(path, found._asdict())
+        return found
 
     @cached_property
     def handed_over(self) -> Path:

@@ -31,10 +31,8 @@ _IMAGE_SIDE = 1000
 
 def job_keys(job: Job, inputs: FoldInputs) -> tuple[str, str]:
     """Fit key and score key of a job; see :mod:`bench.execute.keys`."""
-    handed_over, truth = inputs.hashes
-    # An oracle is shown the truth instead of what is handed over.
-    fit = fit_key(job.run.key, job.fold, handed_over if job.entrant.method else truth)
-    return fit, score_key(fit, truth)
+    fit = fit_key(job.run.key, job.fold, inputs.hashes.seen_by(job.entrant))
+    return fit, score_key(fit, inputs.hashes.truth)
 
 
 def fit_task(job: Job, inputs: FoldInputs, *, twin_done: bool) -> FitTask:
@@ -57,6 +55,7 @@ def fit_task(job: Job, inputs: FoldInputs, *, twin_done: bool) -> FitTask:
         method=str(job.entrant.method),
         configs=(dict(job.entrant.config),),
         inputs=str(inputs.handed_over.absolute()),
+        images=job.entrant.needs_image,
         out=str(folder.work.absolute()),
         scratch=str(folder.scratch.absolute()),
         seed=job.seed,

@@ -94,8 +94,15 @@ class Plan:
         )
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
     """Check a request and say what it takes; nothing is trained and no run is written.
+
+    Parameters
+    ----------
+    request
+        What a user asked for.
+    elsewhere
+        Whether the jobs run on other machines, whose devices are not known here.
 
     Raises
     ------
@@ -108,7 +115,7 @@ def make_plan(request: Request) -> Plan:
     if request.panel is not None:
         protocol = with_panel(protocol, request.panel, card.panels)
     entrants = _entrants(request, card.name)
-    devices = Devices(request.device, request.precision)
+    devices = Devices(request.device, request.precision, elsewhere=elsewhere)
     check_writable(request.results)
 
     images = any(entrant.needs_image for entrant in entrants)
@@ -123,7 +130,6 @@ def make_plan(request: Request) -> Plan:
 
     shared = {
         "dataset": card.name,
-        "dataset_hash": dataset.hash,
         "protocol": protocol.name,
         "protocol_hash": protocol.hash,
         "folds_hash": folds.hash,
@@ -132,8 +138,13 @@ def make_plan(request: Request) -> Plan:
     }
     commit, renamed = git_commit(), _aliases(dataset)
 
+    def dataset_hash(entrant: Entrant) -> str:
+        # A row is the same beside a method that looks at images and without one.
+        return dataset.hash if entrant.needs_image else dataset.hash_without_images
+
     def folder_of(entrant: Entrant, precision: Precision) -> RunFolder:
-        key = run_key(entrant, {**shared, "precision": precision})
+        facts = {**shared, "dataset_hash": dataset_hash(entrant), "precision": precision}
+        key = run_key(entrant, facts)
         return run_folder(request.results, card.name, protocol.name, entrant.label, key)
 
     runs = []
@@ -142,6 +153,7 @@ def make_plan(request: Request) -> Plan:
         folder = folder_of(entrant, precision)
         facts = {
             **shared,
+            "dataset_hash": dataset_hash(entrant),
             "precision": precision,
             "packages": package_versions(),
             "tables_hash": dataset.tables_hash,
@@ -186,11 +198,11 @@ def make_plan(request: Request) -> Plan:
 class Devices:
     """Device and precision of jobs; torch is asked only if a method looks at images."""
 
-    def __init__(self, device: str, precision: str) -> None:
+    def __init__(self, device: str, precision: str, *, elsewhere: bool = False) -> None:
         check_device(device)
         check_precision(precision)
-        self._device, self._precision = device, precision
-        if device in {"cuda", "mps"} and device not in self._here:
+        self._device, self._precision, self._elsewhere = device, precision, elsewhere
+        if device in {"cuda", "mps"} and not elsewhere and device not in self._here:
             raise BenchError(f"device {device} is not available on this machine; use --device auto")
 
     def of(self, *, needs_image: bool) -> tuple[str, Precision]:
@@ -198,10 +210,13 @@ class Devices:
         device, precision = self._device, self._precision
         if device == "auto":
             device = next(iter(self._here)) if needs_image else "cpu"
+        if not needs_image:  # precision is of image encoders
+            return device, "float32"
+        if precision == "auto" and device == "cuda" and self._elsewhere:
+            return device, "bf16"
         if precision == "auto":
-            # Precision is of image encoders.
-            return device, self._here.get(device, "float32") if needs_image else "float32"
-        return device, "bf16" if precision == "bf16" and needs_image else "float32"
+            return device, self._here.get(device, "float32")
+        return device, "bf16" if precision == "bf16" else "float32"
 
     @cached_property
     def _here(self) -> Mapping[str, Precision]:

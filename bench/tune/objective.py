@@ -196,6 +196,7 @@ class Objective:
             method=self._kind.name,
             configs=tuple(config.model_dump(mode="json") for config in configs),
             inputs=str(inputs.handed_over.absolute()),
+            images=self._kind.needs_image,
             out=str(out),
             seed=self._seed,
             device=self._device,

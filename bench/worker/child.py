@@ -173,7 +173,7 @@ def _fit(text: str, channel: Channel) -> dict[str, Any]:
     from bench.worker.fitting import fit_and_predict
 
     task = read_task(text)
-    training, slides = take_over(Path(task.inputs), channel.cut)
+    training, slides = take_over(Path(task.inputs), channel.cut, images=task.images)
     report = fit_and_predict(task, method_class(task.method), training, slides, channel)
     return vars(report)
 

@@ -56,14 +56,23 @@ def sections_of(training: TrainingData, slides: Sequence[Slide]) -> list[Slide]:
     return [*training.train, *training.validation, *slides]
 
 
-def content_of(training: TrainingData, slides: Sequence[Slide]) -> str:
-    """SHA-256 of all that a fold hands to ``fit`` and ``predict``, pixels by their image's hash."""
+def content_of(training: TrainingData, slides: Sequence[Slide]) -> tuple[str, str]:
+    """SHA-256 of all that a fold hands to ``fit`` and ``predict``, pixels by their image's hash.
+
+    Returns
+    -------
+    tuple of str
+        With images, and without, as a method is handed it that does not look at images.
+    """
     parts: list[Any] = [list(training.panel)]
+    plain = list(parts)
     for role, sections in _by_role(training, slides):
         for section in sections:
             arrays = {name: array_hash(array) for name, array in _arrays_of(section).items()}
-            parts.append([role, _facts_of(section), arrays])
-    return canonical_hash(parts)
+            facts = _facts_of(section)
+            parts.append([role, facts, arrays])
+            plain.append([role, {**facts, "image": None}, arrays])
+    return canonical_hash(parts), canonical_hash(plain)
 
 
 def array_hash(array: np.ndarray) -> str:
@@ -108,7 +117,7 @@ def hand_over(training: TrainingData, slides: Sequence[Slide], folder: Path) -> 
     write_json(folder / CONTENT, content)
 
 
-def take_over(folder: Path, ask: Cut) -> tuple[TrainingData, tuple[Slide, ...]]:
+def take_over(folder: Path, ask: Cut, *, images: bool) -> tuple[TrainingData, tuple[Slide, ...]]:
     """Training data and slides from the files of :func:`hand_over`.
 
     Parameters
@@ -117,6 +126,8 @@ def take_over(folder: Path, ask: Cut) -> tuple[TrainingData, tuple[Slide, ...]]:
         Where they lie.
     ask
         Gives patches; called with the number of a section, see :func:`sections_of`.
+    images
+        Whether the sections have images, for a method that looks at them.
     """
     content = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
     mapped: dict[str, np.ndarray] = {}
@@ -131,7 +142,7 @@ def take_over(folder: Path, ask: Cut) -> tuple[TrainingData, tuple[Slide, ...]]:
         number = next(numbers)
         arrays: dict[str, Any] = {name: read(file) for name, file in facts["arrays"].items()}
         source = None
-        if facts["image"] is not None:
+        if images and facts["image"] is not None:
             image_hash, largest, scale = facts["image"]
             source = HandedPatches(
                 image=Path(facts["name"]),

@@ -33,6 +33,8 @@ class FitTask:
         Settings; the method is fitted under the first and predicts under each.
     inputs
         Folder that :func:`bench.worker.handover.hand_over` wrote.
+    images
+        Whether the method looks at images.
     out
         Existing folder for predictions and model.
     scratch
@@ -54,6 +56,7 @@ class FitTask:
     method: str
     configs: tuple[dict[str, Any], ...]
     inputs: str
+    images: bool
     out: str
     seed: int
     device: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from bench.execute.plan import Job, Plan
 
@@ -47,7 +47,15 @@ class Failure:
 
 
 class Executor(Protocol):
-    """Runs the jobs of a plan somewhere; their results lie in the result store afterwards."""
+    """Runs the jobs of a plan somewhere; their results lie in the result store afterwards.
+
+    Attributes
+    ----------
+    elsewhere
+        Whether jobs run on other machines than this one.
+    """
+
+    elsewhere: ClassVar[bool]
 
     def run(self, plan: Plan, watcher: Watcher, stored: Callable[[Job], None]) -> list[Failure]:
         """Run all jobs of a plan that are not done.

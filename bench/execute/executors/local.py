@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing import connection as connections
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from bench.claims import check_held, claim
 from bench.errors import BenchError, StoreError
@@ -48,6 +48,8 @@ class LocalExecutor:
     isolation
         ``none`` fits and predicts in this process, for a debugger; the result says so.
     """
+
+    elsewhere: ClassVar[bool] = False
 
     jobs: int = 1
     gpus: tuple[int, ...] = ()
@@ -158,12 +160,11 @@ class _Loop:
             self._end(running)
         self._folds.close()
 
-    def _patience(self) -> float | None:
+    def _patience(self) -> float:
+        """Longest wait; an interruption that another thread raises is seen after it."""
         left = [running.worker.seconds_left for running in self._running]
         waits = [seconds for seconds in left if seconds is not None]
-        if self._pending and len(self._running) < self._slots:
-            waits.append(_POLL_SECONDS)
-        return min(waits, default=None)
+        return min([_POLL_SECONDS, *waits])
 
     # ------------------------------------------------------------------------ beginning
 
@@ -271,7 +272,8 @@ class _Loop:
         if job.twin is None:
             return False
         fitted = job.twin.fold(job.fold).state()
-        return fitted.done and fitted.fit_key == fit_key(job.twin.key, job.fold, inputs.hashes[0])
+        handed_over = inputs.hashes.seen_by(job.entrant)
+        return fitted.done and fitted.fit_key == fit_key(job.twin.key, job.fold, handed_over)
 
     def _worker(self, job: Job, inputs: FoldInputs, slot: int, text: str) -> Worker | InProcess:
         def answer(message: Mapping[str, Any]) -> Mapping[str, Any] | None:

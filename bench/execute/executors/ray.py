@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from bench.claims import check_held, claim
 from bench.errors import BenchError, StoreError
@@ -55,6 +55,8 @@ class RayExecutor:
     gpus
         GPUs of a task, which may be a fraction; tasks that run on a CPU take none.
     """
+
+    elsewhere: ClassVar[bool] = True
 
     address: str = AUTO
     shared_disk: bool = True

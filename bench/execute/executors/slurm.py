@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from bench.errors import DetachedError
 from bench.execute.executors import slurm_client
@@ -45,6 +46,8 @@ class SlurmExecutor:
     SlurmError
         This machine cannot submit to the profile's partition.
     """
+
+    elsewhere: ClassVar[bool] = True
 
     def __init__(self, profile: Profile | None = None, *, submit_only: bool = False) -> None:
         self.profile = profile or Profile()
