@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,7 +18,7 @@ from bench.errors import BenchError, DataError, DetachedError
 from bench.execute.executors.base import Watcher
 from bench.execute.executors.node_task import Reporter, prepare_data
 from bench.execute.executors.slurm import SlurmExecutor, detached_by_interrupt, node_request
-from bench.execute.executors.submission import Assignment, Submission
+from bench.execute.executors.submission import Assignment, Submission, submitting
 from bench.execute.executors.task_pool import TaskPool
 from bench.execute.executors.weights import fetch_weights
 from bench.execute.request_json import request_from_json, request_to_json
@@ -41,6 +41,8 @@ class SlurmStudies:
     watcher
         Told what the user should know.
     """
+
+    elsewhere: ClassVar[bool] = True
 
     def __init__(self, executor: SlurmExecutor, watcher: Watcher) -> None:
         self._executor = executor
@@ -73,7 +75,7 @@ class SlurmStudies:
             {"tune": tune_request_to_json(replace(request, run=run))},
             self._watcher.warn,
         )
-        with detached_by_interrupt(self._describe):
+        with detached_by_interrupt(self._describe), submitting(run.results):
             self._pool.adopt(lambda of: of.key in self._open)
             alive = self._alive()
             for spec in self._open.values():

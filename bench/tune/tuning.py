@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from filelock import FileLock
 
@@ -39,7 +39,15 @@ _DECIDING = ("bench.tune.study",)
 
 
 class StudyRunner(Protocol):
-    """Runs the workers of studies somewhere."""
+    """Runs the workers of studies somewhere.
+
+    Attributes
+    ----------
+    elsewhere
+        Whether they run on other machines than this one.
+    """
+
+    elsewhere: ClassVar[bool]
 
     def begin(self, specs: Sequence[StudySpec]) -> None:
         """Take notice of all studies, before the first is run."""
@@ -50,6 +58,8 @@ class StudyRunner(Protocol):
 
 class LocalStudies:
     """Studies one after another on this machine."""
+
+    elsewhere: ClassVar[bool] = False
 
     def begin(self, specs: Sequence[StudySpec]) -> None:
         """Nothing is begun beforehand."""
@@ -112,7 +122,7 @@ def tune(
     watcher, runner = watcher or TuningWatcher(), runner or LocalStudies()
     found: dict[str, dict[int, Tuned]] = {}
     failed: list[AllFailed] = []
-    specs = plan_studies(request)
+    specs = plan_studies(request, elsewhere=runner.elsewhere)
     for spec in specs:  # the whole request is checked before the first trial
         _inner_of(spec)
     runner.begin(specs)
@@ -167,8 +177,15 @@ def refit(
         ]
 
 
-def plan_studies(request: TuneRequest) -> list[StudySpec]:
+def plan_studies(request: TuneRequest, *, elsewhere: bool = False) -> list[StudySpec]:
     """One study a method and outer fold, checked before anything is run.
+
+    Parameters
+    ----------
+    request
+        Methods, data, budget.
+    elsewhere
+        Whether the trials run on other machines; see :func:`bench.execute.plan.make_plan`.
 
     Raises
     ------
@@ -179,7 +196,7 @@ def plan_studies(request: TuneRequest) -> list[StudySpec]:
         raise ConfigError("tuning needs at least one job, one trial and two inner folds")
     for name in request.run.methods:
         _tunable(name)
-    plan = make_plan(replace(request.run, oracles=False))
+    plan = make_plan(replace(request.run, oracles=False), elsewhere=elsewhere)
     specs = []
     for run in plan.runs:
         fixed = _fixed(request.run.settings, run.entrant.label, run.entrant.config)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +28,7 @@ from bench.execute.executors.submission import (
     script_path,
     write_submission,
 )
+from bench.execute.executors.weights import fetch_weights
 from bench.execute.request import Request
 from bench.store import RunFolder
 from tests.cli.tiny_dataset import assert_nothing_half_written, scores_of, write_plugin
@@ -86,6 +86,8 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setattr(node_task, "run_jobs", partial(run_jobs, where=IN_PROCESS))
     monkeypatch.setattr(node_task, "forbid_downloads", lambda: None)
     monkeypatch.setattr(task_pool, "RETRY_SECONDS", 0.0)
+    # A plan is made for each task; it need not read the sources of all methods each time.
+    monkeypatch.setattr("bench.registry._summary", lambda path: "")
     meanwhile(monkeypatch, cluster.run_next)
     return cluster
 
@@ -182,7 +184,9 @@ def test_results_are_told_to_be_stored_in_the_calling_process(cluster, request_f
 def test_arrays_are_split_at_the_limit(cluster, request_for, limit, expected, stated):
     if stated == "cluster":
         cluster.tell("config", f"MaxArraySize = {limit}")
-    run(request_for("depth"), array_limit=limit if stated == "profile" else None)
+    asked = limit if stated == "profile" else None
+    with pytest.raises(DetachedError):
+        run(request_for("depth"), array_limit=asked, submit_only=True)
     assert arrays(cluster) == expected
 
 
@@ -475,18 +479,33 @@ def test_downloads_that_are_forbidden_fail_at_once(monkeypatch):
 def test_weights_are_fetched_before_the_submission(cluster, request_for, monkeypatch, results):
     asked = []
 
-    def image_encoder(name, weights):
-        asked.append((name, weights, len(cluster.submissions)))
+    def fetch(jobs):
+        asked.extend(job.fold for job in jobs)
         raise BenchError("cannot be fetched")
 
-    # In the place of the module, which would import torch.
-    images = SimpleNamespace(image_encoder=image_encoder)
-    monkeypatch.setitem(sys.modules, "bench.blocks.images", images)
+    monkeypatch.setattr(slurm, "fetch_weights", fetch)
     with pytest.raises(BenchError, match="cannot be fetched"):
-        run(request_for("ridge", settings={"encoder": "lcnet_050", "weights": "imagenet"}))
-    assert asked == [("lcnet_050", "imagenet", 0)]
+        run(request_for("depth"))
+    assert asked == [0, 1, 2]
     assert cluster.submissions == []
     assert_nothing_half_written(results)
+
+
+def test_the_weights_that_jobs_would_fetch(monkeypatch):
+    fetched = []
+    # In the place of the module, which would import torch.
+    images = SimpleNamespace(image_encoder=lambda *of: fetched.append(of))
+    monkeypatch.setitem(sys.modules, "bench.blocks.images", images)
+    configs = [
+        {"encoder": "b", "weights": "imagenet"},
+        {"encoder": "a", "weights": "imagenet"},
+        {"encoder": "b", "weights": "imagenet"},
+        {"encoder": "c", "weights": "none"},
+        {"weights": "imagenet"},
+        {},
+    ]
+    fetch_weights(SimpleNamespace(entrant=SimpleNamespace(config=of)) for of in configs)
+    assert fetched == [("a", "imagenet"), ("b", "imagenet")]
 
 
 # ------------------------------------------------------------------- the cluster's troubles
@@ -602,6 +621,16 @@ def test_another_call_follows_the_folds_that_it_shares(cluster, request_for, mon
     assert arrays(cluster) == ["0-0", "0-3"]  # depth on fold 2, mean on all
 
 
+def test_a_refused_call_takes_nothing_from_the_tasks_of_another(cluster, request_for, results):
+    with pytest.raises(DetachedError):
+        run(request_for("depth"), submit_only=True)
+    cluster.tell("down", NO_ANSWER)
+    with pytest.raises(BenchError, match="Unable to contact"):
+        run(request_for("depth"))
+    cluster.run_next()
+    assert len(list(results.glob("runs/*/*/*/run.json"))) == 1
+
+
 def test_tasks_that_have_ended_are_not_followed(cluster, request_for):
     with pytest.raises(DetachedError):
         run(request_for("depth"), submit_only=True)
@@ -638,12 +667,20 @@ def test_a_forced_call_that_was_interrupted_is_followed_without_force(
     assert len(cluster.submissions) == 2
 
 
-def test_the_precision_of_this_machine_is_that_of_the_nodes(cluster, request_for, monkeypatch):
-    from bench.execute.plan import make_plan
-
-    plan = make_plan(request_for("ridge", "mean"))
-    chosen = slurm.node_request(replace(plan.request, results=Path("r"), force=True), plan.jobs())
-    assert chosen.precision == plan.jobs()[0].precision
-    assert chosen.precision in {"bf16", "float32"}
-    assert chosen.results.is_absolute()
-    assert not chosen.force
+@pytest.mark.parametrize(
+    ("asked", "precisions", "expected"),
+    [
+        ("auto", ["float32-", "bf16+", "bf16+"], "bf16"),
+        ("auto", ["float32-", "float32+"], "float32"),
+        ("auto", ["float32-"], "float32"),
+        ("bf16", ["float32-"], "bf16"),
+    ],
+)
+def test_the_precision_of_this_machine_is_that_of_the_nodes(asked, precisions, expected):
+    jobs = [
+        SimpleNamespace(precision=of[:-1], entrant=SimpleNamespace(needs_image=of[-1] == "+"))
+        for of in precisions
+    ]
+    request = Request(("a",), "demo", precision=asked, force=True, results=Path("r"))
+    chosen = slurm.node_request(request, jobs)
+    assert chosen == Request(("a",), "demo", precision=expected, results=Path("r").absolute())

@@ -179,6 +179,14 @@ def test_submit_only_and_then_the_same_call(cluster, begin, profile, tiny, resul
     assert len(submissions(results)) == 1
 
 
+def test_the_same_call_twice_at_once_submits_once(cluster, begin, profile, tiny, results):
+    call = ("run", "--method", "mean", *tiny.options, *tiny.quick_protocol, *profile(), "--json")
+    answers = [end(process) for process in [begin(cluster, *call), begin(cluster, *call)]]
+    assert [answer.status for answer in answers] == [0, 0], answers
+    assert rows_of(answers[0]) == rows_of(answers[1])
+    assert len(submissions(results)) == 1
+
+
 def test_arrays_are_split_where_the_cluster_allows_two_tasks(
     narrow_cluster, begin, profile, tiny, results
 ):

@@ -151,7 +151,8 @@ def forbid_downloads() -> None:
 
 def _planned(request: Request, assignments: Sequence[Assignment]) -> list[Job]:
     """The jobs that a task was assigned, from the plan as this node makes it."""
-    jobs = {(job.entrant.label, job.fold): job for job in make_plan(request).jobs()}
+    plan = make_plan(request)
+    jobs = {(job.entrant.label, job.fold): job for job in plan.jobs()}
     found = []
     for of in assignments:
         job = jobs.get((of.label, of.fold))
@@ -161,6 +162,10 @@ def _planned(request: Request, assignments: Sequence[Assignment]) -> list[Job]:
                 " submission; submit again"
             )
         found.append(job)
+    for run in plan.runs:
+        # The calling process has done so, and removes it again if it is refused afterwards.
+        if any(job.run == run.folder for job in found):
+            run.folder.describe(run.facts)
     return found
 
 

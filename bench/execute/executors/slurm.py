@@ -19,7 +19,7 @@ from bench.errors import DetachedError
 from bench.execute.executors import slurm_client
 from bench.execute.executors.base import Failure, Watcher
 from bench.execute.executors.profile import Profile, read_profile
-from bench.execute.executors.submission import Assignment, Report
+from bench.execute.executors.submission import Assignment, Report, submitting
 from bench.execute.executors.task_pool import Task, TaskPool
 from bench.execute.executors.weights import fetch_weights
 from bench.execute.inputs import InputsOfFolds
@@ -68,7 +68,8 @@ class SlurmExecutor:
         """
         following = _Following(self, plan, watcher, stored)
         with detached_by_interrupt(following.describe):
-            following.begin()
+            with submitting(plan.request.results):
+                following.begin()
             if self.submit_only and following.open:
                 raise DetachedError(following.describe())
             while following.step():

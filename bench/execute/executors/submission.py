@@ -12,6 +12,7 @@ Layout under ``<results>/slurm/<submission>``::
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -23,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.claims import claim
 from bench.errors import DataError
 from bench.execute.executors.profile import Profile
 from bench.files import atomic_write, write_json
@@ -162,6 +164,19 @@ class Submission:
 def submissions_folder(results: Path) -> Path:
     """Where the submissions of a results folder lie."""
     return results.absolute() / "slurm"
+
+
+@contextlib.contextmanager
+def submitting(results: Path) -> Iterator[None]:
+    """Keep other calls from submitting meanwhile, so that the same call twice submits once.
+
+    Raises
+    ------
+    StoreError
+        The results folder cannot be written.
+    """
+    with claim(submissions_folder(results) / ".claim", wait=None):
+        yield
 
 
 def read_submission(folder: Path) -> Submission:
