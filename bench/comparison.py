@@ -89,4 +89,5 @@ def carry_out(
     for stored in runs:
         # Folds of earlier calls that no store has seen, as after a server that was down.
         tracker.upload(stored)
+    tracker.finish()
     return Outcome(plan, runs, failures)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bench.files import canonical_hash
+from bench.report.presets import NO_PRESET, shown_preset
 from bench.report.tables import (
     POOLED_SCORES,
     SECTION_SCORES,
@@ -119,7 +120,8 @@ def run_note(run: StoredRun) -> str:
     """Markdown description of a run: what it is, its row of the table, its footnotes."""
     facts = run.facts
     what = {"oracle": "an oracle", "control": "a control", "method": "a method"}[facts["kind"]]
-    preset = "" if facts["preset"] == "-" else f", preset {facts['preset']}"
+    shown = shown_preset(facts)
+    preset = "" if shown == NO_PRESET else f", preset {shown}"
     said = (
         f"**{facts['label']}**, {what}{preset}, seed {facts['seed']}, on {facts['dataset']} under"
         f" protocol {facts['protocol']}: {len(run.done)} of {facts['n_folds']} folds."

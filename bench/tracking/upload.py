@@ -26,6 +26,7 @@ from bench.errors import BenchError, StoreError
 from bench.files import one_line
 from bench.registry import dataset_card, find_datasets
 from bench.report.figures import prediction_map
+from bench.report.presets import shown_preset, used_values
 from bench.report.tables import render
 from bench.store import (
     FAILURE,
@@ -551,7 +552,8 @@ class _Store:
             return None
         facts = run.facts
         name = re.sub(r"[^\w-]", "-", f"{facts['label']}-fold-{index}")
-        tags = {name: facts[name] for name in ("method", "preset", "dataset", "protocol")}
+        tags = {name: facts[name] for name in ("method", "dataset", "protocol")}
+        tags["preset"] = shown_preset(facts)
         genes = len(run.folder.fold(index).facts()["panel"])
         tags |= {"fold": str(index), pages.NOTE: pages.model_note(genes)}
         settings = {key: str(value) for key, value in facts["config"].items()}
@@ -594,14 +596,15 @@ class _Store:
         from mlflow.entities import Param, RunTag
 
         facts = run.facts
-        named = ("label", "kind", "preset", "seed", "dataset", "protocol")
-        params = {name: facts[name] for name in named}
+        named = ("label", "kind", "seed", "dataset", "protocol")
+        params = {name: facts[name] for name in named} | {"preset": shown_preset(facts)}
         params |= {f"config.{key}": value for key, value in facts["config"].items()}
         tags = {
             "level": "run",
             "method": facts["label"],
             "kind": facts["kind"],
-            "preset": facts["preset"],
+            "preset": shown_preset(facts),
+            "changes": json.dumps(used_values(facts)),
             "dataset": facts["dataset"],
             "protocol": facts["protocol"],
             "dataset_hash": facts["dataset_hash"],
