@@ -106,7 +106,7 @@ class Method(ABC):
     needs_image
         Whether it looks at the image; sections without one are then left out.
     control
-        Whether it is there to lose.
+        Whether the method is a negative control.
     presets
         Changes to the defaults by preset: ``quick`` is for machines without a GPU, ``tiny`` for
         checks that take a second.

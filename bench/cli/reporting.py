@@ -188,7 +188,7 @@ def ceiling_command(
     genes: Annotated[bool, typer.Option("--genes", help="One row a gene and section.")] = False,
     data_root: DataRootOption = None,
 ) -> None:
-    """Show the highest PCC that counting noise leaves to be had, by section."""
+    """Show the noise ceiling of each section: the maximum PCC attainable given counting noise."""
     from bench.execute.ceilings import gene_ceilings, section_ceilings
     from bench.execute.plan import divide
     from bench.protocol.rules import find_protocol
@@ -224,7 +224,7 @@ def audit_command(
     data_root: DataRootOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for what the folds and rules let slip from the test side to the training side."""
+    """Check folds and rules for leakage from test to training data."""
     from bench.execute.audits import cross_audit, full_audit
     from bench.protocol.rules import find_protocol
     from bench.registry import dataset_card

@@ -72,7 +72,7 @@ class Slide:
         return patches if self.image_order is None else patches[self.image_order]
 
     def with_images_shuffled(self, seed: int) -> Slide:
-        """The same slide with its patches dealt to the wrong spots, at random from `seed`."""
+        """Permuted-image control: the same slide, its patches shuffled among spots from `seed`."""
         order = np.random.default_rng(seed).permutation(len(self))
         return replace(self, image_order=order)
 

@@ -1,4 +1,4 @@
-"""The noise ceiling: how much correlation the counting noise of the truth leaves to be had."""
+"""Noise ceiling: the maximum correlation attainable given the counting noise of the truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What folds and rules let slip from the test side to the training side."""
+"""Check of folds and rules for leakage from test to training data."""
 
 from __future__ import annotations
 
