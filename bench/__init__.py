@@ -92,14 +92,19 @@ def run(
     bench.errors.TrainingError
         A method failed in a fold; the other folds have been finished and kept.
     """
-    from bench.comparison import carry_out
     from bench.data.fetching.fetch import fetch_if_absent
     from bench.errors import TrainingError
+    from bench.execute.executors.base import Watcher
     from bench.execute.executors.choose import make_executor
+    from bench.execute.run import run_request
     from bench.registry import dataset_card
+    from bench.report.tables import score_table
+    from bench.tracking.upload import Tracker, tracking_uri
 
     fetch_if_absent(dataset_card(dataset), Path(data_root) if data_root is not None else None)
-    outcome = carry_out(
+    results = Path(results)
+    uri = tracking_uri(tracking, results)
+    result = run_request(
         Request(
             methods=(method,) if isinstance(method, str) else tuple(method),
             dataset=dataset,
@@ -114,20 +119,20 @@ def run(
             precision=precision,
             compile=compile,
             data_root=Path(data_root) if data_root is not None else None,
-            results=Path(results),
+            results=results,
             force=force,
             oracles=oracles,
         ),
-        tracking=tracking,
         executor=make_executor(ExecutorOptions(jobs=jobs)),
+        uploads=Tracker(uri, results, Watcher().warn),
     )
-    if outcome.failures:
-        first = outcome.failures[0]
+    if result.failures:
+        first = result.failures[0]
         raise TrainingError(
-            f"{len(outcome.failures)} folds failed, first {first.label} fold {first.fold}:"
+            f"{len(result.failures)} folds failed, first {first.label} fold {first.fold}:"
             f" {first.reason}"
         )
-    return outcome.table
+    return score_table(result.runs)
 
 
 def tables(

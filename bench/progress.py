@@ -81,12 +81,12 @@ class TerminalWatcher(Watcher):
 
     def job_started(self, job: Job) -> None:
         """Show a bar for the fit."""
-        name = _name(job)
+        name = job.name
         self._fits[name] = self._progress.add_task(name, total=None, note="reading data")
 
     def job_progress(self, job: Job, done: int, total: int, note: str) -> None:
         """Move the fit's bar."""
-        fit = self._fits.get(_name(job))
+        fit = self._fits.get(job.name)
         if fit is not None:
             self._progress.update(fit, completed=done, total=total, note=note)
 
@@ -104,7 +104,7 @@ class TerminalWatcher(Watcher):
         seconds = sum(facts.get("timings", {}).values())
         self._end(job, f"done in {seconds:.1f} s")
         for note in facts.get("notes", []):
-            self.warn(f"{_name(job)}: {note}")
+            self.warn(f"{job.name}: {note}")
 
     def job_failed(self, job: Job, reason: str) -> None:
         """Say that the fold failed."""
@@ -115,16 +115,12 @@ class TerminalWatcher(Watcher):
         self._say(f"warning: {message}")
 
     def _end(self, job: Job, message: str) -> None:
-        fit = self._fits.pop(_name(job), None)
+        fit = self._fits.pop(job.name, None)
         if fit is not None:
             self._progress.remove_task(fit)
         if self._all is not None:
             self._progress.advance(self._all)
-        self._say(f"{_name(job)}: {message}")
+        self._say(f"{job.name}: {message}")
 
     def _say(self, message: str) -> None:
         self._console.print(message, markup=False, soft_wrap=True)
-
-
-def _name(job: Job) -> str:
-    return f"{job.entrant.label} fold {job.fold}"

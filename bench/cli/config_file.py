@@ -20,7 +20,7 @@ from pydantic import (
 from bench.data.card import first_fault
 from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
-from bench.execute.entrants import SHUFFLED
+from bench.execute.method_specs import SHUFFLED
 from bench.execute.request import Request
 from bench.execute.settings import as_none
 from bench.files import one_line, read_yaml

@@ -57,7 +57,7 @@ from bench.tune.choices import Budget, Pruner, Sampler, Score
 from bench.tune.request import TuneRequest
 
 if TYPE_CHECKING:
-    from bench.comparison import Outcome
+    from bench.execute.run import RunResult
 
 
 def run_command(
@@ -149,7 +149,7 @@ def run_command(
         ray_cpus=ray_cpus,
         ray_gpus=ray_gpus,
     )
-    _carry_out(Request(**values), tracking, as_json, where)
+    _run(Request(**values), tracking, as_json, where)
 
 
 def tune_command(
@@ -218,6 +218,7 @@ def tune_command(
     --set fixes a setting.
     """
     from bench.execute.executors.choose import make_executor
+    from bench.tracking.upload import Tracker, tracking_uri
     from bench.tune.progress import TerminalTuningWatcher
     from bench.tune.request import equal_budget
     from bench.tune.runners import make_study_runner
@@ -267,7 +268,8 @@ def tune_command(
         found, failed = tune(request, watcher, make_study_runner(where, watcher))
         outcomes = []
         if found:
-            outcomes = refit(request, found, tracking=tracking, watcher=watcher, executor=where)
+            tracker = Tracker(tracking_uri(tracking, results), results, watcher.warn)
+            outcomes = refit(request, found, uploads=tracker, watcher=watcher, executor=where)
     if outcomes:
         _print_tuned(outcomes, as_json)
     for one in failed:
@@ -276,7 +278,7 @@ def tune_command(
         raise typer.Exit(FAILED)
 
 
-def _print_tuned(outcomes: list[Outcome], as_json: bool) -> None:
+def _print_tuned(outcomes: list[RunResult], as_json: bool) -> None:
     from bench.report.pairs import tuned_pairs, write_pairs
     from bench.report.tables import render
 
@@ -335,7 +337,7 @@ def import_weights_command(
         checkpoint=checkpoint,
         oracles=False,
     )
-    _carry_out(request, tracking, as_json)
+    _run(request, tracking, as_json)
 
 
 def _values(
@@ -387,27 +389,29 @@ def _fetch_if_absent(dataset: str, data_root: Path | None) -> None:
         fetch_if_absent(card, data_root, bar)
 
 
-def _carry_out(
+def _run(
     request: Request,
     tracking: str | None,
     as_json: bool,
     where: ExecutorOptions | None = None,
 ) -> None:
-    from bench.comparison import carry_out
     from bench.execute.executors.choose import make_executor
+    from bench.execute.run import run_request
     from bench.progress import TerminalWatcher
+    from bench.tracking.upload import Tracker, tracking_uri
 
     executor = make_executor(where or ExecutorOptions())
     _fetch_if_absent(request.dataset, request.data_root)
     # Libraries and methods may print; standard output is for the table alone.
     with redirect_stdout(sys.stderr), TerminalWatcher() as watcher:
-        outcome = carry_out(request, tracking=tracking, watcher=watcher, executor=executor)
+        tracker = Tracker(tracking_uri(tracking, request.results), request.results, watcher.warn)
+        outcome = run_request(request, watcher=watcher, executor=executor, uploads=tracker)
     _print_outcome(outcome, as_json)
     if outcome.failures:
         raise typer.Exit(FAILED)
 
 
-def _print_outcome(outcome: Outcome, as_json: bool) -> None:
+def _print_outcome(outcome: RunResult, as_json: bool) -> None:
     from bench.report.tables import render
 
     if as_json:
@@ -420,6 +424,6 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     title += f", folds {outcome.plan.folds.hash[:12]}"
     typer.echo("\n" + render(outcome.runs, "text", title=title, width=terminal_width()))
     for failure in outcome.failures:
-        run = next(r for r in outcome.plan.runs if r.entrant.label == failure.label)
+        run = next(r for r in outcome.plan.runs if r.method_spec.label == failure.label)
         where = run.folder.fold(failure.fold).path / "failure.txt"
         complain(f"{failure.label}, fold {failure.fold} failed: {failure.reason} (see {where})")

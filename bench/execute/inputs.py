@@ -28,7 +28,7 @@ from bench.worker.handover import array_hash, content_of, hand_over, sections_of
 
 _HANDED_OVER = "handover"
 if TYPE_CHECKING:
-    from bench.execute.entrants import Entrant
+    from bench.execute.method_specs import MethodSpec
 
 _PACKAGES = ("anndata", "numpy", "pandas", "scanpy", "scipy")
 
@@ -96,11 +96,11 @@ class FoldHashes(NamedTuple):
     without: str
     truth: str
 
-    def seen_by(self, entrant: Entrant) -> str:
+    def seen_by(self, method_spec: MethodSpec) -> str:
         """Hash of what decides predictions: an oracle is shown the truth instead."""
-        if entrant.method is None:
+        if method_spec.method is None:
             return self.truth
-        return self.with_images if entrant.needs_image else self.without
+        return self.with_images if method_spec.needs_image else self.without
 
 
 class FoldInputs:

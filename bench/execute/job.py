@@ -31,7 +31,7 @@ _IMAGE_SIDE = 1000
 
 def job_keys(job: Job, inputs: FoldInputs) -> tuple[str, str]:
     """Fit key and score key of a job; see :mod:`bench.execute.keys`."""
-    fit = fit_key(job.run.key, job.fold, inputs.hashes.seen_by(job.entrant))
+    fit = fit_key(job.run.key, job.fold, inputs.hashes.seen_by(job.method_spec))
     return fit, score_key(fit, inputs.hashes.truth)
 
 
@@ -50,12 +50,12 @@ def fit_task(job: Job, inputs: FoldInputs, *, twin_done: bool) -> FitTask:
     folder.scratch.mkdir(exist_ok=True)
     folder.work.mkdir()
     fitted = job.twin.fold(job.fold).path / MODEL if job.twin is not None and twin_done else None
-    checkpoint = job.entrant.checkpoint
+    checkpoint = job.method_spec.checkpoint
     return FitTask(
-        method=str(job.entrant.method),
-        configs=(dict(job.entrant.config),),
+        method=str(job.method_spec.method),
+        configs=(dict(job.method_spec.config),),
         inputs=str(inputs.handed_over.absolute()),
-        images=job.entrant.needs_image,
+        images=job.method_spec.needs_image,
         out=str(folder.work.absolute()),
         scratch=str(folder.scratch.absolute()),
         seed=job.seed,
@@ -64,8 +64,8 @@ def fit_task(job: Job, inputs: FoldInputs, *, twin_done: bool) -> FitTask:
         compile=job.compile,
         checkpoint=str(checkpoint.absolute()) if checkpoint else None,
         fitted=str(fitted.absolute()) if fitted else None,
-        shuffled=job.seed if job.entrant.shuffled else None,
-        save=not job.entrant.shuffled,
+        shuffled=job.seed if job.method_spec.shuffled else None,
+        save=not job.method_spec.shuffled,
     )
 
 
@@ -113,7 +113,7 @@ def store_fit(
         The worker left something that is no prediction or no plain file.
     """
     folder, out = job.folder, job.folder.work
-    predictions = read_predictions(job.entrant.label, inputs.data, out)
+    predictions = read_predictions(job.method_spec.label, inputs.data, out)
     try:
         report = FitReport(**{name: answer[name] for name in FitReport.__annotations__})
         curves = pd.DataFrame(report.curves)
@@ -122,9 +122,9 @@ def store_fit(
             "predict_seconds": round(float(report.predict_seconds), 4),
         }
     except (KeyError, TypeError, ValueError) as error:
-        raise TrainingError(f"{job.entrant.label}: its worker's report is broken") from error
+        raise TrainingError(f"{job.method_spec.label}: its worker's report is broken") from error
     folder.write_table("curves.parquet", curves)
-    if not job.entrant.shuffled:
+    if not job.method_spec.shuffled:
         _take_model(job, out / MODEL, folder.path / MODEL)
     more = {
         "notes": report.notes,
@@ -140,7 +140,7 @@ def run_oracle(job: Job, inputs: FoldInputs) -> None:
     """Do the job of an oracle, which is no method and is shown the truth."""
     job.folder.clear()
     started = time.perf_counter()
-    oracle, data = ORACLES[job.entrant.label], inputs.data
+    oracle, data = ORACLES[job.method_spec.label], inputs.data
     genes = len(data.training.panel)
     predictions = [oracle(truth.totals, genes).astype(np.float32) for truth in data.truth]
     job.folder.write_table("curves.parquet", pd.DataFrame())
@@ -210,12 +210,12 @@ def _write_scores(
     references = inputs.references
     with threadpool_limits(1):  # the same sums on every machine, also on a busy one
         scores, genes = score_fold(
-            job.entrant.label,
+            job.method_spec.label,
             job.fold,
             data,
             references,
             predictions,
-            scale_free=job.entrant.method is None,
+            scale_free=job.method_spec.method is None,
         )
     scored = time.perf_counter()
     folder.write_table("scores.parquet", scores)
@@ -241,12 +241,14 @@ def _write_scores(
 def _take_model(job: Job, made: Path, target: Path) -> None:
     """Move the folder that a method saved into the fold's; plain files alone."""
     if not made.is_dir() or made.is_symlink():
-        raise TrainingError(f"{job.entrant.label}: its worker left no model")
+        raise TrainingError(f"{job.method_spec.label}: its worker left no model")
     for folder, subfolders, files in os.walk(made):
         for name in (*subfolders, *files):
             path = Path(folder) / name
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
-                raise TrainingError(f"{job.entrant.label}: saved {name}, which is no plain file")
+                raise TrainingError(
+                    f"{job.method_spec.label}: saved {name}, which is no plain file"
+                )
     shutil.rmtree(target, ignore_errors=True)
     os.replace(made, target)
 

@@ -19,7 +19,7 @@ from bench.files import canonical_hash, file_hash
 from bench.sources import code_hash, content_hash
 
 if TYPE_CHECKING:
-    from bench.execute.entrants import Entrant
+    from bench.execute.method_specs import MethodSpec
 
 _FIT_CODE = ("bench.worker.fitting", "bench.worker.handover", "bench.data.images.patches")
 _SCORE_CODE = ("bench.execute.scoring",)
@@ -32,30 +32,30 @@ _FIT_PACKAGES = (
 _SCORE_PACKAGES = ("numpy", "pandas", "scikit-image", "scikit-learn", "scipy")
 
 
-def run_key(entrant: Entrant, shared: Mapping[str, Any]) -> str:
+def run_key(method_spec: MethodSpec, shared: Mapping[str, Any]) -> str:
     """Key of a run: all that its fit keys have in common.
 
     Parameters
     ----------
-    entrant
+    method_spec
         Method and settings, or an oracle.
     shared
         Dataset, protocol, folds, seed, precision.
     """
-    facts = entrant.facts
+    facts = method_spec.facts
     code = {
         "method": facts.code if facts else {},
         "harness": code_hash([*_FIT_CODE, *facts.harness] if facts else _ORACLE_CODE),
     }
-    settings = {str(fold): config for fold, config in entrant.fold_configs.items()}
-    settings[""] = entrant.config
+    settings = {str(fold): config for fold, config in method_spec.fold_configs.items()}
+    settings[""] = method_spec.config
     return canonical_hash(
         {
             **shared,
-            "label": entrant.label,
+            "label": method_spec.label,
             "code": code,
             "settings": _by_content(settings),
-            "checkpoint": entrant.checkpoint and file_hash(entrant.checkpoint),
+            "checkpoint": method_spec.checkpoint and file_hash(method_spec.checkpoint),
             "packages": _versions(_FIT_PACKAGES),
         }
     )

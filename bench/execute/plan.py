@@ -15,10 +15,10 @@ from bench.data.overview import look_over
 from bench.devices import check_device, check_precision, remember_devices, remembered_devices
 from bench.errors import BenchError, DataError
 from bench.evaluate.oracles import ORACLES
-from bench.execute.entrants import Entrant, find_entrants, released_entrant, tuned_entrant
 from bench.execute.environment import git_commit, package_versions
 from bench.execute.inputs import FoldSource
 from bench.execute.keys import run_key
+from bench.execute.method_specs import MethodSpec, released_spec, resolve_methods, tuned_spec
 from bench.execute.request import Request
 from bench.files import cache_folder, canonical_hash, file_hash
 from bench.method import Precision
@@ -43,7 +43,7 @@ from bench.worker.process import run_worker
 class Job:
     """One fold of one run, with all its inputs; picklable."""
 
-    entrant: Entrant
+    method_spec: MethodSpec
     source: FoldSource
     seed: int
     device: str
@@ -51,6 +51,11 @@ class Job:
     compile: bool
     run: RunFolder
     twin: RunFolder | None = None
+
+    @property
+    def name(self) -> str:
+        """Row and fold, for people."""
+        return f"{self.method_spec.label} fold {self.fold}"
 
     @property
     def fold(self) -> int:
@@ -67,7 +72,7 @@ class Job:
 class PlannedRun:
     """A run with the jobs that were asked for."""
 
-    entrant: Entrant
+    method_spec: MethodSpec
     folder: RunFolder
     facts: Mapping[str, Any]
     jobs: tuple[Job, ...]
@@ -90,7 +95,7 @@ class Plan:
         """
         return sorted(
             (job for run in self.runs for job in run.jobs),
-            key=lambda job: (job.fold, job.entrant.shuffled),
+            key=lambda job: (job.fold, job.method_spec.shuffled),
         )
 
 
@@ -114,11 +119,11 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
     protocol = find_protocol(request.protocol)
     if request.panel is not None:
         protocol = with_panel(protocol, request.panel, card.panels)
-    entrants = _entrants(request, card.name)
+    specs = _method_specs(request, card.name)
     devices = Devices(request.device, request.precision, elsewhere=elsewhere)
     check_writable(request.results)
 
-    images = any(entrant.needs_image for entrant in entrants)
+    images = any(method_spec.needs_image for method_spec in specs)
     dataset, folds, listed_panel = divide(
         card, protocol, request.data_root, images=images, aliases=request.aliases
     )
@@ -138,33 +143,33 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
     }
     commit, renamed = git_commit(), _aliases(dataset)
 
-    def dataset_hash(entrant: Entrant) -> str:
+    def dataset_hash(method_spec: MethodSpec) -> str:
         # A row is the same beside a method that looks at images and without one.
-        return dataset.hash if entrant.needs_image else dataset.hash_without_images
+        return dataset.hash if method_spec.needs_image else dataset.hash_without_images
 
-    def folder_of(entrant: Entrant, precision: Precision) -> RunFolder:
-        facts = {**shared, "dataset_hash": dataset_hash(entrant), "precision": precision}
-        key = run_key(entrant, facts)
-        return run_folder(request.results, card.name, protocol.name, entrant.label, key)
+    def folder_of(method_spec: MethodSpec, precision: Precision) -> RunFolder:
+        facts = {**shared, "dataset_hash": dataset_hash(method_spec), "precision": precision}
+        key = run_key(method_spec, facts)
+        return run_folder(request.results, card.name, protocol.name, method_spec.label, key)
 
     runs = []
-    for entrant in entrants:
-        device, precision = devices.of(needs_image=entrant.needs_image)
-        folder = folder_of(entrant, precision)
+    for method_spec in specs:
+        device, precision = devices.of(needs_image=method_spec.needs_image)
+        folder = folder_of(method_spec, precision)
         facts = {
             **shared,
-            "dataset_hash": dataset_hash(entrant),
+            "dataset_hash": dataset_hash(method_spec),
             "precision": precision,
             "packages": package_versions(),
             "tables_hash": dataset.tables_hash,
-            "label": entrant.label,
-            "kind": entrant.kind,
-            "method": entrant.method,
-            "preset": request.preset if entrant.has_presets else "-",
-            "config": dict(entrant.config),
-            "changes": dict(entrant.changes),
-            **_tuned(entrant),
-            **_studies(request, entrant),
+            "label": method_spec.label,
+            "kind": method_spec.kind,
+            "method": method_spec.method,
+            "preset": request.preset if method_spec.has_presets else "-",
+            "config": dict(method_spec.config),
+            "changes": dict(method_spec.changes),
+            **_tuned(method_spec),
+            **_studies(request, method_spec),
             "n_folds": len(folds.folds),
             "n_sections": len(folds.patients),
             "left_out": dict(dataset.left_out),
@@ -172,14 +177,16 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
             "footnotes": list(protocol.footnotes),
             "audit": [vars(finding) for finding in findings],
             **renamed,
-            **_checkpoint(entrant),
+            **_checkpoint(method_spec),
             "git_commit": commit,
             "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
-        twin = folder_of(entrant.without_shuffling(), precision) if entrant.shuffled else None
+        twin = (
+            folder_of(method_spec.without_shuffling(), precision) if method_spec.shuffled else None
+        )
         jobs = tuple(
             Job(
-                entrant=entrant.in_fold(index),
+                method_spec=method_spec.in_fold(index),
                 source=source,
                 seed=request.seed,
                 device=device,
@@ -189,9 +196,9 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
                 twin=twin,
             )
             for index, source in sources.items()
-            if not entrant.fold_configs or index in entrant.fold_configs
+            if not method_spec.fold_configs or index in method_spec.fold_configs
         )
-        runs.append(PlannedRun(entrant, folder, facts, jobs))
+        runs.append(PlannedRun(method_spec, folder, facts, jobs))
     return Plan(request, dataset, protocol, folds, tuple(runs))
 
 
@@ -273,36 +280,36 @@ def dataset_audit(dataset: Dataset, folds: Folds, protocol: Protocol) -> list[Fi
     return findings
 
 
-def _entrants(request: Request, dataset: str) -> list[Entrant]:
+def _method_specs(request: Request, dataset: str) -> list[MethodSpec]:
     chosen = (dataset, request.preset, request.settings)
     if request.tuned:
-        return [tuned_entrant(name, of, *chosen) for name, of in request.tuned.items()]
+        return [tuned_spec(name, of, *chosen) for name, of in request.tuned.items()]
     if request.checkpoint is None:
-        entrants = find_entrants(request.methods, *chosen)
+        specs = resolve_methods(request.methods, *chosen)
     else:
-        entrants = [released_entrant(name, request.checkpoint, *chosen) for name in request.methods]
+        specs = [released_spec(name, request.checkpoint, *chosen) for name in request.methods]
     if not request.oracles:
-        return entrants
+        return specs
     # What a score rewards must be seen beside what was scored.
-    named = {entrant.label for entrant in entrants}
-    return entrants + [Entrant(name, None) for name in ORACLES if name not in named]
+    named = {method_spec.label for method_spec in specs}
+    return specs + [MethodSpec(name, None) for name in ORACLES if name not in named]
 
 
-def _checkpoint(entrant: Entrant) -> dict[str, Any]:
-    path = entrant.checkpoint
+def _checkpoint(method_spec: MethodSpec) -> dict[str, Any]:
+    path = method_spec.checkpoint
     return {} if path is None else {"checkpoint": {"file": path.name, "sha256": file_hash(path)}}
 
 
-def _tuned(entrant: Entrant) -> dict[str, Any]:
+def _tuned(method_spec: MethodSpec) -> dict[str, Any]:
     """Settings by fold, as ``run.json`` has them."""
-    configs = entrant.fold_configs
+    configs = method_spec.fold_configs
     found = {str(fold): dict(config) for fold, config in sorted(configs.items())}
     return {"tuned": found} if found else {}
 
 
-def _studies(request: Request, entrant: Entrant) -> dict[str, Any]:
+def _studies(request: Request, method_spec: MethodSpec) -> dict[str, Any]:
     """Folders of the studies that found the settings, by fold."""
-    found = request.tuned.get(str(entrant.method), {})
+    found = request.tuned.get(str(method_spec.method), {})
     return {"studies": {str(fold): of.study for fold, of in found.items()}} if found else {}
 
 

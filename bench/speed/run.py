@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from bench.devices import choose_device, choose_precision
 from bench.errors import BenchError
-from bench.execute.entrants import find_entrants
 from bench.execute.environment import package_versions
+from bench.execute.method_specs import resolve_methods
 from bench.execute.request import Request
 from bench.method import Method, MethodConfig
 from bench.registry import find_methods, method_class
@@ -217,11 +217,11 @@ def _configured(
     values = {key: value for key, value in own.items() if key in fields}
     dataset = "" if options.dataset == SYNTHETIC else options.dataset
     found = []
-    for entrant in find_entrants(named, dataset, Request.preset, {**values, **settings}):
-        if entrant.method is None or entrant.shuffled:
-            raise BenchError(f"{entrant.label} fits nothing of its own; name a method")
-        kind = method_class(entrant.method)
-        found.append((kind, kind.Config.model_validate(entrant.config)))
+    for method_spec in resolve_methods(named, dataset, Request.preset, {**values, **settings}):
+        if method_spec.method is None or method_spec.shuffled:
+            raise BenchError(f"{method_spec.label} fits nothing of its own; name a method")
+        kind = method_class(method_spec.method)
+        found.append((kind, kind.Config.model_validate(method_spec.config)))
     return found
 
 

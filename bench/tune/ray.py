@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.errors import BenchError
 from bench.execute.executors.ray import RayExecutor
@@ -24,6 +24,8 @@ class RayStudies:
     executor
         The cluster.
     """
+
+    elsewhere: ClassVar[bool] = True
 
     def __init__(self, executor: RayExecutor) -> None:
         self._executor = executor
@@ -74,5 +76,5 @@ def work_on_node(spec: StudySpec, job: Job) -> None:
         Its job with the paths of this node.
     """
     folder = job.run.results / spec.folder.relative_to(spec.job.run.results)
-    fixed = {name: job.entrant.config[name] for name in spec.fixed}
+    fixed = {name: job.method_spec.config[name] for name in spec.fixed}
     work(replace(spec, job=job, fixed=fixed, folder=folder))

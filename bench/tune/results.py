@@ -96,7 +96,7 @@ def write_results(spec: StudySpec, study: Study) -> Tuned:
         {
             "study": spec.name,
             "run_key": job.run.key,
-            "method": job.entrant.method,
+            "method": job.method_spec.method,
             "dataset": job.source.dataset.card.name,
             "protocol": job.source.protocol.name,
             "fold": job.fold,
@@ -126,7 +126,7 @@ def _run_fields(spec: StudySpec) -> dict[str, Any]:
     """
     job, run = spec.job, spec.request.run
     fields: dict[str, Any] = {
-        "method": job.entrant.method,
+        "method": job.method_spec.method,
         "dataset": run.dataset if run.dataset in find_datasets() else _absolute(run.dataset),
         "protocol": run.protocol if run.protocol in PROTOCOLS else _absolute(run.protocol),
         "fold": job.fold,

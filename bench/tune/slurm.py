@@ -197,7 +197,7 @@ def tune_request_from_json(content: Mapping[str, Any]) -> TuneRequest:
 
 
 def _assignment(spec: StudySpec) -> Assignment:
-    return Assignment(str(spec.job.entrant.label), spec.job.fold, spec.name)
+    return Assignment(str(spec.job.method_spec.label), spec.job.fold, spec.name)
 
 
 def _over(spec: StudySpec) -> bool:

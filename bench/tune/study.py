@@ -81,7 +81,7 @@ class StudySpec:
     @property
     def kind(self) -> type[Method]:
         """The method's class."""
-        return method_class(str(self.job.entrant.method))
+        return method_class(str(self.job.method_spec.method))
 
     @property
     def base(self) -> tuple[str, str]:
@@ -137,7 +137,7 @@ def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) ->
     source = spec.job.source
     inner = inner_inputs(seen, folds, source.protocol, source.listed_panel)
     defaults = default_values(spec, searched)
-    start_server(networks=spec.job.entrant.needs_image)
+    start_server(networks=spec.job.method_spec.needs_image)
     with living_worker(spec.folder) as worker, closing(InputsOfFolds()) as pool:
         objective = Objective(
             spec.kind,

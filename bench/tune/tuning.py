@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from filelock import FileLock
 
-from bench.comparison import Outcome, carry_out
 from bench.errors import BenchError, ConfigError
 from bench.execute.executors.base import Executor, Watcher
 from bench.execute.plan import Job, make_plan
 from bench.execute.request import FoldSettings
+from bench.execute.run import RunResult, Uploads, run_request
 from bench.files import canonical_hash
 from bench.method import Method
 from bench.registry import method_class
@@ -131,7 +131,7 @@ def tune(
         runner.run(spec, lambda study, spec=spec: watcher.study_progress(spec, study))  # type: ignore[misc]
         study = open_study(spec, runs=False)
         trials = study.get_trials(deepcopy=False)
-        method, fold = str(spec.job.entrant.method), spec.job.fold
+        method, fold = str(spec.job.method_spec.method), spec.job.fold
         done = counts(trials)
         said = ", ".join(f"{number} {name}" for name, number in done.items() if number)
         if not done["complete"]:
@@ -151,15 +151,15 @@ def refit(
     request: TuneRequest,
     found: Mapping[str, Mapping[int, Tuned]],
     *,
-    tracking: str | None = None,
+    uploads: Uploads | None = None,
     watcher: Watcher | None = None,
     executor: Executor | None = None,
-) -> list[Outcome]:
+) -> list[RunResult]:
     """Fit the methods on all training sections of each fold and score them on its test sections.
 
     Returns
     -------
-    list of Outcome
+    list of RunResult
         The default settings on the tuned folds, then the best ones: runs as any other.
     """
     folds = tuple(sorted({fold for of in found.values() for fold in of}))
@@ -172,7 +172,7 @@ def refit(
     lock = request.run.results / "tuning" / ".refit.lock"
     with FileLock(lock):
         return [
-            carry_out(one, tracking=tracking, watcher=watcher, executor=executor)
+            run_request(one, uploads=uploads, watcher=watcher, executor=executor)
             for one in (run, replace(run, tuned=best))
         ]
 
@@ -199,7 +199,7 @@ def plan_studies(request: TuneRequest, *, elsewhere: bool = False) -> list[Study
     plan = make_plan(replace(request.run, oracles=False), elsewhere=elsewhere)
     specs = []
     for run in plan.runs:
-        fixed = _fixed(request.run.settings, run.entrant.label, run.entrant.config)
+        fixed = _fixed(request.run.settings, run.method_spec.label, run.method_spec.config)
         for job in run.jobs:
             name = _study_name(request, run.folder.key, job, fixed)
             folder = (
@@ -207,7 +207,7 @@ def plan_studies(request: TuneRequest, *, elsewhere: bool = False) -> list[Study
                 / "tuning"
                 / plan.dataset.card.name
                 / plan.protocol.name
-                / f"{run.entrant.label}-{name[:12]}"
+                / f"{run.method_spec.label}-{name[:12]}"
                 / f"fold-{job.fold}"
             )
             specs.append(StudySpec(job, request, fixed, f"{name}-fold-{job.fold}", folder))

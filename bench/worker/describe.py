@@ -39,9 +39,9 @@ def describe(
     Returns
     -------
     dict
-        Fields of :class:`bench.execute.entrants.MethodFacts`; ``config``: all settings; ``used``:
-        keys of `settings` that are the method's; ``changes``: by setting, the preset's value and
-        the one used; ``whole``: as given, complete.
+        ``facts``: fields of :class:`bench.execute.method_specs.MethodFacts`; ``config``: all
+        settings; ``used``: keys of `settings` that are the method's; ``changes``: by setting, the
+        preset's value and the one used; ``whole``: as given, complete.
 
     Raises
     ------

@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 
 import anndata
 import numpy as np
@@ -202,20 +201,17 @@ def test_all_methods_of_a_call_have_the_same_folds(finished):
         assert len(set.union(*patients)) == sum(map(len, patients))
 
 
-def test_same_call_again_keeps_everything_and_is_quick(finished, tiny, bench_process):
+def test_same_call_again_keeps_everything(finished, tiny, bench_process):
     results, first = finished
     files = {path: path.stat().st_mtime_ns for path in results.rglob("*.*") if path.is_file()}
     arguments = ("run", "--method", CONTROLS, *tiny.options, "--tracking", "none")
-    start = time.monotonic()
     second = bench_process(*arguments, "--results", results)
-    seconds = time.monotonic() - start
     assert second.status == 0
     assert second.stderr.count("kept, it is done") == 9
     assert "done in" not in second.stderr
     assert second.stdout == first.stdout
     after = {path: path.stat().st_mtime_ns for path in results.rglob("*.*") if path.is_file()}
-    assert {path.name for path in after if files.get(path) != after[path]} <= {".lock"}
-    assert seconds < 3
+    assert after == files
 
 
 def test_the_oracle_stands_in_a_table_that_did_not_ask_for_it(bench, tiny, results):

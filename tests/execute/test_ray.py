@@ -15,13 +15,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.comparison import carry_out
 from bench.errors import BenchError
 from bench.execute.executors import ray as ray_executor
 from bench.execute.executors.base import Watcher
 from bench.execute.executors.ray import RayExecutor
 from bench.execute.executors.ray_node import installation
 from bench.execute.request import Request
+from bench.execute.run import run_request
+from bench.report.tables import score_table
 from bench.tune.request import TuneRequest
 from bench.tune.runners import make_study_runner
 from bench.tune.tuning import tune
@@ -80,7 +81,7 @@ def cluster(tmp_path):
 def serial(tmp_path_factory):
     """The table of the same jobs, one after another on this machine."""
     folder = tmp_path_factory.mktemp("serial")
-    return carry_out(request(folder), tracking="none").table
+    return score_table(run_request(request(folder)).runs)
 
 
 def request(folder, **changes):
@@ -97,20 +98,20 @@ class Killer(Watcher):
         self._cluster, self._nodes, self._victim = cluster, nodes, victim
 
     def job_started(self, job):
-        self.started[job.entrant.label, job.fold] += 1
-        if self._nodes and (job.entrant.label, job.fold) == self._victim:
+        self.started[job.method_spec.label, job.fold] += 1
+        if self._nodes and (job.method_spec.label, job.fold) == self._victim:
             (node,) = [node for node in self._nodes if runs_on(node, "mlp fold 1")]
             self._cluster.remove_node(node, allow_graceful=False)
             self.killed.append(node)
 
     def job_done(self, job):
-        self.done.append((job.entrant.label, job.fold))
+        self.done.append((job.method_spec.label, job.fold))
 
     def job_skipped(self, job):
-        self.skipped.append((job.entrant.label, job.fold))
+        self.skipped.append((job.method_spec.label, job.fold))
 
     def job_failed(self, job, reason):
-        self.failed.append((job.entrant.label, job.fold, reason))
+        self.failed.append((job.method_spec.label, job.fold, reason))
 
     def warn(self, message):
         self.warnings.append(message)
@@ -144,11 +145,11 @@ def test_a_lost_node_costs_its_fold_alone(cluster, tmp_path, serial, capfd):
     watcher = Killer(on, nodes)
     capfd.readouterr()
     executor = RayExecutor(address=on.address)
-    outcome = carry_out(request(tmp_path), tracking="none", watcher=watcher, executor=executor)
+    outcome = run_request(request(tmp_path), watcher=watcher, executor=executor)
     printed = capfd.readouterr()
     assert_one_fold_was_lost(watcher)
     assert all(job.folder.is_done() for job in outcome.plan.jobs())
-    assert_same_numbers(outcome.table, serial)
+    assert_same_numbers(score_table(outcome.runs), serial)
     assert printed == ("", "")
     results = tmp_path / "results"
     left = [path.name for path in results.rglob("*") if path.name.startswith(".")]
@@ -156,7 +157,7 @@ def test_a_lost_node_costs_its_fold_alone(cluster, tmp_path, serial, capfd):
     # A second call finds everything done and needs no cluster.
     again = Killer()
     nowhere = RayExecutor(address="127.0.0.1:1")
-    carry_out(request(tmp_path), tracking="none", watcher=again, executor=nowhere)
+    run_request(request(tmp_path), watcher=again, executor=nowhere)
     assert len(again.skipped) == JOBS
 
 
@@ -174,11 +175,9 @@ def test_without_a_shared_disk_data_and_results_travel(tmp_path, serial, monkeyp
         watcher = Killer(on, nodes)
         executor = RayExecutor(address=on.address, shared_disk=False)
         here = os.path.relpath(tmp_path / "caller")
-        outcome = carry_out(
-            request(Path(here)), tracking="none", watcher=watcher, executor=executor
-        )
+        outcome = run_request(request(Path(here)), watcher=watcher, executor=executor)
     assert_one_fold_was_lost(watcher)
-    assert_same_numbers(outcome.table, serial)
+    assert_same_numbers(score_table(outcome.runs), serial)
     assert all(job.folder.is_done() for job in outcome.plan.jobs())
     assert [path.name for path in tmp_path.glob("results*")] == []
     assert len(list((tmp_path / "caller" / "results" / "images").rglob("*.jpg"))) == 6
@@ -303,9 +302,8 @@ def test_a_node_with_another_installation_is_refused(standing, tiny, results, mo
     monkeypatch.setattr(ray_executor, "installation", lambda: {**installation(), "torch": "0.1"})
     fields = {"dataset": str(tiny.card), "data_root": tiny.root, "results": results}
     with pytest.raises(BenchError, match=r"^node \S+ has torch \S+, the caller has 0\.1; install"):
-        carry_out(
+        run_request(
             Request(methods=("mean",), oracles=False, **fields),
-            tracking="none",
             executor=RayExecutor(address=standing),
         )
     assert list(results.glob("runs/*/*/*")) == []

@@ -68,7 +68,7 @@ def contents(folder):
 def paths_of(job):
     found = [job.run.path, job.source.dataset.root]
     found += [job.twin.path] if job.twin else []
-    return found + ([job.entrant.checkpoint] if job.entrant.checkpoint else [])
+    return found + ([job.method_spec.checkpoint] if job.method_spec.checkpoint else [])
 
 
 def test_a_node_has_nothing_but_what_was_sent(here, damaged, tmp_path, elsewhere):
@@ -97,7 +97,7 @@ def test_a_node_has_nothing_but_what_was_sent(here, damaged, tmp_path, elsewhere
 
 def test_small_images_come_back(here, tmp_path, elsewhere):
     jobs = here("shuffled:ridge", "ridge").jobs()
-    job = next(job for job in jobs if job.entrant.label == "ridge")
+    job = next(job for job in jobs if job.method_spec.label == "ridge")
     transfer = ObjectStore()
     parcel = transfer.parcel(job)
     with parcel.opened() as there:
@@ -113,7 +113,7 @@ def test_small_images_come_back(here, tmp_path, elsewhere):
 
 
 def test_a_control_takes_the_fit_of_its_method_along(here, elsewhere):
-    jobs = {job.entrant.label: job for job in here("ridge", "shuffled:ridge").jobs()}
+    jobs = {job.method_spec.label: job for job in here("ridge", "shuffled:ridge").jobs()}
     fitted = jobs["ridge"].folder
     fitted.path.mkdir(parents=True)
     (fitted.path / "model").mkdir()
@@ -135,21 +135,21 @@ def test_files_and_folders_of_settings_travel(here, tmp_path, elsewhere, monkeyp
     checkpoint.write_bytes(b"checkpoint")
     (job,) = here("mean").jobs()
     config = {"weights": "weights", "encoder": "densenet121", "inner": [str(checkpoint)]}
-    entrant = replace(job.entrant, config=config, checkpoint=Path("released.pt"))
-    job = replace(job, entrant=entrant)
+    method_spec = replace(job.method_spec, config=config, checkpoint=Path("released.pt"))
+    job = replace(job, method_spec=method_spec)
     parcel = ObjectStore().parcel(job)
     sent = contents(folder)
     for path in (folder, checkpoint):
         shutil.move(path, path.with_name("gone-" + path.name))
     for _ in range(2):  # the second time from the node's cache
         with parcel.opened() as there:
-            received = there.entrant.config
+            received = there.method_spec.config
             assert Path(received["weights"]).is_relative_to(elsewhere)
             assert contents(Path(received["weights"])) == sent
             assert received["encoder"] == "densenet121"
             assert Path(received["inner"][0]).read_bytes() == b"checkpoint"
-            assert there.entrant.checkpoint == Path(received["inner"][0])
-            assert there.entrant.checkpoint.name == "released.pt"
+            assert there.method_spec.checkpoint == Path(received["inner"][0])
+            assert there.method_spec.checkpoint.name == "released.pt"
 
 
 def test_files_are_received_once_and_mended_if_damaged(here, elsewhere, monkeypatch):
@@ -261,14 +261,14 @@ def test_a_job_for_a_shared_disk_has_absolute_paths(here, tmp_path, monkeypatch)
     (tmp_path / "weights.bin").write_bytes(b"1")
     monkeypatch.chdir(tmp_path)
     (job,) = here("mean").jobs()
-    entrant = replace(job.entrant, config={"weights": "weights.bin", "name": "absent.bin"})
+    method_spec = replace(job.method_spec, config={"weights": "weights.bin", "name": "absent.bin"})
     run = replace(job.run, path=job.run.path.relative_to(tmp_path))
     transfer = SharedDisk(Path("here"))
-    parcel = transfer.parcel(replace(job, entrant=entrant, run=run))
+    parcel = transfer.parcel(replace(job, method_spec=method_spec, run=run))
     monkeypatch.chdir("/")
     with parcel.opened() as there:
         assert there.run == job.run
-        assert there.entrant.config == {
+        assert there.method_spec.config == {
             "weights": str(tmp_path / "weights.bin"),
             "name": "absent.bin",
         }

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.comparison import carry_out
 from bench.errors import BenchError, DetachedError
 from bench.execute.executors import node_task, slurm, task_pool
 from bench.execute.executors.base import Watcher
@@ -30,6 +29,8 @@ from bench.execute.executors.submission import (
 )
 from bench.execute.executors.weights import fetch_weights
 from bench.execute.request import Request
+from bench.execute.run import run_request
+from bench.report.tables import score_table
 from bench.store import RunFolder
 from tests.cli.tiny_dataset import assert_nothing_half_written, scores_of, write_plugin
 from tests.execute.fake_slurm import NO_ANSWER, FakeSlurm
@@ -44,16 +45,16 @@ class Recorder(Watcher):
         self.told = []
 
     def job_started(self, job):
-        self.told.append(("started", job.entrant.label, job.fold))
+        self.told.append(("started", job.method_spec.label, job.fold))
 
     def job_skipped(self, job):
-        self.told.append(("skipped", job.entrant.label, job.fold))
+        self.told.append(("skipped", job.method_spec.label, job.fold))
 
     def job_done(self, job):
-        self.told.append(("done", job.entrant.label, job.fold))
+        self.told.append(("done", job.method_spec.label, job.fold))
 
     def job_failed(self, job, reason):
-        self.told.append(("failed", job.entrant.label, job.fold, reason))
+        self.told.append(("failed", job.method_spec.label, job.fold, reason))
 
     def warn(self, message):
         self.told.append(("warned", message))
@@ -130,7 +131,7 @@ def profile(**changes):
 def run(request, watcher=None, *, submit_only=False, **changes):
     """Carry a request out on the cluster."""
     executor = SlurmExecutor(profile(**changes), submit_only=submit_only)
-    return carry_out(request, tracking="none", watcher=watcher or Watcher(), executor=executor)
+    return run_request(request, watcher=watcher or Watcher(), executor=executor)
 
 
 def arrays(cluster):
@@ -146,11 +147,13 @@ def test_a_cluster_computes_what_this_machine_does(cluster, request_for, results
     watcher = Recorder()
     outcome = run(request_for(*methods), watcher, bundle=2, max_parallel=3)
     here = request_for(*methods, results=tmp_path / "here")
-    expected = carry_out(here, tracking="none", executor=IN_PROCESS)
+    expected = run_request(here, executor=IN_PROCESS)
     assert outcome.failures == []
     assert scores_of(results) == scores_of(tmp_path / "here")
-    assert outcome.table.drop(columns="fit_seconds", errors="ignore").equals(
-        expected.table.drop(columns="fit_seconds", errors="ignore")
+    assert (
+        score_table(outcome.runs)
+        .drop(columns="fit_seconds", errors="ignore")
+        .equals(score_table(expected.runs).drop(columns="fit_seconds", errors="ignore"))
     )
     assert arrays(cluster) == ["0-4%3"]
     folds = [fold for _, fold in watcher.of("done")]
@@ -168,13 +171,22 @@ def test_what_is_done_is_not_submitted(cluster, request_for):
     assert len(cluster.submissions) == 2
 
 
-def test_results_are_told_to_be_stored_in_the_calling_process(cluster, request_for, monkeypatch):
-    uploaded = []
-    monkeypatch.setattr(
-        "bench.tracking.upload.Tracker.upload", lambda self, run: uploaded.append(run)
-    )
-    run(request_for("depth"))
-    assert len(uploaded) >= 3
+def test_results_are_told_to_be_stored_in_the_calling_process(cluster, request_for):
+    class Uploads:
+        def __init__(self):
+            self.runs, self.finished = [], 0
+
+        def upload(self, run):
+            self.runs.append(run)
+
+        def finish(self):
+            self.finished += 1
+
+    uploads = Uploads()
+    executor = SlurmExecutor(profile())
+    run_request(request_for("depth"), executor=executor, uploads=uploads)
+    assert [len(run.done) for run in uploads.runs] == [1, 2, 3, 3]
+    assert uploads.finished == 1
 
 
 @pytest.mark.parametrize(
@@ -504,7 +516,7 @@ def test_the_weights_that_jobs_would_fetch(monkeypatch):
         {"weights": "imagenet"},
         {},
     ]
-    fetch_weights(SimpleNamespace(entrant=SimpleNamespace(config=of)) for of in configs)
+    fetch_weights(SimpleNamespace(method_spec=SimpleNamespace(config=of)) for of in configs)
     assert fetched == [("a", "imagenet"), ("b", "imagenet")]
 
 
@@ -678,7 +690,7 @@ def test_a_forced_call_that_was_interrupted_is_followed_without_force(
 )
 def test_the_precision_of_this_machine_is_that_of_the_nodes(asked, precisions, expected):
     jobs = [
-        SimpleNamespace(precision=of[:-1], entrant=SimpleNamespace(needs_image=of[-1] == "+"))
+        SimpleNamespace(precision=of[:-1], method_spec=SimpleNamespace(needs_image=of[-1] == "+"))
         for of in precisions
     ]
     request = Request(("a",), "demo", precision=asked, force=True, results=Path("r"))

@@ -227,7 +227,7 @@ def test_files_of_a_study(request_for, results):
 def test_the_best_settings_are_refitted_in_their_own_folds(request_for):
     request = request_for(folds=(0, 2), trials=4)
     found, _ = tune(request)
-    default, tuned = refit(request, found, tracking="none")
+    default, tuned = refit(request, found)
     assert not default.failures
     assert not tuned.failures
     (run,) = tuned.runs
@@ -236,7 +236,7 @@ def test_the_best_settings_are_refitted_in_their_own_folds(request_for):
     for fold in (0, 2):
         assert run.facts["tuned"][str(fold)] == found["searcher"][fold].config
         (job,) = (job for job in tuned.plan.jobs() if job.fold == fold)
-        assert job.entrant.config["shift"] == found["searcher"][fold].config["shift"]
+        assert job.method_spec.config["shift"] == found["searcher"][fold].config["shift"]
     row = tuned.table.set_index("method").loc["tuned:searcher"]
     assert row["mse"] < default.table.set_index("method").loc["searcher", "mse"]
 

@@ -47,6 +47,8 @@ class LocalExecutor:
         Seconds that the fit and prediction of one job may take, None without limit.
     isolation
         ``none`` fits and predicts in this process, for a debugger; the result says so.
+    threads
+        Threads of a worker; its share of the cores where None.
     """
 
     elsewhere: ClassVar[bool] = False
@@ -55,6 +57,7 @@ class LocalExecutor:
     gpus: tuple[int, ...] = ()
     time_limit: float | None = None
     isolation: Isolation = "process"
+    threads: int | None = None
 
     def run(self, plan: Plan, watcher: Watcher, stored: Callable[[Job], None]) -> list[Failure]:
         """Run all jobs of a plan that are not done; see :class:`Executor`."""
@@ -142,7 +145,7 @@ class _Loop:
         self._begun = time.time()
         self._refused: set[int] = set()  # jobs that others were at when we came
         self._slots = max(where.jobs, len(where.gpus))
-        self._networks = any(job.entrant.needs_image for job in jobs)
+        self._networks = any(job.method_spec.needs_image for job in jobs)
 
     def run(self) -> None:
         while self._pending or self._running:
@@ -218,9 +221,7 @@ class _Loop:
         fit, score = job_keys(job, inputs)
         state = job.folder.state()
         if state.damage and state.fit_key in {"", fit}:
-            self._watcher.warn(
-                f"{job.entrant.label} fold {job.fold}: {state.damage}; it is done again"
-            )
+            self._watcher.warn(f"{job.name}: {state.damage}; it is done again")
         if not state.done or (state.fit_key, state.score_key) != (fit, score):
             return False
         self._watcher.job_skipped(job)
@@ -240,7 +241,7 @@ class _Loop:
 
     def _start(self, job: Job, inputs: FoldInputs, held: ExitStack, lease: Any) -> None:
         self._watcher.job_started(job)
-        if job.entrant.method is not None and self._where.isolation == "process":
+        if job.method_spec.method is not None and self._where.isolation == "process":
             start_server(networks=self._networks)  # it imports while data are read here
         self._folds.keep_only([inputs, *(running.inputs for running in self._running)])
         clock = time.perf_counter()
@@ -253,7 +254,7 @@ class _Loop:
                 self._stored(job)
                 self._watcher.job_rescored(job)
                 return
-            if job.entrant.method is None:
+            if job.method_spec.method is None:
                 run_oracle(job, inputs)
                 held.close()
                 self._stored(job)
@@ -272,7 +273,7 @@ class _Loop:
         if job.twin is None:
             return False
         fitted = job.twin.fold(job.fold).state()
-        handed_over = inputs.hashes.seen_by(job.entrant)
+        handed_over = inputs.hashes.seen_by(job.method_spec)
         return fitted.done and fitted.fit_key == fit_key(job.twin.key, job.fold, handed_over)
 
     def _worker(self, job: Job, inputs: FoldInputs, slot: int, text: str) -> Worker | InProcess:
@@ -299,8 +300,8 @@ class _Loop:
         )
 
     def _threads(self) -> int | None:
-        if self._slots == 1:
-            return None
+        if self._where.threads is not None or self._slots == 1:
+            return self._where.threads
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return max(1, (cores or 1) // self._slots)
 
@@ -323,7 +324,7 @@ class _Loop:
             isolation = {"isolation": self._where.isolation, "threads": self._threads()}
             store_fit(job, running.inputs, answer, running.timings, isolation)
         except WorkerRefusedError as error:
-            facts = job.entrant.facts
+            facts = job.method_spec.facts
             if facts is not None and facts.built_in:
                 self._end(running)
                 raise error.original from error
@@ -357,7 +358,7 @@ class _Loop:
         self._fail(running.job, reason)
 
     def _fail(self, job: Job, reason: str) -> None:
-        self.failures.append(Failure(job.entrant.label, job.fold, reason))
+        self.failures.append(Failure(job.method_spec.label, job.fold, reason))
         self._watcher.job_failed(job, reason)
 
     def _end(self, running: _Running) -> None:

@@ -152,7 +152,7 @@ def forbid_downloads() -> None:
 def _planned(request: Request, assignments: Sequence[Assignment]) -> list[Job]:
     """The jobs that a task was assigned, from the plan as this node makes it."""
     plan = make_plan(request)
-    jobs = {(job.entrant.label, job.fold): job for job in plan.jobs()}
+    jobs = {(job.method_spec.label, job.fold): job for job in plan.jobs()}
     found = []
     for of in assignments:
         job = jobs.get((of.label, of.fold))
@@ -175,4 +175,4 @@ def _to_force(of: Assignment, job: Job) -> bool:
 
 
 def _name(job: Job) -> str:
-    return Assignment(job.entrant.label, job.fold, job.run.key).name
+    return Assignment(job.method_spec.label, job.fold, job.run.key).name

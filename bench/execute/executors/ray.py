@@ -100,7 +100,7 @@ class RayExecutor:
             A GPU was asked for, but none for a task.
         """
         if device == "auto":
-            on_gpu = bool(self.gpus) and job.entrant.needs_image
+            on_gpu = bool(self.gpus) and job.method_spec.needs_image
             return replace(job, device="cuda" if on_gpu else "cpu")
         if job.device == "cuda" and not self.gpus:
             raise BenchError(
@@ -183,7 +183,7 @@ class RayExecutor:
             num_cpus=self.cpus,
             num_gpus=self.gpus if job.device == "cuda" else 0,
             max_retries=RETRIES,
-            name=f"{job.entrant.label} fold {job.fold}",
+            name=f"{job.name}",
         )
 
 
@@ -309,7 +309,7 @@ class _Tasks:
         if running.begun == 1:
             self._watcher.job_started(job)
             return
-        self._watcher.warn(f"{job.entrant.label} fold {job.fold}: begun again, its node was lost")
+        self._watcher.warn(f"{job.name}: begun again, its node was lost")
         if running.begun > RETRIES + 1:
             # Ray by itself goes on for ever with a task whose node ran out of memory.
             self._ray.cancel(running.task, force=True)
@@ -340,7 +340,7 @@ class _Tasks:
         job = running.job
         if report.outcome == "lost" or not self._executor.shared_disk:
             job.folder.fail(report.reason, report.details)
-        self.failures.append(Failure(job.entrant.label, job.fold, report.reason))
+        self.failures.append(Failure(job.method_spec.label, job.fold, report.reason))
         self._watcher.job_failed(job, report.reason)
 
 

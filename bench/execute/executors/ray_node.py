@@ -160,7 +160,7 @@ def _installation() -> Mapping[str, str]:
 
 
 def _check_method(job: Job) -> None:
-    facts, method = job.entrant.facts, job.entrant.method
+    facts, method = job.method_spec.facts, job.method_spec.method
     if facts is None or method is None:
         return
     code = _method_code(method, job.source.dataset.card.name)

@@ -86,10 +86,12 @@ class Transfer(Protocol):
 
 def with_texts(job: Job, change: Callable[[str], str]) -> Job:
     """A job with the texts in its settings, and the path of its checkpoint, changed."""
-    entrant = job.entrant
-    checkpoint = None if entrant.checkpoint is None else Path(change(str(entrant.checkpoint)))
-    config = map_texts(entrant.config, change)
-    return replace(job, entrant=replace(entrant, config=config, checkpoint=checkpoint))
+    method_spec = job.method_spec
+    checkpoint = (
+        None if method_spec.checkpoint is None else Path(change(str(method_spec.checkpoint)))
+    )
+    config = map_texts(method_spec.config, change)
+    return replace(job, method_spec=replace(method_spec, config=config, checkpoint=checkpoint))
 
 
 def _absolute_text(text: str) -> str:

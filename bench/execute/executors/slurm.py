@@ -101,7 +101,7 @@ def node_request(request: Request, jobs: Sequence[Job]) -> Request:
     jobs
         The jobs of its plan on this machine.
     """
-    precision = {job.precision for job in jobs if job.entrant.needs_image}
+    precision = {job.precision for job in jobs if job.method_spec.needs_image}
     if request.precision == "auto":
         request = replace(request, precision=precision.pop() if precision else "float32")
     return replace(request, force=False, results=request.results.absolute())
@@ -296,14 +296,14 @@ class _Following:
             reason = f"{reason}; log: {task.log}"
             with contextlib.suppress(OSError):
                 job.folder.fail(reason, _end_of(task.log))
-        self.failures.append(Failure(job.entrant.label, job.fold, reason))
+        self.failures.append(Failure(job.method_spec.label, job.fold, reason))
         self._watcher.job_failed(job, reason)
 
 
 def _assignment(job: Job, *, force: bool) -> Assignment:
     """What a task is told of a job."""
     replaces = job.folder.version() if job.folder.is_done() else None
-    return Assignment(job.entrant.label, job.fold, job.run.key, replaces, force)
+    return Assignment(job.method_spec.label, job.fold, job.run.key, replaces, force)
 
 
 def _is_valid(job: Job, inputs: InputsOfFolds) -> bool:

@@ -19,9 +19,10 @@ def fetch_weights(jobs: Iterable[Job]) -> None:
         No such encoder, or its weights cannot be fetched.
     """
     wanted = {
-        str(job.entrant.config["encoder"])
+        str(job.method_spec.config["encoder"])
         for job in jobs
-        if job.entrant.config.get("weights") == "imagenet" and "encoder" in job.entrant.config
+        if job.method_spec.config.get("weights") == "imagenet"
+        and "encoder" in job.method_spec.config
     }
     if wanted:
         from bench.blocks.images import image_encoder

@@ -56,7 +56,7 @@ class MethodFacts:
 
 
 @dataclass(frozen=True)
-class Entrant:
+class MethodSpec:
     """Something that is run and gets a row: a method, its permuted-image control, or an oracle.
 
     Attributes
@@ -88,7 +88,7 @@ class Entrant:
     checkpoint: Path | None = None
     fold_configs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
-    def in_fold(self, fold: int) -> Entrant:
+    def in_fold(self, fold: int) -> MethodSpec:
         """The same with the settings of one fold."""
         return replace(self, config=self.fold_configs.get(fold, self.config), fold_configs={})
 
@@ -104,7 +104,7 @@ class Entrant:
         """Whether it looks at images."""
         return self.facts is not None and self.facts.needs_image
 
-    def without_shuffling(self) -> Entrant:
+    def without_shuffling(self) -> MethodSpec:
         """The method itself, of which this is the permuted-image control."""
         return replace(self, label=str(self.method), shuffled=False)
 
@@ -114,9 +114,9 @@ class Entrant:
         return self.facts is not None and self.facts.has_presets
 
 
-def find_entrants(
+def resolve_methods(
     methods: Sequence[str], dataset: str, preset: str, settings: Mapping[str, Any]
-) -> list[Entrant]:
+) -> list[MethodSpec]:
     """What the names of a request mean, each with its settings.
 
     Parameters
@@ -164,18 +164,18 @@ def find_entrants(
     if not labels:
         raise BenchError("no method named; see 'bench list methods'")
 
-    entrants = []
+    specs = []
     for label in labels:
         if label in ORACLES:
-            entrants.append(Entrant(label, None))
+            specs.append(MethodSpec(label, None))
             continue
         shuffled = label.startswith(f"{SHUFFLED}:")
         name = label.removeprefix(f"{SHUFFLED}:")
         found = of(name)
         if shuffled and not found["facts"].needs_image:
             raise BenchError(f"{label}: {name} does not look at images, shuffling changes nothing")
-        entrants.append(
-            Entrant(
+        specs.append(
+            MethodSpec(
                 label=label,
                 method=name,
                 shuffled=shuffled,
@@ -188,12 +188,12 @@ def find_entrants(
     if unused:
         names = {name for found in described.values() for name in found["facts"].settings}
         raise UnknownNameError("setting", sorted(unused)[0], names or {"(none)"})
-    return entrants
+    return specs
 
 
-def released_entrant(
+def released_spec(
     method: str, checkpoint: Path, dataset: str, preset: str, settings: Mapping[str, Any]
-) -> Entrant:
+) -> MethodSpec:
     """A method that takes an authors' checkpoint instead of fitting; it gets a row of its own.
 
     Raises
@@ -205,25 +205,25 @@ def released_entrant(
         raise DataError(f"{checkpoint}: no such checkpoint file")
     if ":" in method or method in ORACLES:
         raise BenchError(f"{method}: a checkpoint belongs to a method, not to a control or oracle")
-    (entrant,) = find_entrants([method], dataset, preset, settings)
-    assert entrant.facts is not None  # only oracles have none
-    if not entrant.facts.released:
+    (method_spec,) = resolve_methods([method], dataset, preset, settings)
+    assert method_spec.facts is not None  # only oracles have none
+    if not method_spec.facts.released:
         raise ConfigError(f"{method} has no released checkpoints to read")
-    return replace(entrant, label=f"{RELEASED}:{method}", checkpoint=checkpoint)
+    return replace(method_spec, label=f"{RELEASED}:{method}", checkpoint=checkpoint)
 
 
-def tuned_entrant(
+def tuned_spec(
     method: str,
     found: Mapping[int, FoldSettings],
     dataset: str,
     preset: str,
     settings: Mapping[str, Any],
-) -> Entrant:
+) -> MethodSpec:
     """A method with settings of its own for every fold; it gets a row of its own."""
-    (entrant,) = find_entrants([method], dataset, preset, settings)
+    (method_spec,) = resolve_methods([method], dataset, preset, settings)
     whole = _describe(method, dataset, preset, settings, [of.config for of in found.values()])
     chosen = dict(zip(found, whole["whole"], strict=True))
-    return replace(entrant, label=f"{TUNED}:{method}", fold_configs=chosen)
+    return replace(method_spec, label=f"{TUNED}:{method}", fold_configs=chosen)
 
 
 def _describe(

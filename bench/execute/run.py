@@ -1,23 +1,30 @@
-"""A request from beginning to end: plan, jobs, tracking, table."""
+"""A request from beginning to end: plan, jobs, stored results."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import pandas as pd
+from typing import Protocol
 
 from bench.errors import BenchError
 from bench.execute.executors.base import Executor, Failure, Watcher
 from bench.execute.executors.local import LocalExecutor
 from bench.execute.plan import Job, Plan, make_plan
 from bench.execute.request import Request
-from bench.report.tables import score_table
 from bench.store import StoredRun, stored_run
-from bench.tracking.upload import Tracker, tracking_uri
+
+
+class Uploads(Protocol):
+    """Receives stored runs, as a tracking server does; the results on disk come first."""
+
+    def upload(self, run: StoredRun) -> None:
+        """Upload what a run has now."""
+
+    def finish(self) -> None:
+        """Upload what is still missing."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What came of a request.
 
     Attributes
@@ -34,32 +41,26 @@ class Outcome:
     runs: list[StoredRun]
     failures: list[Failure]
 
-    @property
-    def table(self) -> pd.DataFrame:
-        """One row a run; see :func:`bench.report.tables.score_table`."""
-        return score_table(self.runs)
 
-
-def carry_out(
+def run_request(
     request: Request,
     *,
-    tracking: str | None = None,
     watcher: Watcher | None = None,
     executor: Executor | None = None,
-) -> Outcome:
+    uploads: Uploads | None = None,
+) -> RunResult:
     """Do what a request asks for; finished folds are kept unless it says otherwise.
 
     Parameters
     ----------
     request
         Methods, dataset, protocol and the rest.
-    tracking
-        MLflow tracking URI, ``none``, or None for the default; see
-        :func:`bench.tracking.upload.tracking_uri`.
     watcher
         Told what happens.
     executor
-        Where jobs run; in this process where None.
+        Where jobs run; on this machine, one at a time, where None.
+    uploads
+        Given each run whenever one of its folds has been stored.
 
     Raises
     ------
@@ -70,24 +71,24 @@ def carry_out(
     executor = executor or LocalExecutor()
     plan = make_plan(request, elsewhere=executor.elsewhere)
     watcher.planned(plan)
-    tracker = Tracker(tracking_uri(tracking, request.results), request.results, watcher.warn)
 
     def upload(job: Job) -> None:
         stored = stored_run(job.run)
-        if stored is not None:
-            tracker.upload(stored)
+        if stored is not None and uploads is not None:
+            uploads.upload(stored)
 
     try:
-        for run in plan.runs:
-            run.folder.describe(run.facts)
+        for planned in plan.runs:
+            planned.folder.describe(planned.facts)
         failures = executor.run(plan, watcher, upload)
     except BenchError:
-        for run in plan.runs:
-            run.folder.discard_if_empty()
+        for planned in plan.runs:
+            planned.folder.discard_if_empty()
         raise
-    runs = [stored for run in plan.runs if (stored := stored_run(run.folder)) is not None]
-    for stored in runs:
-        # Folds of earlier calls that no store has seen, as after a server that was down.
-        tracker.upload(stored)
-    tracker.finish()
-    return Outcome(plan, runs, failures)
+    runs = [stored for planned in plan.runs if (stored := stored_run(planned.folder)) is not None]
+    if uploads is not None:
+        for stored in runs:
+            # Folds of earlier calls that no store has seen, as after a server that was down.
+            uploads.upload(stored)
+        uploads.finish()
+    return RunResult(plan, runs, failures)
