@@ -44,7 +44,7 @@ def show_command(
 
     from bench.data.dataset import data_folder, known_sections, local_card, open_dataset
     from bench.data.figures import check_picture, draw_sections
-    from bench.data.overview import look_over
+    from bench.data.overview import summarize
     from bench.errors import DataError
     from bench.registry import dataset_card
 
@@ -61,7 +61,7 @@ def show_command(
             raise
         note = str(error)
     with redirect_stdout(sys.stderr):
-        found = look_over(card, root, chosen)
+        found = summarize(card, root, chosen)
     if as_json:
         facts = card.model_dump(mode="json", exclude={"sections"})
         rows = [asdict(section) for section in found]

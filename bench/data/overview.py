@@ -57,7 +57,7 @@ class SectionOverview:
     problem: str = ""
 
 
-def look_over(
+def summarize(
     card: DatasetCard, root: Path | None, sections: Sequence[str] | None = None
 ) -> list[SectionOverview]:
     """Sections of a card in its order, each read once and remembered until a file changes.

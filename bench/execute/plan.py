@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.data.card import DatasetCard, join_names
 from bench.data.dataset import Dataset, open_dataset
-from bench.data.overview import look_over
+from bench.data.overview import summarize
 from bench.devices import check_device, check_precision, remember_devices, remembered_devices
 from bench.errors import BenchError, DataError
 from bench.evaluate.oracles import ORACLES
@@ -360,7 +360,7 @@ def section_facts(dataset: Dataset, protocol: Protocol) -> list[SectionFacts]:
     spots = {card.name: card.spots or 1 for card in cards}
     unknown = [card.name for card in cards if card.spots is None]
     if balanced and unknown:
-        for section in look_over(dataset.card, dataset.root, unknown):
+        for section in summarize(dataset.card, dataset.root, unknown):
             if section.spots is None:
                 raise DataError(section.problem or f"section {section.section} cannot be read")
             spots[section.section] = section.spots

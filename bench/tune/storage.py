@@ -144,7 +144,7 @@ def living_worker(folder: Path) -> Iterator[str]:
         path.unlink(missing_ok=True)
 
 
-def bury_the_dead(study: Study, folder: Path) -> int:
+def requeue_stale_trials(study: Study, folder: Path) -> int:
     """Fail the running trials of workers that died on this file system, and queue them again.
 
     Workers on other machines, whose lock is not here, are told dead by their heartbeat instead.

@@ -38,7 +38,7 @@ from bench.tune.objective import (
 )
 from bench.tune.request import TuneRequest
 from bench.tune.slots import fill, holders, seconds, settled
-from bench.tune.storage import bury_the_dead, living_worker, open_storage
+from bench.tune.storage import living_worker, open_storage, requeue_stale_trials
 from bench.worker.process import start_server
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) ->
             worker=worker,
         )
         while True:
-            bury_the_dead(study, spec.folder)
+            requeue_stale_trials(study, spec.folder)
             trials = study.get_trials(deepcopy=False)
             begun = sum(t.state != TrialState.WAITING for t in holders(trials).values())
             fill(study, min(owed(spec, searched), begun + spec.request.jobs), defaults)

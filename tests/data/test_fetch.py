@@ -17,7 +17,7 @@ from bench.data import dataset
 from bench.data.card import DatasetCard, FileCard
 from bench.data.dataset import local_card, open_dataset
 from bench.data.fetching.archives import Limits
-from bench.data.fetching.download import Downloader, Patience, Source, Watcher
+from bench.data.fetching.download import Downloader, RetryPolicy, Source, Watcher
 from bench.data.fetching.fetch import fetch_dataset
 from bench.data.lock import LOCK, LockedFile, entry_of, locked, read_lock, write_lock
 from bench.errors import DataError, UnknownNameError
@@ -25,7 +25,7 @@ from tests.cli import tiny_dataset
 from tests.data import broken_server as broken
 from tests.data.test_archives import tar_of, zip_of
 
-QUICK = Patience(connect=2, read=0.25, slowest=1000, attempts=3, pause=0)
+QUICK = RetryPolicy(connect=2, read=0.25, slowest=1000, attempts=3, pause=0)
 CONTENT = b"\tGENE\n" + b"1x1\t1\n" * 3000
 OTHER = CONTENT[:-2] + b"2\n"
 
@@ -166,13 +166,15 @@ def test_a_plain_refusal_is_not_tried_again(fetch, server, code):
 
 def test_a_server_that_drips_counts_as_stalled(fetch, server):
     started = time.monotonic()
-    error = fetch(broken.dripping(CONTENT), patience=Patience(read=0.3, attempts=1, slowest=1000))
+    error = fetch(
+        broken.dripping(CONTENT), patience=RetryPolicy(read=0.3, attempts=1, slowest=1000)
+    )
     assert "stalls" in error
     assert time.monotonic() - started < 3
 
 
 def test_a_slow_server_is_waited_for(fetch):
-    patience = Patience(read=0.2, attempts=1, slowest=5)
+    patience = RetryPolicy(read=0.2, attempts=1, slowest=5)
     assert fetch(broken.dripping(b"0123456789"), patience=patience) == b"0123456789"
 
 
@@ -220,7 +222,7 @@ def test_the_body_of_a_redirect_is_not_read(fetch, server):
         handler.server.stopping.wait(5)
 
     server.give("there", broken.whole(CONTENT))
-    assert fetch(answer, patience=Patience(read=1, attempts=1)) == CONTENT
+    assert fetch(answer, patience=RetryPolicy(read=1, attempts=1)) == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ def test_bytes_of_failed_attempts_are_taken_back(fetch):
 def test_pauses_grow(fetch, monkeypatch):
     pauses = []
     monkeypatch.setattr("tenacity.nap.time.sleep", pauses.append)
-    fetch(broken.status(503), patience=Patience(attempts=5, pause=1, longest_pause=6))
+    fetch(broken.status(503), patience=RetryPolicy(attempts=5, pause=1, longest_pause=6))
     assert pauses == [1, 2, 4, 6]
 
 

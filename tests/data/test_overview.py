@@ -16,7 +16,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from bench.data.dataset import open_dataset
-from bench.data.overview import look_over
+from bench.data.overview import summarize
 from bench.execute.plan import section_facts
 from bench.protocol.folds import make_folds
 from bench.protocol.rules import STRICT
@@ -31,7 +31,7 @@ def peak():
 before = peak()
 card = dataset_card(sys.argv[1])
 start = time.perf_counter()
-found = list(look_over(card, Path(sys.argv[2])))
+found = list(summarize(card, Path(sys.argv[2])))
 assert all(section.spots == 400 and not section.problem for section in found), found[0]
 looked = time.perf_counter() - start
 dataset = open_dataset(card, Path(sys.argv[2]), images=False)

@@ -31,7 +31,7 @@ _MAX_LISTING = 32 << 20
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a server is waited for.
 
     Attributes
@@ -54,7 +54,7 @@ class Patience:
     longest_pause: float = 60.0
 
 
-PATIENCE = Patience()
+PATIENCE = RetryPolicy()
 
 
 class Watcher:
@@ -119,7 +119,7 @@ class _Body(io.RawIOBase):
         response: requests.Response,
         source: Source,
         limit: int,
-        patience: Patience,
+        patience: RetryPolicy,
         received: Callable[[int], None],
     ) -> None:
         self._raw = response.raw
@@ -197,7 +197,7 @@ class Downloader:
 
     def __init__(
         self,
-        patience: Patience = PATIENCE,
+        patience: RetryPolicy = PATIENCE,
         limits: Limits = LIMITS,
         watcher: Watcher | None = None,
     ) -> None:

@@ -18,7 +18,7 @@ from bench.data.fetching.archives import LIMITS, Limits, extract
 from bench.data.fetching.download import (
     PATIENCE,
     Downloader,
-    Patience,
+    RetryPolicy,
     Source,
     Watcher,
     read_listing,
@@ -82,7 +82,7 @@ def fetch_dataset(
     sections: Sequence[str] = (),
     force: bool = False,
     keep_archives: bool = False,
-    patience: Patience = PATIENCE,
+    patience: RetryPolicy = PATIENCE,
     limits: Limits = LIMITS,
     watcher: Watcher | None = None,
 ) -> Outcome:
@@ -208,7 +208,7 @@ class _Fetching:
         root: Path,
         force: bool,
         keep_archives: bool,
-        patience: Patience,
+        patience: RetryPolicy,
         limits: Limits,
         watcher: Watcher,
     ) -> None:
