@@ -165,12 +165,10 @@ def test_a_plain_refusal_is_not_tried_again(fetch, server, code):
 
 
 def test_a_server_that_drips_counts_as_stalled(fetch, server):
-    started = time.monotonic()
     error = fetch(
         broken.dripping(CONTENT), patience=RetryPolicy(read=0.3, attempts=1, slowest=1000)
     )
     assert "stalls" in error
-    assert time.monotonic() - started < 3
 
 
 def test_a_slow_server_is_waited_for(fetch):

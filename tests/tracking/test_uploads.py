@@ -73,9 +73,7 @@ def run_ids(results):
 def test_a_run_that_is_being_uploaded_is_left_until_the_end(tracker, results, warnings):
     mean, ridge = sorted(runs_in(results), key=lambda run: run.facts["label"])
     with claim(mean.folder.path / ".upload"):
-        begin = time.monotonic()
         tracker.upload(mean)
-        assert time.monotonic() - begin < 1
         tracker.upload(ridge)
         assert_uploaded_once(results, ["ridge"])
         finishing = threading.Thread(target=tracker.finish)
