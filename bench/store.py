@@ -337,8 +337,13 @@ class StoredRun:
 
     def _tables(self, name: str) -> pd.DataFrame:
         if name not in self._read:
-            paths = [self.folder.fold(index).path / name for index in self.done]
-            tables = [pq.read_table(path, use_threads=False, pre_buffer=False) for path in paths]
+            tables = [
+                # Four times as fast as read_table on files of a few kilobytes.
+                pq.ParquetFile(
+                    pa.BufferReader((self.folder.fold(index).path / name).read_bytes())
+                ).read(use_threads=False)
+                for index in self.done
+            ]
             whole = pa.concat_tables(tables, promote_options="permissive") if tables else None
             self._read[name] = pd.DataFrame() if whole is None else whole.to_pandas()
         return self._read[name].copy()

@@ -21,10 +21,8 @@ _EXACT_PATIENTS = 14
 
 
 @lru_cache(maxsize=4)
-def _draws(
-    sections: tuple[int, ...], resamples: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Patients and their sections in each resample: the same for all rows of a table.
+def _draws(sections: tuple[int, ...], resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sections in each resample of patients: the same for all rows of a table.
 
     Parameters
     ----------
@@ -35,18 +33,21 @@ def _draws(
 
     Returns
     -------
-    list of tuple of arrays
-        For each draw of a patient, (resamples,) the patient, (resamples, most sections) its
-        sections, and (resamples,) the number of them that count.
+    tuple of arrays
+        (resamples, draws) place of each drawn section in a (patients, most sections) array, or
+        the place after its end where a patient has fewer; (resamples,) number of sections drawn.
     """
     rng, of_patient = np.random.default_rng(seed), np.array(sections)
-    draws = []
+    most = int(of_patient.max())
+    places, drawn = [], np.zeros(resamples)
     for _ in sections:
         chosen = rng.integers(len(sections), size=resamples)
         number = of_patient[chosen]
-        picked = (rng.random((resamples, of_patient.max())) * number[:, None]).astype(np.intp)
-        draws.append((chosen, picked, number))
-    return draws
+        picked = (rng.random((resamples, most)) * number[:, None]).astype(np.intp)
+        place = chosen[:, None] * most + picked
+        places.append(np.where(np.arange(most) < number[:, None], place, len(sections) * most))
+        drawn += number
+    return np.concatenate(places, axis=1), drawn
 
 
 def bootstrap_interval(
@@ -96,14 +97,11 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     sections = np.bincount(of_patient)
     values = _two_levels(values, of_patient, sections)
-    padded = np.zeros((count, sections.max()))
+    padded = np.zeros((count + 1, sections.max()))  # what lies after a patient's sections is 0
     for patient in range(count):
         padded[patient, : sections[patient]] = values[of_patient == patient]
-    total, drawn = np.zeros(resamples), np.zeros(resamples)
-    for chosen, picked, number in _draws(tuple(sections.tolist()), resamples, seed):
-        within = np.arange(padded.shape[1]) < number[:, None]
-        total += np.where(within, padded[chosen[:, None], picked], 0.0).sum(axis=1)
-        drawn += number
+    places, drawn = _draws(tuple(sections.tolist()), resamples, seed)
+    total = padded.ravel()[places].sum(axis=1)
     student = special.stdtrit(count - 1, (1 + level) / 2)
     tail = special.ndtr(-np.sqrt(count / (count - 1)) * student)
     low, high = np.quantile(total / drawn, [tail, 1 - tail])
