@@ -290,14 +290,3 @@ def printable(text: str) -> str:
 def one_line(message: object, limit: int = 200) -> str:
     """A message of any library as one printable line of at most `limit` characters."""
     return printable(" ".join(str(message)[: 20 * limit].split())[:limit])[:limit]
-
-
-def source_hash(*roots: Path) -> str:
-    """SHA-256 over the Python sources in `roots` (files, or folders with all below them)."""
-    digest = hashlib.sha256()
-    for root in roots:
-        sources = [root] if root.is_file() else sorted(root.rglob("*.py"))
-        for source in sources:
-            name = source.name if root.is_file() else source.relative_to(root).as_posix()
-            digest.update(f"{name}\0".encode() + source.read_bytes() + b"\0")
-    return digest.hexdigest()

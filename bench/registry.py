@@ -125,12 +125,6 @@ def method_class(name: str) -> type[Method]:
     raise BenchError(f"method '{name}': its module holds no Method class of that name")
 
 
-def method_source(name: str) -> Path:
-    """File, or folder of a package, that a method's source is in."""
-    file = Path(inspect.getfile(method_class(name)))
-    return file.parent if file.name == "__init__.py" else file
-
-
 def find_datasets() -> dict[str, Path]:
     """Cards by dataset name: those of the package, then those that the user has added."""
     return {**built_in_datasets(), **own_datasets()}

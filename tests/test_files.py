@@ -19,7 +19,6 @@ from bench.files import (
     parse_yaml,
     printable,
     read_yaml,
-    source_hash,
     write_json,
 )
 
@@ -148,50 +147,6 @@ def test_a_file_hash_reads_beyond_one_block(tmp_path, algorithm):
     first = file_hash(path, algorithm)
     path.write_bytes(bytes((1 << 20) + 6) + b"\x01")
     assert file_hash(path, algorithm) != first
-
-
-@pytest.fixture
-def sources(tmp_path):
-    folder = tmp_path / "package"
-    (folder / "inner").mkdir(parents=True)
-    (folder / "a.py").write_text("A = 1\n")
-    (folder / "inner" / "b.py").write_text("B = 2\n")
-    return folder
-
-
-def test_a_source_hash_is_stable_and_does_not_depend_on_where_the_source_lies(sources, tmp_path):
-    before = source_hash(sources)
-    (sources / "notes.txt").write_text("no source")
-    (sources / "__pycache__").mkdir()
-    (sources / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"x")
-    assert source_hash(sources) == before
-    assert source_hash(sources.rename(tmp_path / "elsewhere")) == before
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda folder: (folder / "a.py").write_text("A = 2\n"),
-        lambda folder: (folder / "inner" / "b.py").write_text("B = 3\n"),
-        lambda folder: (folder / "a.py").rename(folder / "c.py"),
-        lambda folder: (folder / "a.py").rename(folder / "inner" / "a.py"),
-        lambda folder: (folder / "new.py").write_text(""),
-        lambda folder: (folder / "inner" / "b.py").unlink(),
-    ],
-    ids=["content", "content below", "name", "folder", "new file", "file gone"],
-)
-def test_a_source_hash_changes_with_content_and_names(sources, change):
-    before = source_hash(sources)
-    change(sources)
-    assert source_hash(sources) != before
-
-
-def test_a_source_hash_of_single_files_takes_in_names_and_number(sources):
-    a, b = sources / "a.py", sources / "inner" / "b.py"
-    assert source_hash(a) != source_hash(b)
-    assert source_hash(a, b) != source_hash(a)
-    renamed = a.rename(sources / "z.py")
-    assert source_hash(renamed, b) != source_hash(b, renamed)
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):

@@ -352,9 +352,11 @@ def _run(row: Row) -> dict[str, Any]:
 
 
 def _failure(path: Path) -> str:
-    """Last line of the traceback of a fold that failed."""
+    """Why a fold failed: the first line, or in results of the first layout the last one."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         return "not run"
-    return f"failed: {lines[-1].strip()}" if lines else "failed"
+    if not lines:
+        return "failed"
+    return f"failed: {lines[-1 if lines[0].startswith('Traceback') else 0].strip()}"
