@@ -25,6 +25,7 @@ from bench.cli.options import (
 )
 from bench.cli.terminal import complain, terminal_width
 from bench.errors import BenchError
+from bench.evaluate.scores import COMPARABLE, LEADING
 from bench.execute.request import Request
 
 if TYPE_CHECKING:
@@ -76,19 +77,19 @@ def tables_command(
     ] = False,
     score: Annotated[
         str, typer.Option(help="Score that --pairs compares.", metavar="NAME")
-    ] = "pcc_acg",
+    ] = LEADING,
     results: ResultsOption = Request.results,
 ) -> None:
     """Print the table of all stored runs on a dataset."""
     from bench.errors import UnknownNameError
-    from bench.report.pairs import HIGHER_IS_BETTER, LOWER_IS_BETTER, render_pairs
+    from bench.report.pairs import render_pairs
     from bench.report.published import render_published
     from bench.report.tables import render
 
     if pairs and with_published:
         raise BenchError("--pairs and --with-published are two tables; ask for one")
-    if score not in (known := (*HIGHER_IS_BETTER, *LOWER_IS_BETTER)):
-        raise UnknownNameError("score", score, known)
+    if score not in COMPARABLE:
+        raise UnknownNameError("score", score, COMPARABLE)
 
     found = _stored(results, dataset, protocol)
     if len(found) > 1 and how in {TableFormat.csv, TableFormat.json}:
@@ -188,7 +189,7 @@ def ceiling_command(
     genes: Annotated[bool, typer.Option("--genes", help="One row a gene and section.")] = False,
     data_root: DataRootOption = None,
 ) -> None:
-    """Show the highest PCC that counting noise leaves to be had, by section."""
+    """Show the noise ceiling of each section: the maximum PCC attainable given counting noise."""
     from bench.execute.ceilings import gene_ceilings, section_ceilings
     from bench.execute.plan import divide
     from bench.protocol.rules import find_protocol
@@ -224,7 +225,7 @@ def audit_command(
     data_root: DataRootOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for what the folds and rules let slip from the test side to the training side."""
+    """Check folds and rules for leakage from test to training data."""
     from bench.execute.audits import cross_audit, full_audit
     from bench.protocol.rules import find_protocol
     from bench.registry import dataset_card
