@@ -76,7 +76,8 @@ def tables_command(
         bool, typer.Option("--with-published", help="Set ours beside published numbers instead.")
     ] = False,
     score: Annotated[
-        str, typer.Option(help="Score that --pairs compares.", metavar="NAME")
+        str,
+        typer.Option(help=f"Score that --pairs compares: {', '.join(COMPARABLE)}.", metavar="NAME"),
     ] = LEADING,
     results: ResultsOption = Request.results,
 ) -> None:

@@ -49,9 +49,9 @@ class Reference:
 
 
 class GeneValues:
-    """Values of each panel gene by name, and their means.
+    """Values of each panel gene as attributes, and their means.
 
-    Parameters
+    Attributes
     ----------
     heg
         (genes,) bool mask of the highly expressed genes.

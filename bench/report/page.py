@@ -40,7 +40,8 @@ _FIGURES = {
     "genes": ("Genes", "PCC of every gene, mean over sections, as one box a run."),
     "critical-difference": (
         "Critical difference",
-        "Mean rank of every run over the sections; a bar joins those that no test tells apart.",
+        "Mean rank of every run over the sections; a bar joins runs that do not differ"
+        " significantly.",
     ),
     "cost": (
         "Cost",

@@ -145,11 +145,11 @@ def pairs_for_people(table: pd.DataFrame) -> pd.DataFrame:
 def pair_notes(table: pd.DataFrame, score: str = LEADING) -> list[str]:
     """What a reader of the pairs must know."""
     notes = [
-        f"Differences of {score} on the sections that both have; interval: bootstrap over"
-        " patients, then their sections.",
-        "p (patients): sign flips of whole patients; p (sections): Wilcoxon's signed ranks, which"
-        " take sections of one patient as independent and so find too much. Both two-sided, with"
-        " Holm's correction over all pairs.",
+        f"Differences of {score} on the sections that both methods have; 95 % interval: bootstrap"
+        " over patients, then their sections.",
+        "p (patients): permutation test with sign flips of whole patients; p (sections): Wilcoxon"
+        " signed-rank test, which treats sections of one patient as independent and therefore"
+        " overstates significance. Both are two-sided, with Holm's correction over all pairs.",
     ]
     if (table["patients"] < PATIENTS_FOR_A_TEST).any():
         notes.append(

@@ -279,7 +279,7 @@ _DATA_NOTES = {
 
 
 def _damage(run: StoredRun) -> list[str]:
-    """What of a run is damaged or was edited; such folds are not in its row."""
+    """Damaged or edited folds of a run, which its row leaves out."""
     return [
         f"{run.facts['label']}: fold {index} is left out, its {damage}; the same 'bench run'"
         " does it again."
@@ -288,7 +288,7 @@ def _damage(run: StoredRun) -> list[str]:
 
 
 def _above_ceiling(table: pd.DataFrame) -> list[str]:
-    """Rows that are better than counting noise allows, which no honest method is."""
+    """Rows above the noise ceiling, which a method reaches only by leakage or by chance."""
     score = BY_NAME[LEADING]
     if not score.ceiling:
         return []
@@ -305,7 +305,9 @@ def _not_isolated(run: StoredRun) -> str:
     isolation = {run.fold_facts(index).get("isolation") for index in run.done}
     if "none" not in isolation:
         return ""
-    return f"{run.facts['label']}: fitted with --isolation none, beside the truth."
+    return (
+        f"{run.facts['label']}: fitted with --isolation none, in the process that holds the truth."
+    )
 
 
 def _missing_folds(run: StoredRun) -> str:
@@ -357,9 +359,9 @@ def write_table(
     Parameters
     ----------
     table
-        What machines get.
+        Columns for csv and json, with full precision.
     shown
-        What people get: rounded, as strings.
+        Columns for the other formats: rounded, as strings.
     notes
         Footnotes, numbered in this order.
     how, title, width
@@ -403,7 +405,7 @@ def write_table(
 
 
 def _fitting(shown: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
-    """The table without what it takes to fit, and the names of that."""
+    """The table without the columns that do not fit, and their headings."""
     hidden = []
     for heading in _expendable():
         if _drawn_width(shown) > width and heading in shown:
