@@ -200,12 +200,16 @@ def layout_1(tmp_path):
 
 
 def test_results_of_the_first_layout_are_read(layout_1):
-    from bench.report.tables import score_table
+    from bench.report.tables import for_people, render, score_table
 
     runs = stored_runs(layout_1, "demo", "strict-hvg-12")
     table = score_table(runs).set_index("method")
     assert list(table["folds"]) == [3, 3]
     assert table.loc["ridge", "pcc_acg"] == pytest.approx(0.5553, abs=5e-5)
+    assert table["ccc_acg"].isna().all()  # a score that these results lack
+    shown = for_people(score_table(runs), "page")
+    assert set(shown["CCC(ACG)"]) == {"–"}
+    assert json.loads(render(runs, "json"))["rows"][0]["ccc_acg"] is None
     assert all(run.damaged == {} for run in runs)
     assert damaged_records(layout_1, "demo", "strict-hvg-12") == []
 

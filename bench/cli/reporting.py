@@ -25,6 +25,7 @@ from bench.cli.options import (
 )
 from bench.cli.terminal import complain, terminal_width
 from bench.errors import BenchError
+from bench.evaluate.scores import COMPARABLE, LEADING
 from bench.execute.request import Request
 
 if TYPE_CHECKING:
@@ -75,20 +76,21 @@ def tables_command(
         bool, typer.Option("--with-published", help="Set ours beside published numbers instead.")
     ] = False,
     score: Annotated[
-        str, typer.Option(help="Score that --pairs compares.", metavar="NAME")
-    ] = "pcc_acg",
+        str,
+        typer.Option(help=f"Score that --pairs compares: {', '.join(COMPARABLE)}.", metavar="NAME"),
+    ] = LEADING,
     results: ResultsOption = Request.results,
 ) -> None:
     """Print the table of all stored runs on a dataset."""
     from bench.errors import UnknownNameError
-    from bench.report.pairs import HIGHER_IS_BETTER, LOWER_IS_BETTER, render_pairs
+    from bench.report.pairs import render_pairs
     from bench.report.published import render_published
     from bench.report.tables import render
 
     if pairs and with_published:
         raise BenchError("--pairs and --with-published are two tables; ask for one")
-    if score not in (known := (*HIGHER_IS_BETTER, *LOWER_IS_BETTER)):
-        raise UnknownNameError("score", score, known)
+    if score not in COMPARABLE:
+        raise UnknownNameError("score", score, COMPARABLE)
 
     found = _stored(results, dataset, protocol)
     if len(found) > 1 and how in {TableFormat.csv, TableFormat.json}:

@@ -20,7 +20,7 @@ def noise_ceiling(
     splits: int = SPLITS,
     seed: int = 0,
 ) -> np.ndarray:
-    """Highest expected correlation with one section's measured expression, gene by gene.
+    """Maximum expected correlation with one section's measured expression, for each gene.
 
     Every count is split binomially in two halves, which are independent given the rate that was
     sampled. Their correlation r is the reliability of half the depth; Spearman and Brown's

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 from scipy import special
 
 
-def _checked(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def as_pair(
+    truth: np.ndarray, prediction: np.ndarray, *, least: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Truth and prediction as finite float64 arrays of one shape (spots, genes).
+
+    Parameters
+    ----------
+    truth, prediction : (spots, genes) arrays
+    least : smallest number of spots
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, there are fewer than `least` spots, or a value is not finite.
+    """
     truth = np.asarray(truth, dtype=np.float64)
     prediction = np.asarray(prediction, dtype=np.float64)
     if truth.ndim != 2 or truth.shape != prediction.shape:
@@ -18,6 +31,8 @@ def _checked(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.
         )
     if not (np.isfinite(truth).all() and np.isfinite(prediction).all()):
         raise ValueError("truth and prediction must be finite")
+    if len(truth) < least:
+        raise ValueError(f"a correlation needs at least three spots, not {len(truth)}")
     return truth, prediction
 
 
@@ -43,16 +58,45 @@ def pearson_per_gene(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     >>> pearson_per_gene(truth, 3 * truth + 1)
     array([ 1., nan])
     """
-    truth, prediction = _checked(truth, prediction)
-    if len(truth) < 3:
-        raise ValueError(f"a correlation needs at least three spots, not {len(truth)}")
-    r = np.empty(truth.shape[1])
+    return correlations_per_gene(truth, prediction)[0]
+
+
+def correlations_per_gene(
+    truth: np.ndarray, prediction: np.ndarray, given: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pearson correlation of every gene, and the partial one with a third variable held fixed.
+
+    Parameters
+    ----------
+    truth, prediction : (spots, genes) float arrays on the protocol's log scale
+    given : (spots,) variable held fixed, such as the log of the spots' total counts
+
+    Returns
+    -------
+    tuple of two (genes,) float64
+        As :func:`pearson_per_gene`; and the partial correlations, NaN also where a column is
+        `given` itself up to a factor, and for all without `given`.
+
+    Raises
+    ------
+    ValueError
+        As :func:`pearson_per_gene`, or `given` has another number of spots.
+    """
+    truth, prediction = as_pair(truth, prediction, least=3)
+    fixed = None
+    if given is not None:
+        given = np.asarray(given, dtype=np.float64)
+        if given.shape != (len(truth),):
+            raise ValueError(f"given {given.shape} must be (spots,) of truth {truth.shape}")
+        fixed = _unit_rows(given[:, None])[0][0]
+    r, partial = np.full((2, truth.shape[1]), np.nan)
     for genes in _blocks(truth.shape[1]):
         a, varies_a = _unit_rows(truth[:, genes])
         b, varies_b = _unit_rows(prediction[:, genes])
-        r[genes] = _row_products(a, b)
-        r[genes][~(varies_a & varies_b)] = np.nan
-    return r
+        r[genes] = np.where(varies_a & varies_b, _row_products(a, b), np.nan)
+        if fixed is not None:
+            partial[genes] = _partial(r[genes], a @ fixed, b @ fixed)
+    return r, partial
 
 
 _GENES_AT_ONCE = 64
@@ -80,36 +124,6 @@ def _unit_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _row_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.clip(np.einsum("gs,gs->g", a, b), -1.0, 1.0)
-
-
-def partial_pearson_per_gene(
-    truth: np.ndarray, prediction: np.ndarray, given: np.ndarray
-) -> np.ndarray:
-    """Correlation of every gene over the spots of one section, a third variable held fixed.
-
-    Parameters
-    ----------
-    truth, prediction : (spots, genes) float arrays on the protocol's log scale
-    given : (spots,) what is held fixed, such as the log of the spots' total counts
-
-    Returns
-    -------
-    (genes,) float64; NaN where either column is constant, or is `given` itself up to a factor
-
-    Raises
-    ------
-    ValueError
-        As :func:`pearson_per_gene`.
-    """
-    given = np.asarray(given, dtype=np.float64)
-    if given.shape != (len(truth),):
-        raise ValueError(f"given {given.shape} must be (spots,) of truth {np.shape(truth)}")
-    fixed = np.broadcast_to(given[:, None], np.shape(truth))
-    r = pearson_per_gene(truth, prediction)
-    # A variable that does not vary explains nothing.
-    r_truth = np.nan_to_num(pearson_per_gene(truth, fixed))
-    r_prediction = np.nan_to_num(pearson_per_gene(prediction, fixed))
-    return _partial(r, r_truth, r_prediction)
 
 
 def _partial(r: np.ndarray, r_truth: np.ndarray, r_prediction: np.ndarray) -> np.ndarray:
@@ -142,98 +156,89 @@ def p_values(r: np.ndarray, spots: int) -> np.ndarray:
     return 2 * special.betainc(half, half, (1 - np.abs(r)) / 2)
 
 
-def mean_squared_error(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """Mean squared error over spots x genes."""
-    truth, prediction = _checked(truth, prediction)
-    return float(np.mean((truth - prediction) ** 2))
+def spearman_per_gene(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Spearman rank correlation of every gene over the spots of one section; ties share a rank.
+
+    Parameters, results and errors are those of :func:`pearson_per_gene`.
+    """
+    from scipy.stats import rankdata
+
+    truth, prediction = as_pair(truth, prediction, least=3)
+    return pearson_per_gene(rankdata(truth, axis=0), rankdata(prediction, axis=0))
+
+
+def concordance_per_gene(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Lin's concordance correlation coefficient of every gene over the spots of one section.
+
+    ``2 cov(t, p) / (var(t) + var(p) + (mean(t) - mean(p))²)`` with moments over all spots: the
+    Pearson correlation, lowered by differences of mean and of scale.
+
+    Parameters
+    ----------
+    truth, prediction : (spots, genes) float arrays on one scale
+
+    Returns
+    -------
+    (genes,) float64 in [-1, 1]; NaN where either column is constant, as the correlation is
+
+    Raises
+    ------
+    ValueError
+        As :func:`pearson_per_gene`.
+
+    Source
+    ------
+    Lin, Biometrics 45(1) (1989), equation for the estimator with 1/n moments.
+
+    Examples
+    --------
+    >>> truth = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    >>> concordance_per_gene(truth, truth + 1)
+    array([0.57142857,        nan])
+    """
+    truth, prediction = as_pair(truth, prediction, least=3)
+    ccc = np.empty(truth.shape[1])
+    for genes in _blocks(truth.shape[1]):
+        a, b = truth[:, genes], prediction[:, genes]
+        varies = (np.ptp(a, axis=0) > 0) & (np.ptp(b, axis=0) > 0)
+        gap = a.mean(axis=0) - b.mean(axis=0)
+        a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+        # Values are scaled so that tiny or huge ones neither vanish nor overflow when squared.
+        scale = np.maximum(np.abs(a).max(axis=0), np.abs(b).max(axis=0))
+        scale = np.maximum(scale, np.abs(gap))
+        scale = np.where(scale > 0, scale, 1.0)
+        a, b, gap = a / scale, b / scale, gap / scale
+        covariance = np.einsum("sg,sg->g", a, b) / len(a)
+        variances = (np.einsum("sg,sg->g", a, a) + np.einsum("sg,sg->g", b, b)) / len(a)
+        whole = np.where(varies, variances + gap**2, 1.0)
+        ccc[genes] = np.where(varies, np.clip(2 * covariance / whole, -1.0, 1.0), np.nan)
+    return ccc
+
+
+def squared_error_per_gene(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """(genes,) mean squared error of every gene over the spots of one section."""
+    truth, prediction = as_pair(truth, prediction)
+    mse = np.empty(truth.shape[1])
+    for genes in _blocks(truth.shape[1]):
+        error = truth[:, genes] - prediction[:, genes]
+        mse[genes] = np.einsum("sg,sg->g", error, error) / len(truth)
+    return mse
 
 
 def mean_absolute_error(truth: np.ndarray, prediction: np.ndarray) -> float:
     """Mean absolute error over spots x genes."""
-    truth, prediction = _checked(truth, prediction)
-    return float(np.mean(np.abs(truth - prediction)))
-
-
-def mean_defined(values: np.ndarray) -> tuple[float, int]:
-    """Mean over the defined values, and how many are undefined.
-
-    Returns
-    -------
-    tuple of float and int
-        NaN where every value is undefined.
-    """
-    defined = values[~np.isnan(values)]
-    return (float(defined.mean()) if defined.size else float("nan")), len(values) - defined.size
-
-
-def score_section(
-    truth: np.ndarray,
-    prediction: np.ndarray,
-    heg: np.ndarray,
-    *,
-    totals: np.ndarray | None = None,
-    scale_free: bool = False,
-) -> tuple[dict[str, float], pd.DataFrame]:
-    """All scores of one section that look at one spot at a time.
-
-    Parameters
-    ----------
-    truth, prediction : (spots, genes) float arrays on the protocol's target scale
-    heg : (genes,) bool mask of the highly expressed genes
-    totals : (spots,) counts of each spot over all measured genes; with them the correlations are
-        also given at fixed log total count
-    scale_free : the prediction has a scale of its own, so errors mean nothing and are NaN
-
-    Returns
-    -------
-    tuple of dict and DataFrame
-        ``pcc_acg``, ``pcc_heg``, the same with ``_given_depth``, ``mse``, ``mae`` and the numbers
-        of undefined genes; and per gene ``pcc``, ``p_value``, ``pcc_given_depth``, ``mse``,
-        ``truth_mean``, ``heg``.
-    """
-    truth, prediction = _checked(truth, prediction)
-    spots, genes = truth.shape
-    if spots < 3:
-        raise ValueError(f"a correlation needs at least three spots, not {spots}")
-    depth = None
-    if totals is not None:
-        depth = _unit_rows(np.log1p(np.asarray(totals, dtype=np.float64))[:, None])[0][0]
-    columns = {name: np.empty(genes) for name in ("pcc", "given", "mse", "mean")}
+    truth, prediction = as_pair(truth, prediction)
     absolute = 0.0
-    for block in _blocks(genes):
-        a, varies_a = _unit_rows(truth[:, block])
-        b, varies_b = _unit_rows(prediction[:, block])
-        r = np.where(varies_a & varies_b, _row_products(a, b), np.nan)
-        columns["pcc"][block] = r
-        columns["given"][block] = np.nan if depth is None else _partial(r, a @ depth, b @ depth)
-        columns["mean"][block] = truth[:, block].mean(axis=0)
-        error = truth[:, block] - prediction[:, block]
-        columns["mse"][block] = np.einsum("sg,sg->g", error, error) / spots
+    for genes in _blocks(truth.shape[1]):
+        error = truth[:, genes] - prediction[:, genes]
         absolute += np.abs(error, out=error).sum()
-    acg, undefined = mean_defined(columns["pcc"])
-    heg_mean, heg_undefined = mean_defined(columns["pcc"][heg])
-    nothing = float("nan")
-    scores = {
-        "pcc_acg": acg,
-        "pcc_heg": heg_mean,
-        "pcc_acg_given_depth": mean_defined(columns["given"])[0],
-        "pcc_heg_given_depth": mean_defined(columns["given"][heg])[0],
-        "mse": nothing if scale_free else float(columns["mse"].mean()),
-        "mae": nothing if scale_free else float(absolute / truth.size),
-        "undefined_acg": float(undefined),
-        "undefined_heg": float(heg_undefined),
-    }
-    table = pd.DataFrame(
-        {
-            "pcc": columns["pcc"],
-            "p_value": p_values(columns["pcc"], spots),
-            "pcc_given_depth": columns["given"],
-            "mse": np.full(genes, nothing) if scale_free else columns["mse"],
-            "truth_mean": columns["mean"],
-            "heg": heg,
-        }
-    )
-    return scores, table
+    return float(absolute / truth.size)
+
+
+def nanmean(values: np.ndarray) -> float:
+    """Mean over the defined values; NaN, without numpy's warning, where there is none."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else float("nan")
 
 
 class PooledCorrelation:
@@ -254,7 +259,7 @@ class PooledCorrelation:
         ----------
         truth, prediction : (spots, genes) float arrays on the protocol's target scale
         """
-        truth, prediction = _checked(truth, prediction)
+        truth, prediction = as_pair(truth, prediction)
         spots, genes = truth.shape
         if not spots:
             return
@@ -294,24 +299,3 @@ class PooledCorrelation:
         scale = np.sqrt(self._moments[0]) * np.sqrt(self._moments[1])
         r = self._moments[2] / np.where(scale > 0, scale, 1.0)
         return np.where(varies, np.clip(r, -1.0, 1.0), np.nan)
-
-
-def score_pooled(
-    truth: Sequence[np.ndarray], prediction: Sequence[np.ndarray], heg: Sequence[np.ndarray]
-) -> dict[str, float]:
-    """Correlations over all test spots of a fold together; see :class:`PooledCorrelation`.
-
-    Parameters
-    ----------
-    truth, prediction : one (spots, genes) array a section
-    heg : one (genes,) bool mask a section; a gene counts as HEG where any section says so
-    """
-    pooled = PooledCorrelation()
-    for measured, predicted in zip(truth, prediction, strict=True):
-        pooled.add(measured, predicted)
-    pcc = pooled.result()
-    either = np.logical_or.reduce(list(heg))
-    return {
-        "pooled_pcc_acg": mean_defined(pcc)[0],
-        "pooled_pcc_heg": mean_defined(pcc[either])[0],
-    }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from bench.data.dataset import Dataset
-from bench.evaluate.metrics import mean_defined
+from bench.evaluate.metrics import nanmean
 from bench.execute.scoring import section_ceiling
 from bench.protocol.fold_data import fold_data
 from bench.protocol.folds import Folds
@@ -60,16 +61,15 @@ def section_ceilings(genes: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (fold, section, patient), part in genes.groupby(["fold", "section", "patient"], sort=False):
         values = part["ceiling"].to_numpy()
-        mean, undefined = mean_defined(values)
         rows.append(
             {
                 "section": section,
                 "patient": patient,
                 "fold": fold,
-                "ceiling_acg": mean,
-                "ceiling_heg": mean_defined(values[part["heg"].to_numpy()])[0],
+                "ceiling_acg": nanmean(values),
+                "ceiling_heg": nanmean(values[part["heg"].to_numpy()]),
                 "genes": len(values),
-                "undefined": undefined,
+                "undefined": int(np.isnan(values).sum()),
             }
         )
     table = pd.DataFrame(rows)

@@ -1,18 +1,16 @@
-"""What a fold's predictions are worth, and the file they are kept in."""
+"""Scores of a fold's predictions, and the predictions as AnnData."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from bench.evaluate.ceiling import noise_ceiling
-from bench.evaluate.metrics import mean_defined, pearson_per_gene, score_pooled, score_section
-from bench.evaluate.spatial import domain_agreement, grid_neighbours, map_similarity, morans_i
+from bench.evaluate.section import Reference, Section, score_pooled, score_section
+from bench.evaluate.spatial import domain_agreement, grid_neighbours, morans_i
 from bench.protocol.normalise import normalise
 
 if TYPE_CHECKING:
@@ -20,28 +18,6 @@ if TYPE_CHECKING:
 
     from bench.protocol.fold_data import FoldData, Truth
     from bench.protocol.rules import Protocol
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What is the same for every method that predicts a section.
-
-    Attributes
-    ----------
-    ceiling
-        (panel,) noise ceiling of each gene's correlation.
-    weights
-        (spots, spots) neighbours on the array.
-    morans_i
-        (panel,) Moran's I of the measured expression.
-    domains
-        ARI and NMI of the domains of the measured expression.
-    """
-
-    ceiling: np.ndarray
-    weights: sp.csr_matrix
-    morans_i: np.ndarray
-    domains: tuple[float, float]
 
 
 def section_ceiling(truth: Truth, protocol: Protocol) -> np.ndarray:
@@ -104,24 +80,16 @@ def score_fold(
         )
 
     for truth, known, prediction in zip(data.truth, references, predictions, strict=True):
-        scores, genes = score_section(
-            truth.expression, prediction, truth.heg, totals=truth.totals, scale_free=scale_free
+        section = Section(
+            truth.expression,
+            prediction,
+            truth.heg,
+            totals=truth.totals,
+            array_xy=truth.array_xy,
+            labels=truth.labels,
+            reference=known,
         )
-        genes["ceiling"] = known.ceiling
-        genes["morans_i_truth"] = known.morans_i
-        genes["morans_i"] = morans_i(prediction, known.weights)
-        genes["ssim"] = map_similarity(truth.expression, prediction, truth.array_xy)
-        ari, nmi = domain_agreement(prediction, truth.labels)
-        scores |= {
-            "ceiling_acg": mean_defined(known.ceiling)[0],
-            "ceiling_heg": mean_defined(known.ceiling[truth.heg])[0],
-            "ssim": mean_defined(genes["ssim"].to_numpy())[0],
-            "morans_i_agreement": _agreement(genes["morans_i_truth"], genes["morans_i"]),
-            "ari": ari,
-            "nmi": nmi,
-            "ari_observed": known.domains[0],
-            "nmi_observed": known.domains[1],
-        }
+        scores, genes = score_section(section, scale_free=scale_free)
         add(scores, truth.section, truth.patient, len(prediction))
         genes.insert(0, "gene", list(data.training.panel))
         genes.insert(0, "patient", truth.patient)
@@ -136,14 +104,6 @@ def score_fold(
     )
     add(pooled, "", "", sum(len(prediction) for prediction in predictions))
     return pd.DataFrame(rows), pd.concat(tables, ignore_index=True)
-
-
-def _agreement(measured: pd.Series, predicted: pd.Series) -> float:
-    """Correlation over genes of the autocorrelation measured with that predicted."""
-    both = pd.concat([measured, predicted], axis=1).dropna().to_numpy()
-    if len(both) < 3:
-        return float("nan")
-    return float(pearson_per_gene(both[:, :1], both[:, 1:])[0])
 
 
 def as_anndata(data: FoldData, predictions: Sequence[np.ndarray]) -> AnnData:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bench.evaluate.scores import BY_NAME, COMPARABLE, LEADING
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
 from bench.report.pairs import few_patients, pair_table, section_scores
 from bench.report.tables import score_table
@@ -50,14 +51,16 @@ def comparison_figures(runs: Sequence[StoredRun]) -> dict[str, Figure]:
     return figures
 
 
-def score_figure(runs: Sequence[StoredRun], score: str = "pcc_acg") -> Figure:
+def score_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure:
     """Mean and 95 % interval of every run, its sections as points, the ceiling as a band."""
     table = score_table(runs)
     by_section = section_scores(runs, score)
     labels = _labels(by_section)
     figure, axes = _figure(0.34 * len(labels) + 1.1)
     colours = _colours()
-    ceiling = section_scores(runs, "ceiling_acg").drop(columns="patient").max(axis=1).dropna()
+    name = BY_NAME[score].ceiling
+    by_run = section_scores(runs, name).drop(columns="patient") if name else pd.DataFrame()
+    ceiling = by_run.max(axis=1).dropna()
     if len(ceiling):
         axes.axvspan(ceiling.min(), ceiling.max(), color="0.9", zorder=0)
         axes.axvline(
@@ -76,7 +79,7 @@ def score_figure(runs: Sequence[StoredRun], score: str = "pcc_acg") -> Figure:
         axes.scatter([row[score]], [height], s=34, color=colour, zorder=3, marker=_marker(row))
     axes.axvline(0, color="0.7", linewidth=0.8)
     axes.set_yticks(range(len(labels)), [plain(label) for label in reversed(labels)])
-    axes.set_xlabel("PCC(ACG) per section: mean, 95 % interval over patients")
+    axes.set_xlabel(f"{BY_NAME[score].heading} per section: mean, 95 % interval over patients")
     _kind_legend(axes, colours, {row["kind"] for row in rows.values()})
     return figure
 
@@ -87,7 +90,7 @@ def gene_figure(runs: Sequence[StoredRun]) -> Figure:
 
     table = score_table(runs)
     by_key = {run.facts["key"][:12]: run for run in runs}
-    labels = _labels(section_scores(runs, "pcc_acg"))
+    labels = _labels(section_scores(runs, LEADING))
     rows = _rows_of(table, labels)
     parts = []
     for label in labels:
@@ -121,7 +124,7 @@ def gene_figure(runs: Sequence[StoredRun]) -> Figure:
 def cost_figure(runs: Sequence[StoredRun]) -> Figure:
     """Score against seconds of training; the area of a point is its peak memory."""
     table = score_table(runs)
-    table = _contestants(table[table["pcc_acg"].notna()])  # controls cost nothing
+    table = _contestants(table[table[LEADING].notna()])  # controls cost nothing
     memory = {run.facts["key"][:12]: peak_memory(run) for run in runs}
     figure, axes = _figure(3.6)
     colours = _colours()
@@ -130,7 +133,7 @@ def cost_figure(runs: Sequence[StoredRun]) -> Figure:
         gigabytes = memory[row["key"]] / 1024
         axes.scatter(
             [time],
-            [row["pcc_acg"]],
+            [row[LEADING]],
             s=30 + 60 * gigabytes,
             color=colours[row["kind"]],
             alpha=0.75,
@@ -139,7 +142,7 @@ def cost_figure(runs: Sequence[StoredRun]) -> Figure:
         )
         axes.annotate(
             plain(row["method"]),
-            (time, row["pcc_acg"]),
+            (time, row[LEADING]),
             xytext=(6, 4),
             textcoords="offset points",
             fontsize=8,
@@ -148,11 +151,11 @@ def cost_figure(runs: Sequence[StoredRun]) -> Figure:
     axes.margins(x=0.18, y=0.12)
     _apart(figure, axes)
     axes.set_xlabel("seconds of training, all folds (area: peak memory)")
-    axes.set_ylabel("PCC(ACG)")
+    axes.set_ylabel(BY_NAME[LEADING].heading)
     return figure
 
 
-def rank_figure(runs: Sequence[StoredRun], score: str = "pcc_acg") -> Figure | None:
+def rank_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure | None:
     """Critical-difference diagram: mean ranks over sections, ties joined by bars.
 
     Methods alone where there are three, otherwise all runs. Those are joined that the permutation
@@ -165,7 +168,7 @@ def rank_figure(runs: Sequence[StoredRun], score: str = "pcc_acg") -> Figure | N
     scores = section_scores(runs, score).drop(columns="patient").dropna(axis=1, how="all").dropna()
     if scores.shape[1] < 3 or len(scores) < 3:
         return None
-    ranks = scores.rank(axis=1, ascending=False).mean()
+    ranks = scores.rank(axis=1, ascending=COMPARABLE[score].better == "lower").mean()
     pairs = pair_table(runs, score)
     # The library walks over sets of names, whose order changes from process to process; that of
     # sets of small numbers does not.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.errors import BenchError, StoreError, UnknownNameError
+from bench.evaluate.scores import SCORES
 from bench.files import atomic_write
 from bench.protocol.audit import TITLES
 from bench.report.comparison_figures import comparison_figures
@@ -39,7 +40,8 @@ _FIGURES = {
     "genes": ("Genes", "PCC of every gene, mean over sections, as one box a run."),
     "critical-difference": (
         "Critical difference",
-        "Mean rank of every run over the sections; a bar joins those that no test tells apart.",
+        "Mean rank of every run over the sections; a bar joins runs that do not differ"
+        " significantly.",
     ),
     "cost": (
         "Cost",
@@ -47,7 +49,10 @@ _FIGURES = {
     ),
 }
 
-_LOW_IS_BEST = {"MSE", "MAE", "undefined", "p (patients)", "p (sections)"}
+_LOW_IS_BEST = {
+    *(score.heading for score in SCORES if score.better == "lower"),
+    *("p (patients)", "p (sections)"),
+}
 
 _NUMBER = re.compile(r"(?:< )?([+-]?\d+(?:\.\d+)?)(?: ± .*| to .*| %|/\d+)?")
 """A cell that sorts by the number it begins with."""
@@ -192,7 +197,7 @@ def _maps(rows: Sequence[Sequence[Row]], budget: float) -> list[dict[str, Any]]:
 def _part(
     comparison: Comparison, table: pd.DataFrame, rows: Sequence[Row], maps: Mapping[str, Any]
 ) -> dict[str, Any]:
-    notes = footnotes(comparison.runs, table)
+    notes = footnotes(comparison.runs, table, "page")
     leaks = tuple(f"{title}: " for title in TITLES.values())
     kinds = list(table["kind"])
     return {
@@ -202,7 +207,7 @@ def _part(
         "folds": sorted(set(table["folds_hash"])),
         "sections": int(table["sections"].max()),
         "older": comparison.older,
-        "table": _sheet(for_people(table), kinds),
+        "table": _sheet(for_people(table, "page"), kinds),
         "notes": [{"text": note, "leak": note.startswith(leaks)} for note in notes],
         "pairs": _pairs(comparison.runs),
         "figures": _figures(comparison.runs),
@@ -290,12 +295,11 @@ def _cost(rows: Iterable[Row]) -> pd.DataFrame:
                 "device memory MB": _most(
                     max, [fold.get("peak_device_memory_mb") for fold in folds], 0
                 ),
-                "parameters": _most(max, [fold.get("parameters") for fold in folds], 0),
             }
         )
     shown = pd.DataFrame(table)
-    empty = [name for name in ("device memory MB", "parameters") if (shown[name] == "–").all()]
-    return shown.drop(columns=empty)
+    no_device = (shown["device memory MB"] == "–").all()
+    return shown.drop(columns=["device memory MB"]) if no_device else shown
 
 
 def _most(combine: Any, values: Iterable[float | None], digits: int) -> str:

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from bench.evaluate.scores import COMPARABLE, LEADING
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, compare_pairs, holm
 from bench.report.presets import preset_notes
 from bench.report.tables import Format, row_name, score_table, write_table
 from bench.store import StoredRun
-
-HIGHER_IS_BETTER = ("pcc_acg", "pcc_heg", "pcc_acg_given_depth", "ssim", "ari", "nmi")
-LOWER_IS_BETTER = ("mse", "mae")
 
 SIGNIFICANT = 0.05
 
@@ -45,7 +43,7 @@ def section_scores(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
     return found.sort_index()
 
 
-def pair_table(runs: Sequence[StoredRun], score: str = "pcc_acg") -> pd.DataFrame:
+def pair_table(runs: Sequence[StoredRun], score: str = LEADING) -> pd.DataFrame:
     """All pairs of runs on the same folds, the better one first; Holm's correction is over them.
 
     Returns
@@ -65,7 +63,8 @@ def pair_table(runs: Sequence[StoredRun], score: str = "pcc_acg") -> pd.DataFram
 def _pairs(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
     scores = section_scores(runs, score)
     patients = {str(name): str(of) for name, of in scores.pop("patient").items()}
-    best_first = scores.mean().sort_values(ascending=score in LOWER_IS_BETTER, kind="stable").index
+    lower = COMPARABLE[score].better == "lower"
+    best_first = scores.mean().sort_values(ascending=lower, kind="stable").index
     series = {str(name): scores[name].dropna() for name in best_first}
     columns = [
         *("first", "second", "difference", "low", "high", "sections", "patients"),
@@ -75,7 +74,7 @@ def _pairs(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def tuned_pairs(runs: Sequence[StoredRun], score: str = "pcc_acg") -> pd.DataFrame:
+def tuned_pairs(runs: Sequence[StoredRun], score: str = LEADING) -> pd.DataFrame:
     """Every method's tuned run against its default one, as :func:`pair_table` gives pairs."""
     labels = {run.facts["label"]: run for run in runs}
     tables = [
@@ -90,7 +89,7 @@ def tuned_pairs(runs: Sequence[StoredRun], score: str = "pcc_acg") -> pd.DataFra
 
 
 def render_pairs(
-    runs: Sequence[StoredRun], how: Format, *, score: str = "pcc_acg", title: str = ""
+    runs: Sequence[StoredRun], how: Format, *, score: str = LEADING, title: str = ""
 ) -> str:
     """The pairs as text; see :func:`bench.report.tables.render`."""
     notes = preset_notes([run.facts for run in runs])
@@ -101,7 +100,7 @@ def write_pairs(
     table: pd.DataFrame,
     how: Format,
     *,
-    score: str = "pcc_acg",
+    score: str = LEADING,
     title: str = "",
     notes: Sequence[str] = (),
 ) -> str:
@@ -143,14 +142,14 @@ def pairs_for_people(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def pair_notes(table: pd.DataFrame, score: str = "pcc_acg") -> list[str]:
+def pair_notes(table: pd.DataFrame, score: str = LEADING) -> list[str]:
     """What a reader of the pairs must know."""
     notes = [
-        f"Differences of {score} on the sections that both have; interval: bootstrap over"
-        " patients, then their sections.",
-        "p (patients): sign flips of whole patients; p (sections): Wilcoxon's signed ranks, which"
-        " take sections of one patient as independent and so find too much. Both two-sided, with"
-        " Holm's correction over all pairs.",
+        f"Differences of {score} on the sections that both methods have; 95 % interval: bootstrap"
+        " over patients, then their sections.",
+        "p (patients): permutation test with sign flips of whole patients; p (sections): Wilcoxon"
+        " signed-rank test, which treats sections of one patient as independent and therefore"
+        " overstates significance. Both are two-sided, with Holm's correction over all pairs.",
     ]
     if (table["patients"] < PATIENTS_FOR_A_TEST).any():
         notes.append(

@@ -17,6 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.evaluate.scores import BY_NAME, LEADING, SCORES, Column, Place, Score
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, bootstrap_interval
 from bench.protocol.audit import TITLES
 from bench.report.presets import (
@@ -31,33 +32,14 @@ from bench.store import StoredRun
 
 Format = Literal["text", "csv", "markdown", "latex", "json"]
 
-SECTION_SCORES = ("pcc_acg", "pcc_heg", "mse", "mae")
-POOLED_SCORES = ("pooled_pcc_acg", "pooled_pcc_heg")
-FURTHER_SCORES = (
-    *("pcc_acg_given_depth", "pcc_heg_given_depth", "ceiling_acg", "ceiling_heg"),
-    *("ssim", "morans_i_agreement", "ari", "nmi", "ari_observed", "nmi_observed"),
-)
-CEILINGS = {"pcc_acg": "ceiling_acg", "pcc_heg": "ceiling_heg"}
+_FRAME = {"method": "method", "preset": "preset", "folds": "folds", "sections": "sections"}
+"""Headings of the columns before the scores."""
 
-_HEADINGS = {
-    "method": "method",
-    "preset": "preset",
-    "folds": "folds",
-    "sections": "sections",
-    "pcc_acg": "PCC(ACG)",
-    "interval": "95 % interval",
-    "ceiling_acg": "ceiling",
-    "pcc_acg_share": "of ceiling",
-    "pcc_acg_given_depth": "given depth",
-    "pcc_heg": "PCC(HEG)",
-    "pcc_heg_share": "of its ceiling",
-    "mse": "MSE",
-    "mae": "MAE",
-    "pooled_pcc_acg": "pooled PCC(ACG)",
-    "undefined": "undefined",
-    "fit_seconds": "fit s",
-}
+_COSTS = {"fit_seconds": "fit s"}
+"""Headings of the columns after the scores."""
 
+_GIVE_WAY = {"fit s": 2, "sections": 5, "folds": 10}
+"""As :attr:`bench.evaluate.scores.Score.gives_way`, for columns that are no scores."""
 
 _SAME = (
     *("label", "preset", "config", "tuned", "seed"),
@@ -77,7 +59,7 @@ def newest(runs: Sequence[StoredRun]) -> list[StoredRun]:
 
 
 def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
-    """One row a run, best PCC(ACG) first.
+    """One row a run, best value of the leading score first.
 
     Returns
     -------
@@ -87,14 +69,15 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
         :func:`bench.evaluate.uncertainty.bootstrap_interval`), correlations as a share of their
         noise ceiling (``_share``), further scores as means over the sections that have them,
         pooled correlations as means over folds, ``undefined`` genes left out of the means (summed
-        over sections), ``folds`` done of ``n_folds``, and what identifies the run. A ``preset``
-        with a star was changed: ``changes`` maps the changed settings to their values.
+        over sections), ``folds`` done of ``n_folds``, and what identifies the run; NaN for a score
+        that the stored results lack. A ``preset`` with a star was changed: ``changes`` maps the
+        changed settings to their values.
     """
     rows = [_row(run) for run in runs]
     table = pd.DataFrame(rows, columns=_columns())
     if table.empty:
         return table
-    order = table["pcc_acg"].to_numpy(dtype=np.float64)
+    order = table[LEADING].to_numpy(dtype=np.float64)
     # Undefined scores and oracles go below; a row that is no contestant must not lead.
     contestant = (table["kind"] != "oracle").to_numpy()
     ranked = np.lexsort((table["method"].to_numpy(), -np.nan_to_num(order, nan=-2), ~contestant))
@@ -104,11 +87,14 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
 def _columns() -> list[str]:
     columns = ["dataset", "protocol", "method", "kind", "preset", "changes", "seed"]
     columns += ["folds", "n_folds", "sections"]
-    for score in SECTION_SCORES:
-        columns += [score, f"{score}_sd", f"{score}_low", f"{score}_high"]
-    columns += [f"{score}_share" for score in CEILINGS]
-    columns += [*FURTHER_SCORES, *POOLED_SCORES]
-    return [*columns, "undefined", "fit_seconds", "folds_hash", "data_hash", "key"]
+    tabled = [score for score in SCORES if score.is_in("machine")]
+    for score in tabled:
+        if score.spread:
+            name = score.shown_as
+            columns += [name, f"{name}_sd", f"{name}_low", f"{name}_high"]
+    columns += [f"{score.shown_as}_share" for score in tabled if score.ceiling]
+    columns += [score.shown_as for score in tabled if not score.spread]
+    return [*columns, *_COSTS, "folds_hash", "data_hash", "key"]
 
 
 _rows: WeakKeyDictionary[StoredRun, dict[str, Any]] = WeakKeyDictionary()
@@ -142,30 +128,40 @@ def _new_row(run: StoredRun) -> dict[str, Any]:
         return row
     scores = run.scores()
     pooled = scores["section"].to_numpy() == ""
-    of_sections = dict(iter(scores[~pooled].groupby("score", sort=False)))
+    values = {
+        "section": dict(iter(scores[~pooled].groupby("score", sort=False))),
+        "pooled": dict(iter(scores[pooled].groupby("score", sort=False))),
+    }
     nothing = scores.iloc[:0]
     row["sections"] = int(scores.loc[~pooled, "section"].nunique())
-    for score in SECTION_SCORES:
-        found = of_sections.get(score, nothing)
-        row[score] = found["value"].mean()
-        row[f"{score}_sd"] = found["value"].std(ddof=1)
-        interval = bootstrap_interval(found["value"].to_numpy(), found["patient"].to_list())
-        row[f"{score}_low"], row[f"{score}_high"] = interval
-    for score in FURTHER_SCORES:
-        row[score] = of_sections.get(score, nothing)["value"].mean()
-    for score, ceiling in CEILINGS.items():
-        row[f"{score}_share"] = row[score] / row[ceiling] if row[ceiling] > 0 else math.nan
-    of_folds = scores[pooled].groupby("score")["value"].mean()
-    for score in POOLED_SCORES:
-        row[score] = of_folds.get(score, math.nan)
-    row["undefined"] = int(of_sections.get("undefined_acg", nothing)["value"].sum())
+    for score in SCORES:
+        if not score.is_in("machine"):
+            continue
+        part, name = values[score.scope].get(score.name, nothing), score.shown_as
+        row[name] = part["value"].mean() if score.combine == "mean" else int(part["value"].sum())
+        if score.spread:
+            row[f"{name}_sd"] = part["value"].std(ddof=1)
+            interval = bootstrap_interval(part["value"].to_numpy(), part["patient"].to_list())
+            row[f"{name}_low"], row[f"{name}_high"] = interval
+    for score in SCORES:
+        if score.ceiling:
+            ceiling = row[score.ceiling]
+            row[f"{score.shown_as}_share"] = row[score.name] / ceiling if ceiling > 0 else math.nan
     timings = [run.fold_facts(index).get("timings", {}) for index in run.done]
     row["fit_seconds"] = sum(timing.get("fit_seconds", 0.0) for timing in timings)
     return row
 
 
-def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
-    """What a reader of the table must know."""
+def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "text") -> list[str]:
+    """What a reader of the table must know.
+
+    Parameters
+    ----------
+    runs, table
+        Runs, and their :func:`score_table`.
+    place
+        Kind of table; scores that it does not show are not explained.
+    """
     notes: list[str] = []
     for run in runs:
         found = [
@@ -185,14 +181,14 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
         names = ", ".join(table.loc[table["kind"] == "oracle", "method"])
         notes.append(
             f"Oracle ({names}): reads the truth on purpose, to show what the score rewards; it"
-            " has a scale of its own, so no error is given."
+            " has a scale of its own, so scores that depend on the scale are not given."
         )
-    if table["ceiling_acg"].notna().any():
-        notes.append(
-            "Ceiling: the highest PCC that counting noise leaves to be had, from halved counts;"
-            " given depth: the PCC at fixed log total count of the spot."
-        )
-    if table["pcc_acg_low"].notna().any():
+    notes += [
+        score.note
+        for score in SCORES
+        if score.note and score.is_in(place) and _has_values(score, table)
+    ]
+    if table[f"{LEADING}_low"].notna().any():
         notes.append(
             "95 % interval: bootstrap over patients, then their sections."
             + (
@@ -223,11 +219,6 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
     notes += [note for run in runs for note in _damage(run)]
     notes += _above_ceiling(table)
     notes += sorted(filter(None, map(_not_isolated, runs)))
-    if (table["undefined"].fillna(0) > 0).any():
-        notes.append(
-            "Undefined: genes constant in truth or prediction, left out of the PCC means,"
-            " counted over all sections."
-        )
     for kind, said in _DATA_NOTES.items():
         counts: dict[str, int] = {}
         for run in runs:
@@ -250,6 +241,12 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[str]:
             f" for instance {name}: {why}."
         )
     return [*notes, *sorted(warned)]
+
+
+def _has_values(score: Score, table: pd.DataFrame) -> bool:
+    """Whether a column needs an explanation: a sum that is zero everywhere needs none."""
+    values = table[score.shown_as]
+    return bool((values.fillna(0) > 0).any() if score.combine == "sum" else values.notna().any())
 
 
 def _in_order(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -282,7 +279,7 @@ _DATA_NOTES = {
 
 
 def _damage(run: StoredRun) -> list[str]:
-    """What of a run is damaged or was edited; such folds are not in its row."""
+    """Damaged or edited folds of a run, which its row leaves out."""
     return [
         f"{run.facts['label']}: fold {index} is left out, its {damage}; the same 'bench run'"
         " does it again."
@@ -291,12 +288,16 @@ def _damage(run: StoredRun) -> list[str]:
 
 
 def _above_ceiling(table: pd.DataFrame) -> list[str]:
-    """Rows that are better than counting noise allows, which no honest method is."""
-    above = table[(table["kind"] != "oracle") & (table["pcc_acg"] > table["ceiling_acg"])]
+    """Rows above the noise ceiling, which a method reaches only by leakage or by chance."""
+    score = BY_NAME[LEADING]
+    if not score.ceiling:
+        return []
+    above = table[(table["kind"] != "oracle") & (table[score.name] > table[score.ceiling])]
     return [
-        f"{row.method}: PCC(ACG) {row.pcc_acg:.4f} is above the noise ceiling"
-        f" {row.ceiling_acg:.4f}; look for test expression that reached the method."
-        for row in above.itertuples()
+        f"{row['method']}: {score.heading} {row[score.name]:.{score.decimals}f} is above the noise"
+        f" ceiling {row[score.ceiling]:.{score.decimals}f}; check whether test expression reached"
+        " the method."
+        for row in above.to_dict("records")
     ]
 
 
@@ -304,7 +305,9 @@ def _not_isolated(run: StoredRun) -> str:
     isolation = {run.fold_facts(index).get("isolation") for index in run.done}
     if "none" not in isolation:
         return ""
-    return f"{run.facts['label']}: fitted with --isolation none, beside the truth."
+    return (
+        f"{run.facts['label']}: fitted with --isolation none, in the process that holds the truth."
+    )
 
 
 def _missing_folds(run: StoredRun) -> str:
@@ -337,9 +340,9 @@ def render(runs: Sequence[StoredRun], how: Format, *, title: str = "", width: in
         Columns of the terminal for ``text``; unlimited where 0.
     """
     table = score_table(runs)
-    return write_table(
-        table, for_people(table), footnotes(runs, table), how, title=title, width=width
-    )
+    place: Place = "machine" if how in {"csv", "json"} else "text"
+    notes = footnotes(runs, table, place)
+    return write_table(table, for_people(table), notes, how, title=title, width=width)
 
 
 def write_table(
@@ -356,9 +359,9 @@ def write_table(
     Parameters
     ----------
     table
-        What machines get.
+        Columns for csv and json, with full precision.
     shown
-        What people get: rounded, as strings.
+        Columns for the other formats: rounded, as strings.
     notes
         Footnotes, numbered in this order.
     how, title, width
@@ -401,17 +404,10 @@ def write_table(
     return heading + text + ("\n\n" + listed if listed else "") + "\n"
 
 
-_EXPENDABLE = (
-    *("pooled PCC(ACG)", "fit s", "of its ceiling", "undefined", "sections", "MAE", "ceiling"),
-    *("given depth", "95 % interval", "folds", "of ceiling"),
-)
-"""Columns that give way on a narrow terminal, the first of them first."""
-
-
 def _fitting(shown: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
-    """The table without what it takes to fit, and the names of that."""
+    """The table without the columns that do not fit, and their headings."""
     hidden = []
-    for heading in _EXPENDABLE:
+    for heading in _expendable():
         if _drawn_width(shown) > width and heading in shown:
             shown = shown.drop(columns=heading)
             hidden.append(heading)
@@ -419,6 +415,15 @@ def _fitting(shown: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
         shown = shown.replace(r" ± .*", "", regex=True)
         hidden.append("standard deviations")
     return shown, hidden
+
+
+def _expendable() -> list[str]:
+    """Headings of the columns that give way on a narrow terminal, the first of them first."""
+    ranks = dict(_GIVE_WAY)
+    for score in SCORES:
+        columns = (Column(score.heading, score.gives_way), score.interval, score.share)
+        ranks |= {column.heading: column.gives_way for column in columns if column}
+    return sorted((name for name, rank in ranks.items() if rank), key=ranks.__getitem__)
 
 
 def _drawn_width(shown: pd.DataFrame) -> int:
@@ -435,39 +440,57 @@ _IF_SEVERAL = (
 )
 
 
-def for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with rounded numbers, and only the columns that tell rows apart."""
+def for_people(table: pd.DataFrame, place: Place = "text") -> pd.DataFrame:
+    """The table with rounded numbers, and only the columns that tell rows apart.
+
+    Parameters
+    ----------
+    table
+        As :func:`score_table` gives it.
+    place
+        ``text`` for the columns of every table, ``page`` for those of the HTML page.
+    """
     shown = pd.DataFrame()
-    for name, heading in _HEADINGS.items():
+    for name, heading in _FRAME.items():
         if name == "folds":
             done = zip(table["folds"], table["n_folds"], strict=True)
             shown[heading] = [f"{folds}/{of}" for folds, of in done]
-        elif name in SECTION_SCORES:
-            pairs = zip(table[name], table[f"{name}_sd"], strict=True)
-            shown[heading] = [_with_sd(mean, sd) for mean, sd in pairs]
-        elif name == "interval":
-            pairs = zip(table["pcc_acg_low"], table["pcc_acg_high"], strict=True)
-            shown[heading] = [_interval(low, high) for low, high in pairs]
-        elif name.endswith("_share"):
-            shown[heading] = [_percent(value) for value in table[name]]
-        elif name in {"pooled_pcc_acg", "pcc_acg_given_depth", "ceiling_acg"}:
-            shown[heading] = [_number(value, 4) for value in table[name]]
-        elif name == "undefined":
-            shown[heading] = [_number(value, 0) for value in table[name]]
-        elif name == "fit_seconds":
-            shown[heading] = [_number(value, 1) for value in table[name]]
         elif name == "method":
             marks = {"oracle": " (oracle)", "control": " (control)"}
             pairs = zip(table["method"], table["kind"], strict=True)
             shown[heading] = [method + marks.get(kind, "") for method, kind in pairs]
         else:
             shown[heading] = table[name].astype(str)
+    # A ceiling stands beside its score.
+    ceilings = {score.ceiling: score for score in SCORES if score.ceiling}
+    for score in SCORES:
+        if score.is_in(place) and score.name not in ceilings:
+            shown = shown.assign(**_score_columns(score, table, place))
+    for name, heading in _COSTS.items():
+        shown[heading] = [_number(value, 1) for value in table[name]]
     for name, heading in _IF_SEVERAL:
         several = table[name].nunique() > 1
         repeated = table.duplicated(["method", "preset", "seed", "folds_hash", "data_hash"]).any()
         if several and (name != "key" or repeated):
             shown[heading] = table[name].astype(str)
     return shown
+
+
+def _score_columns(score: Score, table: pd.DataFrame, place: Place) -> dict[str, list[str]]:
+    """Columns of a score for people: value, interval, ceiling and share of the ceiling."""
+    name, digits = score.shown_as, score.decimals
+    columns = {score.heading: [_number(value, digits) for value in table[name]]}
+    if score.spread:
+        pairs = zip(table[name], table[f"{name}_sd"], strict=True)
+        columns[score.heading] = [_with_sd(mean, sd, digits) for mean, sd in pairs]
+    if score.interval:
+        pairs = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
+        columns[score.interval.heading] = [_interval(low, high) for low, high in pairs]
+    if score.ceiling and (ceiling := BY_NAME[score.ceiling]).is_in(place):
+        columns |= _score_columns(ceiling, table, place)
+    if score.share:
+        columns[score.share.heading] = [_percent(value) for value in table[f"{name}_share"]]
+    return columns
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
@@ -495,7 +518,7 @@ def _percent(share: float) -> str:
     return "–" if math.isnan(share) else f"{round(100 * share) + 0} %"
 
 
-def _with_sd(mean: float, sd: float) -> str:
+def _with_sd(mean: float, sd: float, digits: int) -> str:
     if mean is None or math.isnan(mean):
         return "–"
-    return f"{mean:.4f}" if math.isnan(sd) else f"{mean:.4f} ± {sd:.4f}"
+    return f"{mean:.{digits}f}" if math.isnan(sd) else f"{mean:.{digits}f} ± {sd:.{digits}f}"

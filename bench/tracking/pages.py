@@ -11,17 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bench.evaluate.scores import BY_NAME, COMPARABLE, LEADING, SCORES
 from bench.files import canonical_hash
 from bench.report.presets import NO_PRESET, shown_preset
-from bench.report.tables import (
-    POOLED_SCORES,
-    SECTION_SCORES,
-    footnotes,
-    for_people,
-    newest,
-    score_table,
-    write_table,
-)
+from bench.report.tables import footnotes, for_people, newest, score_table, write_table
 from bench.store import MANIFEST, FoldFolder, RunFolder, StoredRun, read_record, read_run
 from bench.tracking.model import COLUMNS
 
@@ -44,28 +37,33 @@ _DIGEST = 36
 _GENES_COMPARED = 2
 _DPI = 150
 _SHOWN = (
-    *("metrics.`pcc_acg`", "metrics.`pcc_acg_given_depth`", "metrics.`pcc_heg`"),
-    *("metrics.`mse`", "metrics.`mae`"),
+    *(f"metrics.`{name}`" for name, score in COMPARABLE.items() if score.is_in("text")),
     *("tags.`kind`", "tags.`preset`", "tags.`folds_done`", "attributes.`Dataset`"),
 )
 """Chosen columns of the runs' table, by MLflow's own names."""
 
 _WIDTHS = {
     "attributes.`Run Name`": 190,
-    **dict.fromkeys(_SHOWN, 105),
-    "metrics.`pcc_acg_given_depth`": 165,
+    **{name: 165 if len(name) > 25 else 105 for name in _SHOWN},
     "attributes.`Dataset`": 200,
     "duration": 85,
     "runDateAndNestInfo": 150,
 }
 """Pixels of these columns, and of those that MLflow always shows."""
 
-_EXPENDABLE = ["sections", "ceiling", "of its ceiling", "pooled PCC(ACG)", "fit s"]
+_BY_SECTION = {score.name for score in SCORES if score.spread}
+"""Scores of which a fold's run has the value of each section."""
+
+_EXPENDABLE = [
+    *("sections", "fit s"),
+    *(score.heading for score in SCORES if score.scope == "pooled" or score.better is None),
+    *(score.share.heading for score in SCORES if score.share and score.name != LEADING),
+]
 """Columns that a description has no room for."""
 
 _HOW_TO_COMPARE = (
     "A row of the runs' table is a run; its folds are below it. The view *Leaderboard* sorts runs"
-    " by `pcc_acg`. Select runs and press Compare for what differs between them; the chart view"
+    f" by `{LEADING}`. Select runs and press Compare for what differs between them; the chart view"
     " has their curves and, side by side, their prediction maps."
 )
 
@@ -89,8 +87,8 @@ def saved_view(created: int) -> str:
     """
     state = {
         "searchFilter": "tags.level = 'run'",
-        "orderByKey": "metrics.`pcc_acg`",
-        "orderByAsc": False,
+        "orderByKey": f"metrics.`{LEADING}`",
+        "orderByAsc": BY_NAME[LEADING].better == "lower",
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
@@ -134,11 +132,16 @@ def run_note(run: StoredRun) -> str:
 def run_metrics(run: StoredRun) -> dict[str, float]:
     """Numbers of a run by metric name, without those that are undefined.
 
-    What stands before a slash is a section of MLflow's charts; it shows ``system/`` last.
+    MLflow groups charts by the prefix before a slash, and shows ``system/`` last.
     """
     row = score_table([run]).iloc[0]
-    names = [name for score in SECTION_SCORES for name in (score, f"{score}_sd")]
-    names += [*POOLED_SCORES, "pcc_acg_given_depth", "pcc_acg_share", "undefined", "fit_seconds"]
+    names = ["fit_seconds"]
+    for score in SCORES:
+        name = score.shown_as
+        if score.is_in("page") or score.scope == "pooled":
+            names.append(name)
+            names += [f"{name}_sd"] if score.spread else []
+            names += [f"{name}_share"] if score.ceiling else []
     values = {name: float(row[name]) for name in names if pd.notna(row[name])}
     values["system/fit_seconds"] = values.pop("fit_seconds")
     return values
@@ -152,7 +155,7 @@ def fold_scores(fold: FoldFolder) -> dict[str, float]:
     pooled = scores[scores["section"] == ""]
     values |= dict(zip(pooled["score"], pooled["value"], strict=True))
     for row in of_sections.itertuples():
-        if row.score in SECTION_SCORES:
+        if str(row.score) in _BY_SECTION:
             values[f"sections/{row.section!s} {row.score!s}"] = row.value
     return {str(name): float(value) for name, value in values.items() if pd.notna(value)}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from bench.evaluate.scores import LEADING, TUNABLE
+
 
 class Sampler(StrEnum):
     """How settings are suggested."""
@@ -22,11 +24,15 @@ class Pruner(StrEnum):
 
 
 class Score(StrEnum):
-    """What is optimised on the inner folds."""
+    """Score that is optimised on the inner folds: one of those declared as tunable."""
 
-    pcc_acg = "pcc_acg"
-    pcc_heg = "pcc_heg"
-    mse = "mse"
+    _ignore_ = "choice"
+    for choice in TUNABLE:
+        vars()[choice] = choice
+
+
+LEADING_SCORE = Score(LEADING)
+"""Score that is optimised unless another is named."""
 
 
 class Budget(StrEnum):

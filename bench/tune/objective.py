@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,13 @@ import numpy as np
 from optuna.exceptions import TrialPruned
 
 from bench.errors import DataError, StoreError, TrainingError
-from bench.evaluate.metrics import mean_defined, mean_squared_error, pearson_per_gene
+from bench.evaluate.scores import BY_NAME
+from bench.evaluate.section import Section
 from bench.execute.inputs import FoldInputs
 from bench.execute.job import read_predictions
 from bench.files import cache_folder, one_line
 from bench.method import Method, MethodConfig, Precision
-from bench.protocol.fold_data import FoldData, Truth
+from bench.protocol.fold_data import FoldData
 from bench.store import disk_is_full
 from bench.tune.slots import REASON, SLOT, WORKER, holders
 from bench.worker.process import WorkerFailedError, WorkerRefusedError, run_worker
@@ -30,29 +31,6 @@ if TYPE_CHECKING:
 
 RUNGS = (1 / 9, 1 / 3)
 """Shares of the epochs after which the first inner fold is looked at, to prune by."""
-
-LOWER_IS_BETTER = frozenset({"mse"})
-
-
-def _pcc_acg(truth: Truth, prediction: np.ndarray) -> float:
-    return mean_defined(pearson_per_gene(truth.expression, prediction))[0]
-
-
-def _pcc_heg(truth: Truth, prediction: np.ndarray) -> float:
-    highest = truth.heg
-    return mean_defined(pearson_per_gene(truth.expression[:, highest], prediction[:, highest]))[0]
-
-
-def _mse(truth: Truth, prediction: np.ndarray) -> float:
-    return mean_squared_error(truth.expression, prediction)
-
-
-SCORES: dict[str, Callable[[Truth, np.ndarray], float]] = {
-    "pcc_acg": _pcc_acg,
-    "pcc_heg": _pcc_heg,
-    "mse": _mse,
-}
-"""Scores of one section as the table of a run has them, without what else stands there."""
 
 
 class TrialFailedError(Exception):
@@ -96,7 +74,7 @@ class Objective:
     folds
         Inner folds; scores are taken on their held-out sections.
     score
-        ``pcc_acg``, ``pcc_heg`` or ``mse``: mean over sections, then over inner folds.
+        Name of a tunable score: mean over sections, then over inner folds.
     seed, device, precision
         As for a run.
     prunes
@@ -120,7 +98,7 @@ class Objective:
         worker: str,
     ) -> None:
         self._kind, self._base, self._fixed, self._folds = kind, base, dict(fixed), list(folds)
-        self._score, self._seed = score, seed
+        self._score, self._seed = BY_NAME[score], seed
         self._device, self._precision = device, precision
         self._prunes, self._worker = prunes, worker
 
@@ -176,7 +154,9 @@ class Objective:
             spent += seconds
             totals += values
             if np.isnan(totals).all():  # some may be: all neighbours alike are no prediction
-                raise TrainingError(f"{self._score} is undefined: every prediction is constant")
+                raise TrainingError(
+                    f"{self._score.name} is undefined: every prediction is constant"
+                )
             value = float(self._best(totals) / (number + 1))
             trial.report(value, len(RUNGS) + 1 + number)
             if self._prunes and number + 1 < len(self._folds) and trial.should_prune():
@@ -206,13 +186,17 @@ class Objective:
         )
 
     def _best(self, totals: np.ndarray) -> float:
-        return float(np.nanmin(totals) if self._score in LOWER_IS_BETTER else np.nanmax(totals))
+        return float(np.nanmin(totals) if self._score.better == "lower" else np.nanmax(totals))
 
     def score(self, data: FoldData, predictions: Sequence[np.ndarray]) -> float:
         """Mean score over the held-out sections; NaN where it is undefined in one."""
-        score = SCORES[self._score]
-        pairs = zip(data.truth, predictions, strict=True)
-        return float(np.mean([score(truth, prediction) for truth, prediction in pairs]))
+        values = [
+            self._score.compute(
+                Section(truth.expression, prediction, truth.heg, totals=truth.totals)
+            )
+            for truth, prediction in zip(data.truth, predictions, strict=True)
+        ]
+        return float(np.mean(values))
 
 
 class _Fit:

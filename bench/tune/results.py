@@ -10,12 +10,12 @@ import pandas as pd
 import yaml
 from optuna.trial import TrialState
 
+from bench.evaluate.scores import BY_NAME
 from bench.execute.request import Request
 from bench.files import atomic_write
 from bench.protocol.rules import PROTOCOLS
 from bench.registry import find_datasets
 from bench.store import write_record
-from bench.tune.objective import LOWER_IS_BETTER
 from bench.tune.slots import REASON, SLOT, counts, holders, seconds, settled
 from bench.tune.study import StudySpec
 
@@ -158,7 +158,7 @@ def best_trial(spec: StudySpec, trials: list[FrozenTrial]) -> FrozenTrial:
         No trial was finished.
     """
     done = [trial for trial in holders(trials).values() if trial.state == TrialState.COMPLETE]
-    sign = 1 if spec.request.objective in LOWER_IS_BETTER else -1
+    sign = 1 if BY_NAME[spec.request.objective].better == "lower" else -1
     return min(done, key=lambda trial: (sign * float(trial.value or 0.0), trial.number))
 
 

@@ -22,6 +22,7 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
+from bench.evaluate.scores import BY_NAME
 from bench.execute.inputs import InputsOfFolds
 from bench.execute.plan import Job
 from bench.method import Method
@@ -29,7 +30,6 @@ from bench.registry import method_class
 from bench.tune.choices import Pruner, Sampler
 from bench.tune.inner import inner_folds, inner_inputs
 from bench.tune.objective import (
-    LOWER_IS_BETTER,
     RUNGS,
     FixedOrSuggested,
     Objective,
@@ -91,7 +91,7 @@ class StudySpec:
     @property
     def direction(self) -> Literal["minimize", "maximize"]:
         """Which way is better."""
-        return "minimize" if self.request.objective in LOWER_IS_BETTER else "maximize"
+        return "minimize" if BY_NAME[self.request.objective].better == "lower" else "maximize"
 
 
 def open_study(spec: StudySpec, *, runs: bool = True) -> Study:

@@ -123,6 +123,7 @@ def test_scores_are_long_form(finished):
     of_sections = scores[scores["section"] != ""]
     assert sorted(of_sections["section"].unique()) == ["A1", "A2"]
     assert set(of_sections["score"]) == {
+        *("ccc_acg", "spearman_acg"),
         *("pcc_acg", "pcc_heg", "mse", "mae", "undefined_acg", "undefined_heg"),
         *("pcc_acg_given_depth", "pcc_heg_given_depth", "ceiling_acg", "ceiling_heg"),
         *("ssim", "morans_i_agreement", "ari", "nmi", "ari_observed", "nmi_observed"),

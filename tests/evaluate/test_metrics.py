@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bench.evaluate.metrics import (
+    concordance_per_gene,
+    correlations_per_gene,
     mean_absolute_error,
-    mean_defined,
-    mean_squared_error,
+    nanmean,
     pearson_per_gene,
-    score_pooled,
-    score_section,
+    spearman_per_gene,
+    squared_error_per_gene,
 )
 from bench.evaluate.oracles import ORACLES, depth
+from bench.evaluate.section import Section, score_pooled, score_section
 from tests.golden_case import GoldenCase
 
 
@@ -129,12 +131,15 @@ def test_a_perfect_prediction_correlates_to_exactly_one():
 def test_the_arrays_that_are_scored_are_left_as_they_were():
     truth, prediction = random_pair()
     copies = truth.copy(), prediction.copy()
-    score_section(truth, prediction, np.ones(12, dtype=bool))
+    score_section(Section(truth, prediction, np.ones(12, dtype=bool)))
     np.testing.assert_array_equal(truth, copies[0])
     np.testing.assert_array_equal(prediction, copies[1])
 
 
-FUNCTIONS = [pearson_per_gene, mean_squared_error, mean_absolute_error]
+FUNCTIONS = [
+    *(pearson_per_gene, spearman_per_gene, concordance_per_gene),
+    *(squared_error_per_gene, mean_absolute_error),
+]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -158,16 +163,76 @@ def test_values_that_are_not_finite_are_refused(function, value, side):
 
 
 @pytest.mark.parametrize("spots", [0, 1, 2])
-def test_fewer_than_three_spots_are_refused(spots):
+@pytest.mark.parametrize("function", [pearson_per_gene, spearman_per_gene, concordance_per_gene])
+def test_fewer_than_three_spots_are_refused(function, spots):
     with pytest.raises(ValueError, match=f"at least three spots, not {spots}"):
-        pearson_per_gene(np.ones((spots, 2)), np.ones((spots, 2)))
+        function(np.ones((spots, 2)), np.ones((spots, 2)))
+
+
+@pytest.mark.parametrize("case", sorted(set(CASES) - {"large offset"}))
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_rank_correlations_equal_those_of_scipy(case):
+    truth, prediction = CASES[case]()
+    found = spearman_per_gene(truth, prediction)
+    for gene, value in enumerate(found):
+        a, b = truth[:, gene], prediction[:, gene]
+        if np.ptp(a) == 0 or np.ptp(b) == 0:
+            assert np.isnan(value)
+        else:
+            assert value == pytest.approx(scipy.stats.spearmanr(a, b).statistic, abs=1e-12)
+
+
+@pytest.mark.parametrize("case", ["random", "ties", "mostly zero", "constant genes", "three spots"])
+def test_concordance_is_that_of_its_definition(case):
+    truth, prediction = CASES[case]()
+    found = concordance_per_gene(truth, prediction)
+    for gene, value in enumerate(found):
+        a, b = truth[:, gene], prediction[:, gene]
+        if np.ptp(a) == 0 or np.ptp(b) == 0:
+            assert np.isnan(value)
+        else:
+            covariance = np.cov(a, b, ddof=0)
+            wanted = 2 * covariance[0, 1] / (np.trace(covariance) + (a.mean() - b.mean()) ** 2)
+            assert value == pytest.approx(wanted, abs=1e-12)
+
+
+def test_concordance_is_one_for_the_truth_and_lowered_by_mean_and_scale():
+    truth = random_pair()[0]
+    np.testing.assert_allclose(concordance_per_gene(truth, truth), 1, rtol=1e-14)
+    assert (concordance_per_gene(truth, truth + 1) < 0.9).all()
+    assert (concordance_per_gene(truth, 3 * truth) < 0.9).all()
+    truth, prediction = random_pair()
+    ccc, pcc = concordance_per_gene(truth, prediction), pearson_per_gene(truth, prediction)
+    assert (np.abs(ccc) <= np.abs(pcc) + 1e-12).all()
+
+
+@pytest.mark.parametrize("factor", [1e-200, 1e200])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_concordance_of_tiny_and_huge_values_is_that_of_plain_ones(factor):
+    truth, prediction = random_pair()
+    found = concordance_per_gene(truth * factor, prediction * factor)
+    np.testing.assert_allclose(found, concordance_per_gene(truth, prediction), rtol=1e-12)
+
+
+def test_partial_correlations_are_those_of_residuals():
+    rng = np.random.default_rng(3)
+    fixed = rng.normal(size=50)
+    truth, prediction = (array + fixed[:, None] for array in random_pair())
+    r, partial = correlations_per_gene(truth, prediction, fixed)
+    np.testing.assert_array_equal(r, pearson_per_gene(truth, prediction))
+    design = np.column_stack([np.ones(50), fixed])
+    rest = [a - design @ np.linalg.lstsq(design, a, rcond=None)[0] for a in (truth, prediction)]
+    np.testing.assert_allclose(partial, scipy_pearson(*rest), atol=1e-10)
+    assert np.isnan(correlations_per_gene(truth, prediction)[1]).all()
+    with pytest.raises(ValueError, match="must be \\(spots,\\)"):
+        correlations_per_gene(truth, prediction, fixed[:-1])
 
 
 @pytest.mark.parametrize("case", ["random", "ties", "large offset", "three spots", "float32"])
 def test_errors_equal_those_of_scikit_learn(case):
     truth, prediction = CASES[case]()
     double = truth.astype(np.float64), prediction.astype(np.float64)
-    assert mean_squared_error(truth, prediction) == pytest.approx(
+    assert squared_error_per_gene(truth, prediction).mean() == pytest.approx(
         sklearn.metrics.mean_squared_error(*double), rel=1e-12
     )
     assert mean_absolute_error(truth, prediction) == pytest.approx(
@@ -175,18 +240,17 @@ def test_errors_equal_those_of_scikit_learn(case):
     )
 
 
-def test_mean_defined_leaves_out_and_counts_what_is_undefined():
-    assert mean_defined(np.array([1.0, np.nan, 3.0])) == (2.0, 1)
-    value, undefined = mean_defined(np.array([np.nan, np.nan]))
-    assert np.isnan(value)
-    assert undefined == 2
+def test_nanmean_leaves_out_what_is_undefined():
+    assert nanmean(np.array([1.0, np.nan, 3.0])) == 2.0
+    assert np.isnan(nanmean(np.array([np.nan, np.nan])))
+    assert np.isnan(nanmean(np.array([])))
 
 
 def test_a_section_is_scored_over_its_defined_genes_and_the_others_are_counted():
     truth, prediction = constant_genes()
     heg = np.zeros(12, dtype=bool)
     heg[[1, 5, 6]] = True
-    scores, genes = score_section(truth, prediction, heg)
+    scores, genes = score_section(Section(truth, prediction, heg))
     r = scipy_pearson(truth, prediction)
     assert scores["pcc_acg"] == pytest.approx(np.nanmean(r), abs=1e-12)
     assert scores["pcc_heg"] == pytest.approx(np.nanmean(r[heg]), abs=1e-12)
@@ -203,11 +267,12 @@ def test_a_section_is_scored_over_its_defined_genes_and_the_others_are_counted()
 def test_a_prediction_on_a_scale_of_its_own_has_correlations_and_no_errors():
     truth, prediction = random_pair()
     heg = np.arange(12) < 4
-    scores, genes = score_section(truth, prediction, heg, scale_free=True)
+    scores, genes = score_section(Section(truth, prediction, heg), scale_free=True)
     assert np.isnan(scores["mse"])
     assert np.isnan(scores["mae"])
-    assert genes["mse"].isna().all()
-    scaled, _ = score_section(truth, prediction, heg)
+    assert np.isnan(scores["ccc_acg"])
+    assert genes[["mse", "ccc"]].isna().all(axis=None)
+    scaled, _ = score_section(Section(truth, prediction, heg))
     assert scores["pcc_acg"] == scaled["pcc_acg"]
     assert scores["pcc_heg"] == scaled["pcc_heg"]
 
@@ -223,7 +288,8 @@ def test_pooled_scores_are_over_all_spots_together():
     assert pooled["pooled_pcc_acg"] == pytest.approx(r.mean(), abs=1e-12)
     assert pooled["pooled_pcc_heg"] == pytest.approx(r[[0, 3]].mean(), abs=1e-12)
     per_section = [
-        score_section(t, p, h)[0]["pcc_acg"] for t, p, h in zip(truth, prediction, heg, strict=True)
+        score_section(Section(*arrays))[0]["pcc_acg"]
+        for arrays in zip(truth, prediction, heg, strict=True)
     ]
     assert pooled["pooled_pcc_acg"] > 0.9 > 0.3 > max(np.abs(per_section))
 
@@ -231,7 +297,7 @@ def test_pooled_scores_are_over_all_spots_together():
 def test_pooled_scores_of_one_section_are_its_own():
     truth, prediction = random_pair()
     heg = np.arange(12) < 4
-    own, _ = score_section(truth, prediction, heg)
+    own, _ = score_section(Section(truth, prediction, heg))
     pooled = score_pooled([truth], [prediction], [heg])
     assert pooled == {
         "pooled_pcc_acg": pytest.approx(own["pcc_acg"]),
@@ -265,7 +331,7 @@ def test_released_evaluation_numbers_are_reproduced(released, released_pair):
     heg = np.zeros(truth.shape[1], dtype=bool)
     heg[released.arrays["heg_indices"].astype(int)] = True
     assert set(np.argsort(-truth.mean(axis=0))[:50]) == set(np.flatnonzero(heg))
-    scores, genes = score_section(truth, prediction, heg)
+    scores, genes = score_section(Section(truth, prediction, heg))
     assert scores["pcc_acg"] == pytest.approx(numbers["mclstexp_pcc_acg"], abs=1e-12)
     assert scores["pcc_acg"] == pytest.approx(numbers["hist2st_nanmean_pcc"], abs=1e-12)
     assert scores["pcc_heg"] == pytest.approx(numbers["not_upstream_heg_ignoring_nan"], abs=1e-12)
@@ -302,9 +368,9 @@ def test_the_depth_oracle_scores_well_where_depth_is_in_the_truth():
     rng = np.random.default_rng(0)
     depths = rng.lognormal(0, 1, 200)
     counts = rng.poisson(5 * depths[:, None] * np.ones((1, 8)))
-    scores, _ = score_section(
-        np.log1p(counts), depth(counts.sum(axis=1), 8), np.ones(8, dtype=bool), scale_free=True
-    )
+    prediction = depth(counts.sum(axis=1), 8)
+    section = Section(np.log1p(counts), prediction, np.ones(8, dtype=bool))
+    scores, _ = score_section(section, scale_free=True)
     assert scores["pcc_acg"] > 0.8
 
 
@@ -313,7 +379,8 @@ import resource
 
 import numpy as np
 
-from bench.evaluate.metrics import PooledCorrelation, score_section
+from bench.evaluate.metrics import PooledCorrelation
+from bench.evaluate.section import Section, score_section
 
 rng = np.random.default_rng(0)
 truth, noise = rng.normal(size=(2, 1000, 1000)).astype(np.float32)
@@ -323,7 +390,7 @@ pooled = PooledCorrelation()
 for section in range(1000):
     measured = np.roll(truth, section, axis=0)
     predicted = measured + np.roll(noise, section, axis=1)
-    scores, _ = score_section(measured, predicted, heg, totals=totals)
+    scores, _ = score_section(Section(measured, predicted, heg, totals=totals))
     pooled.add(measured, predicted)
 print(scores["pcc_acg"], pooled.result().mean(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench.evaluate.scores import SCORES as SCORES_DECLARED
 from bench.evaluate.uncertainty import bootstrap_interval
 from bench.files import canonical_hash, write_json
-from bench.report.tables import footnotes, newest, render, score_table
+from bench.report.tables import footnotes, for_people, newest, render, score_table
 from bench.store import run_folder, stored_run, stored_runs
 from tests.cli.tiny_dataset import call_process
 
@@ -226,6 +227,27 @@ def test_rows_on_other_data_are_told_apart(store):
     assert any(note.startswith("Rows with different data") for note in _notes(runs))
     runs[1].facts["tables_hash"] = runs[0].facts["tables_hash"]
     assert len(newest(runs)) == 1
+
+
+def test_a_score_of_the_page_is_in_no_narrow_table_and_in_machine_formats(store):
+    run, _ = store("mine", changes={name: {"ccc_acg": 0.25} for name in score(0)})
+    table = score_table([run])
+    assert (table["ccc_acg"].item(), table["ccc_acg_sd"].item()) == (0.25, 0.0)
+    assert "CCC" not in render([run], "text") + render([run], "markdown")
+    assert list(for_people(table, "page")["CCC(ACG)"]) == ["0.2500 ± 0.0000"]
+    told = json.loads(render([run], "json"))
+    assert told["rows"][0]["ccc_acg"] == 0.25
+    assert any(note.startswith("CCC(ACG): Lin's") for note in told["footnotes"])
+    assert not any("CCC" in note for note in footnotes([run], table))
+
+
+def test_every_declared_place_is_kept(store):
+    table = score_table([store("mine")[0]])
+    for declared in SCORES_DECLARED:
+        assert (declared.shown_as in table) == declared.is_in("machine")
+        for place in ("text", "page"):
+            shown = for_people(table, place)
+            assert (declared.heading in shown) == declared.is_in(place)
 
 
 def test_a_share_that_rounds_to_nothing_has_no_sign(store):

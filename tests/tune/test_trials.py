@@ -13,9 +13,9 @@ import yaml
 
 from bench.cli.options import read_seconds
 from bench.errors import ConfigError, StoreError
-from bench.evaluate.metrics import score_section
+from bench.evaluate.section import Section, score_section
 from bench.tune.choices import Budget, Pruner, Sampler, Score
-from bench.tune.objective import SCORES
+from bench.tune.objective import Objective
 from bench.tune.request import equal_budget
 from bench.tune.slots import holders, settled
 from bench.tune.storage import open_storage
@@ -292,6 +292,12 @@ def test_scores_are_those_of_a_run(name):
     expression, prediction = rng.normal(size=(2, 20, 8))
     prediction[:, 3] = 1.0  # undefined, and so left out
     heg = np.arange(8) < 5
-    truth = SimpleNamespace(expression=expression, heg=heg)
-    wanted = score_section(expression, prediction, heg)[0][name]
-    assert SCORES[name](truth, prediction) == pytest.approx(wanted, abs=1e-12)
+    totals = rng.integers(1, 100, 20)
+    truth = SimpleNamespace(expression=expression, heg=heg, totals=totals)
+    objective = Objective(
+        *(None, ("tiny", "-"), {}, ()), score=name, seed=0, device="cpu", precision="32",
+        prunes=False, worker="",
+    )  # fmt: skip
+    wanted = score_section(Section(expression, prediction, heg, totals=totals))[0][name]
+    found = objective.score(SimpleNamespace(truth=[truth, truth]), [prediction, prediction])
+    assert found == wanted
