@@ -143,7 +143,8 @@ class Bleep(Method):
 
         from bench.methods.bleep.network import BleepNetwork
         from bench.methods.bleep.recipe import BleepRecipe
-        from bench.training import SpotDataset, spot_loader, train_on
+        from bench.training.batches import SpotDataset, spot_loader
+        from bench.training.fitting import train_on
 
         torch.manual_seed(context.seed)
         config = self.config

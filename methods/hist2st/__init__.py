@@ -168,7 +168,8 @@ class Hist2ST(Method):
         from bench.methods.hist2st.losses import size_factors
         from bench.methods.hist2st.network import Hist2STNetwork
         from bench.methods.hist2st.recipe import Hist2STRecipe
-        from bench.training import SectionDataset, section_loader, train_on
+        from bench.training.batches import SectionDataset, section_loader
+        from bench.training.fitting import train_on
 
         torch.manual_seed(context.seed)
         config = self.config

@@ -178,7 +178,8 @@ class MclSTExp(Method):
 
         from bench.methods.mclstexp.network import MclSTExpNetwork
         from bench.methods.mclstexp.recipe import MclSTExpRecipe
-        from bench.training import SpotDataset, spot_loader, train_on
+        from bench.training.batches import SpotDataset, spot_loader
+        from bench.training.fitting import train_on
 
         torch.manual_seed(context.seed)
         config = self.config

@@ -103,7 +103,8 @@ class STNet(Method):
 
         from bench.methods.stnet.network import STNetNetwork
         from bench.methods.stnet.recipe import STNetRecipe
-        from bench.training import SpotDataset, learned_sections, spot_loader, train_on
+        from bench.training.batches import SpotDataset, spot_loader
+        from bench.training.fitting import learned_sections, train_on
 
         torch.manual_seed(context.seed)
         config = self.config

@@ -161,7 +161,8 @@ class THItoGene(Method):
         from bench.blocks.graph import neighbour_edges
         from bench.methods.thitogene.network import THItoGeneNetwork
         from bench.methods.thitogene.recipe import THItoGeneRecipe
-        from bench.training import SectionDataset, learned_sections, section_loader, train_on
+        from bench.training.batches import SectionDataset, section_loader
+        from bench.training.fitting import learned_sections, train_on
 
         torch.manual_seed(context.seed)
         config = self.config
