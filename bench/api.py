@@ -10,6 +10,8 @@ from bench.data.views import Slide, TrainingData, TrainingSection
 from bench.errors import BenchError, ConfigError, DataError, TrainingError
 from bench.files import atomic_write
 from bench.method import Context, Method, MethodConfig
+from bench.training.network_method import NetworkConfig, NetworkMethod
+from bench.training.retrieval_method import RetrievalConfig, RetrievalMethod
 
 __all__ = [
     "IMAGE_ENDINGS",
@@ -22,7 +24,11 @@ __all__ = [
     "Hdf5File",
     "Method",
     "MethodConfig",
+    "NetworkConfig",
+    "NetworkMethod",
     "PatchSize",
+    "RetrievalConfig",
+    "RetrievalMethod",
     "Slide",
     "TrainingData",
     "TrainingError",

@@ -36,7 +36,7 @@ from bench.speed.steps import (
     unaugmented,
     unlogged,
 )
-from bench.training import seed_batch
+from bench.training.fitting import seed_batch
 from bench.worker.memory import peak_device_memory_mb, peak_memory_mb, reset_peak_memory
 
 _Loop = Iterator[tuple[int, torch.Tensor]]

@@ -22,7 +22,7 @@ from bench.data.images.patches import patch_edge
 from bench.data.views import Slide
 from bench.errors import BenchError
 from bench.speed.steps import Batch
-from bench.training import SectionDataset, SpotDataset
+from bench.training.batches import SectionDataset, SpotDataset
 
 _QUARTER_TURNS = (
     None,

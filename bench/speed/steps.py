@@ -45,7 +45,7 @@ def training_parts(
     Raises
     ------
     NoTrainingError
-        The method trains no network through :func:`bench.training.train`.
+        The method trains no network through :func:`bench.training.fitting.train`.
     """
     take = _Take()
     context.callbacks.append(take)

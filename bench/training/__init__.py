@@ -1,22 +1,4 @@
-"""What trains a LightningModule: batches, device, checkpoints, resume, early stopping."""
+"""Training of networks: batches, the training helper, and base classes of methods.
 
-from bench.training.batches import (
-    SectionDataset,
-    ShuffledBatches,
-    SpotDataset,
-    section_loader,
-    spot_loader,
-)
-from bench.training.fitting import learned_sections, seed_batch, train, train_on
-
-__all__ = [
-    "SectionDataset",
-    "ShuffledBatches",
-    "SpotDataset",
-    "learned_sections",
-    "section_loader",
-    "seed_batch",
-    "spot_loader",
-    "train",
-    "train_on",
-]
+Importing `network_method` and `retrieval_method` imports no torch; `bench.api` hands them on.
+"""

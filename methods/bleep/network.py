@@ -1,16 +1,18 @@
-"""The network of BLEEP, with the tensor names of the released checkpoints, and its loss."""
+"""Network, loss and training of BLEEP; tensor names are those of the released checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.blocks.attention import ProjectionHead
-from bench.blocks.images import image_encoder
+from bench.blocks.images import image_encoder, to_network_scale
 from bench.blocks.weights import Released, load_exactly, released_tensors, tensor_size
+from bench.training.module import ContrastiveModule
 
 
 class BleepNetwork(nn.Module):
@@ -141,3 +143,22 @@ def soft_target_loss(spots: Tensor, images: Tensor, temperature: float = 1.0) ->
     logits = pair_logits(spots, images, temperature)
     of_spots, of_images = cross_entropy_both_ways(logits, targets)
     return (of_spots + of_images).mean() / 2
+
+
+class BleepModule(ContrastiveModule):
+    """Contrastive loss with soft targets on random batches of spots."""
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Loss with soft targets of the pairs of a batch."""
+        images = to_network_scale(batch["patches"], self.settings.pixels)
+        of_spots, of_images = self.network(images, batch["expression"])
+        return soft_target_loss(of_spots, of_images, self.settings.temperature)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW."""
+        return torch.optim.AdamW(
+            self.network.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
+        )

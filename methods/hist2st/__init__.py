@@ -6,9 +6,8 @@ and graph neural networks", Briefings in Bioinformatics 23(5), bbac297 (2022).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -16,8 +15,9 @@ from pydantic import Field
 from bench.api import (
     ConfigError,
     Context,
-    Method,
     MethodConfig,
+    NetworkConfig,
+    NetworkMethod,
     PatchSize,
     Slide,
     TrainingData,
@@ -26,7 +26,9 @@ from bench.api import (
 from bench.blocks.positions import table_rows
 
 if TYPE_CHECKING:
-    from bench.methods.hist2st.network import Hist2STNetwork
+    from torch import Tensor
+
+    from bench.methods.hist2st.network import Hist2STModule, Hist2STNetwork
 
 _QUICK = {
     "patch_size": None,
@@ -49,17 +51,11 @@ _QUICK = {
 }
 
 
-class Hist2STConfig(MethodConfig):
+class Hist2STConfig(NetworkConfig):
     """Settings of Hist2ST; the defaults are those of the released her2st training.
 
     Attributes
     ----------
-    patch_size
-        Edge of a patch in pixels of the full-resolution image, or in micrometres as in
-        ``"150um"``; None takes the dataset's.
-    input_size
-        Edge that patches are resampled to; None keeps `patch_size`, and one of the two must be
-        set: the network takes patches of one size alone.
     pixels
         How pixels are fed: ``raw255`` as they are, or ``rgb01`` divided by 255.
     tile_size
@@ -88,9 +84,6 @@ class Hist2STConfig(MethodConfig):
         without either there is none of it.
     learning_rate, decay, decay_epochs, epochs
         Adam, its rate multiplied by `decay` every `decay_epochs`; a step is a whole section.
-    patience
-        Stop early on the validation sections after so many epochs; None trains all epochs on
-        training and validation sections together, as released.
     """
 
     patch_size: PatchSize = 112
@@ -125,8 +118,8 @@ class Hist2STConfig(MethodConfig):
         return self.bake if self.distillation > 0 else 0
 
 
-class Hist2ST(Method):
-    """Joins the network and its training recipe to the harness."""
+class Hist2ST(NetworkMethod):
+    """Attention and a graph network over the spots of a whole section."""
 
     name: ClassVar[str] = "hist2st"
     unit: ClassVar[Literal["spot", "section"]] = "section"
@@ -161,127 +154,41 @@ class Hist2ST(Method):
             "epochs": trial.suggest_int("epochs", 40, 400, log=True),
         }
 
-    def fit(self, data: TrainingData, context: Context) -> None:
-        """Train on one whole section a step."""
-        import torch
-
-        from bench.methods.hist2st.losses import size_factors
+    def build(self, data: TrainingData, context: Context) -> Hist2STNetwork:
+        """The network for patches of the settings' size, with the heads that its losses train."""
         from bench.methods.hist2st.network import Hist2STNetwork
-        from bench.methods.hist2st.recipe import Hist2STRecipe
-        from bench.training import SectionDataset, section_loader, train_on
 
-        torch.manual_seed(context.seed)
-        config = self.config
-        self._network = Hist2STNetwork(
+        shape = self.chosen(
+            *("channels", "mixer_kernel", "mixer_layers", "attention_layers", "heads", "head_dim"),
+            *("hidden", "graph_layers", "dropout", "position_rows", "as_released"),
+        )
+        return Hist2STNetwork(
             len(data.panel),
-            edge=self._edge(),
-            tile=config.tile_size,
-            channels=config.channels,
-            mixer_kernel=config.mixer_kernel,
-            mixer_layers=config.mixer_layers,
-            attention_layers=config.attention_layers,
-            heads=config.heads,
-            head_dim=config.head_dim,
-            hidden=config.hidden,
-            graph_layers=config.graph_layers,
-            dropout=config.dropout,
-            position_rows=config.position_rows,
-            count_heads=config.zinb > 0,
+            edge=self.input_edge(),
+            tile=self.config.tile_size,
+            count_heads=self.config.zinb > 0,
             # The weight of a single view is 1 whatever the head says.
-            view_head=config.views > 1,
-            as_released=config.as_released,
+            view_head=self.config.views > 1,
+            **shape,
         )
 
-        def loader(sections: Sequence[TrainingSection]) -> Any:
-            dataset = SectionDataset(
-                [self._patches(section) for section in sections],
-                {
-                    "target": [section.target for section in sections],
-                    "counts": [section.counts for section in sections],
-                    "size_factor": [size_factors(section.counts) for section in sections],
-                    "position": [self._position(section) for section in sections],
-                    "edges": [self._edges(section) for section in sections],
-                },
-            )
-            return section_loader(dataset, context.seed)
-
-        train_on(
-            Hist2STRecipe(self._network, config),
-            data,
-            loader,
-            epochs=config.epochs,
-            patience=config.patience,
-            context=context,
-        )
-
-    @classmethod
-    def from_released(
-        cls, source: Any, config: MethodConfig, data: TrainingData, context: Context
-    ) -> Self:
-        """A released checkpoint; nothing is made from the training sections."""
-        from bench.blocks.weights import check_panel
-
-        method = cls(config)
-        method._network = method._restored(source)
-        check_panel(source, method._network.genes, data.panel)
-        if method._network.edge != method._edge():
-            raise ConfigError(
-                f"hist2st: the checkpoint takes patches of {method._network.edge} pixels a side,"
-                f" the settings give {method._edge()} (input_size)"
-            )
-        return method
-
-    def predict(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
-        """Predict all spots of a slide together, from its patches as they are."""
-        import torch
-
-        from bench.blocks.images import image_batches, x_first
-        from bench.blocks.precision import place
-
-        network = place(self._network, context).eval()
-        predictions = []
-        with torch.inference_mode():
-            for slide in slides:
-                position = torch.from_numpy(self._position(slide)).to(context.device)
-                edges = torch.from_numpy(self._edges(slide)).to(context.device)
-                embedded = [
-                    network.embed_patches(x_first(images, self.config.pixels))
-                    for images in image_batches(self._patches(slide), context.device)
-                ]
-                features = network.relate(torch.cat(embedded), position, edges)
-                predictions.append(network.gene_head(features).cpu().numpy())
-        return predictions
-
-    def save(self, folder: Path) -> None:
-        """Write ``network.safetensors``."""
-        from bench.blocks.weights import save_network
-
-        save_network(self._network, folder)
-
-    @classmethod
-    def load(cls, folder: Path, config: MethodConfig) -> Self:
-        """Read what :meth:`save` wrote."""
-        from bench.blocks.weights import NETWORK
-
-        method = cls(config)
-        method._network = method._restored(folder / NETWORK)
-        return method
-
-    def _restored(self, source: Any) -> Hist2STNetwork:
+    def restore(self, source: Any) -> Hist2STNetwork:
+        """The network of a checkpoint, which tells all sizes but the number of heads."""
         from bench.methods.hist2st.network import Hist2STNetwork
 
         return Hist2STNetwork.from_released(
-            source,
-            heads=self.config.heads,
-            dropout=self.config.dropout,
-            as_released=self.config.as_released,
+            source, **self.chosen("heads", "dropout", "as_released")
         )
 
-    def _edge(self) -> int:
-        from bench.blocks.images import one_edge
+    def training_module(self) -> Hist2STModule:
+        """Squared error, count likelihood and self-distillation."""
+        from bench.methods.hist2st.network import Hist2STModule
 
-        edge = one_edge(self.name, self.config.patch_size, self.config.input_size)
-        tile = self.config.tile_size
+        return Hist2STModule(self.network, self.config)
+
+    def input_edge(self) -> int:
+        """Edge of a patch in pixels, a multiple of the tiles' edge."""
+        edge, tile = super().input_edge(), self.config.tile_size
         if edge % tile:
             raise ConfigError(
                 f"hist2st: patches of {edge} pixels a side are not cut into whole tiles of {tile}"
@@ -289,14 +196,33 @@ class Hist2ST(Method):
             )
         return edge
 
-    def _patches(self, slide: Slide) -> np.ndarray:
-        return slide.patches(self.config.patch_size, self.config.input_size)
-
-    def _position(self, slide: Slide) -> np.ndarray:
-        rows = self._network.x_embed.num_embeddings
-        return table_rows(slide.array_xy, rows, method=self.name, section=slide.name)
-
-    def _edges(self, slide: Slide) -> np.ndarray:
+    def inputs(self, slide: Slide) -> dict[str, np.ndarray]:
+        """Rows of the position tables, and the graph of neighbouring spots."""
         from bench.blocks.graph import neighbour_edges
 
-        return neighbour_edges(slide.array_xy, self.config.neighbours, self.config.graph_radius)
+        neighbours, radius = self.config.neighbours, self.config.graph_radius
+        rows = self.network.x_embed.num_embeddings
+        return {
+            "position": table_rows(slide.array_xy, rows, method=self.name, section=slide.name),
+            "edges": neighbour_edges(slide.array_xy, neighbours, radius),
+        }
+
+    def training_arrays(self, section: TrainingSection) -> dict[str, np.ndarray]:
+        """Target, counts and size factors."""
+        from bench.methods.hist2st.losses import size_factors
+
+        return {
+            "target": section.target,
+            "counts": section.counts,
+            "size_factor": size_factors(section.counts),
+        }
+
+    def predict_slide(self, images: Iterator[Tensor], **inputs: Tensor) -> Tensor:
+        """Predict all spots of a slide together, from its patches as they are."""
+        import torch
+
+        from bench.blocks.images import x_first
+
+        pixels = self.config.pixels
+        embedded = [self.network.embed_patches(x_first(part, pixels)) for part in images]
+        return self.network.gene_head(self.network.relate(torch.cat(embedded), **inputs))

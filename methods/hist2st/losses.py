@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.methods.hist2st.network import Hist2STNetwork
+if TYPE_CHECKING:
+    from bench.methods.hist2st.network import Hist2STNetwork
 
 _EPS = 1e-10
 

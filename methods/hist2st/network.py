@@ -1,18 +1,25 @@
-"""The network of Hist2ST, with the tensor names of the released checkpoints."""
+"""Network and training of Hist2ST; tensor names are those of the released checkpoints."""
 
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from bench.api import DataError
 from bench.blocks.attention import AttentionBlock
 from bench.blocks.graph import neighbour_mean, neighbour_mean_as_released
+from bench.blocks.images import x_first
 from bench.blocks.weights import Released, load_exactly, numbered, released_tensors, tensor_size
+from bench.methods.hist2st.losses import section_losses
+from bench.training.module import TrainingModule
+
+if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 _NARROWING = 8
 """Channels of the mixer over those it hands on."""
@@ -295,3 +302,41 @@ class Hist2STNetwork(nn.Module):
             F.softplus(self.disp(features)).clamp(1e-4, 1e4),
             self.pi(features).sigmoid(),
         )
+
+
+class Hist2STModule(TrainingModule):
+    """Squared error, count likelihood and self-distillation, one whole section a step."""
+
+    unit = "section"
+
+    def __init__(self, network: Hist2STNetwork, config: Any) -> None:
+        super().__init__(network, config)
+        # Given a whole section, each change is drawn once for all of its patches.
+        self.change = v2.Compose(
+            [v2.RandomGrayscale(0.1), v2.RandomRotation(90), v2.RandomHorizontalFlip(0.2)]
+        )
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        """Loss of a section, its parts logged beside it."""
+        settings = self.settings
+        images = x_first(batch["patches"], settings.pixels)
+        views = [self.change(images) for _ in range(settings.views)]
+        parts = section_losses(self.network, images, views, batch, counts=settings.zinb > 0)
+        weights = {"mse": 1.0, "counts": settings.zinb, "distillation": settings.distillation}
+        loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+        self.record(batch, train_loss=loss, **parts)
+        return loss
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Squared error alone, by which validation sections are judged."""
+        images = x_first(batch["patches"], self.settings.pixels)
+        features = self.network(images, batch["position"], batch["edges"])
+        return F.mse_loss(self.network.gene_head(features), batch["target"])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam, its rate lowered every so many epochs."""
+        optimizer = super().configure_optimizers()
+        schedule = torch.optim.lr_scheduler.StepLR(
+            optimizer, self.settings.decay_epochs, self.settings.decay
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule}}

@@ -6,27 +6,27 @@ super-resolution gene expression from histology images in tumors", bioRxiv 2021.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from bench.api import (
-    ConfigError,
     Context,
-    Method,
     MethodConfig,
+    NetworkConfig,
+    NetworkMethod,
     PatchSize,
     Slide,
     TrainingData,
-    TrainingSection,
 )
 from bench.blocks.positions import table_rows
 
 if TYPE_CHECKING:
-    from bench.methods.histogene.network import HisToGeneNetwork
+    from torch import Tensor
+
+    from bench.methods.histogene.network import HisToGeneModule, HisToGeneNetwork
 
 _QUICK = {
     "patch_size": None,
@@ -42,17 +42,11 @@ _QUICK = {
 }
 
 
-class HisToGeneConfig(MethodConfig):
+class HisToGeneConfig(NetworkConfig):
     """Settings of HisToGene; the defaults are those of the authors' tutorial.
 
     Attributes
     ----------
-    patch_size
-        Edge of a patch in pixels of the full-resolution image, or in micrometres as in
-        ``"150um"``; None takes the dataset's.
-    input_size
-        Edge that patches are resampled to; None keeps `patch_size`, and one of the two must be
-        set: the first layer takes patches of one size alone.
     pixels
         How pixels are fed: ``raw255`` as they are, or ``rgb01`` divided by 255.
     as_released_cscc
@@ -62,11 +56,6 @@ class HisToGeneConfig(MethodConfig):
         Rows of each position table; array coordinates must lie below.
     dim, layers, heads, head_dim, hidden, dropout
         Shape of the transformer.
-    learning_rate, epochs
-        Adam at a constant rate; a step is a whole section.
-    patience
-        Stop early on the validation sections after so many epochs; None trains all epochs on
-        training and validation sections together, as released.
     """
 
     patch_size: PatchSize = 112
@@ -85,8 +74,8 @@ class HisToGeneConfig(MethodConfig):
     patience: int | None = Field(default=None, ge=1)
 
 
-class HisToGene(Method):
-    """Joins the network and its training recipe to the harness."""
+class HisToGene(NetworkMethod):
+    """A transformer over the spots of a whole section, trained by Adam at a constant rate."""
 
     name: ClassVar[str] = "histogene"
     unit: ClassVar[Literal["spot", "section"]] = "section"
@@ -119,119 +108,46 @@ class HisToGene(Method):
             "epochs": trial.suggest_int("epochs", 30, 300, log=True),
         }
 
-    def fit(self, data: TrainingData, context: Context) -> None:
-        """Train on one whole section a step."""
-        import torch
-
-        from bench.methods.histogene.network import HisToGeneNetwork
-        from bench.methods.histogene.recipe import HisToGeneRecipe
-        from bench.training import SectionDataset, section_loader, train_on
-
-        torch.manual_seed(context.seed)
-        config = self.config
-        self._network = HisToGeneNetwork(
-            len(data.panel),
-            edge=self._edge(),
-            position_rows=config.position_rows,
-            dim=config.dim,
-            layers=config.layers,
-            heads=config.heads,
-            head_dim=config.head_dim,
-            hidden=config.hidden,
-            dropout=config.dropout,
-        )
-
-        def loader(sections: Sequence[TrainingSection]) -> Any:
-            dataset = SectionDataset(
-                [self._patches(section) for section in sections],
-                {
-                    "target": [section.target for section in sections],
-                    "position": [self._position(section) for section in sections],
-                },
-            )
-            return section_loader(dataset, context.seed)
-
-        train_on(
-            HisToGeneRecipe(self._network, config),
-            data,
-            loader,
-            epochs=config.epochs,
-            patience=config.patience,
-            context=context,
-        )
-
-    @classmethod
-    def from_released(
-        cls, source: Any, config: MethodConfig, data: TrainingData, context: Context
-    ) -> Self:
-        """A released checkpoint; nothing is made from the training sections."""
-        from bench.blocks.weights import check_panel
-
-        method = cls(config)
-        method._network = method._restored(source)
-        check_panel(source, method._network.genes, data.panel)
-        if method._network.edge != method._edge():
-            raise ConfigError(
-                f"histogene: the checkpoint takes patches of {method._network.edge} pixels a side,"
-                f" the settings give {method._edge()} (input_size)"
-            )
-        return method
-
-    def predict(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
-        """Predict all spots of a slide together."""
-        import torch
-
-        from bench.blocks.images import image_batches
-        from bench.blocks.precision import place
-        from bench.methods.histogene.network import flat_patches
-
-        network = place(self._network, context).eval()
-        predictions = []
-        with torch.inference_mode():
-            for slide in slides:
-                position = torch.from_numpy(self._position(slide)).to(context.device)
-                embedded = [
-                    network.embed_patches(flat_patches(images, self.config.pixels))
-                    for images in image_batches(self._patches(slide), context.device)
-                ]
-                predicted = network.relate(torch.cat(embedded), position)
-                predictions.append(predicted.cpu().numpy())
-        return predictions
-
-    def save(self, folder: Path) -> None:
-        """Write ``network.safetensors``."""
-        from bench.blocks.weights import save_network
-
-        save_network(self._network, folder)
-
-    @classmethod
-    def load(cls, folder: Path, config: MethodConfig) -> Self:
-        """Read what :meth:`save` wrote."""
-        from bench.blocks.weights import NETWORK
-
-        method = cls(config)
-        method._network = method._restored(folder / NETWORK)
-        return method
-
-    def _restored(self, source: Any) -> HisToGeneNetwork:
+    def build(self, data: TrainingData, context: Context) -> HisToGeneNetwork:
+        """The network for patches of the settings' size."""
         from bench.methods.histogene.network import HisToGeneNetwork
 
-        return HisToGeneNetwork.from_released(
-            source, heads=self.config.heads, dropout=self.config.dropout
+        shape = self.chosen("position_rows", "dim", "layers", "heads", "head_dim", "hidden")
+        return HisToGeneNetwork(
+            len(data.panel), edge=self.input_edge(), dropout=self.config.dropout, **shape
         )
 
-    def _edge(self) -> int:
-        from bench.blocks.images import one_edge
+    def restore(self, source: Any) -> HisToGeneNetwork:
+        """The network of a checkpoint, which tells all sizes but the number of heads."""
+        from bench.methods.histogene.network import HisToGeneNetwork
 
-        return one_edge(self.name, self.config.patch_size, self.config.input_size)
+        return HisToGeneNetwork.from_released(source, **self.chosen("heads", "dropout"))
 
-    def _patches(self, slide: Slide) -> np.ndarray:
-        patches = slide.patches(self.config.patch_size, self.config.input_size)
+    def training_module(self) -> HisToGeneModule:
+        """Mean squared error of a section."""
+        from bench.methods.histogene.network import HisToGeneModule
+
+        return HisToGeneModule(self.network, self.config)
+
+    def patches(self, slide: Slide) -> np.ndarray:
+        """Patches of a slide, all but the first one black with `as_released_cscc`."""
+        patches = super().patches(slide)
         if self.config.as_released_cscc:
             patches = np.array(patches)
             patches[1:] = 0
         return patches
 
-    def _position(self, slide: Slide) -> np.ndarray:
-        rows = self._network.x_embed.num_embeddings
-        return table_rows(slide.array_xy, rows, method=self.name, section=slide.name)
+    def inputs(self, slide: Slide) -> dict[str, np.ndarray]:
+        """Rows of the position tables."""
+        rows = self.network.x_embed.num_embeddings
+        return {"position": table_rows(slide.array_xy, rows, method=self.name, section=slide.name)}
+
+    def predict_slide(self, images: Iterator[Tensor], **inputs: Tensor) -> Tensor:
+        """Predict all spots of a slide together."""
+        import torch
+
+        from bench.methods.histogene.network import flat_patches
+
+        pixels = self.config.pixels
+        embedded = [self.network.embed_patches(flat_patches(part, pixels)) for part in images]
+        return self.network.relate(torch.cat(embedded), **inputs)

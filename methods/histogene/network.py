@@ -1,4 +1,4 @@
-"""The network of HisToGene, with the tensor names of the released checkpoints."""
+"""Network and training of HisToGene; tensor names are those of the released checkpoints."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import math
 from typing import Self
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bench.api import DataError
 from bench.blocks.attention import PreNormTransformer
 from bench.blocks.images import RawPixels, x_first
 from bench.blocks.weights import Released, load_exactly, numbered, released_tensors, tensor_size
+from bench.training.module import TrainingModule
 
 
 class HisToGeneNetwork(nn.Module):
@@ -129,3 +131,14 @@ def flat_patches(patches: Tensor, pixels: RawPixels) -> Tensor:
     (n, 3 * height * width) float32
     """
     return x_first(patches, pixels).permute(0, 2, 3, 1).flatten(1)
+
+
+class HisToGeneModule(TrainingModule):
+    """Mean squared error, one whole section a step."""
+
+    unit = "section"
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Mean squared error over spots and genes of a section."""
+        patches = flat_patches(batch["patches"], self.settings.pixels)
+        return F.mse_loss(self.network(patches, batch["position"]), batch["target"])

@@ -7,29 +7,26 @@ histology images", Briefings in Bioinformatics 25(6), bbae551 (2024), arXiv 2407
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from bench.api import (
     Context,
-    Method,
     MethodConfig,
     PatchSize,
-    Slide,
+    RetrievalConfig,
+    RetrievalMethod,
     TrainingData,
     TrainingSection,
-    atomic_write,
 )
 from bench.blocks.positions import table_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.methods.mclstexp.network import MclSTExpNetwork
+    from bench.methods.mclstexp.network import MclSTExpModule, MclSTExpNetwork
 
 _QUICK = {
     "encoder": "test_resnet",
@@ -46,7 +43,7 @@ _QUICK = {
 }
 
 
-class MclSTExpConfig(MethodConfig):
+class MclSTExpConfig(RetrievalConfig):
     """Settings of mclSTExp; the defaults are those of the released her2st training.
 
     Attributes
@@ -57,17 +54,12 @@ class MclSTExpConfig(MethodConfig):
         ``imagenet``, ``none`` or a weight file of the encoder.
     freeze_encoder
         Train the heads alone.
-    patch_size
-        Edge of a patch in pixels of the full-resolution image, or in micrometres as in
-        ``"150um"``; None takes the dataset's.
-    input_size
-        Edge that patches are resampled to; None keeps `patch_size`.
     pixels
-        How pixels are fed: ``rgb01`` (legacy ST), ``bgr255`` (released Visium), ``imagenet``.
+        ``rgb01`` (legacy ST), ``bgr255`` (released Visium), ``imagenet``.
     augment
         ``jitter_flip_rotate`` (legacy ST), ``quarter_turns`` (released Visium), ``none``.
     augment_at_test
-        As released for Visium: the same random changes when predicting.
+        As released for Visium.
     position
         What indexes the position tables: ``array`` coordinates x, y (legacy ST) or ``pixel``
         row and column (released Visium).
@@ -82,9 +74,6 @@ class MclSTExpConfig(MethodConfig):
         ``adam`` with L2 decay (released code) or ``adamw`` (the paper's text).
     learning_rate, weight_decay, batch_size, epochs
         Training. A batch is also the sequence whose spots attend to one another.
-    patience
-        Stop early on the validation sections after so many epochs; None trains all epochs on
-        training and validation sections together, as released.
     key_context
         Which spots attend to one another when the retrieval keys are made: so many
         ``consecutive`` ones across section borders (released: 32), or a whole ``section``.
@@ -120,8 +109,8 @@ class MclSTExpConfig(MethodConfig):
     weighting: Literal["inverse_square", "mean"] = "inverse_square"
 
 
-class MclSTExp(Method):
-    """Joins the network, its training recipe and the retrieval bank to the harness."""
+class MclSTExp(RetrievalMethod):
+    """Retrieval with embeddings of a contrastive training; spots attend to one another."""
 
     name: ClassVar[str] = "mclstexp"
     Config: ClassVar[type[MethodConfig]] = MclSTExpConfig
@@ -172,175 +161,80 @@ class MclSTExp(Method):
             "epochs": trial.suggest_int("epochs", 8, 120, log=True),
         }
 
-    def fit(self, data: TrainingData, context: Context) -> None:
-        """Train both encoders, then embed the training spots as retrieval keys."""
-        import torch
-
+    def build(self, data: TrainingData, context: Context) -> MclSTExpNetwork:
+        """Both encoders and their heads."""
         from bench.methods.mclstexp.network import MclSTExpNetwork
-        from bench.methods.mclstexp.recipe import MclSTExpRecipe
-        from bench.training import SpotDataset, spot_loader, train_on
 
-        torch.manual_seed(context.seed)
-        config = self.config
-        self._network = MclSTExpNetwork(
-            len(data.panel),
-            encoder=config.encoder,
-            weights=config.weights,
-            position_rows=config.position_rows or self._rows_needed(data.sections),
-            layers=config.layers,
-            heads=config.heads,
-            head_dim=config.head_dim,
-            projection_dim=config.projection_dim,
-            dropout=config.dropout,
-            temperature=config.temperature,
+        shape = self.chosen(
+            *("encoder", "weights", "layers", "heads", "head_dim", "projection_dim", "dropout"),
+            "temperature",
         )
+        rows = self.config.position_rows or self._rows_needed(data.sections)
+        return MclSTExpNetwork(len(data.panel), position_rows=rows, **shape)
 
-        def loader(sections: Sequence[TrainingSection]) -> Any:
-            dataset = SpotDataset(
-                [self._patches(section) for section in sections],
-                {
-                    "expression": [section.expression for section in sections],
-                    "position": [self._position(section) for section in sections],
-                },
-            )
-            return spot_loader(dataset, config.batch_size, context.seed)
-
-        make_bank = partial(self._make_bank, data, context)
-        train_on(
-            MclSTExpRecipe(self._network, config),
-            data,
-            loader,
-            epochs=config.epochs,
-            patience=config.patience,
-            context=context,
-            ready=make_bank,
-        )
-        make_bank()
-
-    @classmethod
-    def from_released(
-        cls, source: Any, config: MethodConfig, data: TrainingData, context: Context
-    ) -> Self:
-        """A released checkpoint, with the training spots embedded as retrieval keys."""
-        from bench.blocks.weights import check_panel
-
-        method = cls(config)
-        method._network = method._restored(source)
-        check_panel(source, method._network.genes, data.panel)
-        method._make_bank(data, context)
-        return method
-
-    def predict(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
-        """Embed the images and average the targets of the nearest keys."""
-        return next(self.predict_each(slides, context, [self.config]))
-
-    def predict_each(
-        self, slides: Sequence[Slide], context: Context, configs: Sequence[Any]
-    ) -> Iterator[list[np.ndarray]]:
-        """The same under each setting of the retrieval; the images are embedded once."""
-        from bench.blocks.retrieval import retrieve_each
-
-        embedded = [self._embed_images(slide, context) for slide in slides]
-        settings = [
-            {"top_k": one.top_k, "distance": one.distance, "weighting": one.weighting}
-            for one in configs
-        ]
-        yield from retrieve_each(embedded, self._keys, self._values, settings)
-
-    def save(self, folder: Path) -> None:
-        """Write ``network.safetensors`` and the retrieval bank ``bank.npz``."""
-        from bench.blocks.weights import save_network
-
-        save_network(self._network, folder)
-        with atomic_write(folder / "bank.npz") as temporary:
-            np.savez(temporary, keys=self._keys, values=self._values)
-
-    @classmethod
-    def load(cls, folder: Path, config: MethodConfig) -> Self:
-        """Read what :meth:`save` wrote; the encoder's weights come from there alone."""
-        from bench.blocks.weights import NETWORK
-
-        method = cls(config)
-        with np.load(folder / "bank.npz", allow_pickle=False) as bank:
-            method._keys, method._values = bank["keys"], bank["values"]
-        method._network = method._restored(folder / NETWORK)
-        return method
-
-    def _restored(self, source: Any) -> MclSTExpNetwork:
+    def restore(self, source: Any) -> MclSTExpNetwork:
+        """The network of a checkpoint, which tells all sizes but the number of heads."""
         from bench.methods.mclstexp.network import MclSTExpNetwork
 
         return MclSTExpNetwork.from_released(
-            source,
-            encoder=self.config.encoder,
-            heads=self.config.heads,
-            dropout=self.config.dropout,
-            temperature=self.config.temperature,
+            source, **self.chosen("encoder", "heads", "dropout", "temperature")
         )
 
-    def _make_bank(self, data: TrainingData, context: Context) -> None:
-        self._keys = self._embed_spots(data.sections, context)
-        self._values = np.concatenate([section.target for section in data.sections])
+    def training_module(self) -> MclSTExpModule:
+        """Symmetric contrastive loss."""
+        from bench.methods.mclstexp.network import MclSTExpModule
 
-    def _patches(self, slide: Slide) -> np.ndarray:
-        return slide.patches(self.config.patch_size, self.config.input_size)
+        return MclSTExpModule(self.network, self.config)
+
+    def training_arrays(self, section: TrainingSection) -> dict[str, np.ndarray]:
+        """Expression, and rows of the position tables."""
+        rows = self.network.x_embed.num_embeddings
+        position = self._position(section)
+        return {
+            "expression": section.expression,
+            "position": table_rows(position, rows, method=self.name, section=section.name),
+        }
+
+    def embed_spots(self, sections: Sequence[TrainingSection], device: str) -> Iterator[Tensor]:
+        """Embeddings of the spots of sections, those of a context attending to one another."""
+        import torch
+
+        each = [self.training_arrays(section) for section in sections]
+        joined = {
+            name: torch.from_numpy(np.concatenate([arrays[name] for arrays in each]))
+            for name in each[0]
+        }
+        lengths = [len(section) for section in sections]
+        for start, stop in key_contexts(lengths, self.config.key_context):
+            context = {name: values[start:stop].to(device) for name, values in joined.items()}
+            yield self.network.embed_spots(**context)
 
     def _position(self, section: TrainingSection) -> np.ndarray:
-        rows = self._network.x_embed.num_embeddings
-        return table_rows(
-            self._unchecked_position(section), rows, method=self.name, section=section.name
-        )
-
-    def _unchecked_position(self, section: TrainingSection) -> np.ndarray:
         if self.config.position == "array":
             return section.array_xy
         return np.floor(section.spatial[:, ::-1]).astype(np.int64)  # row, column
 
     def _rows_needed(self, sections: Sequence[TrainingSection]) -> int:
         """Rows that hold every position; predicting looks up none, as images alone are embedded."""
-        positions = np.concatenate([self._unchecked_position(section) for section in sections])
+        positions = np.concatenate([self._position(section) for section in sections])
         return max(1, 1 + int(positions.max()))
 
-    def _embed_images(self, slide: Slide, context: Context) -> Tensor:
-        import torch
 
-        from bench.blocks.augment import augmentation
-        from bench.blocks.images import image_batches, to_network_scale
-        from bench.blocks.precision import place
+def key_contexts(
+    lengths: Sequence[int], context: Literal["section"] | int
+) -> Iterator[tuple[int, int]]:
+    """Bounds of the runs of spots that attend to one another as keys.
 
-        # Seeded slide by slide: what is drawn for one must not depend on those before it.
-        torch.manual_seed(context.seed)
-        change = augmentation(self.config.augment if self.config.augment_at_test else "none")
-        network = place(self._network, context).eval()
-        embedded = []
-        with torch.inference_mode():
-            for images in image_batches(self._patches(slide), context.device):
-                images = to_network_scale(change(images), self.config.pixels)
-                embedded.append(network.embed_images(images))
-        return torch.cat(embedded)
-
-    def _embed_spots(self, sections: Sequence[TrainingSection], context: Context) -> np.ndarray:
-        import torch
-
-        from bench.blocks.precision import place
-
-        network = place(self._network, context).eval()
-        expression = np.concatenate([section.expression for section in sections])
-        position = np.concatenate([self._position(section) for section in sections])
-        embedded = []
-        with torch.inference_mode():
-            for start, stop in self._contexts([len(section) for section in sections]):
-                keys = network.embed_spots(
-                    torch.from_numpy(expression[start:stop]).to(context.device),
-                    torch.from_numpy(position[start:stop]).to(context.device),
-                )
-                embedded.append(keys.cpu().numpy())
-        return np.concatenate(embedded)
-
-    def _contexts(self, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Bounds of the runs of spots that attend to one another."""
+    Parameters
+    ----------
+    lengths
+        Spots of each section.
+    context
+        Length of a run across section borders, or ``section`` for runs that are sections.
+    """
+    if context == "section":
+        stops = np.cumsum(lengths).tolist()
+    else:
         total = sum(lengths)
-        if self.config.key_context == "section":
-            stops = np.cumsum(lengths).tolist()
-        else:
-            stops = [*range(self.config.key_context, total, self.config.key_context), total]
-        yield from zip([0, *stops[:-1]], stops, strict=True)
+        stops = [*range(context, total, context), total]
+    yield from zip([0, *stops[:-1]], stops, strict=True)

@@ -1,13 +1,14 @@
-"""The network of mclSTExp, with the tensor names of the released checkpoints."""
+"""Network and training of mclSTExp; tensor names are those of the released checkpoints."""
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
-from bench.blocks.attention import AttentionBlock, ProjectionHead
-from bench.blocks.images import image_encoder
+from bench.blocks.attention import AttentionBlock, ProjectionHead, symmetric_contrastive_loss
+from bench.blocks.images import image_encoder, to_network_scale
 from bench.blocks.weights import (
     Released,
     load_exactly,
@@ -15,6 +16,7 @@ from bench.blocks.weights import (
     released_tensors,
     tensor_size,
 )
+from bench.training.module import ContrastiveModule
 
 
 class MclSTExpNetwork(nn.Module):
@@ -118,3 +120,36 @@ class MclSTExpNetwork(nn.Module):
         """(n, n) logits: raw dot products over the temperature, spots in rows."""
         spots = self.embed_spots(expression, position)
         return spots @ self.embed_images(images).T / self.temperature
+
+
+class MclSTExpModule(ContrastiveModule):
+    """Symmetric contrastive loss on random batches of spots, which are one sequence each."""
+
+    def __init__(self, network: MclSTExpNetwork, config: Any) -> None:
+        super().__init__(network, config)
+        if config.freeze_encoder:
+            network.image_encoder.requires_grad_(False)
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        """Loss of a batch; a frozen encoder stays in evaluation mode."""
+        if self.settings.freeze_encoder:
+            self.network.image_encoder.eval()
+        return super().training_step(batch)
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Symmetric contrastive loss of the pairs of a batch."""
+        images = to_network_scale(batch["patches"], self.settings.pixels)
+        return symmetric_contrastive_loss(
+            self.network(images, batch["expression"], batch["position"])
+        )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam with L2 decay as released, or AdamW as the paper says."""
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.settings.optimizer]
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        return kind(
+            trained,
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
+        )

@@ -81,7 +81,7 @@ class MLP(Method):
         from bench.blocks.features import FeatureSpace, FrozenEncoder
         from bench.methods.mlp.network import MLPNetwork
         from bench.methods.mlp.recipe import MLPRecipe, feature_loader
-        from bench.training import learned_sections, train_on
+        from bench.training.fitting import learned_sections, train_on
 
         torch.manual_seed(context.seed)
         config = self.config

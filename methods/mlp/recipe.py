@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from bench.training import ShuffledBatches
+from bench.training.batches import ShuffledBatches
 
 if TYPE_CHECKING:
     from bench.methods.mlp import MLPConfig

@@ -6,25 +6,27 @@ learning", Nature Biomedical Engineering 4, 827-834 (2020).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field
 
 from bench.api import (
     Context,
-    Method,
     MethodConfig,
+    NetworkConfig,
+    NetworkMethod,
     PatchSize,
     Slide,
     TrainingData,
-    TrainingSection,
-    atomic_write,
 )
 
-_IMAGES_AT_ONCE = 32
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.methods.stnet.network import STNetModule, STNetNetwork
+
 _BATCHES_FOR_STATISTICS = 12
 _QUICK = {
     "encoder": "test_resnet",
@@ -36,7 +38,7 @@ _QUICK = {
 }
 
 
-class STNetConfig(MethodConfig):
+class STNetConfig(NetworkConfig):
     """Settings of ST-Net; the defaults are those of the released training.
 
     Attributes
@@ -45,11 +47,6 @@ class STNetConfig(MethodConfig):
         ``densenet121`` (torchvision) or any timm encoder by name.
     weights
         ``imagenet``, ``none`` or a weight file of the encoder.
-    patch_size
-        Edge of a patch in pixels of the full-resolution image, or in micrometres as in
-        ``"150um"``; None takes the dataset's.
-    input_size
-        Edge that patches are resampled to; None keeps `patch_size`.
     augment
         Random symmetries of the square while training.
     symmetries
@@ -57,9 +54,7 @@ class STNetConfig(MethodConfig):
     learning_rate, momentum, weight_decay, batch_size, epochs
         Stochastic gradient descent on the loss summed over a batch.
     patience
-        Stop early on the validation sections after so many epochs; None trains all epochs on
-        training and validation sections together. The paper chose the epoch by an inner
-        cross-validation.
+        The paper chose the epoch by an inner cross-validation.
     """
 
     encoder: str = "densenet121"
@@ -76,8 +71,14 @@ class STNetConfig(MethodConfig):
     patience: int | None = Field(default=None, ge=1)
 
 
-class STNet(Method):
-    """Joins the network and its training recipe to the harness."""
+class STNet(NetworkMethod):
+    """An image encoder on patches standardised by the training sections' colour statistics.
+
+    Attributes
+    ----------
+    colour
+        (3,) mean and (3,) deviation of the channels.
+    """
 
     name: ClassVar[str] = "stnet"
     Config: ClassVar[type[MethodConfig]] = STNetConfig
@@ -85,6 +86,9 @@ class STNet(Method):
         "quick": _QUICK,
         "tiny": {**_QUICK, "input_size": 32, "batch_size": 8, "epochs": 2},
     }
+    images_at_once: ClassVar[int] = 32
+    memory: ClassVar[str | None] = "colour.npz"
+    colour: tuple[np.ndarray, np.ndarray]
     config: STNetConfig
 
     @classmethod
@@ -97,105 +101,64 @@ class STNet(Method):
             "epochs": trial.suggest_int("epochs", 5, 100, log=True),
         }
 
-    def fit(self, data: TrainingData, context: Context) -> None:
-        """Train on patches standardised by the training sections' own colour statistics."""
-        import torch
-
+    def build(self, data: TrainingData, context: Context) -> STNetNetwork:
+        """The network, which begins by predicting the mean target of the spots it learns from."""
         from bench.methods.stnet.network import STNetNetwork
-        from bench.methods.stnet.recipe import STNetRecipe
-        from bench.training import SpotDataset, learned_sections, spot_loader, train_on
+        from bench.training.fitting import learned_sections
 
-        torch.manual_seed(context.seed)
-        config = self.config
-        learned = learned_sections(data, config.patience)
-        targets = np.concatenate([section.target for section in learned])
-        self._mean, self._std = self._colour_statistics(learned, context.seed)
-        self._network = STNetNetwork(
-            len(data.panel), encoder=config.encoder, weights=config.weights
-        )
-        self._network.start_from(targets.mean(axis=0, dtype=np.float64))
+        learned = learned_sections(data, self.config.patience)
+        self.colour = self._colour_statistics(learned, context.seed)
+        network = STNetNetwork(len(data.panel), **self.chosen("encoder", "weights"))
+        network.start_from(self.mean_target(data))
+        return network
 
-        def loader(sections: Sequence[TrainingSection]) -> Any:
-            dataset = SpotDataset(
-                [self._patches(section) for section in sections],
-                {"target": [section.target for section in sections]},
-            )
-            return spot_loader(dataset, config.batch_size, context.seed)
+    def restore(self, source: Any) -> STNetNetwork:
+        """The network of a checkpoint, which tells the panel size."""
+        from bench.methods.stnet.network import STNetNetwork
 
-        train_on(
-            STNetRecipe(self._network, config, self._mean, self._std),
-            data,
-            loader,
-            epochs=config.epochs,
-            patience=config.patience,
-            context=context,
-        )
+        return STNetNetwork.from_released(source, encoder=self.config.encoder)
+
+    def training_module(self) -> STNetModule:
+        """Squared error summed over a batch."""
+        from bench.methods.stnet.network import STNetModule
+
+        return STNetModule(self.network, self.config, self.colour)
 
     @classmethod
     def from_released(
         cls, source: Any, config: MethodConfig, data: TrainingData, context: Context
     ) -> Self:
         """A released checkpoint, with the colour statistics of the training sections."""
-        from bench.blocks.weights import check_panel
-        from bench.methods.stnet.network import STNetNetwork
-
-        method = cls(config)
-        method._network = STNetNetwork.from_released(source, encoder=method.config.encoder)
-        check_panel(source, method._network.genes, data.panel)
-        method._mean, method._std = method._colour_statistics(data.sections, context.seed)
+        method = super().from_released(source, config, data, context)
+        method.colour = method._colour_statistics(data.sections, context.seed)
         return method
 
-    def predict(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
+    def predict_slide(self, images: Iterator[Tensor], **inputs: Tensor) -> Tensor:
         """Predict each patch, averaged over the symmetries of the square."""
         import torch
 
-        from bench.blocks.images import image_batches
-        from bench.blocks.precision import place
         from bench.methods.stnet.network import standardise, symmetries
 
-        network = place(self._network, context).eval()
-        predictions = []
-        with torch.inference_mode():
-            for slide in slides:
-                parts = []
-                for images in image_batches(self._patches(slide), context.device, _IMAGES_AT_ONCE):
-                    images = standardise(images, self._mean, self._std)
-                    views = symmetries(images) if self.config.symmetries else [images]
-                    total = sum(network(view) for view in views)
-                    parts.append((total / len(views)).cpu().numpy())
-                predictions.append(np.concatenate(parts))
-        return predictions
+        parts = []
+        for part in images:
+            standardised = standardise(part, *self.colour)
+            views = symmetries(standardised) if self.config.symmetries else [standardised]
+            parts.append(sum(self.network(view) for view in views) / len(views))
+        return torch.cat(parts)
 
-    def save(self, folder: Path) -> None:
-        """Write ``network.safetensors`` and the colour statistics ``colour.npz``."""
-        from bench.blocks.weights import save_network
+    def remembered(self) -> dict[str, np.ndarray]:
+        """Colour statistics."""
+        return {"mean": self.colour[0], "std": self.colour[1]}
 
-        save_network(self._network, folder)
-        with atomic_write(folder / "colour.npz") as temporary:
-            np.savez(temporary, mean=self._mean, std=self._std)
-
-    @classmethod
-    def load(cls, folder: Path, config: MethodConfig) -> Self:
-        """Read what :meth:`save` wrote; the encoder's weights come from there alone."""
-        from bench.blocks.weights import NETWORK
-        from bench.methods.stnet.network import STNetNetwork
-
-        method = cls(config)
-        with np.load(folder / "colour.npz", allow_pickle=False) as colour:
-            method._mean, method._std = colour["mean"], colour["std"]
-        method._network = STNetNetwork.from_released(
-            folder / NETWORK, encoder=method.config.encoder
-        )
-        return method
-
-    def _patches(self, slide: Slide) -> np.ndarray:
-        return slide.patches(self.config.patch_size, self.config.input_size)
+    def remember(self, arrays: dict[str, np.ndarray]) -> None:
+        """Colour statistics."""
+        self.colour = (arrays["mean"], arrays["std"])
 
     def _colour_statistics(
         self, sections: Sequence[Slide], seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """(3,) mean and deviation of the channels over a dozen batches of training patches."""
-        patches = [self._patches(section) for section in sections]
+        patches = [self.patches(section) for section in sections]
         spots = [(s, i) for s, part in enumerate(patches) for i in range(len(part))]
         order = np.random.default_rng(seed).permutation(len(spots))
         drawn = order[: _BATCHES_FOR_STATISTICS * self.config.batch_size]

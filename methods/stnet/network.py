@@ -1,8 +1,8 @@
-"""The network of ST-Net, with the tensor names of torchvision's DenseNet, as released."""
+"""Network and training of ST-Net; tensor names are those of torchvision's DenseNet."""
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from bench.blocks.images import image_encoder
 from bench.blocks.precision import ImageModule
 from bench.blocks.weights import Released, load_exactly, released_tensors, tensor_size
+from bench.training.module import TrainingModule
 
 
 class STNetNetwork(ImageModule):
@@ -94,3 +95,39 @@ def symmetries(images: Tensor) -> list[Tensor]:
                 view = view.flip(-2) if upended else view
                 views.append(view.flip(-1) if mirrored else view)
     return views
+
+
+class STNetModule(TrainingModule):
+    """Stochastic gradient descent on the squared error summed over a batch."""
+
+    def __init__(
+        self, network: STNetNetwork, config: Any, colour: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        # Two coin-tossed flips and a quarter turn reach each of the eight symmetries equally.
+        super().__init__(network, config, "quarter_turns" if config.augment else "none")
+        self.colour = colour
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        """Loss of a batch; what is logged is the loss per spot."""
+        loss = self._summed(self.augmented(batch))
+        self.record(batch, train_loss=loss / len(batch["patches"]))
+        return loss
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Loss per spot."""
+        return self._summed(batch) / len(batch["patches"])
+
+    def _summed(self, batch: dict[str, Tensor]) -> Tensor:
+        return summed_loss(
+            self.network(standardise(batch["patches"], *self.colour)), batch["target"]
+        )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """SGD with momentum."""
+        return torch.optim.SGD(
+            self.network.parameters(),
+            lr=self.settings.learning_rate,
+            momentum=self.settings.momentum,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
+        )

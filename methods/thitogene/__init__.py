@@ -7,7 +7,7 @@ histological images", Briefings in Bioinformatics 25(1), bbad464 (2024).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -17,18 +17,20 @@ from pydantic import Field
 from bench.api import (
     Context,
     DataError,
-    Method,
     MethodConfig,
+    NetworkConfig,
+    NetworkMethod,
     PatchSize,
     Slide,
     TrainingData,
-    TrainingSection,
     atomic_write,
 )
 from bench.blocks.positions import table_rows
 
 if TYPE_CHECKING:
-    from bench.methods.thitogene.network import THItoGeneNetwork
+    from torch import Tensor
+
+    from bench.methods.thitogene.network import THItoGeneModule, THItoGeneNetwork
 
 _GRAPH = "graph.json"
 _Filters = Annotated[int, Field(ge=1)]
@@ -57,17 +59,13 @@ _QUICK = {
 }
 
 
-class THItoGeneConfig(MethodConfig):
+class THItoGeneConfig(NetworkConfig):
     """Settings of THItoGene; the defaults are those of the released her2st training.
 
     Attributes
     ----------
-    patch_size
-        Edge of a patch in pixels of the full-resolution image, or in micrometres as in
-        ``"150um"``; None takes the dataset's.
     input_size
-        Edge that patches are resampled to; None keeps `patch_size`. At least eleven windows of
-        the first convolution: 44 px with `stem` 4.
+        At least eleven windows of the first convolution: 44 px with `stem` 4.
     pixels
         How pixels are fed: ``raw255`` as released, or ``rgb01``.
     stem, channels
@@ -94,11 +92,6 @@ class THItoGeneConfig(MethodConfig):
     start_at_mean
         Start the bias of the last layer at the mean training target, which a short training
         could not reach; as released it starts at random.
-    learning_rate, epochs
-        Adam on the mean squared error, one section a step.
-    patience
-        Stop early on the validation sections after so many epochs; None trains all epochs on
-        training and validation sections together, as released.
     """
 
     patch_size: PatchSize = 112
@@ -127,8 +120,8 @@ class THItoGeneConfig(MethodConfig):
     patience: int | None = Field(default=None, ge=1)
 
 
-class THItoGene(Method):
-    """Joins the network and its training recipe to the harness."""
+class THItoGene(NetworkMethod):
+    """Capsules and graph attention, trained by Adam on the mean squared error of a section."""
 
     name: ClassVar[str] = "thitogene"
     Config: ClassVar[type[MethodConfig]] = THItoGeneConfig
@@ -154,64 +147,38 @@ class THItoGene(Method):
             "epochs": trial.suggest_int("epochs", 10, 300, log=True),
         }
 
-    def fit(self, data: TrainingData, context: Context) -> None:
-        """Train on whole sections."""
+    def build(self, data: TrainingData, context: Context) -> THItoGeneNetwork:
+        """The network for patches of the training sections' size."""
         import torch
 
-        from bench.blocks.graph import neighbour_edges
         from bench.methods.thitogene.network import THItoGeneNetwork
-        from bench.methods.thitogene.recipe import THItoGeneRecipe
-        from bench.training import SectionDataset, learned_sections, section_loader, train_on
 
-        torch.manual_seed(context.seed)
-        config = self.config
-        self._network = THItoGeneNetwork(
-            len(data.panel),
-            patch=self._patch_edge(data.train[0]),
-            stem=config.stem,
-            channels=config.channels,
-            capsules=config.capsules,
-            capsule_dim=config.capsule_dim,
-            position_rows=config.position_rows,
-            layers=config.layers,
-            heads=config.heads,
-            head_dim=config.head_dim,
-            hidden=config.hidden,
-            gat_heads=config.gat_heads,
-            gat_dim=config.gat_dim,
-            gat_out=config.gat_out,
-            gene_head_dim=config.gene_head_dim,
-            dropout=config.dropout,
-            norm_momentum=config.norm_momentum,
-            as_released=config.as_released,
+        shape = self.chosen(
+            *("stem", "channels", "capsules", "capsule_dim", "position_rows", "layers", "heads"),
+            *("head_dim", "hidden", "gat_heads", "gat_dim", "gat_out", "gene_head_dim"),
+            *("dropout", "norm_momentum", "as_released"),
         )
+        size, first = self.config.patch_size, data.train[0]
+        edge = self.config.input_size or (size if isinstance(size, int) else first.patch_pixels)
+        network = THItoGeneNetwork(len(data.panel), patch=edge, **shape)
+        if self.config.start_at_mean:
+            network.start_from(torch.from_numpy(self.mean_target(data)))
+        return network
 
-        if config.start_at_mean:
-            learned = learned_sections(data, config.patience)
-            targets = np.concatenate([section.target for section in learned])
-            self._network.start_from(torch.from_numpy(targets.mean(axis=0, dtype=np.float64)))
+    def restore(self, source: Any) -> THItoGeneNetwork:
+        """The network of a checkpoint, which tells all sizes but the number of heads.
 
-        def loader(sections: Sequence[TrainingSection]) -> Any:
-            dataset = SectionDataset(
-                [self._patches(section) for section in sections],
-                {
-                    "position": [self._position(section) for section in sections],
-                    "edges": [
-                        neighbour_edges(section.array_xy, config.neighbours) for section in sections
-                    ],
-                    "target": [section.target for section in sections],
-                },
-            )
-            return section_loader(dataset, context.seed)
+        Its attention is the released one; :meth:`load` sets the one that was saved.
+        """
+        from bench.methods.thitogene.network import THItoGeneNetwork
 
-        train_on(
-            THItoGeneRecipe(self._network, config),
-            data,
-            loader,
-            epochs=config.epochs,
-            patience=config.patience,
-            context=context,
-        )
+        return THItoGeneNetwork.from_released(source, **self.chosen("heads", "dropout"))
+
+    def training_module(self) -> THItoGeneModule:
+        """Mean squared error of a section."""
+        from bench.methods.thitogene.network import THItoGeneModule
+
+        return THItoGeneModule(self.network, self.config)
 
     @classmethod
     def from_released(
@@ -222,11 +189,7 @@ class THItoGene(Method):
         Its tensors fit the released attention alone: that is what it gets, and keeps when saved,
         whatever ``as_released`` says; a note tells where the setting says otherwise.
         """
-        from bench.blocks.weights import check_panel
-
-        method = cls(config)
-        method._network = method._restored(source, as_released=True)
-        check_panel(source, method._network.genes, data.panel)
+        method = super().from_released(source, config, data, context)
         if not method.config.as_released:
             context.notes.append(
                 "thitogene: a released checkpoint is read with as_released=true, which it was"
@@ -234,69 +197,40 @@ class THItoGene(Method):
             )
         return method
 
-    def predict(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
+    def inputs(self, slide: Slide) -> dict[str, np.ndarray]:
+        """Rows of the position tables, and the graph of neighbouring spots."""
+        from bench.blocks.graph import neighbour_edges
+
+        rows = self.network.x_embed.num_embeddings
+        return {
+            "position": table_rows(slide.array_xy, rows, method=self.name, section=slide.name),
+            "edges": neighbour_edges(slide.array_xy, self.config.neighbours),
+        }
+
+    def predict_slide(self, images: Iterator[Tensor], **inputs: Tensor) -> Tensor:
         """Capsules of each patch, then all spots of a slide together."""
         import torch
 
-        from bench.blocks.graph import neighbour_edges
-        from bench.blocks.images import image_batches, x_first
-        from bench.blocks.precision import place
+        from bench.blocks.images import x_first
 
-        network = place(self._network, context).eval()
-        predictions = []
-        with torch.inference_mode():
-            for slide in slides:
-                position = torch.from_numpy(self._position(slide)).to(context.device)
-                edges = neighbour_edges(slide.array_xy, self.config.neighbours)
-                capsules = [
-                    network.embed_images(x_first(images, self.config.pixels))
-                    for images in image_batches(self._patches(slide), context.device)
-                ]
-                found = network.relate(
-                    torch.cat(capsules), position, torch.from_numpy(edges).to(context.device)
-                )
-                predictions.append(found.cpu().numpy())
-        return predictions
+        pixels = self.config.pixels
+        capsules = [self.network.embed_images(x_first(part, pixels)) for part in images]
+        return self.network.relate(torch.cat(capsules), **inputs)
 
     def save(self, folder: Path) -> None:
         """Write ``network.safetensors`` and which attention it goes with, ``graph.json``."""
-        from bench.blocks.weights import save_network
-
-        save_network(self._network, folder)
+        super().save(folder)
         with atomic_write(folder / _GRAPH) as temporary:
-            temporary.write_text(json.dumps({"as_released": self._network.as_released}))
+            temporary.write_text(json.dumps({"as_released": self.network.as_released}))
 
     @classmethod
     def load(cls, folder: Path, config: MethodConfig) -> Self:
         """Read what :meth:`save` wrote; which attention is used comes from there alone."""
-        from bench.blocks.weights import NETWORK
-
         path = folder / _GRAPH
         try:
             as_released = json.loads(path.read_text(encoding="utf-8"))["as_released"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not a readable record of the graph's attention") from error
-        method = cls(config)
-        method._network = method._restored(folder / NETWORK, as_released=bool(as_released))
+        method = super().load(folder, config)
+        method.network.as_released = bool(as_released)
         return method
-
-    def _restored(self, source: Any, as_released: bool) -> THItoGeneNetwork:
-        from bench.methods.thitogene.network import THItoGeneNetwork
-
-        return THItoGeneNetwork.from_released(
-            source,
-            heads=self.config.heads,
-            dropout=self.config.dropout,
-            as_released=as_released,
-        )
-
-    def _patch_edge(self, slide: Slide) -> int:
-        size = self.config.patch_size
-        return self.config.input_size or (size if isinstance(size, int) else slide.patch_pixels)
-
-    def _patches(self, slide: Slide) -> np.ndarray:
-        return slide.patches(self.config.patch_size, self.config.input_size)
-
-    def _position(self, slide: Slide) -> np.ndarray:
-        rows = self._network.x_embed.num_embeddings
-        return table_rows(slide.array_xy, rows, method=self.name, section=slide.name)

@@ -1,4 +1,4 @@
-"""The network of THItoGene, with the tensor names of the released checkpoints."""
+"""Network and training of THItoGene; tensor names are those of the released checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from bench.api import ConfigError
 from bench.blocks.attention import PreNormTransformer
+from bench.blocks.images import x_first
 from bench.blocks.weights import Released, load_exactly, numbered, released_tensors, tensor_size
+from bench.training.module import TrainingModule
 
 PRIMARY_DIM = 8
 """Values of a primary capsule."""
@@ -469,3 +471,15 @@ class THItoGeneNetwork(nn.Module):
     def forward(self, images: Tensor, position: Tensor, edges: Tensor) -> Tensor:
         """All spots of a section: (n, 3, width, height) images to (n, genes)."""
         return self.relate(self.embed_images(images), position, edges)
+
+
+class THItoGeneModule(TrainingModule):
+    """Mean squared error over a whole section, one section a step."""
+
+    unit = "section"
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Mean squared error over spots and genes of a section."""
+        images = x_first(batch["patches"], self.settings.pixels)
+        prediction = self.network(images, batch["position"], batch["edges"])
+        return F.mse_loss(prediction, batch["target"])

@@ -105,7 +105,8 @@ class TrainedBrightness(Brightness):
         import torch
         from torch import nn
 
-        from bench.training import SpotDataset, spot_loader, train_on
+        from bench.training.batches import SpotDataset, spot_loader
+        from bench.training.fitting import train_on
 
         forgotten = self.idle
 

@@ -9,8 +9,7 @@ from bench.api import Context, DataError, TrainingData
 from bench.blocks.images import to_network_scale
 from bench.contract.small_fold import GENES, SPOTS, as_slide
 from bench.methods.bleep import Bleep, BleepConfig
-from bench.methods.bleep.network import BleepNetwork
-from bench.methods.bleep.recipe import BleepRecipe
+from bench.methods.bleep.network import BleepModule, BleepNetwork
 
 
 def settings(**changes):
@@ -74,7 +73,7 @@ def test_early_stopping_keeps_validation_sections_out_of_training_but_in_the_ban
     # 40 spots in batches of 8 are even; with the validation section there is one of 4.
     assert context.curves[0]["chance_level"] == pytest.approx(np.log(8), rel=1e-5)
     assert "val_loss" not in usual[1].curves[0]
-    assert len(method._keys) == len(usual[0]._keys) == 3 * SPOTS
+    assert len(method.keys) == len(usual[0].keys) == 3 * SPOTS
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,7 @@ def test_every_switch_changes_the_prediction(usual, data, slide, change):
 
 def test_a_prediction_is_the_mean_target_of_the_spots_nearest_by_cosine(usual, data, slide):
     method = usual[0]
-    network = method._network.eval()
+    network = method.network.eval()
 
     def embedded(section):
         patches = torch.from_numpy(section.patches(None, 32).copy()).permute(0, 3, 1, 2)
@@ -154,7 +153,7 @@ def test_a_released_checkpoint_predicts_with_a_bank_of_the_fold(state, data, sli
     context = Context(seed=1)
     method = Bleep.from_released(tmp_path / "best.pt", settings(), data, context)
     given = Bleep.from_released(state, settings(), data, context)
-    assert method._keys.shape == (3 * SPOTS, 256)
+    assert method.keys.shape == (3 * SPOTS, 256)
     found = predict(method, slide)
     assert found.shape == (SPOTS, GENES)
     np.testing.assert_array_equal(found, predict(given, slide))
@@ -210,7 +209,7 @@ def test_a_training_step_is_adamw_on_the_loss_of_augmented_pairs(state):
     config = settings(weight_decay=0.5)
     network = BleepNetwork(GENES, encoder="test_resnet")
     network.load_state_dict(state)
-    optimiser = BleepRecipe(network, config).configure_optimizers()
+    optimiser = BleepModule(network, config).configure_optimizers()
     (group,) = optimiser.param_groups
     assert type(optimiser) is torch.optim.AdamW
     assert (group["lr"], group["weight_decay"]) == (1e-3, 0.5)
@@ -228,5 +227,7 @@ def test_authors_settings_are_the_released_ones():
 
 
 def test_settings_are_all_described():
-    text = BleepConfig.__doc__
+    text = "".join(
+        kind.__doc__ for kind in BleepConfig.__mro__ if kind.__module__.startswith("bench")
+    )
     assert all(name in text for name in BleepConfig.model_fields)

@@ -9,8 +9,7 @@ from bench.api import ConfigError, Context, DataError, TrainingError
 from bench.contract.small_fold import GENES
 from bench.methods.hist2st import Hist2ST
 from bench.methods.hist2st.losses import count_loss, distil, section_losses, size_factors
-from bench.methods.hist2st.network import Hist2STNetwork
-from bench.methods.hist2st.recipe import Hist2STRecipe
+from bench.methods.hist2st.network import Hist2STModule, Hist2STNetwork
 
 
 def fitted(data, **changes):
@@ -67,7 +66,7 @@ def batch():
 def test_a_fit_leaves_no_parameter_without_a_gradient(data, changes):
     method, context = fitted(data, **changes)
     assert context.idle_parameters == []
-    names = {name.split(".")[0] for name, _ in method._network.named_parameters()}
+    names = {name.split(".")[0] for name, _ in method.network.named_parameters()}
     views = method.config.bake if method.config.distillation else 0
     assert ("coef" in names) == (views > 1)
     assert ({"mean", "disp", "pi"} <= names) == (method.config.zinb > 0)
@@ -142,19 +141,19 @@ def test_a_single_view_is_compared_as_it_is(network, batch):
     assert set(parts) == {"mse", "distillation"}
 
 
-def recipe_of(network, **changes):
+def module_of(network, **changes):
     config = Hist2ST.configure("small", "tiny", changes)
-    recipe = Hist2STRecipe(network, config)
-    recipe.logged = {}
-    recipe.log = lambda name, value, **options: recipe.logged.update({name: value.detach()})
-    return recipe
+    module = Hist2STModule(network, config)
+    module.logged = {}
+    module.log = lambda name, value, **options: module.logged.update({name: value.detach()})
+    return module
 
 
 def test_a_view_is_one_draw_for_the_whole_section(network):
     torch.manual_seed(3)
     patch = torch.rand(1, 3, 14, 14)
-    recipe = recipe_of(network)
-    views = [recipe.change(patch.expand(4, -1, -1, -1)) for _ in range(60)]
+    module = module_of(network)
+    views = [module.change(patch.expand(4, -1, -1, -1)) for _ in range(60)]
     assert all(torch.equal(view, view[:1].expand_as(view)) for view in views)
     assert len({view[0].numpy().tobytes() for view in views}) > 50
     grey = sum(torch.equal(view[:, 0], view[:, 1]) for view in views)
@@ -163,39 +162,39 @@ def test_a_view_is_one_draw_for_the_whole_section(network):
 
 
 def test_the_views_of_a_step_follow_from_the_seed(network, batch):
-    recipe = recipe_of(network, bake=3)
+    module = module_of(network, bake=3)
     torch.manual_seed(0)
-    first = recipe.training_step(batch)
+    first = module.training_step(batch)
     torch.manual_seed(0)
     network.load_state_dict(network.state_dict())
-    second = recipe.training_step(batch)
+    second = module.training_step(batch)
     torch.manual_seed(1)
-    third = recipe.training_step(batch)
+    third = module.training_step(batch)
     assert torch.equal(first, second)
     assert not torch.equal(first, third)
 
 
 def test_a_step_takes_no_views_where_the_distillation_weighs_nothing(network, batch):
-    recipe = recipe_of(network, distillation=0.0, zinb=0.0)
-    recipe.change = None
-    recipe.training_step(batch)
-    assert set(recipe.logged) == {"train_loss", "mse"}
+    module = module_of(network, distillation=0.0, zinb=0.0)
+    module.change = None
+    module.training_step(batch)
+    assert set(module.logged) == {"train_loss", "mse"}
 
 
 def test_validation_is_the_squared_error_of_unchanged_patches(network, batch):
-    recipe = recipe_of(network.eval())
-    recipe.change = None
-    recipe.validation_step(batch)
+    module = module_of(network.eval())
+    module.change = None
+    module.validation_step(batch)
     images = batch["patches"].transpose(2, 3).float() / 255
     with torch.inference_mode():
         prediction = network.gene_head(network(images, batch["position"], batch["edges"]))
     wanted = np.square(prediction.numpy() - batch["target"].numpy()).mean()
-    assert float(recipe.logged["val_loss"]) == pytest.approx(wanted, rel=1e-5)
+    assert float(module.logged["val_loss"]) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_rate_falls_every_so_many_epochs(network):
-    recipe = recipe_of(network, learning_rate=1.0, decay=0.9, decay_epochs=3)
-    chosen = recipe.configure_optimizers()
+    module = module_of(network, learning_rate=1.0, decay=0.9, decay_epochs=3)
+    chosen = module.configure_optimizers()
     optimizer, schedule = chosen["optimizer"], chosen["lr_scheduler"]["scheduler"]
     rates = []
     for _ in range(7):
@@ -207,13 +206,13 @@ def test_the_rate_falls_every_so_many_epochs(network):
 
 def test_the_rate_falls_in_a_fit(data, monkeypatch):
     rates = []
-    usual = Hist2STRecipe.training_step
+    usual = Hist2STModule.training_step
 
-    def watched(recipe, batch):
-        rates.append(recipe.optimizers().param_groups[0]["lr"])
-        return usual(recipe, batch)
+    def watched(module, batch):
+        rates.append(module.optimizers().param_groups[0]["lr"])
+        return usual(module, batch)
 
-    monkeypatch.setattr(Hist2STRecipe, "training_step", watched)
+    monkeypatch.setattr(Hist2STModule, "training_step", watched)
     fitted(data, learning_rate=1e-3, decay=0.5, decay_epochs=1, epochs=3)
     np.testing.assert_allclose(rates, np.repeat([1e-3, 5e-4, 2.5e-4], 3))  # three sections
 
@@ -325,8 +324,8 @@ def test_patches_need_one_size_of_whole_tiles(data):
 
 
 def test_a_checkpoint_of_another_panel_or_patch_size_is_refused(usual, data):
-    state, config = usual[0]._network.state_dict(), usual[0].config
-    assert Hist2ST.from_released(state, config, data, Context())._network.genes == GENES
+    state, config = usual[0].network.state_dict(), usual[0].config
+    assert Hist2ST.from_released(state, config, data, Context()).network.genes == GENES
     with pytest.raises(DataError, match=r"6 genes.*has 5"):
         Hist2ST.from_released(state, config, replace(data, panel=data.panel[:5]), Context())
     other = Hist2ST.configure("small", "tiny", {"input_size": 28})

@@ -7,8 +7,7 @@ import torch
 from bench.api import ConfigError, Context, DataError
 from bench.contract.small_fold import GENES, SPOTS
 from bench.methods.histogene import HisToGene
-from bench.methods.histogene.network import HisToGeneNetwork, flat_patches
-from bench.methods.histogene.recipe import HisToGeneRecipe
+from bench.methods.histogene.network import HisToGeneModule, HisToGeneNetwork, flat_patches
 
 
 def fitted(data, **changes):
@@ -39,20 +38,20 @@ def test_the_loss_is_the_squared_error_of_one_section(data):
     network = HisToGeneNetwork(
         GENES, edge=16, dim=32, layers=1, heads=2, head_dim=8, hidden=32, dropout=0.0
     )
-    recipe = HisToGeneRecipe(network, config)
+    module = HisToGeneModule(network, config)
     logged = {}
-    recipe.log = lambda name, value, **options: logged.update({name: float(value.detach())})
+    module.log = lambda name, value, **options: logged.update({name: float(value.detach())})
     section = data.train[0]
     patches = torch.from_numpy(section.patches(None, 16).copy()).permute(0, 3, 1, 2)
     position = torch.from_numpy(section.array_xy)
     batch = {"patches": patches, "position": position, "target": torch.from_numpy(section.target)}
-    loss = recipe.training_step(batch)
+    loss = module.training_step(batch)
     with torch.inference_mode():
         prediction = network(flat_patches(patches, "rgb01"), position).numpy()
     wanted = np.square(prediction.astype(np.float64) - section.target).mean()
     assert float(loss.detach()) == pytest.approx(wanted, rel=1e-5)
     assert logged["train_loss"] == float(loss.detach())
-    recipe.validation_step(batch)
+    module.validation_step(batch)
     assert logged["val_loss"] == pytest.approx(wanted, rel=1e-5)
 
 
@@ -123,7 +122,7 @@ def test_spots_of_a_slide_attend_to_one_another(usual, slide):
 
 def test_the_released_loader_for_cscc_shows_the_network_one_patch(data, slide):
     method, _ = fitted(data, as_released_cscc=True)
-    patches = method._patches(slide)
+    patches = method.patches(slide)
     np.testing.assert_array_equal(patches[0], slide.patches(None, 16)[0])
     assert not patches[1:].any()
     order = np.concatenate([[0], 1 + np.random.default_rng(0).permutation(SPOTS - 1)])
@@ -149,10 +148,10 @@ def test_patches_need_one_size(data):
 
 
 def test_a_checkpoint_of_another_panel_or_patch_size_is_refused(usual, data):
-    state = usual[0]._network.state_dict()
+    state = usual[0].network.state_dict()
     config = usual[0].config
     released = HisToGene.from_released(state, config, data, Context())
-    assert released._network.genes == GENES
+    assert released.network.genes == GENES
     with pytest.raises(DataError, match=r"6 genes.*has 5"):
         HisToGene.from_released(state, config, replace(data, panel=data.panel[:5]), Context())
     other = HisToGene.configure("small", "tiny", {"input_size": 20})

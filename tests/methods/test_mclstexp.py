@@ -4,9 +4,8 @@ import torch
 
 from bench.api import ConfigError, Context
 from bench.contract.small_fold import GENES, SPOTS, as_slide
-from bench.methods.mclstexp import MclSTExp
-from bench.methods.mclstexp.network import MclSTExpNetwork
-from bench.methods.mclstexp.recipe import MclSTExpRecipe
+from bench.methods.mclstexp import MclSTExp, key_contexts
+from bench.methods.mclstexp.network import MclSTExpModule, MclSTExpNetwork
 
 SMALL = {"input_size": 32, "epochs": 2, "batch_size": 8, "top_k": 5, "heads": 2, "head_dim": 8}
 
@@ -41,7 +40,7 @@ def test_a_fixed_number_of_epochs_trains_on_validation_too_and_patience_does_not
     early, context = fitted(data, epochs=3, patience=1)
     # 24 and 16 batches of steps cannot be told apart from outside; the loss curve can.
     assert "val_loss" in context.curves[0]
-    assert len(fixed._keys) == len(early._keys) == 3 * SPOTS
+    assert len(fixed.keys) == len(early.keys) == 3 * SPOTS
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ def test_positions_in_pixels_are_row_and_column(data):
     with pytest.raises(ConfigError, match="tables have 128 rows"):
         fitted(data, position="pixel")
     method, _ = fitted(data, position="pixel", position_rows=1000)
-    position = method._position(data.train[0])
+    position = method.training_arrays(data.train[0])["position"]
     np.testing.assert_array_equal(position[3], [20, 140])
 
 
@@ -94,16 +93,14 @@ def test_positions_in_pixels_are_row_and_column(data):
 def test_position_tables_have_the_rows_that_the_training_spots_need(data, asked, rows):
     assert max(section.array_xy.max() for section in data.sections) == 19
     method, _ = fitted(data, position_rows=asked)
-    assert method._network.x_embed.num_embeddings == rows
-    assert method._network.y_embed.num_embeddings == rows
+    assert method.network.x_embed.num_embeddings == rows
+    assert method.network.y_embed.num_embeddings == rows
 
 
-def test_keys_do_not_mix_sections_when_the_context_is_the_section(usual):
-    method = MclSTExp(MclSTExp.configure("tiny", "quick", {"key_context": "section"}))
-    assert list(method._contexts([3, 5])) == [(0, 3), (3, 8)]
-    method = MclSTExp(MclSTExp.configure("tiny", "quick", {"key_context": 3}))
-    assert list(method._contexts([3, 5])) == [(0, 3), (3, 6), (6, 8)]
-    assert list(method._contexts([3])) == [(0, 3)]
+def test_keys_do_not_mix_sections_when_the_context_is_the_section():
+    assert list(key_contexts([3, 5], "section")) == [(0, 3), (3, 8)]
+    assert list(key_contexts([3, 5], 3)) == [(0, 3), (3, 6), (6, 8)]
+    assert list(key_contexts([3], 3)) == [(0, 3)]
 
 
 def test_every_parameter_gets_a_gradient_unless_frozen():
@@ -111,15 +108,15 @@ def test_every_parameter_gets_a_gradient_unless_frozen():
     network = MclSTExpNetwork(
         GENES, encoder="test_resnet", position_rows=4, heads=2, head_dim=8, projection_dim=16
     )
-    recipe = MclSTExpRecipe(network, config)
-    recipe.log = lambda *arguments, **options: None
+    module = MclSTExpModule(network, config)
+    module.log = lambda *arguments, **options: None
     torch.manual_seed(0)
     batch = {
         "patches": torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8),
         "expression": torch.rand(8, GENES),
         "position": torch.randint(0, 4, (8, 2)),
     }
-    recipe.training_step(batch).backward()
+    module.training_step(batch).backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None]
     assert not silent
 

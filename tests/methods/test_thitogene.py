@@ -16,11 +16,11 @@ from bench.methods.thitogene.network import (
     DynamicConvolution,
     GraphAttention,
     GraphAttentionHead,
+    THItoGeneModule,
     THItoGeneNetwork,
     map_edge,
     softmax_within,
 )
-from bench.methods.thitogene.recipe import THItoGeneRecipe
 
 SMALL = {
     "patch": 32,
@@ -284,9 +284,9 @@ def test_every_parameter_gets_a_gradient(usual):
 
 def test_the_loss_is_the_mean_squared_error_of_a_section():
     network = small_network()
-    recipe = THItoGeneRecipe(network, THItoGene.configure("tiny", "tiny"))
+    module = THItoGeneModule(network, THItoGene.configure("tiny", "tiny"))
     logged = {}
-    recipe.log = lambda name, value, **options: logged.update({name: float(value)})
+    module.log = lambda name, value, **options: logged.update({name: float(value)})
     batch = {
         "patches": torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8),
         "position": torch.randint(0, 16, (5, 2)),
@@ -294,8 +294,8 @@ def test_the_loss_is_the_mean_squared_error_of_a_section():
         "target": torch.rand(5, 5),
     }
     with torch.inference_mode():
-        loss = recipe.training_step(batch)
-        recipe.validation_step(batch)
+        loss = module.training_step(batch)
+        module.validation_step(batch)
         prediction = network(x_first(batch["patches"], "raw255"), batch["position"], EDGES)
     apart = prediction.double().numpy() - batch["target"].double().numpy()
     assert float(loss) == pytest.approx((apart**2).sum() / 25, rel=1e-5)
@@ -363,10 +363,10 @@ def test_the_last_bias_can_start_at_the_mean_target(data):
     still = {"learning_rate": 1e-12, "epochs": 1}
     method, _ = fitted(data, **still)
     mean = np.concatenate([section.target for section in data.sections]).mean(axis=0)
-    bias = method._network.get_parameter("gene_head.3.bias").detach()
+    bias = method.network.get_parameter("gene_head.3.bias").detach()
     np.testing.assert_allclose(bias, mean, rtol=1e-5)
     method, _ = fitted(data, **still, start_at_mean=False)
-    bias = method._network.get_parameter("gene_head.3.bias").detach()
+    bias = method.network.get_parameter("gene_head.3.bias").detach()
     assert (bias.abs() < 128**-0.5 + 1e-6).all()
 
 
@@ -374,7 +374,7 @@ def test_early_stopping_keeps_validation_out_of_training(data):
     method, context = fitted(data, patience=1, learning_rate=1e-12)
     assert "val_loss" in context.curves[0]
     mean = np.concatenate([section.target for section in data.train]).mean(axis=0)
-    bias = method._network.get_parameter("gene_head.3.bias").detach()
+    bias = method.network.get_parameter("gene_head.3.bias").detach()
     np.testing.assert_allclose(bias, mean, rtol=1e-5)
 
 

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from bench.training import SectionDataset, SpotDataset, batches, section_loader, spot_loader
-from bench.training.batches import on_device
+from bench.training import batches
+from bench.training.batches import (
+    SectionDataset,
+    SpotDataset,
+    on_device,
+    section_loader,
+    spot_loader,
+)
 
 
 @pytest.fixture

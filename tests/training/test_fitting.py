@@ -18,7 +18,9 @@ from torch.utils.data import DataLoader
 from bench.blocks.images import image_encoder
 from bench.errors import ConfigError, TrainingError
 from bench.method import Context
-from bench.training import ShuffledBatches, SpotDataset, batches, fitting, spot_loader, train
+from bench.training import batches, fitting
+from bench.training.batches import ShuffledBatches, SpotDataset, spot_loader
+from bench.training.fitting import train
 
 EPOCHS = 5
 

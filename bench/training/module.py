@@ -1,0 +1,85 @@
+"""Training step and optimiser of a network, as a LightningModule for the training helper."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from bench.blocks.augment import augmentation
+
+
+class TrainingModule(pl.LightningModule):
+    """A network and its loss, minimised by Adam at a constant rate.
+
+    Parameters
+    ----------
+    network
+        What is trained.
+    config
+        Settings of the method.
+    augment
+        Random changes of training patches, see :func:`bench.blocks.augment.augmentation`.
+
+    Attributes
+    ----------
+    unit
+        As of the method. In the mean over an epoch every spot counts the same in batches of
+        spots, and every section in batches of one section.
+    """
+
+    unit: ClassVar[Literal["spot", "section"]] = "spot"
+
+    def __init__(self, network: nn.Module, config: Any, augment: Any = "none") -> None:
+        super().__init__()
+        self.network: Any = network
+        self.settings = config
+        self.augment = augmentation(augment)
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Loss of a batch, whose ``patches`` are (n, 3, height, width) uint8."""
+        raise NotImplementedError
+
+    def record(self, batch: dict[str, Tensor], **values: Tensor | float) -> None:
+        """Log values of a training batch as curves over epochs."""
+        for name, value in values.items():
+            self.log(name, value, on_step=False, on_epoch=True, batch_size=self._weight(batch))
+
+    def augmented(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with its patches changed at random."""
+        return {**batch, "patches": self.augment(batch["patches"])}
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        """Loss of an augmented batch, logged as ``train_loss``."""
+        loss = self.loss(self.augmented(batch))
+        self.record(batch, train_loss=loss)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor]) -> None:
+        """Loss on the validation sections, without augmentation, logged as ``val_loss``."""
+        self.log("val_loss", self.loss(batch), on_epoch=True, batch_size=self._weight(batch))
+
+    def configure_optimizers(self) -> Any:
+        """Adam at a constant rate."""
+        return torch.optim.Adam(
+            self.network.parameters(), lr=self.settings.learning_rate, fused=True
+        )
+
+    def _weight(self, batch: dict[str, Tensor]) -> int:
+        return 1 if self.unit == "section" else len(batch["patches"])
+
+
+class ContrastiveModule(TrainingModule):
+    """Training that tells the pairs of a batch from one another; `config` has ``augment``."""
+
+    def __init__(self, network: nn.Module, config: Any) -> None:
+        super().__init__(network, config, config.augment)
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        """Loss of a batch, logged beside that of equal logits: the log of the batch size."""
+        loss = super().training_step(batch)
+        self.record(batch, chance_level=math.log(len(batch["patches"])))
+        return loss
