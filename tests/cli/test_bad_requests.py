@@ -529,6 +529,7 @@ def test_torchvision_weights_that_cannot_be_fetched(bench_process, tiny, results
     assert_nothing_half_written(results)
 
 
+@pytest.mark.slow
 def test_timm_weights_that_cannot_be_fetched(run_network, results, tmp_path, monkeypatch):
     # Offline, because the hub's client would try again for a minute.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

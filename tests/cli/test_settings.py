@@ -200,6 +200,7 @@ def test_changes_are_those_to_the_preset_on_the_dataset(dataset, preset, setting
     assert json.loads(json.dumps(found)) == wanted
 
 
+@pytest.mark.slow
 def test_a_changed_setting_is_marked_where_results_are_shown(bench, tiny, results):
     call = ("run", "--method", "coordinates,ridge", *tiny.options, *tiny.quick_protocol)
     call += ("--preset", "quick", "--folds", "0", "--tracking", "none", "--results", results)

@@ -338,6 +338,7 @@ def test_a_quick_method_passes_on_the_demo_and_its_results_are_gone(tmp_path, mo
     assert list((tmp_path / "work").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_slow_method_fails_on_the_demo_however_little_the_rest_of_a_fold_takes(
     tmp_path, monkeypatch
 ):

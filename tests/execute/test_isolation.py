@@ -136,6 +136,7 @@ def test_what_is_no_prediction_is_refused_in_a_line(name, plugins, compare):
     assert set(scores) == {"mean/fold-0"}
 
 
+@pytest.mark.slow
 def test_a_hang_costs_no_more_than_the_time_limit(plugins, compare, alone):
     write_plugin(plugins, "hangs", fit="import time; time.sleep(600)")
     answer, scores = compare("hangs,coordinates", "beside", "--time-limit", "5s")
@@ -254,6 +255,7 @@ def test_a_run_without_isolation_is_marked(plugins, compare, bench, tmp_path):
     assert "coordinates: fitted with --isolation none" in answer.stdout
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_numbers_of_one(tiny, bench, tmp_path):
     options = ("run", "--method", "coordinates,mean,knn", *tiny.options, "--preset", "tiny")
     stored = {}

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.tiny_dataset import call_process, scores_of, start
 
-MOMENTS = 20
+MOMENTS = 9
 METHODS = "coordinates,mean,knn"
 
 

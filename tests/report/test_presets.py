@@ -108,6 +108,7 @@ def test_every_format_shows_the_changes(store):  # noqa: F811
     assert NOTE in content["footnotes"]
 
 
+@pytest.mark.slow
 def test_pairs_name_the_changed_row(store):  # noqa: F811
     run, _ = store("mclstexp", **STORED)
     plain, _ = store("ridge", preset="authors")

@@ -70,6 +70,7 @@ def run_ids(results):
 # ------------------------------------------------------------------------- one at a time
 
 
+@pytest.mark.slow
 def test_a_run_that_is_being_uploaded_is_left_until_the_end(tracker, results, warnings):
     mean, ridge = sorted(runs_in(results), key=lambda run: run.facts["label"])
     with claim(mean.folder.path / ".upload"):

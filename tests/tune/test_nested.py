@@ -67,6 +67,7 @@ def test_inner_folds_keep_patients_apart_whatever_the_outer_split_does(dataset):
     assert [inner.test for inner in folds.folds] == [("A2",), ("B1", "B2"), ("C1", "C2")]
 
 
+@pytest.mark.slow
 def test_a_study_runs_where_the_test_sections_are_gone(request_for, damaged, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.setenv("SPOTBENCH_CACHE", str(cache))
@@ -83,6 +84,7 @@ def test_a_study_runs_where_the_test_sections_are_gone(request_for, damaged, tmp
         spec.job.source.dataset.section("A1")
 
 
+@pytest.mark.slow
 def test_fits_of_a_study_get_training_sections_alone(request_for, tmp_path):
     log = tmp_path / "fits.log"
     tune(request_for(f"log={tmp_path}"))

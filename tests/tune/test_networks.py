@@ -54,6 +54,7 @@ def test_a_bad_trial_ends_between_two_epochs(request_for):
         assert trial.value == trial.intermediate_values[4]
 
 
+@pytest.mark.slow
 def test_features_of_a_frozen_encoder_are_made_once_for_a_study(request_for, tmp_path, monkeypatch):
     monkeypatch.setenv("SPOTBENCH_CACHE", str(tmp_path / "cache"))
 
