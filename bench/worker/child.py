@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ def _settle(environment: Mapping[str, str], setup: Mapping[str, Any]) -> None:
         with suppress(OSError):
             os.setsid()  # a signal for the terminal's processes is the harness's to handle
     _die_with_parent()
+    _let_server_end()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.clear()
@@ -145,6 +147,18 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _let_server_end() -> None:
+    """Close the pipe that keeps the server alive: it ends with the harness, however that ends.
+
+    A forked process inherits it for the sake of processes that it might start by the same server.
+    """
+    server: Any = vars(forkserver)["_forkserver"]
+    descriptor = getattr(server, "_forkserver_alive_fd", None)
+    if descriptor is not None:
+        os.close(descriptor)
+        server._forkserver_alive_fd = None
 
 
 def _report(channel: Channel, error: BaseException) -> None:
