@@ -114,11 +114,13 @@ def run_copy(package, tiny, results):
     def call(methods="coordinates,mean,knn"):
         options = ("--tracking", "none", "--folds", "0", "--results", results, "--preset", "tiny")
         where = (*tiny.where, "--method", methods)
-        return outcome(call_process("run", *where, *options, path=package))
+        # Without the working folder, whose own package would come first.
+        return outcome(call_process("run", *where, *options, path=package, program=PROGRAM))
 
     return call
 
 
+PROGRAM = ("-P", "-m", "bench")
 JOBS = {("coordinates", 0), ("mean", 0), ("knn", 0), ("depth", 0)}
 
 

@@ -55,7 +55,7 @@ class Searcher(Method):
 
     def fit(self, data, context):
         if self.config.log:
-            with open(Path(self.config.log, "fits.log"), "a") as stream:
+            with open(Path(self.config.log.removeprefix("in "), "fits.log"), "a") as stream:
                 names = [section.name for section in data.sections]
                 stream.write(json.dumps([self.config.shift, names]) + "\\n")
         if self.config.hold and Path(self.config.hold).exists():

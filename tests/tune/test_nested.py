@@ -87,7 +87,7 @@ def test_a_study_runs_where_the_test_sections_are_gone(request_for, damaged, tmp
 @pytest.mark.slow
 def test_fits_of_a_study_get_training_sections_alone(request_for, tmp_path):
     log = tmp_path / "fits.log"
-    tune(request_for(f"log={tmp_path}"))
+    tune(request_for(f"log=in {tmp_path}"))
     fits = [json.loads(line) for line in log.read_text().splitlines()]
     assert len(fits) == 6 * 2
     assert {name for _, names in fits for name in names} == {"B1", "B2", "C1", "C2"}

@@ -14,6 +14,7 @@ import yaml
 from bench.cli.options import read_seconds
 from bench.errors import ConfigError, StoreError
 from bench.evaluate.section import Section, score_section
+from bench.report.tables import score_table
 from bench.tune.choices import Budget, Pruner, Sampler, Score
 from bench.tune.objective import Objective
 from bench.tune.request import equal_budget
@@ -47,7 +48,7 @@ def test_the_best_of_all_trials_is_found_and_defaults_come_first(request_for):
 
 def test_settings_of_prediction_are_tried_on_one_fit(request_for, tmp_path):
     log = tmp_path / "fits.log"
-    found, _ = tune(request_for(f"log={tmp_path}", trials=3))
+    found, _ = tune(request_for(f"log=in {tmp_path}", trials=3))
     assert len(log.read_text().splitlines()) == 3 * 2, "a fit each trial and inner fold, no more"
     tuned = found["searcher"][0]
     shift, lift = tuned.config["shift"], tuned.config["lift"]
@@ -76,7 +77,7 @@ def test_the_same_study_twice_is_the_same(request_for, results, tmp_path):
 @pytest.mark.slow
 def test_a_finished_study_is_read_and_a_larger_budget_goes_on(request_for, tmp_path):
     log = tmp_path / "fits.log"
-    request = request_for(f"log={tmp_path}", trials=3)
+    request = request_for(f"log=in {tmp_path}", trials=3)
     tune(request)
     fits = log.read_text()
     tune(request)
@@ -237,8 +238,8 @@ def test_the_best_settings_are_refitted_in_their_own_folds(request_for):
         assert run.facts["tuned"][str(fold)] == found["searcher"][fold].config
         (job,) = (job for job in tuned.plan.jobs() if job.fold == fold)
         assert job.method_spec.config["shift"] == found["searcher"][fold].config["shift"]
-    row = tuned.table.set_index("method").loc["tuned:searcher"]
-    assert row["mse"] < default.table.set_index("method").loc["searcher", "mse"]
+    row = score_table(tuned.runs).set_index("method").loc["tuned:searcher"]
+    assert row["mse"] < score_table(default.runs).set_index("method").loc["searcher", "mse"]
 
 
 @pytest.mark.slow
