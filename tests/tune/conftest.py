@@ -58,9 +58,11 @@ class Searcher(Method):
             with open(Path(self.config.log.removeprefix("in "), "fits.log"), "a") as stream:
                 names = [section.name for section in data.sections]
                 stream.write(json.dumps([self.config.shift, names]) + "\\n")
-        if self.config.hold and Path(self.config.hold).exists():
-            Path(self.config.hold + ".started").touch()
-            while Path(self.config.hold).exists():
+        # A setting that names a folder would stand for its content.
+        hold = Path(self.config.hold.removeprefix("in "))
+        if self.config.hold and hold.exists():
+            hold.with_name(hold.name + ".started").touch()
+            while hold.exists():
                 time.sleep(0.05)
         time.sleep(self.config.wait)
         if self.config.fails == "always":

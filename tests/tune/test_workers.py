@@ -96,8 +96,8 @@ def test_two_calls_share_a_study(request_for, worker):
 def test_a_killed_call_goes_on_where_it_was(request_for, worker, tmp_path):
     hold = tmp_path / "hold"
     hold.mkdir()
-    request = request_for(f"hold={hold}", trials=4)
-    options = ("--trials", 4, "--set", f"hold={hold}")
+    request = request_for(f"hold=in {hold}", trials=4)
+    options = ("--trials", 4, "--set", f"hold=in {hold}")
     process = worker(*options)
     wait_for(Path(f"{hold}.started").exists, process)
     process.send_signal(signal.SIGKILL)
@@ -116,8 +116,8 @@ def test_a_killed_call_goes_on_where_it_was(request_for, worker, tmp_path):
 def test_a_killed_worker_costs_one_trial_begun_again(request_for, worker, tmp_path):
     hold = tmp_path / "hold"
     hold.mkdir()
-    request = request_for(f"hold={hold}", trials=5)
-    options = ("--trials", 5, "--set", f"hold={hold}")
+    request = request_for(f"hold=in {hold}", trials=5)
+    options = ("--trials", 5, "--set", f"hold=in {hold}")
     victim = worker(*options)
     wait_for(Path(f"{hold}.started").exists, victim)
     helper = worker(*options)
@@ -136,8 +136,8 @@ def test_a_killed_worker_costs_one_trial_begun_again(request_for, worker, tmp_pa
 @pytest.mark.slow
 def test_a_trial_that_kills_every_worker_is_not_retried_for_ever(request_for, worker, tmp_path):
     hold = tmp_path / "hold"
-    request = request_for(f"hold={hold}", trials=2)
-    options = ("--trials", 2, "--set", f"hold={hold}")
+    request = request_for(f"hold=in {hold}", trials=2)
+    options = ("--trials", 2, "--set", f"hold=in {hold}")
     for _ in range(2):
         hold.mkdir(exist_ok=True)
         Path(f"{hold}.started").unlink(missing_ok=True)
@@ -213,8 +213,8 @@ def test_the_heartbeat_of_a_far_worker_that_died(
     monkeypatch.setattr("bench.tune.storage.HEARTBEAT_SECONDS", 1)
     hold = tmp_path / "hold"
     hold.mkdir()
-    request = request_for(f"hold={hold}", trials=3, storage=postgresql)
-    victim = worker("--trials", 3, "--set", f"hold={hold}", "--storage", postgresql)
+    request = request_for(f"hold=in {hold}", trials=3, storage=postgresql)
+    victim = worker("--trials", 3, "--set", f"hold=in {hold}", "--storage", postgresql)
     wait_for(Path(f"{hold}.started").exists, victim)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
