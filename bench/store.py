@@ -21,14 +21,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,14 +46,13 @@ SCRATCH = "scratch"
 WORK = "work"
 
 _RESCORED = "rescored"
-_READERS = 8
 _HASH = "sha256"
 _SCORED = ("scores.parquet", "genes.parquet", "predictions.h5ad", "fold.json")
 """Files that are made anew when a fold is scored again."""
 
 Use = Literal["run", "figures", "tables"]
 _READ_BY = {
-    "tables": {"scores.parquet", "genes.parquet", "fold.json"},
+    "tables": {"scores.parquet", "fold.json"},
     "figures": {"scores.parquet", "genes.parquet", "fold.json", "predictions.h5ad"},
 }
 
@@ -134,15 +135,18 @@ class FoldFolder:
         Parameters
         ----------
         use
-            What the result is wanted for: ``tables`` read scores alone and ``figures`` also
-            predictions; of the other files, which may be large, only the size is compared.
-            ``run`` hashes all files.
+            What the result is wanted for: ``tables`` read scores alone and ``figures`` also those
+            of genes and predictions; of the other files, which may be large, only the size is
+            compared. ``run`` hashes all files.
         """
-        if not self.path.is_dir():
+        try:
+            names = os.listdir(self.path)
+        except OSError:
             return FoldState(done=False)
-        self._adopt()
+        if _RESCORED in names:
+            self._adopt()
         path = self.path / MANIFEST
-        if not path.exists():
+        if MANIFEST not in names:
             return FoldState(done=False)
         manifest, hashed = _read_hashed(path)
         if manifest is None:
@@ -171,14 +175,17 @@ class FoldFolder:
         return self.state().done
 
     def _fault(self, name: str, facts: Any, content: bool) -> str:
-        path = self.path / name
-        if not isinstance(facts, dict) or Path(name).is_absolute() or ".." in Path(name).parts:
+        # Texts, not paths: a table of many folds spends most of its time here.
+        if not isinstance(facts, dict) or os.path.isabs(name) or ".." in re.split(r"[/\\]", name):
             return "is not described"
-        if not path.is_file():
+        path = f"{self.path}/{name}"
+        try:
+            state = os.stat(path)
+        except OSError:
             return "is missing"
-        if path.stat().st_size != facts.get("size") or (
-            content and file_hash(path) != facts.get(_HASH)
-        ):
+        if not stat.S_ISREG(state.st_mode):
+            return "is missing"
+        if state.st_size != facts.get("size") or (content and file_hash(path) != facts.get(_HASH)):
             return "is damaged or was edited"
         return ""
 
@@ -317,16 +324,27 @@ class StoredRun:
     facts: dict[str, Any]
     done: tuple[int, ...]
     damaged: Mapping[int, str] = field(default_factory=dict)
-    _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    _read: dict[tuple[str, tuple[str, ...] | None], pa.Table] = field(
+        default_factory=dict, repr=False
+    )
     _facts: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def scores(self) -> pd.DataFrame:
         """Long-form scores of all folds that are done."""
-        return self._tables("scores.parquet")
+        return self._table("scores.parquet").to_pandas(use_threads=False)
+
+    def score_columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Score, section, patient and value of each row of :meth:`scores`.
+
+        Several times as fast, for tables of many runs.
+        """
+        names = ("score", "section", "patient", "value")
+        score, section, patient, value = map(self._table("scores.parquet", names).column, names)
+        return score.to_numpy(), section.to_numpy(), patient.to_numpy(), value.to_numpy()
 
     def genes(self) -> pd.DataFrame:
         """One row per gene and section of all folds that are done."""
-        return self._tables("genes.parquet")
+        return self._table("genes.parquet").to_pandas(use_threads=False)
 
     def fold_facts(self, index: int) -> Mapping[str, Any]:
         """Contents of ``fold.json`` without the panel; read once."""
@@ -335,18 +353,18 @@ class StoredRun:
             self._facts[index] = {name: facts[name] for name in facts if name != "panel"}
         return self._facts[index]
 
-    def _tables(self, name: str) -> pd.DataFrame:
-        if name not in self._read:
+    def _table(self, name: str, columns: tuple[str, ...] | None = None) -> pa.Table:
+        if (name, columns) not in self._read:
             tables = [
                 # Four times as fast as read_table on files of a few kilobytes.
-                pq.ParquetFile(
-                    pa.BufferReader((self.folder.fold(index).path / name).read_bytes())
-                ).read(use_threads=False)
-                for index in self.done
+                pq.ParquetFile(pa.BufferReader((folder / name).read_bytes())).read(
+                    columns, use_threads=False
+                )
+                for folder in (self.folder.fold(index).path for index in self.done)
             ]
             whole = pa.concat_tables(tables, promote_options="permissive") if tables else None
-            self._read[name] = pd.DataFrame() if whole is None else whole.to_pandas()
-        return self._read[name].copy()
+            self._read[name, columns] = pa.table({}) if whole is None else whole
+        return self._read[name, columns]
 
 
 def run_folder(results: Path, dataset: str, protocol: str, method: str, key: str) -> RunFolder:
@@ -400,8 +418,8 @@ def stored_runs(results: Path, dataset: str, protocol: str, use: Use = "tables")
         return None if facts is None else stored_run(RunFolder(path.parent, facts["key"]), use)
 
     paths = sorted((results / "runs" / dataset / protocol).glob(f"*/{RUN}"))
-    with ThreadPoolExecutor(_READERS) as pool:  # most of the time is waiting for the disk
-        found = [run for run in pool.map(read, paths) if run is not None]
+    # One after another: threads wait for one another longer than for the disk.
+    found = [run for run in map(read, paths) if run is not None]
     return sorted(found, key=lambda run: str(run.facts.get("created", "")))
 
 

@@ -83,9 +83,6 @@ def tables_command(
 ) -> None:
     """Print the table of all stored runs on a dataset."""
     from bench.errors import UnknownNameError
-    from bench.report.pairs import render_pairs
-    from bench.report.published import render_published
-    from bench.report.tables import render
 
     if pairs and with_published:
         raise BenchError("--pairs and --with-published are two tables; ask for one")
@@ -99,10 +96,16 @@ def tables_command(
     for name, runs in found:
         title = f"{dataset}, protocol {name}"
         if pairs:
+            from bench.report.pairs import render_pairs
+
             text = render_pairs(runs, how.value, score=score, title=title)
         elif with_published:
+            from bench.report.published import render_published
+
             text = render_published(runs, dataset, name, how.value, title=title)
         else:
+            from bench.report.tables import render
+
             text = render(runs, how.value, title=title, width=terminal_width())
         typer.echo(text, nl=how is TableFormat.text)
 

@@ -241,6 +241,12 @@ def nanmean(values: np.ndarray) -> float:
     return float(defined.mean()) if defined.size else float("nan")
 
 
+def nanstd(values: np.ndarray) -> float:
+    """Standard deviation of the defined values, with n - 1; NaN where there are fewer than two."""
+    defined = values[~np.isnan(values)]
+    return float(defined.std(ddof=1)) if defined.size > 1 else float("nan")
+
+
 class PooledCorrelation:
     """Pearson correlation of every gene over the spots of many sections, one at a time.
 

@@ -21,8 +21,8 @@ _EXACT_PATIENTS = 14
 
 
 @lru_cache(maxsize=4)
-def _draws(sections: tuple[int, ...], resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sections in each resample of patients: the same for all rows of a table.
+def _times_drawn(sections: tuple[int, ...], resamples: int, seed: int) -> np.ndarray:
+    """How often each section is in each resample of patients: the same for all rows of a table.
 
     Parameters
     ----------
@@ -33,21 +33,20 @@ def _draws(sections: tuple[int, ...], resamples: int, seed: int) -> tuple[np.nda
 
     Returns
     -------
-    tuple of arrays
-        (resamples, draws) place of each drawn section in a (patients, most sections) array, or
-        the place after its end where a patient has fewer; (resamples,) number of sections drawn.
+    (resamples, sections) float array
+        Sections in the order of their patients.
     """
     rng, of_patient = np.random.default_rng(seed), np.array(sections)
-    most = int(of_patient.max())
-    places, drawn = [], np.zeros(resamples)
+    first, rows = np.cumsum(of_patient) - of_patient, np.arange(resamples)
+    times = np.zeros((resamples, of_patient.sum()))
     for _ in sections:
         chosen = rng.integers(len(sections), size=resamples)
         number = of_patient[chosen]
-        picked = (rng.random((resamples, most)) * number[:, None]).astype(np.intp)
-        place = chosen[:, None] * most + picked
-        places.append(np.where(np.arange(most) < number[:, None], place, len(sections) * most))
-        drawn += number
-    return np.concatenate(places, axis=1), drawn
+        picked = (rng.random((resamples, of_patient.max())) * number[:, None]).astype(np.intp)
+        for place in range(of_patient.max()):
+            drawn = place < number
+            np.add.at(times, (rows[drawn], (first[chosen] + picked[:, place])[drawn]), 1.0)
+    return times
 
 
 def bootstrap_interval(
@@ -97,14 +96,15 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     sections = np.bincount(of_patient)
     values = _two_levels(values, of_patient, sections)
-    padded = np.zeros((count + 1, sections.max()))  # what lies after a patient's sections is 0
-    for patient in range(count):
-        padded[patient, : sections[patient]] = values[of_patient == patient]
-    places, drawn = _draws(tuple(sections.tolist()), resamples, seed)
-    total = padded.ravel()[places].sum(axis=1)
+    means = (
+        _weights(tuple(sections.tolist()), resamples, seed)
+        @ values[np.argsort(of_patient, kind="stable")]
+    )
     student = special.stdtrit(count - 1, (1 + level) / 2)
     tail = special.ndtr(-np.sqrt(count / (count - 1)) * student)
-    low, high = np.quantile(total / drawn, [tail, 1 - tail])
+    # numpy.quantile by its definition, several times as fast.
+    places = np.array([tail, 1 - tail]) * (resamples - 1)
+    low, high = np.interp(places, np.arange(resamples), np.sort(means))
     return float(low), float(high)
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import textwrap
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -17,6 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.evaluate.metrics import nanmean, nanstd
 from bench.evaluate.scores import BY_NAME, LEADING, SCORES, Column, Place, Score
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, bootstrap_interval
 from bench.protocol.audit import TITLES
@@ -126,22 +128,20 @@ def _new_row(run: StoredRun) -> dict[str, Any]:
     }
     if not run.done:
         return row
-    scores = run.scores()
-    pooled = scores["section"].to_numpy() == ""
-    values = {
-        "section": dict(iter(scores[~pooled].groupby("score", sort=False))),
-        "pooled": dict(iter(scores[pooled].groupby("score", sort=False))),
-    }
-    nothing = scores.iloc[:0]
-    row["sections"] = int(scores.loc[~pooled, "section"].nunique())
+    names, sections, patients, values = run.score_columns()
+    row["sections"] = len({*sections} - {""})
+    places: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, (name, section) in enumerate(zip(names, sections, strict=True)):
+        places["section" if section else "pooled", name].append(place)
     for score in SCORES:
         if not score.is_in("machine"):
             continue
-        part, name = values[score.scope].get(score.name, nothing), score.shown_as
-        row[name] = part["value"].mean() if score.combine == "mean" else int(part["value"].sum())
+        chosen, name = places[score.scope, score.name], score.shown_as
+        part = values[chosen]
+        row[name] = nanmean(part) if score.combine == "mean" else int(np.nansum(part))
         if score.spread:
-            row[f"{name}_sd"] = part["value"].std(ddof=1)
-            interval = bootstrap_interval(part["value"].to_numpy(), part["patient"].to_list())
+            row[f"{name}_sd"] = nanstd(part)
+            interval = bootstrap_interval(part, patients[chosen].tolist())
             row[f"{name}_low"], row[f"{name}_high"] = interval
     for score in SCORES:
         if score.ceiling:
@@ -267,7 +267,7 @@ def row_name(row: Mapping[Any, Any], table: pd.DataFrame) -> str:
 
 def _patients(runs: Sequence[StoredRun]) -> int:
     """Fewest patients that a row has scores of."""
-    counts = [set(run.scores()["patient"]) - {""} for run in runs if run.done]
+    counts = [{*run.score_columns()[2]} - {""} for run in runs if run.done]
     return min(map(len, counts), default=0)
 
 
@@ -394,7 +394,9 @@ def write_table(
         drawn.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)
     for row in shown.itertuples(index=False):
         drawn.add_row(*map(str, row))
-    console = Console(file=io.StringIO(), width=10_000, no_color=True, highlight=False)
+    console = Console(
+        file=io.StringIO(), width=10_000, no_color=True, highlight=False, markup=False, emoji=False
+    )
     console.print(drawn)
     stream = console.file
     assert isinstance(stream, io.StringIO)
@@ -407,11 +409,12 @@ def write_table(
 def _fitting(shown: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
     """The table without the columns that do not fit, and their headings."""
     hidden = []
+    widths = {str(name): _column_width(shown, name) for name in shown}
     for heading in _expendable():
-        if _drawn_width(shown) > width and heading in shown:
-            shown = shown.drop(columns=heading)
+        if sum(widths.values()) > width and widths.pop(heading, 0):
             hidden.append(heading)
-    if _drawn_width(shown) > width:
+    shown = shown[list(widths)]
+    if sum(widths.values()) > width:
         shown = shown.replace(r" ± .*", "", regex=True)
         hidden.append("standard deviations")
     return shown, hidden
@@ -426,8 +429,8 @@ def _expendable() -> list[str]:
     return sorted((name for name, rank in ranks.items() if rank), key=ranks.__getitem__)
 
 
-def _drawn_width(shown: pd.DataFrame) -> int:
-    return sum(3 + max(map(len, [str(name), *shown[name]])) for name in shown)
+def _column_width(shown: pd.DataFrame, name: Any) -> int:
+    return 3 + max(map(len, [str(name), *shown[name]]))
 
 
 def _latex(text: str) -> str:
