@@ -96,10 +96,8 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     sections = np.bincount(of_patient)
     values = _two_levels(values, of_patient, sections)
-    means = (
-        _weights(tuple(sections.tolist()), resamples, seed)
-        @ values[np.argsort(of_patient, kind="stable")]
-    )
+    times = _times_drawn(tuple(sections.tolist()), resamples, seed)
+    means = times @ values[np.argsort(of_patient, kind="stable")] / times.sum(axis=1)
     student = special.stdtrit(count - 1, (1 + level) / 2)
     tail = special.ndtr(-np.sqrt(count / (count - 1)) * student)
     # numpy.quantile by its definition, several times as fast.

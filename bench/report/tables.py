@@ -408,11 +408,12 @@ def write_table(
 
 def _fitting(shown: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
     """The table without the columns that do not fit, and their headings."""
-    hidden = []
     widths = {str(name): _column_width(shown, name) for name in shown}
-    for heading in _expendable():
-        if sum(widths.values()) > width and widths.pop(heading, 0):
-            hidden.append(heading)
+    hidden = [
+        heading
+        for heading in _expendable()
+        if sum(widths.values()) > width and widths.pop(heading, 0)
+    ]
     shown = shown[list(widths)]
     if sum(widths.values()) > width:
         shown = shown.replace(r" ± .*", "", regex=True)
