@@ -1,14 +1,17 @@
 """Reader of AnnData files (``.h5ad``), as scanpy, squidpy and others write them.
 
-The one file, ``counts``, holds one section: raw counts in ``layers["counts"]``, in ``X`` or in
-``raw.X`` (the first of these that holds whole numbers), and full-resolution pixel (x, y) in
-``obsm["spatial"]``. Of ``obs`` are read, where it has them: ``in_tissue`` (spots outside of it are
-left out), ``array_row`` and ``array_col``, ``label``. Without array coordinates, spots must stand
-on a square grid, whose columns and rows are then counted. A gene name that occurs again becomes
-``SYMBOL-1``, ``SYMBOL-2``, as scanpy's ``var_names_make_unique`` names it.
+A file, ``counts``, holds one section or several that a column of ``obs`` tells apart: raw counts in
+``layers["counts"]``, ``layers["raw_counts"]``, ``X`` or ``raw.X`` (the first of these that holds
+whole numbers), and full-resolution pixel (x, y) in ``obsm["spatial"]`` (or ``"X_spatial"``). Of
+``obs`` are read, where it has them: ``in_tissue`` (spots outside of it are left out),
+``array_row`` and ``array_col``, ``label``. Without array coordinates, spots must stand on a square
+or hexagonal grid, whose columns and rows are then counted. Features whose ``var["feature_types"]``
+is not gene expression, and control probes, are left out. ``uns["left_out"]`` counts what is left
+out by reason. A gene name that occurs again becomes ``SYMBOL-1``, ``SYMBOL-2``, as scanpy's
+``var_names_make_unique`` names it.
 
-Only what is named here is read, element by element, so that nothing in the file is unpickled,
-followed to another file or larger than the file can hold.
+Only what is named here is read, element by element and by anndata, after a check that nothing in
+the file is unpickled, followed to another file or larger than the file can hold.
 
 Format: https://anndata.readthedocs.io/en/stable/fileformat-prose.html
 """
@@ -21,17 +24,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import PIL.Image
 import scipy.sparse as sp
-import scipy.spatial
 from anndata import AnnData
 
 from bench.api import (
+    LEFT_OUT,
     DataError,
     FoundSection,
     Hdf5File,
-    atomic_write,
+    array_of_grid,
+    expressed_genes,
+    files_under,
     images_in,
+    not_read,
     open_hdf5,
     sparse_counts,
     unique_names,
@@ -41,17 +46,39 @@ from bench.api import (
 ROLES = ("counts",)
 """Files without which a section cannot be read."""
 
-_PLACES = (("layers/counts", "var"), ("X", "var"), ("raw/X", "raw/var"))
+DIVIDING = "library_id"
+"""Column of ``obs`` that tells the sections of a file apart unless another is named."""
+
+_PLACES = (
+    ("layers/counts", "var"),
+    ("layers/raw_counts", "var"),
+    ("X", "var"),
+    ("raw/X", "raw/var"),
+)
+_COORDINATES = ("obsm/spatial", "obsm/X_spatial")
+_IMAGES = ("fullres", "downscaled_fullres", "hires", "lowres")
 _MAX_POSITION = 10**9
 
 
-def read(files: Mapping[str, Path]) -> AnnData:
+def read(
+    files: Mapping[str, Path],
+    *,
+    library: str | None = None,
+    by: str = DIVIDING,
+    genome: str | None = None,
+) -> AnnData:
     """Read one section.
 
     Parameters
     ----------
     files
         Paths by role: ``counts``.
+    library
+        Section of a file that holds several: its value in column `by` of ``obs``.
+    by
+        Column that tells sections apart.
+    genome
+        Genome whose genes are kept where the reference holds several.
 
     Returns
     -------
@@ -65,21 +92,25 @@ def read(files: Mapping[str, Path]) -> AnnData:
     """
     path = files["counts"]
     with open_hdf5(path) as file:
-        _library(file)
         spots = _index(file, "obs")
         _check_unique(spots, path)
+        own = _rows_of(file, by, library, len(spots))
         pixels = _pixels(file, len(spots))
-        counts, genes = _raw_counts(file, len(spots))
+        counts, genes, left_out = _raw_counts(file, len(spots), genome)
         columns = {
-            name: _column(file, f"obs/{name}", len(spots))
+            name: _column(file, "obs", name, len(spots))
             for name in ("in_tissue", "array_row", "array_col", "label")
         }
-    inside = _in_tissue(columns["in_tissue"], len(spots), path)
+    in_tissue = _in_tissue(columns["in_tissue"], len(spots), path)
+    inside = np.flatnonzero(own & in_tissue)
+    if not len(inside):
+        raise DataError(f"{path}: no spot of the section lies in the tissue")
+    left_out["spots out of tissue"] = int((own & ~in_tissue).sum())
     row, column = columns["array_row"], columns["array_col"]
     if row is not None and column is not None:
         rows, cols = (_array_coordinates(values, path)[inside] for values in (row, column))
     else:
-        rows, cols = _on_a_grid(pixels[inside], path)
+        rows, cols = array_of_grid(pixels[inside], str(path))
     if pd.MultiIndex.from_arrays([rows, cols]).has_duplicates:
         raise DataError(f"{path}: two spots have the same array_row and array_col")
     labels = columns["label"]
@@ -97,11 +128,14 @@ def read(files: Mapping[str, Path]) -> AnnData:
         obs=obs,
         var=pd.DataFrame(index=pd.Index(unique_names(genes))),
         obsm={"spatial": pixels[inside]},
+        uns={LEFT_OUT: {reason: number for reason, number in left_out.items() if number}},
     )
 
 
-def embedded_image(path: Path) -> tuple[np.ndarray, float] | None:
-    """Reduced image that scanpy and squidpy keep inside the file.
+def embedded_image(
+    path: Path, *, library: str | None = None, by: str = DIVIDING
+) -> tuple[np.ndarray, float] | None:
+    """Reduced image that scanpy, squidpy and HEST keep inside the file, the largest there is.
 
     Returns
     -------
@@ -112,21 +146,29 @@ def embedded_image(path: Path) -> tuple[np.ndarray, float] | None:
     Raises
     ------
     DataError
-        The file is damaged, holds several sections, or an image that is no RGB image.
+        The file is damaged, or an image that is no RGB image.
     """
     with open_hdf5(path) as file:
-        library = _library(file)
-        image = f"uns/spatial/{library}/images/hires"
-        if library is None or file.kind(image) is None:
+        name = _image_library(file, by, library)
+        if name is None:
             return None
-        pixels = file.numbers(image, dimensions=3)
-        scale = float(
-            file.numbers(f"uns/spatial/{library}/scalefactors/tissue_hires_scalef", "iuf", 0)
-        )
+        place = f"uns/spatial/{name}"
+        kept = [one for one in _IMAGES if file.kind(f"{place}/images/{one}") == "data set"]
+        if not kept:
+            return None
+        image = kept[0]
+        factor = f"{place}/scalefactors/tissue_{image}_scalef"
+        if image == "fullres" and file.kind(factor) is None:
+            scale = 1.0
+        else:
+            scale = float(file.numbers(factor, "iuf", 0))
+        pixels = file.numbers(f"{place}/images/{image}", dimensions=3)
     if pixels.shape[2] not in (3, 4) or not pixels.size:
         raise DataError(f"{path}: the image inside has shape {pixels.shape}, RGB is needed")
     if not (np.isfinite(scale) and 0 < scale <= 1):
-        raise DataError(f"{path}: tissue_hires_scalef must be above 0 and at most 1, it is {scale}")
+        raise DataError(
+            f"{path}: tissue_{image}_scalef must be above 0 and at most 1, it is {scale}"
+        )
     pixels = pixels[:, :, :3]
     if pixels.dtype.kind == "f":
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
@@ -137,17 +179,46 @@ def embedded_image(path: Path) -> tuple[np.ndarray, float] | None:
     return np.ascontiguousarray(pixels), scale
 
 
-def _library(file: Hdf5File) -> str | None:
-    """Name of the one section that the file's images belong to, None where it names none."""
+def _libraries(file: Hdf5File) -> list[str]:
+    """Names under which the file keeps images."""
     if file.kind("uns/spatial") != "group":
+        return []
+    return [n for n in file.names("uns/spatial") if file.kind(f"uns/spatial/{n}") == "group"]
+
+
+def _values_of(file: Hdf5File, by: str) -> np.ndarray | None:
+    """Section of each spot as a column says, None where there is no such column."""
+    if "/" in by or file.kind(f"obs/{by}") is None:
         return None
-    libraries = [n for n in file.names("uns/spatial") if file.kind(f"uns/spatial/{n}") == "group"]
-    if len(libraries) > 1:
+    return _texts(_column(file, "obs", by, len(_index(file, "obs"))))
+
+
+def _rows_of(file: Hdf5File, by: str, library: str | None, spots: int) -> np.ndarray:
+    """(spots,) bool: spots of the section that is read."""
+    values = _values_of(file, by)
+    if library is not None:
+        if values is None or library not in values:
+            raise DataError(f"{file.path}: obs column '{by[:40]}' has no section '{library[:40]}'")
+        return np.asarray(values == library)
+    several = sorted(set(values)) if values is not None else []
+    if len(several) > 1 or (values is None and len(_libraries(file)) > 1):
+        named = several or _libraries(file)
         raise DataError(
-            f"{file.path}: holds {len(libraries)} sections ('{libraries[0][:40]}',"
-            f" '{libraries[1][:40]}', ...); write each to a file of its own"
+            f"{file.path}: holds {len(named)} sections ('{named[0][:40]}', '{named[1][:40]}',"
+            f" ...); name the column of obs that tells them apart with --by, or write each to a"
+            " file of its own"
         )
-    return libraries[0] if libraries else None
+    return np.ones(spots, dtype=bool)
+
+
+def _image_library(file: Hdf5File, by: str, library: str | None) -> str | None:
+    """Name under which the image of a section lies, None where it cannot be told."""
+    libraries = _libraries(file)
+    values = _values_of(file, by)
+    own = library or (values[0] if values is not None and len(set(values)) == 1 else None)
+    if own in libraries:
+        return own
+    return libraries[0] if len(libraries) == 1 else None
 
 
 def _index(file: Hdf5File, frame: str) -> list[str]:
@@ -157,7 +228,13 @@ def _index(file: Hdf5File, frame: str) -> list[str]:
             " anndata.read_h5ad and write it again"
         )
     name = file.attribute(frame, "_index")
-    return file.strings(f"{frame}/{name if isinstance(name, str) else '_index'}")
+    place = f"{frame}/{name if isinstance(name, str) else '_index'}"
+    if file.kind(place) is None:
+        raise DataError(f"{file.path}: damaged, '{frame}' has no index")
+    names = file.values(place)
+    if names.isna().any():
+        raise DataError(f"{file.path}: a name in '{frame}' is missing")
+    return [str(one) for one in names]
 
 
 def _check_unique(spots: Sequence[str], path: Path) -> None:
@@ -168,45 +245,35 @@ def _check_unique(spots: Sequence[str], path: Path) -> None:
         raise DataError(f"{path}: spot '{name[:40]}' occurs more than once")
 
 
-def _column(file: Hdf5File, name: str, spots: int) -> np.ndarray | None:
-    """A column of ``obs`` as numbers or as objects (text, None where missing)."""
-    kind = file.kind(name)
-    if kind is None:
-        frame, _, column = name.rpartition("/")
+def _column(file: Hdf5File, frame: str, column: str, rows: int) -> np.ndarray | None:
+    """A column as objects, None where a value is missing; None where there is no such column."""
+    name = f"{frame}/{column}"
+    if file.kind(name) is None:
         if column in np.atleast_1d(file.attribute(frame, "column-order")):
             raise DataError(f"{file.path}: damaged, '{frame}' lists '{column}' but lacks it")
         return None
-    values: np.ndarray
-    if kind == "data set":
-        values = _list(file, name)
-    elif file.attribute(name, "encoding-type") == "categorical":
-        categories = _list(file, f"{name}/categories")
-        codes = file.numbers(f"{name}/codes", "iu").astype(np.int64)
-        if len(codes) and not -1 <= codes.min() <= codes.max() < len(categories):
+    values = file.values(name)
+    # Before anndata 0.8 a column held codes, and its categories lay beside the columns.
+    old = f"{frame}/__categories/{column}"
+    if file.kind(old) is not None:
+        categories = file.values(old)
+        codes = values.to_numpy()
+        if codes.dtype.kind not in "iu" or not (
+            len(codes) == 0 or -1 <= int(codes.min()) <= int(codes.max()) < len(categories)
+        ):
             raise DataError(f"{file.path}: '{name}' names a category that there is not")
-        # Code -1, a missing value, takes the last.
-        values = np.array([*categories.tolist(), None], dtype=object)[codes]
-    elif str(file.attribute(name, "encoding-type")).startswith("nullable-"):
-        values = _list(file, f"{name}/values").astype(object)
-        mask = file.numbers(f"{name}/mask", "b")
-        if len(mask) != len(values):
-            raise DataError(f"{file.path}: '{name}' has {len(values)} values, {len(mask)} marks")
-        values[mask] = None
-    else:
-        raise DataError(f"{file.path}: '{name}' is no column of numbers, text or categories")
-    if len(values) != spots:
-        raise DataError(f"{file.path}: '{name}' has {len(values)} values for {spots} spots")
-    return values
-
-
-def _list(file: Hdf5File, name: str) -> np.ndarray:
-    if file.is_text(name):
-        return np.array(file.strings(name), dtype=object)
-    return file.numbers(name, "iufb")
+        values = pd.Series(pd.Categorical.from_codes(codes.astype(np.int64), categories))
+    if len(values) != rows:
+        raise DataError(f"{file.path}: '{name}' has {len(values)} values for {rows} rows")
+    return values.astype(object).where(values.notna(), None).to_numpy()
 
 
 def _as_numbers(values: np.ndarray, name: str, path: Path) -> np.ndarray:
     """Numbers of a column, which some writers keep as text or categories."""
+    truths = {"true": 1, "false": 0}
+    values = np.array(
+        [truths.get(v.strip().lower(), v) if isinstance(v, str) else v for v in values], object
+    )
     try:
         numbers = pd.to_numeric(pd.Series(values)).to_numpy(dtype=np.float64, na_value=np.nan)
     except (ValueError, TypeError):
@@ -221,15 +288,15 @@ def _texts(values: np.ndarray) -> np.ndarray:
 
 
 def _in_tissue(values: np.ndarray | None, spots: int, path: Path) -> np.ndarray:
-    """Numbers of the spots that lie in the tissue."""
+    """(spots,) bool: spots that lie in the tissue."""
     if values is None:
-        return np.arange(spots)
+        return np.ones(spots, dtype=bool)
     numbers = _as_numbers(values, "in_tissue", path)
     if not np.isin(numbers, [0, 1]).all():
         raise DataError(f"{path}: obs column 'in_tissue' must be 0 or 1")
     if not numbers.any():
         raise DataError(f"{path}: obs column 'in_tissue' says that no spot lies in the tissue")
-    return np.flatnonzero(numbers)
+    return numbers == 1
 
 
 def _array_coordinates(values: np.ndarray, path: Path) -> np.ndarray:
@@ -240,12 +307,22 @@ def _array_coordinates(values: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _pixels(file: Hdf5File, spots: int) -> np.ndarray:
-    if file.kind("obsm/spatial") != "data set":
+    place = next((one for one in _COORDINATES if file.kind(one) is not None), None)
+    if place is None:
         raise DataError(
             f"{file.path}: has no obsm['spatial']; full-resolution pixel (x, y) of the spots are"
             " needed there"
         )
-    pixels = file.numbers("obsm/spatial", dimensions=2).astype(np.float64)
+    if file.kind(place) == "group":  # a data frame
+        names = np.atleast_1d(file.attribute(place, "column-order"))[:2]
+        pixels = np.column_stack(
+            [
+                _as_numbers(file.values(f"{place}/{name}").to_numpy(), place, file.path)
+                for name in names
+            ]
+        )
+    else:
+        pixels = file.numbers(place, dimensions=2).astype(np.float64)
     if pixels.shape[0] != spots or pixels.shape[1] < 2:
         raise DataError(
             f"{file.path}: obsm['spatial'] is {pixels.shape[0]} x {pixels.shape[1]}, {spots} x 2"
@@ -256,28 +333,10 @@ def _pixels(file: Hdf5File, spots: int) -> np.ndarray:
     return pixels[:, :2]
 
 
-def _on_a_grid(pixels: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Array row and column of spots that lie on a square grid, counted from its corner."""
-    mend = "add the columns array_row and array_col to obs"
-    if len(pixels) < 2:
-        raise DataError(f"{path}: has no array coordinates; {mend}")
-    distances, _ = scipy.spatial.cKDTree(pixels).query(pixels, k=2)
-    pitch = float(np.median(distances[:, 1]))
-    if not pitch > 0:
-        raise DataError(f"{path}: spots share their pixel coordinates; {mend}")
-    steps = (pixels - pixels.min(axis=0)) / pitch
-    if steps.max() > _MAX_POSITION:
-        raise DataError(f"{path}: spots lie too far apart for a grid; {mend}")
-    columns, rows = np.rint(steps).astype(np.int64).T
-    if pd.MultiIndex.from_arrays([rows, columns]).has_duplicates:
-        raise DataError(
-            f"{path}: has no array coordinates, and its spots are on no square grid; {mend}"
-        )
-    return rows, columns
-
-
-def _raw_counts(file: Hdf5File, spots: int) -> tuple[sp.csr_matrix, list[str]]:
-    """Raw counts and the names of their genes, from the first place that holds such."""
+def _raw_counts(
+    file: Hdf5File, spots: int, genome: str | None
+) -> tuple[sp.csr_matrix, list[str], dict[str, int]]:
+    """Raw counts, the names of their genes, and the features left out by reason."""
     reasons = []
     for place, frame in _PLACES:
         if file.kind(place) is None:
@@ -286,13 +345,17 @@ def _raw_counts(file: Hdf5File, spots: int) -> tuple[sp.csr_matrix, list[str]]:
         try:
             counts = _matrix(file, place, (spots, len(genes)))
         except DataError as error:
-            if place == "layers/counts":
+            if place.startswith("layers/"):
                 raise
             reasons.append(str(error).removeprefix(f"{file.path}, "))
             continue
         if "" in genes:
             raise DataError(f"{file.path}: gene {genes.index('') + 1} of '{frame}' has no name")
-        return counts, genes
+        types = _column(file, frame, "feature_types", len(genes))
+        kept, symbols, left_out = expressed_genes(
+            genes, None if types is None else list(_texts(types)), str(file.path), genome=genome
+        )
+        return counts[:, kept] if left_out else counts, symbols, left_out
     raise DataError(
         f"{file.path}: raw counts are needed in layers['counts'], X or raw.X"
         f" ({'; '.join(reasons)[:200] or 'none of these is there'})"
@@ -325,34 +388,69 @@ def _matrix(file: Hdf5File, place: str, shape: tuple[int, int]) -> sp.csr_matrix
     return counts if form == "csr" else counts.T.tocsr()
 
 
-def discover(folder: Path) -> list[FoundSection]:
-    """Sections in a folder: every ``.h5ad`` file with coordinates.
+def discover(
+    folder: Path, *, by: str | None = None, genome: str | None = None
+) -> list[FoundSection]:
+    """Sections in a folder: those of every ``.h5ad`` file with coordinates.
 
-    The image is the file of the same name beside it, or else the reduced one inside the file,
-    which is written beside it as ``NAME-hires.png``.
+    The image is the file of the same name beside it, or else the reduced one inside the file.
+
+    Parameters
+    ----------
+    folder
+        Folder to look through.
+    by
+        Column of ``obs`` that tells the sections of a file apart; ``library_id`` where None.
+    genome
+        Genome whose genes are kept where the reference holds several.
     """
     found = []
-    for path in sorted(folder.rglob("*.h5ad")):
+    for path in files_under(folder):
+        if path.suffix.lower() != ".h5ad":
+            continue
         with open_hdf5(path) as file:
-            if file.kind("obsm/spatial") is None:
+            if not any(file.kind(place) for place in _COORDINATES):
+                names = ", ".join(file.names("obsm")[:5]) if file.kind("obsm") else ""
+                found.append(
+                    not_read(
+                        path.stem,
+                        f"{path} has no obsm['spatial'] with pixel (x, y) of the spots"
+                        + (f", only {names}" if names else ""),
+                    )
+                )
                 continue
-        same = [image for image in images_in(path.parent) if image.stem == path.stem]
-        reduced = path.with_name(f"{path.stem}-hires.png")
-        files, scale, assumed = {"counts": path}, 1.0, []
-        inside = None if same else embedded_image(path)
-        if same:
-            files["image"] = same[0]
-            assumed.append(f"{same[0].name} is the image that obsm['spatial'] is placed in")
-        elif inside is not None:
-            pixels, scale = inside
-            with atomic_write(reduced) as temporary:
-                PIL.Image.fromarray(pixels).save(temporary, format="PNG")
-            files["image"] = reduced
-            assumed.append(
-                f"the image inside the file is used, {1 / scale:.1f} times smaller than full"
-                f" resolution; it was written to {reduced.name}"
-            )
-        else:
-            assumed.append("no image was found; only methods that need none can run")
-        found.append(FoundSection(path.stem, files, 100.0, 55.0, scale, tuple(assumed)))
+            values = _values_of(file, by or DIVIDING)
+            several = sorted(set(values)) if values is not None else []
+        if by is not None and not several:
+            raise DataError(f"{path}: obs has no column '{by[:40]}'")
+        chosen: list[str | None] = list(several) if len(several) > 1 else [None]
+        found += [_found(path, library, by, genome) for library in chosen]
     return found
+
+
+def _found(path: Path, library: str | None, by: str | None, genome: str | None) -> FoundSection:
+    settings: dict[str, str | int] = {}
+    if library is not None:
+        settings |= {"library": library}
+    if by is not None:
+        settings |= {"by": by}
+    inside = embedded_image(path, library=library, by=by or DIVIDING)
+    if genome is not None:
+        settings |= {"genome": genome}
+    names = {path.stem, library} if library else {path.stem}
+    same = [image for image in images_in(path.parent) if image.stem in names]
+    files, scale, assumed = {"counts": path}, 1.0, []
+    if same:
+        files["image"] = same[0]
+        assumed.append(f"{same[0].name} is the image that obsm['spatial'] is placed in")
+    elif inside is not None:
+        scale = inside[1]
+        files["image"] = path
+        assumed.append(
+            f"the image inside the file is used, {1 / scale:.1f} times smaller than full resolution"
+        )
+    else:
+        assumed.append("no image was found; only methods that need none can run")
+    return FoundSection(
+        library or path.stem, files, 100.0, 55.0, scale, tuple(assumed), settings=settings
+    )

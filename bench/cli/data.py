@@ -19,6 +19,7 @@ from bench.cli.options import (
     names,
 )
 from bench.cli.terminal import complain, print_rows
+from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.data.overview import SectionOverview
@@ -149,9 +150,13 @@ def add_command(
     folder: Annotated[Path, typer.Argument(help="Folder of your sections.")],
     name: Annotated[str, typer.Option("--name", help="Name for the dataset.")],
     patients: Annotated[
-        Path,
-        typer.Option("--patients", metavar="FILE", help="CSV with columns section and patient."),
-    ],
+        Path | None,
+        typer.Option(
+            "--patients",
+            metavar="FILE",
+            help="CSV with columns section and patient; not needed where the files name patients.",
+        ),
+    ] = None,
     pitch: Annotated[
         float | None,
         typer.Option(
@@ -161,6 +166,26 @@ def add_command(
     patch: Annotated[
         float | None,
         typer.Option(min=1, help="Edge of a patch in micrometres.", show_default="112"),
+    ] = None,
+    sections: SectionsOption = None,
+    bin_size: Annotated[
+        str | None,
+        typer.Option(
+            "--bin", help="Bins of Visium HD to read.", show_default="16um", metavar="8um"
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            help="Column of obs that divides an AnnData file into sections.",
+            show_default="library_id",
+            metavar="COLUMN",
+        ),
+    ] = None,
+    genome: Annotated[
+        str | None,
+        typer.Option(help="Genome to keep where the reference holds several.", metavar="NAME"),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Write over a dataset that you added before.")
@@ -180,6 +205,8 @@ def add_command(
             list(built_in_datasets()),
             pitch=pitch,
             patch=patch,
+            sections=names(sections),
+            options={"bin_micrometres": _micrometres(bin_size), "by": by, "genome": genome},
             replace=replace,
         )
     if as_json:
@@ -198,6 +225,9 @@ def add_command(
         f" {made.shared_genes:,} genes are in all of them"
     )
     print_rows("", [_added_row(line) for line in made.sections])
+    for line in made.sections:
+        if line["left out"]:
+            typer.echo(f"left out: {line['section']}: {_left_out(line['left out'])}")
     for one in made.assumed:
         typer.echo(f"assumed: {one}")
     for one in made.warnings:
@@ -207,6 +237,15 @@ def add_command(
         f"see the spots: bench data show {name} --plot {name}.png\n"
         f"run a method:  bench run --method mclstexp --dataset {name}"
     )
+
+
+def _micrometres(text: str | None) -> int | None:
+    if text is None:
+        return None
+    number = text.strip().lower().removesuffix("um").strip()
+    if not number.isdecimal() or not 0 < int(number) <= 1000:
+        raise BenchError(f"--bin {text[:40]}: must be a number of micrometres such as 8um")
+    return int(number)
 
 
 def _added_row(line: Mapping[str, Any]) -> dict[str, str]:
@@ -221,7 +260,12 @@ def _added_row(line: Mapping[str, Any]) -> dict[str, str]:
     return {
         key: "-" if value is None else format(value, forms.get(key, ""))
         for key, value in line.items()
+        if key != "left out"
     }
+
+
+def _left_out(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{number:,} {reason}" for reason, number in numbers.items())
 
 
 def verify_command(

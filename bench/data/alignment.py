@@ -200,7 +200,13 @@ def check_alignment(
         raise DataError(f"the alignment of spots needs an image, not {width} x {height} px")
     mask = tissue_mask(tissue) if isinstance(tissue, Image.Image) else np.asarray(tissue, bool)
     if not _FEWEST_TISSUE <= mask.mean() <= 1 - _FEWEST_TISSUE:
-        return Alignment(float("nan"), dict.fromkeys(ORIENTATIONS, float("nan")), AS_GIVEN, None)
+        return Alignment(
+            float("nan"),
+            dict.fromkeys(ORIENTATIONS, float("nan")),
+            AS_GIVEN,
+            "no tissue can be told from glass in the image, so whether spots lie on tissue cannot"
+            " be judged; check that the image is the slide, not a plot or a blank picture",
+        )
     met = {}
     for name, turn in ORIENTATIONS.items():
         x, y = turn(spots[:, 0], spots[:, 1], width, height)

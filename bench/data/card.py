@@ -38,6 +38,7 @@ def _name(value: str) -> str:
 
 InsidePath = Annotated[str, AfterValidator(_inside)]
 Name = Annotated[str, AfterValidator(_name)]
+Setting = Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,31}$")]
 Module = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -124,6 +125,8 @@ class SectionCard(_Card):
     image_scale
         Pixels of the image file a pixel that the spots are placed in: 1, except where only a
         reduced image is at hand.
+    settings
+        Keyword arguments of the reader for this section, such as ``library`` or ``genome``.
     """
 
     name: Name
@@ -132,6 +135,7 @@ class SectionCard(_Card):
     spots: int | None = Field(default=None, ge=1)
     micrometres_per_pixel: float | None = Field(default=None, gt=0)
     image_scale: float = Field(default=1.0, gt=0, le=1)
+    settings: dict[Setting, str | int] = {}
 
     def replaced(self, files: Mapping[str, Mapping[str, Any]], *, where: str) -> SectionCard:
         """The same section with other file cards in some roles.

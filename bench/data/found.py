@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.errors import DataError
+
 IMAGE_ENDINGS = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".jpg", ".jpeg", ".png")
 """Endings of image files that are looked for."""
+
+_LEFTOVERS = {"__MACOSX", "lost+found"}
+_MOST_FILES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,18 @@ class FoundSection:
         Pixels of the image a full-resolution pixel.
     assumed
         What was taken for granted, a line each.
+    warnings
+        What a person should look at, a line each.
+    micrometres_per_pixel
+        Scale of the full-resolution pixels as the files state it; None: from the pitch.
+    settings
+        Keyword arguments of the reader for this section, such as the library of a shared file.
+    patient
+        Patient as the files state it; empty where they do not.
+    platform, tissue
+        As the files state them; empty where they do not.
+    missing
+        What keeps the section from being read, in a few words; empty where nothing does.
     """
 
     name: str
@@ -34,12 +52,75 @@ class FoundSection:
     spot_diameter_micrometres: float
     image_scale: float = 1.0
     assumed: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())
+    micrometres_per_pixel: float | None = None
+    settings: Mapping[str, str | int] = field(default_factory=dict)
+    patient: str = ""
+    platform: str = ""
+    tissue: str = ""
+    missing: str = ""
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Image files that lie directly in a folder, largest first."""
+def not_read(name: str, missing: str) -> FoundSection:
+    """A section of which something is here, but not all that its layout needs."""
+    return FoundSection(name, {}, 100.0, 55.0, missing=missing)
+
+
+def files_under(folder: Path) -> list[Path]:
+    """Files in a folder and the folders below, links followed, in the order of their names.
+
+    Hidden files and folders are passed over (``._S1.h5ad`` of macOS, ``.ipynb_checkpoints``), and
+    a folder that a link leads to a second time is entered once.
+
+    Raises
+    ------
+    DataError
+        More than a million files.
+    """
+    return sorted(_walk(folder))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()
+    number = 0
+    for place, folders, files in os.walk(folder, followlinks=True):
+        state = os.stat(place)
+        if (state.st_dev, state.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name not in _LEFTOVERS
+        )
+        for name in files:
+            path = Path(place, name)
+            if not name.startswith(".") and path.is_file():
+                number += 1
+                if number > _MOST_FILES:
+                    raise DataError(
+                        f"{folder}: more than {_MOST_FILES:,} files; name a folder in it"
+                    )
+                yield path
+
+
+def images_in(folder: Path, prefix: str = "") -> list[Path]:
+    """Image files that lie directly in a folder, largest first.
+
+    Parameters
+    ----------
+    folder
+        Folder to look in.
+    prefix
+        With which their names must begin.
+    """
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS]
-    files = [path for path in found if path.is_file() and not path.name.startswith(".")]
+    files = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_ENDINGS
+        and path.name.startswith(prefix)
+        and not path.name.startswith(".")
+        and path.is_file()
+    ]
     return sorted(files, key=lambda path: (-path.stat().st_size, path.name))

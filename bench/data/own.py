@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
+import inspect
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,13 @@ from pydantic import ValidationError
 from bench.data.alignment import section_alignment
 from bench.data.card import DatasetCard, first_fault, join_names
 from bench.data.dataset import Dataset, open_dataset
+from bench.data.features import genomes_of
 from bench.data.found import FoundSection
-from bench.data.pitch import spot_pitch
-from bench.data.reading.parsing import read_table
+from bench.data.pitch import pitch_disagreement, spot_pitch
+from bench.data.reading.parsing import read_bytes
 from bench.data.section import Section
-from bench.errors import DataError
-from bench.files import atomic_write, cards_folder, file_hash, one_line
+from bench.errors import DataError, UnknownNameError
+from bench.files import atomic_write, cards_folder, file_hash
 
 PATCH_MICROMETRES = 112.0
 """Edge of a patch: 224 px at 0.5 um a pixel, the field's usual choice."""
@@ -57,8 +61,10 @@ class OwnDataset:
     warnings: tuple[str, ...]
 
 
-def find_sections(folder: Path, readers: Sequence[str]) -> tuple[str, list[FoundSection]]:
-    """Sections in a folder, and the reader that knows their layout.
+def find_sections(
+    folder: Path, readers: Sequence[str], options: Mapping[str, str | int | None]
+) -> tuple[str, list[FoundSection], list[str]]:
+    """Sections in a folder, the reader that knows their layout, and what is not readable and why.
 
     Parameters
     ----------
@@ -66,6 +72,8 @@ def find_sections(folder: Path, readers: Sequence[str]) -> tuple[str, list[Found
         Folder to look through.
     readers
         Modules of ``bench.datasets`` to ask.
+    options
+        Choices of the user for their ``discover``, such as ``bin_micrometres``.
 
     Raises
     ------
@@ -75,16 +83,18 @@ def find_sections(folder: Path, readers: Sequence[str]) -> tuple[str, list[Found
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     found: dict[str, list[FoundSection]] = {}
+    missing: list[str] = []
     for name in readers:
         discover = getattr(importlib.import_module(f"bench.datasets.{name}"), "discover", None)
-        sections = discover(folder) if discover is not None else []
-        if sections:
-            found[name] = sections
+        if discover is None:
+            continue
+        known = inspect.signature(discover).parameters
+        sections = discover(folder, **{k: v for k, v in options.items() if v and k in known})
+        missing += [f"{one.name}: {one.missing}" for one in sections if one.missing]
+        if readable := [one for one in sections if not one.missing]:
+            found[name] = readable
     if not found:
-        raise DataError(
-            f"{folder}: no section found; a Space Ranger folder, .h5ad files, or counts and spot"
-            " files of the legacy layout are needed (see docs/your-own-data.md)"
-        )
+        raise DataError(f"{folder}: no section found; {_what_is_needed(missing)}")
     if len(found) > 1:
         raise DataError(
             f"{folder}: holds sections of {join_names(found)}; put each layout into a folder of"
@@ -92,10 +102,26 @@ def find_sections(folder: Path, readers: Sequence[str]) -> tuple[str, list[Found
         )
     reader, sections = next(iter(found.items()))
     names = [section.name for section in sections]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise DataError(
+                f"{folder}: section '{name[:60]}' cannot be called so; rename its folder or file:"
+                " a name is made of letters, digits, '_', '.' and '-'"
+            )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{folder}: two sections would both be called {twice[0]}; rename a folder")
-    return reader, sections
+    return reader, sections, missing
+
+
+def _what_is_needed(missing: Sequence[str]) -> str:
+    if missing:
+        more = f" (and {len(missing) - 3} more)" if len(missing) > 3 else ""
+        return "; ".join(missing[:3]) + more
+    return (
+        "a Space Ranger folder, .h5ad files, a HEST folder, or counts and spot files of the legacy"
+        " layout are needed (see docs/your-own-data.md)"
+    )
 
 
 def read_patients(path: Path, sections: Sequence[str]) -> dict[str, str]:
@@ -106,12 +132,12 @@ def read_patients(path: Path, sections: Sequence[str]) -> dict[str, str]:
     DataError
         Not such a table; a section is missing, named twice, or unknown.
     """
-    table = read_table(path, ["section", "patient"], separator=",", text=["section", "patient"])
-    named = [name.strip() for name in table["section"]]
-    patients = dict(zip(named, (name.strip() for name in table["patient"]), strict=True))
+    rows = _rows(path)
+    named = [section for section, _ in rows]
+    patients = dict(rows)
     if len(patients) != len(named):
         twice = next(name for name in named if named.count(name) > 1)
-        raise DataError(f"{path}: section '{twice}' occurs more than once")
+        raise DataError(f"{path}: section '{twice[:40]}' occurs more than once")
     missing = [name for name in sections if not patients.get(name)]
     if missing:
         raise DataError(f"{path}: names no patient of section {join_names(missing)}")
@@ -124,15 +150,53 @@ def read_patients(path: Path, sections: Sequence[str]) -> dict[str, str]:
     return patients
 
 
+def _rows(path: Path) -> list[tuple[str, str]]:
+    """Section and patient of each row: fields separated by commas, semicolons or tabs."""
+    try:
+        text = read_bytes(path, _MAX_TABLE).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text; save the table as CSV in UTF-8") from None
+    first = text.partition("\n")[0]
+    separator = max(",;\t", key=first.count)
+    try:
+        table = list(csv.reader(text.splitlines(), delimiter=separator, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}: not a table of sections and patients ({error})") from None
+    header = [field.strip().lower() for field in table[0]] if table else []
+    for column in ("section", "patient"):
+        if header.count(column) != 1:
+            raise DataError(
+                f"{path}: needs columns 'section' and 'patient' in its first line, separated by"
+                f" commas; it has {join_names(f'{name[:40]!r}' for name in header) or 'no line'}"
+            )
+    section, patient = header.index("section"), header.index("patient")
+    rows = []
+    for number, row in enumerate(table[1:], 2):
+        fields = [field.strip() for field in row]
+        if not any(fields):
+            continue
+        if len(fields) > len(header) and any(fields[len(header) :]):
+            raise DataError(f"{path}: line {number} has more fields than the first line")
+        if len(fields) <= max(section, patient):
+            raise DataError(f"{path}: line {number} has fewer fields than the first line")
+        rows.append((fields[section], fields[patient]))
+    return rows
+
+
+_MAX_TABLE = 16 << 20
+
+
 def add_dataset(
     folder: Path,
     name: str,
-    patients: Path,
+    patients: Path | None,
     readers: Sequence[str],
     taken: Sequence[str],
     *,
     pitch: float | None = None,
     patch: float | None = None,
+    sections: Sequence[str] = (),
+    options: Mapping[str, str | int | None] | None = None,
     replace: bool = False,
 ) -> OwnDataset:
     """Check a folder of sections and write a card for it.
@@ -146,7 +210,7 @@ def add_dataset(
     name
         Name of the dataset.
     patients
-        See :func:`read_patients`.
+        See :func:`read_patients`; None where the files themselves name the patients.
     readers
         Modules to ask for sections.
     taken
@@ -155,6 +219,10 @@ def add_dataset(
         Micrometres from spot to spot; the layout's usual ones where None.
     patch
         Edge of a patch in micrometres; 112 where None.
+    sections
+        Sections to take; all that are found where empty.
+    options
+        See :func:`find_sections`.
     replace
         Whether a card of that name may be written over.
 
@@ -167,11 +235,14 @@ def add_dataset(
     if name in taken or (path.is_file() and not replace):
         more = "" if name in taken else " or add --replace"
         raise DataError(f"a dataset called '{name}' is there already; choose another name{more}")
-    reader, found = find_sections(folder, readers)
-    whose = read_patients(patients, [section.name for section in found])
+    reader, found, missing = find_sections(folder, readers, options or {})
+    found = _chosen(found, sections)
+    whose = _patients(patients, found)
     card = _card(folder, name, reader, found, whose, pitch)
     dataset = open_dataset(card, images=False)
-    lines, scales, warnings = [], [], list[str]()
+    lines, scales = [], []
+    warnings = [f"not read: {one}" for one in missing]
+    warnings += [f"{section.name}: {one}" for section in found for one in section.warnings]
     shared: set[str] | None = None
     for section in found:
         read = Dataset.section(_with_image(dataset, section), section.name)
@@ -192,7 +263,8 @@ def add_dataset(
     card = card.model_copy(update={"patch_pixels": round(edge)})
     _write(card, path)
     assumed = [f"{section.name}: {one}" for section in found for one in section.assumed]
-    if pitch is None:
+    stated = all(section.micrometres_per_pixel for section in found)
+    if pitch is None and not stated:
         assumed.append(
             f"{card.spot_pitch_micrometres:g} um from spot to spot, as reader {reader} has"
         )
@@ -200,6 +272,13 @@ def add_dataset(
         f"a patch is {patch or PATCH_MICROMETRES:g} um, {card.patch_pixels} px at"
         f" {np.median(scales):.3f} um a pixel"
     )
+    for section, scale in zip(found, scales, strict=True):
+        if section.image_scale < 1:
+            real = (patch or PATCH_MICROMETRES) / scale * section.image_scale
+            assumed.append(
+                f"{section.name}: a patch of {patch or PATCH_MICROMETRES:g} um is {real:.0f} real"
+                " pixels of the reduced image"
+            )
     if max(scales) > 1.05 * min(scales):
         warnings.append(
             f"scales differ between sections ({min(scales):.3f} to {max(scales):.3f} um a pixel);"
@@ -219,14 +298,18 @@ def _card(
     pitch: float | None,
 ) -> DatasetCard:
     root = folder.resolve()
+    # Not resolved: a link in the folder is the user's own arrangement of files.
+    base = Path(os.path.abspath(folder))
     sections = [
         {
             "name": section.name,
             "patient": re.sub(r"[^A-Za-z0-9_.-]+", "-", whose[section.name]),
             "image_scale": section.image_scale,
+            "micrometres_per_pixel": None if pitch else section.micrometres_per_pixel,
+            "settings": dict(section.settings),
             "files": {
                 role: {
-                    "path": path.resolve().relative_to(root).as_posix(),
+                    "path": Path(os.path.abspath(path)).relative_to(base).as_posix(),
                     "hash": f"sha256:{file_hash(path)}",
                     "size": path.stat().st_size,
                 }
@@ -242,8 +325,9 @@ def _card(
                 "title": f"{len(found)} sections of {len(set(whose.values()))} patients",
                 "citation": "not published",
                 "licence": "the owner's",
-                "platform": f"as reader {reader} assumes",
-                "tissue": "not stated",
+                "platform": _stated(section.platform for section in found)
+                or f"as reader {reader} assumes",
+                "tissue": _stated(section.tissue for section in found) or "not stated",
                 "source": str(root),
                 "folder": str(root),
                 "reader": reader,
@@ -256,8 +340,32 @@ def _card(
         )
     except ValidationError as error:
         raise DataError(f"{folder}: {first_fault(error)}") from error
-    except ValueError as error:  # a link to a file outside the folder
-        raise DataError(f"{folder}: {one_line(error)}") from error
+
+
+def _stated(values: Iterable[str]) -> str:
+    return ", ".join(sorted({value for value in values if value}))
+
+
+def _chosen(found: Sequence[FoundSection], names: Sequence[str]) -> list[FoundSection]:
+    """Sections that were asked for, in the order in which they were found."""
+    there = [section.name for section in found]
+    for name in names:
+        if name not in there:
+            raise UnknownNameError("section", name, there)
+    return [section for section in found if not names or section.name in names]
+
+
+def _patients(table: Path | None, found: Sequence[FoundSection]) -> dict[str, str]:
+    names = [section.name for section in found]
+    if table is not None:
+        return read_patients(table, names)
+    unknown = [section.name for section in found if not section.patient]
+    if unknown:
+        raise DataError(
+            f"section {join_names(unknown)}: its patient is not known; name a table with columns"
+            " section and patient with --patients"
+        )
+    return {section.name: section.patient for section in found}
 
 
 _IMAGE_CEILING = 4_000_000_000
@@ -283,12 +391,28 @@ def _look_at(section: Section) -> tuple[dict[str, Any], list[str]]:
         "um/px": section.micrometres_per_pixel,
         "on tissue": None,
     }
+    line["left out"] = dict(section.left_out)
     warnings = []
     if section.dropped_spots:
         warnings.append(f"{section.name}: {section.dropped_spots} spots lie outside the image")
+    lost = section.left_out.get("barcodes without a position", 0)
+    if lost:
+        warnings.append(
+            f"{section.name}: {lost} of {lost + adata.n_obs} barcodes of the matrix have no"
+            " position and are left out; is the positions file complete, and of this section alone?"
+        )
+    genomes = genomes_of(list(adata.var_names))
+    if genomes:
+        warnings.append(
+            f"{section.name}: symbols begin with a genome ({join_names(genomes)}), so no list of"
+            f" genes matches them; keep one with --genome {next(iter(genomes))}"
+        )
+    if disagreement := pitch_disagreement(array_xy, section.spatial):
+        warnings.append(f"{section.name}: {disagreement}")
     alignment = section_alignment(section)
     if alignment is not None:
-        line["on tissue"] = alignment.share_on_tissue
+        on_tissue = alignment.share_on_tissue
+        line["on tissue"] = None if np.isnan(on_tissue) else on_tissue
         if alignment.warning:
             warnings.append(f"{section.name}: {alignment.warning}")
     return line, warnings

@@ -13,11 +13,23 @@ HEXAGONAL_ROWS = np.sqrt(3) / 2
 _SMALLEST = 1e-6  # pixels, which rounding alone may leave
 
 
+_TOLERANCE = 0.03  # of the ratio of two steps, by which an array is recognised
+_FORMS = {
+    "square": (1.0, 1.0),
+    "hexagonal, columns counted twice": (0.5, HEXAGONAL_ROWS),
+    "hexagonal, rows counted twice": (HEXAGONAL_ROWS, 0.5),
+    "hexagonal, every second row shifted": (1.0, HEXAGONAL_ROWS),
+    "hexagonal, every second column shifted": (HEXAGONAL_ROWS, 1.0),
+}
+"""Forms of arrays: steps of a column and of a row in pitches."""
+
+
 def spot_pitch(array_xy: np.ndarray, spatial: np.ndarray) -> float:
     """Distance of neighbouring spots, from a linear fit of pixel on array coordinates.
 
-    A hexagonal array, as Visium's, is known by its coordinates: column and row of a spot are
-    both even or both odd, and neighbours in a row are two columns apart.
+    The ratio of the fitted steps of a column and of a row tells the form of the array: 1 for a
+    square one, 1 to the square root of 3 for Visium's, which counts columns twice, and so on.
+    Where it fits none, the mean of both steps is the pitch; see :func:`pitch_disagreement`.
 
     Parameters
     ----------
@@ -36,6 +48,32 @@ def spot_pitch(array_xy: np.ndarray, spatial: np.ndarray) -> float:
     DataError
         All spots lie in one line, or in one place: no grid can be told from them.
     """
+    column, row = _steps(array_xy, spatial)
+    column_step, row_step = _FORMS[_form(column, row) or "square"]
+    return (column / column_step + row / row_step) / 2
+
+
+def pitch_disagreement(array_xy: np.ndarray, spatial: np.ndarray) -> str:
+    """What is odd about the steps of an array in the image, as a line; empty where nothing is.
+
+    See :func:`spot_pitch` for the parameters.
+    """
+    column, row = _steps(array_xy, spatial)
+    form = _form(column, row)
+    steps = f"columns of the array are {column:.1f} px apart and rows {row:.1f} px"
+    if form is None:
+        return (
+            f"{steps}, which is neither a square nor a hexagonal array; the scale is measured from"
+            " their mean and may be wrong, check the array coordinates"
+        )
+    if form.endswith("shifted"):
+        pitch = spot_pitch(array_xy, spatial)
+        return f"{steps}: taken as {form}, {pitch:.1f} px from spot to spot"
+    return ""
+
+
+def _steps(array_xy: np.ndarray, spatial: np.ndarray) -> tuple[float, float]:
+    """Pixels from column to column and from row to row of the array."""
     columns, rows = np.asarray(array_xy, dtype=np.float64).T
     design = np.column_stack([columns, rows, np.ones(len(columns))])
     centred = design[:, :2] - design[:, :2].mean(axis=0)
@@ -43,11 +81,16 @@ def spot_pitch(array_xy: np.ndarray, spatial: np.ndarray) -> float:
         raise DataError("the spots lie in one line of the array; their pitch cannot be measured")
     (along, across), _ = np.split(np.linalg.lstsq(design, spatial, rcond=None)[0], [2])
     column, row = float(np.hypot(*along)), float(np.hypot(*across))
-    if is_hexagonal(array_xy):
-        column, row = 2 * column, row / HEXAGONAL_ROWS
     if not (np.isfinite([column, row]).all() and min(column, row) > _SMALLEST):
         raise DataError("the spots have no measurable pitch in the image")
-    return (column + row) / 2
+    return column, row
+
+
+def _form(column: float, row: float) -> str | None:
+    ratio = column / row
+    near = {name: abs(ratio / (across / down) - 1) for name, (across, down) in _FORMS.items()}
+    best = min(near, key=lambda name: near[name])
+    return best if near[best] <= _TOLERANCE else None
 
 
 def is_hexagonal(array_xy: np.ndarray) -> bool:

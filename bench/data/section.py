@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import scipy.sparse as sp
+from PIL import Image
 
 from bench.data.card import DatasetCard, SectionCard, join_names
-from bench.data.images.image import image_size
+from bench.data.features import LEFT_OUT
+from bench.data.images.image import check_pixels, image_size
 from bench.data.pitch import spot_pitch
 from bench.errors import DataError
-from bench.files import atomic_write, cache_folder, canonical_hash, file_hash, write_json
+from bench.files import atomic_write, cache_folder, canonical_hash, file_hash, one_line, write_json
 from bench.sources import code_hash
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-Reader = Callable[[Mapping[str, Path]], "AnnData"]
+Reader = Callable[..., "AnnData"]
 
 OUTSIDE_LIMIT = 0.01
 """Share of a section's spots that may lie outside its image before the section is refused."""
@@ -60,6 +62,8 @@ class Section:
         Pixels of the image file a full-resolution pixel.
     dropped_spots
         Spots left out because their centre lies outside the image.
+    left_out
+        What the reader left out of the files: number by reason, such as ``spots out of tissue``.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Section:
     patch_pixels: int
     image_scale: float = 1.0
     dropped_spots: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def spatial(self) -> np.ndarray:
@@ -104,7 +109,8 @@ def load_section(
     """
     files = {role: root / section.files[role].path for role in hashes}
     parsed = {role: value for role, value in hashes.items() if role != "image"}
-    key = canonical_hash([parsed, reader_hash(card.reader)])
+    settings = [section.settings] if section.settings else []
+    key = canonical_hash([parsed, reader_hash(card.reader), *settings])
     cached = cache_folder() / "sections" / f"{card.name}-{section.name}-{key[:24]}.h5ad"
     adata = _read_cached(cached)
     if adata is None:
@@ -112,8 +118,9 @@ def load_section(
         with atomic_write(cached) as temporary:
             adata.write_h5ad(temporary)
         write_json(_hash_of(cached), {"sha256": file_hash(cached)})
+    left_out = {str(reason): int(n) for reason, n in adata.uns.pop(LEFT_OUT, {}).items()}
 
-    image = files.get("image")
+    image, image_hash = _image_file(card, section, files.get("image"), hashes.get("image"))
     dropped = 0
     if image is not None:
         width, height = image_size(image, card.max_image_pixels)
@@ -136,13 +143,49 @@ def load_section(
         patient=section.patient,
         adata=adata,
         image=image,
-        image_hash=hashes.get("image"),
+        image_hash=image_hash,
         max_image_pixels=card.max_image_pixels,
         micrometres_per_pixel=scale,
         patch_pixels=card.patch_pixels,
         image_scale=section.image_scale,
         dropped_spots=dropped,
+        left_out=left_out,
     )
+
+
+def _image_file(
+    card: DatasetCard, section: SectionCard, image: Path | None, image_hash: str | None
+) -> tuple[Path | None, str | None]:
+    """Image file of a section and its hash; one inside an HDF5 file is taken out into the cache."""
+    if image is None or not _is_hdf5(image):
+        return image, image_hash
+    module = _reader(card.reader)
+    if not hasattr(module, "embedded_image"):
+        raise DataError(f"{image}: reader '{card.reader}' takes no image out of an HDF5 file")
+    chosen = {
+        name: section.settings[name] for name in ("library", "by") if name in section.settings
+    }
+    key = canonical_hash([image_hash, chosen, reader_hash(card.reader)])
+    kept = cache_folder() / "images" / f"{key[:32]}.png"
+    if not kept.is_file():
+        held = module.embedded_image(image, **chosen)
+        if held is None:
+            raise DataError(
+                f"{image}: holds no image, which the card of section {section.name} names"
+            )
+        height, width = held[0].shape[:2]
+        check_pixels(image, width, height, card.max_image_pixels)
+        with atomic_write(kept) as temporary:
+            Image.fromarray(held[0]).save(temporary, format="PNG")
+    return kept, f"sha256:{file_hash(kept)}"
+
+
+def _is_hdf5(path: Path) -> bool:
+    with open(path, "rb") as stream:
+        return stream.read(len(_HDF5_MAGIC)) == _HDF5_MAGIC
+
+
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 @lru_cache
@@ -185,7 +228,15 @@ def parse_section(card: DatasetCard, section: SectionCard, files: Mapping[str, P
             f"card {card.name}: section {section.name} names no {join_names(unnamed)} file, which"
             f" reader '{card.reader}' needs"
         )
-    adata = cast("Reader", module.read)(files)
+    try:
+        adata = cast("Reader", module.read)(files, **section.settings)
+    except TypeError as error:
+        if not section.settings:
+            raise
+        raise DataError(
+            f"card {card.name}: section {section.name}: reader '{card.reader}' does not take"
+            f" {join_names(section.settings)} ({one_line(error, 120)})"
+        ) from error
     check_section(adata, str(files["counts"]))
     return adata
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bench.errors import DataError
 from bench.files import atomic_write, cache_folder, canonical_hash, one_line
@@ -83,25 +83,88 @@ class _WholeRaster(Raster):
         self._max_pixels = max_pixels
         self._rgb: Image.Image | None = None
         with open_image(path, max_pixels) as image:
-            self.size = image.size
+            width, height = image.size
+            self.size = (height, width) if _is_sideways(image) else (width, height)
 
     def crop(self, left: int, top: int, width: int, height: int) -> np.ndarray:
         if self._rgb is None:
             with open_image(self.path, self._max_pixels) as image:
                 image.load()
-                self._rgb = image if image.mode == "RGB" else image.convert("RGB")
+                self._rgb = _upright_rgb(image)
         return np.asarray(self._rgb.crop((left, top, left + width, top + height)))
 
     def thumbnail(self, side: int) -> tuple[Image.Image, float]:
         with open_image(self.path, self._max_pixels) as image:
             # JPEG files are decoded at a fraction of their size where that is enough.
             image.draft("RGB", (side, side))
+            if image.mode not in {"RGB", "L"}:
+                image = _rgb(image)
             image.thumbnail((side, side))
-            small = image.convert("RGB")
+            small = _upright_rgb(image)
         return small, small.size[0] / self.size[0]
 
     def close(self) -> None:
         self._rgb = None
+
+
+def _orientation(image: Image.Image) -> int:
+    """Orientation in the EXIF of a file, 1 (upright) to 8."""
+    value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _is_sideways(image: Image.Image) -> bool:
+    return _orientation(image) >= 5
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """The image as it is shown: turned as its EXIF says, as RGB."""
+    return _rgb(ImageOps.exif_transpose(image))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """RGB of an image of any mode: transparent pixels are white, 16 bits are scaled to 8."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > _LARGEST_16:
+            raise ValueError(f"grey values of mode {image.mode} outside of 0 to {_LARGEST_16}")
+        bits = effective_bits(int(values.max()), 16)
+        grey = np.rint(values * 255 / ((1 << bits) - 1)).astype(np.uint8)
+        turned = Image.fromarray(grey).convert("RGB")
+        turned.getexif().update(image.getexif())
+        return turned
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def effective_bits(largest: int, bits: int) -> int:
+    """Bits that samples use of those that they are stored in.
+
+    Cameras of 10 to 14 bits write 16; what they call white would be nearly black.
+
+    Parameters
+    ----------
+    largest
+        Largest sample, which in a bright-field image is close to white.
+    bits
+        Bits that a sample is stored in.
+
+    Examples
+    --------
+    >>> effective_bits(4080, 16), effective_bits(60_000, 16), effective_bits(200, 16)
+    (12, 16, 8)
+    """
+    used = max(8, largest.bit_length())
+    return used if used <= bits - 2 else bits
+
+
+_EXIF_ORIENTATION = 0x0112
+_LARGEST_16 = (1 << 16) - 1
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,7 @@ import tifffile
 from cachetools import LRUCache
 from PIL import Image
 
-from bench.data.images.image import Raster, check_pixels
+from bench.data.images.image import Raster, check_pixels, effective_bits
 from bench.errors import DataError
 from bench.files import one_line
 
@@ -32,6 +32,9 @@ _ORIENTATION_TAG = 274
 _JPEG = {6, 7, 33007, 34892}
 _JPEG_2000 = {33003, 33004, 33005, 34712}
 _APERIO_YCBCR = 33003
+_ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
+_SAMPLED_BLOCKS = 16
+_SAMPLED_SIDE = 1024
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 
 # What tifffile finds odd in a file is either mended by it or ends in an error of ours.
@@ -55,10 +58,10 @@ def _blaming(path: Path) -> Iterator[None]:
 class TiffRaster(Raster):
     """An image in a TIFF, of which only the tiles or strips that are asked for are decoded.
 
-    Grey, palette, CMYK and YCbCr images become RGB as Pillow converts them; an alpha channel is
-    dropped. Samples of more than 8 bits are scaled linearly so that the largest value the type
-    can hold becomes 255 (16 bits: divided by 257 and rounded). Tiles that the file leaves out are
-    black.
+    Grey, palette, CMYK and YCbCr images become RGB as Pillow converts them; transparent pixels
+    become white. Samples of more than 8 bits are scaled linearly so that the largest value becomes
+    255 (16 bits: divided by 257 and rounded); 10 to 14 bits that lie in 16 are recognised by a
+    sample of the image. Tiles that the file leaves out are black.
 
     Parameters
     ----------
@@ -88,12 +91,28 @@ class TiffRaster(Raster):
             except BaseException:
                 self._file.close()
                 raise
+        self._bits = self._used_bits()
         self.size = (width, height)
         self.rows_together = self._opened[0].block_height
         block = self._opened[0].block_bytes
         self._blocks: LRUCache[tuple[int, int, int], np.ndarray] = LRUCache(
             max(CACHED_BYTES, block), getsizeof=lambda held: int(held.nbytes)
         )
+
+    def _used_bits(self) -> int | None:
+        """Bits that 16-bit samples use, by some blocks of the smallest level; None for others."""
+        if self._opened[0].bits != 16:
+            return None
+        number = self._level_for(_SAMPLED_SIDE)
+        level = self._opened[number]
+        down = math.ceil(level.height / level.block_height)
+        across = math.ceil(level.width / level.block_width)
+        every = max(1, down * across // _SAMPLED_BLOCKS)
+        largest = 0
+        with _blaming(self.path):
+            for place in range(0, down * across, every):
+                largest = max(largest, int(level.samples(*divmod(place, across)).max(initial=0)))
+        return effective_bits(largest, 16)
 
     def close(self) -> None:
         """Let go of the file and of what was decoded."""
@@ -127,7 +146,7 @@ class TiffRaster(Raster):
         block = self._blocks.get(key)
         if block is None:
             with _blaming(self.path):
-                block = self._opened[number].block(row, column)
+                block = self._opened[number].block(row, column, self._bits)
             if block.nbytes <= self._blocks.maxsize:
                 self._blocks[key] = block
         return block
@@ -339,16 +358,32 @@ class _Level:
                     " fetch the file again"
                 )
 
-    def block(self, row: int, column: int) -> np.ndarray:
-        """(height, width, 3) uint8 block, trimmed to the image at its right and lower border."""
+    @property
+    def bits(self) -> int:
+        """Bits of a sample."""
+        return int(self._page.bitspersample)
+
+    def block(self, row: int, column: int, bits: int | None = None) -> np.ndarray:
+        """(height, width, 3) uint8 block, trimmed to the image at its right and lower border.
+
+        Parameters
+        ----------
+        row, column
+            Which block.
+        bits
+            Bits that samples use, where these are fewer than they are stored in.
+        """
+        return self._to_rgb(self.samples(row, column), bits or self.bits)
+
+    def samples(self, row: int, column: int) -> np.ndarray:
+        """(height, width, samples) block as it is stored."""
         top, left = row * self.block_height, column * self.block_width
         tall = min(self.block_height, self.height - top)
         wide = min(self.block_width, self.width - left)
         read = self._read_mapped if self._mapped else self._read_tiles
-        samples = np.concatenate(
+        return np.concatenate(
             [read(page, shift, top, left, tall, wide) for page, shift in self._channels], axis=-1
         )
-        return self._to_rgb(samples)
 
     def _read_mapped(
         self, page: Any, shift: int, top: int, left: int, tall: int, wide: int
@@ -412,7 +447,7 @@ class _Level:
                 f" {claimed[1]} x {claimed[0]} px"
             )
 
-    def _to_rgb(self, samples: np.ndarray) -> np.ndarray:
+    def _to_rgb(self, samples: np.ndarray, bits: int) -> np.ndarray:
         page = self._page
         photometric = int(page.photometric)
         if len(self._channels) > 1:
@@ -420,18 +455,30 @@ class _Level:
         if photometric == _PALETTE:
             colours = (np.asarray(page.colormap) >> 8).astype(np.uint8).T
             return np.ascontiguousarray(colours[np.minimum(samples[..., 0], len(colours) - 1)])
-        pixels = _as_bytes(samples, page.bitspersample)
+        pixels = _as_bytes(samples, bits)
         if photometric == _CMYK:
             return np.asarray(_image(pixels[..., :4], "CMYK").convert("RGB"))
         unconverted = photometric == _YCBCR and page.compression not in _JPEG
         if unconverted or page.compression == _APERIO_YCBCR:
             return np.asarray(_image(pixels[..., :3], "YCbCr").convert("RGB"))
-        if photometric in (_RGB, _YCBCR):
-            return np.ascontiguousarray(pixels[..., :3])
-        grey = pixels[..., :1]
+        colour = photometric in (_RGB, _YCBCR)
+        shown = pixels[..., : 3 if colour else 1]
         if photometric == _WHITE_IS_ZERO:
-            grey = 255 - grey
-        return np.repeat(grey, 3, axis=-1)
+            shown = 255 - shown
+        shown = _on_white(shown, pixels[..., shown.shape[-1] :], page.extrasamples)
+        return np.ascontiguousarray(shown) if colour else np.repeat(shown, 3, axis=-1)
+
+
+def _on_white(shown: np.ndarray, extra: np.ndarray, kinds: Sequence[int]) -> np.ndarray:
+    """Pixels over a white ground, where one of the further samples is their opacity."""
+    for number, kind in enumerate(kinds[: extra.shape[-1]]):
+        if kind in (_ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA):
+            alpha = extra[..., number : number + 1].astype(np.uint32)
+            covered = shown.astype(np.uint32)
+            if kind == _UNASSOCIATED_ALPHA:
+                covered = (covered * alpha + 127) // 255
+            return np.minimum(covered + 255 - alpha, 255).astype(np.uint8)
+    return shown
 
 
 def _image(pixels: np.ndarray, mode: str) -> Image.Image:

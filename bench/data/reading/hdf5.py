@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +24,20 @@ from bench.files import one_line
 
 if TYPE_CHECKING:
     import h5py
+    import pandas as pd
 
 _FAULTS = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError)
 _HEAP = b"GCOL\x01"
+_COLUMNS = {
+    "categorical",
+    "nullable-integer",
+    "nullable-boolean",
+    "nullable-string-array",
+    "string-array",
+    "array",
+}
+"""Forms in which anndata stores a column."""
+
 _MAX_OBJECTS = 100_000
 _MAX_ATTRIBUTE = 10_000
 _SMALL = 64 << 20
@@ -189,6 +201,50 @@ class Hdf5File:
                     raise DataError(f"{self.path}: '{name}' holds more than {MAX_BYTES:,} bytes")
                 texts += [text.decode("utf-8") for text in block]
             return texts
+
+    def values(self, name: str) -> pd.Series:
+        """A column as anndata stores it: numbers, text, categories, or one that marks gaps.
+
+        It is read by anndata after its parts have been checked.
+
+        Returns
+        -------
+        Series
+            Missing values are missing in it, whatever its type.
+
+        Raises
+        ------
+        DataError
+            Absent, no such column, damaged, or larger than the file can hold.
+        """
+        import pandas as pd
+        from anndata.io import read_elem
+
+        fault = f"{self.path}: '{name}' is no column of numbers, text or categories"
+        encoding = self.attribute(name, "encoding-type")
+        if self.kind(name) == "group" and str(encoding) not in _COLUMNS:
+            raise DataError(fault)
+        parts = [name] if self.kind(name) == "data set" else self._parts(name)
+        for part in parts:
+            if self.is_text(part):
+                self.strings(part)
+            else:
+                self.numbers(part, "iufb")
+        with _faults(self.path), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old forms are what it warns of
+            values = read_elem(self._file[name])
+            if len(np.shape(values)) != 1:
+                raise DataError(fault)
+            return pd.Series(values)
+
+    def _parts(self, name: str) -> list[str]:
+        """Data sets of a column that is stored as a group, and of groups in it."""
+        found = []
+        for child in self.names(name):
+            part = f"{name}/{child}"
+            self.attribute(part, "encoding-type")
+            found += [part] if self.kind(part) == "data set" else self._parts(part)
+        return found
 
     def _dataset(self, name: str) -> h5py.Dataset:
         import h5py

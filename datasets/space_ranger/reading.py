@@ -7,8 +7,8 @@
 content decides, not the name. Text may be gzip-compressed.
 
 Spots are the barcodes of the matrix, in its order, that the positions file holds and says to lie
-in the tissue; others are left out. Features that are not gene expression are left out. Genes go
-by their symbols; where a reference holds a symbol more than once, the second is ``SYMBOL-1``, the
+in the tissue; others are left out. Features that are not gene expression, and control probes, are
+left out. ``uns["left_out"]`` counts all of them by reason. Genes go by their symbols; where a reference holds a symbol more than once, the second is ``SYMBOL-1``, the
 third ``SYMBOL-2``, as scanpy's ``var_names_make_unique`` names them.
 
 Format: https://www.10xgenomics.com/support/software/space-ranger/latest/analysis/outputs
@@ -32,10 +32,10 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from bench.api import (
+    LEFT_OUT,
     DataError,
-    FoundSection,
     Hdf5File,
-    images_in,
+    expressed_genes,
     open_hdf5,
     read_bytes,
     read_table,
@@ -58,7 +58,6 @@ _POSITIONS = (
 )
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _PARQUET_MAGIC = b"PAR1"
-_EXPRESSION = "Gene Expression"
 _MAX_POSITION = 10**9
 _MAX_ROWS = 1 << 25
 _MAX_JSON = 1 << 20
@@ -75,7 +74,7 @@ _SCALES = (
 )
 
 
-def read(files: Mapping[str, Path]) -> AnnData:
+def read(files: Mapping[str, Path], *, genome: str | None = None) -> AnnData:
     """Read one section.
 
     Parameters
@@ -85,6 +84,8 @@ def read(files: Mapping[str, Path]) -> AnnData:
         counts are a MatrixMarket file; optionally ``scalefactors``, which is checked alone, and
         ``labels``: comma-separated, barcodes in a column ``barcode`` or without a name, labels
         in a column ``label`` or ``Classification``.
+    genome
+        Genome whose genes are kept where the reference holds several.
 
     Returns
     -------
@@ -96,7 +97,7 @@ def read(files: Mapping[str, Path]) -> AnnData:
     DataError
         A file is missing, truncated, or not in this layout.
     """
-    counts, barcodes, genes = _read_counts(files)
+    counts, barcodes, genes, left_out = _read_counts(files, genome)
     path = files["positions"]
     positions = _read_positions(path)
     known = pd.Index(barcodes).isin(positions.index)
@@ -110,6 +111,10 @@ def read(files: Mapping[str, Path]) -> AnnData:
     inside = positions["in_tissue"].to_numpy() == 1
     if not inside.any():
         raise DataError(f"{path}: no barcode of {files['counts']} lies in the tissue")
+    left_out |= {
+        "barcodes without a position": int((~known).sum()),
+        "spots out of tissue": int((~inside).sum()),
+    }
     kept, positions = kept[inside], positions[inside]
     if "scalefactors" in files:
         read_scalefactors(files["scalefactors"])
@@ -129,6 +134,7 @@ def read(files: Mapping[str, Path]) -> AnnData:
         obs=obs,
         var=pd.DataFrame(index=pd.Index(unique_names(genes))),
         obsm={"spatial": pixels.to_numpy(dtype=np.float64)},
+        uns={LEFT_OUT: {reason: number for reason, number in left_out.items() if number}},
     )
 
 
@@ -187,8 +193,10 @@ def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return content
 
 
-def _read_counts(files: Mapping[str, Path]) -> tuple[sp.csr_matrix, list[str], list[str]]:
-    """Counts (barcodes x genes), barcodes, symbols of the genes."""
+def _read_counts(
+    files: Mapping[str, Path], genome: str | None
+) -> tuple[sp.csr_matrix, list[str], list[str], dict[str, int]]:
+    """Counts (barcodes x genes), barcodes, symbols of the genes, features left out by reason."""
     path = files["counts"]
     try:
         with open(path, "rb") as stream:
@@ -215,18 +223,13 @@ def _read_counts(files: Mapping[str, Path]) -> tuple[sp.csr_matrix, list[str], l
             raise DataError(f"{files['features']}: fields must be separated by tabs")
         # Symbols alone, or an identifier before them and, in later releases, a type behind.
         genes = [row[min(1, len(row) - 1)] for row in rows]
-        types = [row[2] if len(row) > 2 else _EXPRESSION for row in rows]
+        types = [row[2] for row in rows] if len(rows[0]) > 2 else None
         counts = _read_matrix_market(path, len(genes), len(barcodes))
     _check_names(barcodes, "barcode", named[0])
     if "" in genes:
         raise DataError(f"{named[1]}: gene {genes.index('') + 1} has no name")
-    expression = np.flatnonzero([kind == _EXPRESSION for kind in types])
-    if not len(expression):
-        raise DataError(f"{named[1]}: no feature is of type '{_EXPRESSION}'")
-    if len(expression) < len(genes):
-        counts = counts[:, expression]
-        genes = [genes[column] for column in expression]
-    return counts, barcodes, genes
+    kept, symbols, left_out = expressed_genes(genes, types, str(named[1]), genome=genome)
+    return counts[:, kept] if left_out else counts, barcodes, symbols, left_out
 
 
 def _check_names(names: Sequence[str], kind: str, path: Path) -> None:
@@ -239,7 +242,7 @@ def _check_names(names: Sequence[str], kind: str, path: Path) -> None:
         raise DataError(f"{path}: a {kind} is empty")
 
 
-def _read_hdf5(file: Hdf5File) -> tuple[sp.csr_matrix, list[str], list[str], list[str]]:
+def _read_hdf5(file: Hdf5File) -> tuple[sp.csr_matrix, list[str], list[str], list[str] | None]:
     """Counts, barcodes, symbols, feature types; columns of the file's matrix are barcodes."""
     if file.kind("matrix") == "group":
         group = "matrix"
@@ -258,9 +261,7 @@ def _read_hdf5(file: Hdf5File) -> tuple[sp.csr_matrix, list[str], list[str], lis
         genes = file.strings(f"{group}/gene_names")
         types = None
     barcodes = file.strings(f"{group}/barcodes")
-    if types is None:
-        types = [_EXPRESSION] * len(genes)
-    if len(types) != len(genes):
+    if types is not None and len(types) != len(genes):
         raise DataError(f"{file.path}: {len(genes)} features, but {len(types)} types of them")
     shape = file.numbers(f"{group}/shape", "iu").tolist()
     if shape != [len(genes), len(barcodes)]:
@@ -433,67 +434,3 @@ def _read_labels(path: Path, barcodes: pd.Index) -> np.ndarray:
             raise DataError(f"{path}: no barcode in common with the counts")
     labels = table.set_index(barcode)[label]
     return labels.reindex(barcodes).fillna("").astype(str).to_numpy()
-
-
-def discover(folder: Path) -> list[FoundSection]:
-    """Sections in a folder: each has a folder ``spatial`` beside its matrix.
-
-    The full-resolution image is looked for beside ``spatial``, and above ``outs``; where there is
-    none, the reduced ``tissue_hires_image.png`` is taken with its scale factor.
-    """
-    found = []
-    for spatial in sorted(path for path in folder.rglob("spatial") if path.is_dir()):
-        home = spatial.parent
-        positions = next(
-            (spatial / name for name in _POSITION_FILES if (spatial / name).is_file()), None
-        )
-        counts = _matrix_files(home)
-        if positions is None or not counts:
-            continue
-        name = home.parent.name if home.name == "outs" else home.name
-        files = {**counts, "positions": positions}
-        scales = spatial / "scalefactors_json.json"
-        if scales.is_file():
-            files["scalefactors"] = scales
-        above = [home.parent] if home.name == "outs" else []
-        images = [image for place in (home, *above) for image in images_in(place)]
-        scale, assumed = 1.0, []
-        if images:
-            files["image"] = images[0]
-            assumed.append(f"{images[0].name} is the full-resolution image, the largest there is")
-        elif scales.is_file() and (spatial / "tissue_hires_image.png").is_file():
-            scale = read_scalefactors(scales).get("tissue_hires_scalef", 0.0)
-            if not 0 < scale <= 1:
-                raise DataError(f"{scales}: needs tissue_hires_scalef above 0 and at most 1")
-            files["image"] = spatial / "tissue_hires_image.png"
-            assumed.append(
-                f"no full-resolution image; tissue_hires_image.png is used, {1 / scale:.1f} times"
-                " smaller"
-            )
-        else:
-            assumed.append("no image was found; only methods that need none can run")
-        found.append(FoundSection(name, files, 100.0, 55.0, scale, tuple(assumed)))
-    return found
-
-
-_POSITION_FILES = ("tissue_positions.csv", "tissue_positions_list.csv", "tissue_positions.parquet")
-
-
-def _matrix_files(home: Path) -> dict[str, Path]:
-    """Files of the filtered matrix in a folder, as HDF5 or as MatrixMarket."""
-    whole = sorted(home.glob("*filtered_feature_bc_matrix.h5"))
-    if whole:
-        return {"counts": whole[0]}
-    for name in ("filtered_feature_bc_matrix", "filtered_count_matrix"):
-        parts = {
-            role: next((path for path in sorted((home / name).glob(f"{stem}*"))), None)
-            for role, stem in (
-                ("counts", "matrix.mtx"),
-                ("barcodes", "barcodes.tsv"),
-                ("features", "features.tsv"),
-            )
-        }
-        there = {role: path for role, path in parts.items() if path is not None}
-        if len(there) == len(parts):
-            return there
-    return {}
