@@ -406,7 +406,7 @@ def discover(
     """
     found = []
     for path in files_under(folder):
-        if path.suffix.lower() != ".h5ad":
+        if path.suffix.lower() != ".h5ad" or is_of_hest(path):
             continue
         with open_hdf5(path) as file:
             if not any(file.kind(place) for place in _COORDINATES):
@@ -426,6 +426,12 @@ def discover(
         chosen: list[str | None] = list(several) if len(several) > 1 else [None]
         found += [_found(path, library, by, genome) for library in chosen]
     return found
+
+
+def is_of_hest(path: Path) -> bool:
+    """Whether a file lies in the folder ``st`` of a HEST folder, which has a reader of its own."""
+    root = path.parent.parent
+    return path.parent.name == "st" and any((root / n).is_dir() for n in ("wsis", "metadata"))
 
 
 def _found(path: Path, library: str | None, by: str | None, genome: str | None) -> FoundSection:

@@ -4,7 +4,8 @@ Counts are a tab-separated table, one spot a row named ``XxY``, one gene a colum
 gzip-compressed. The spot file has columns ``x``, ``y``, ``pixel_x``, ``pixel_y``; its array
 coordinates may be fractional and are rounded. Pathologist labels, where there are any, have
 columns ``x``, ``y``, ``label``. Spots are joined on rounded (x, y); a spot that only one of the
-two files knows is left out.
+two files knows is left out, and so is one whose ``selected`` is 0 where the spot file has that
+column. ``uns["left_out"]`` counts both by reason.
 """
 
 from __future__ import annotations
@@ -18,12 +19,23 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from bench.api import IMAGE_ENDINGS, DataError, FoundSection, read_counts, read_table
+from bench.api import (
+    IMAGE_ENDINGS,
+    LEFT_OUT,
+    DataError,
+    FoundSection,
+    files_under,
+    not_read,
+    read_bytes,
+    read_counts,
+    read_table,
+)
 
 ROLES = ("counts", "spots")
 """Files without which a section cannot be read."""
 
-_SPOTS = re.compile(r"[0-9]{1,9}x[0-9]{1,9}(?:\n[0-9]{1,9}x[0-9]{1,9})*")
+_NAME = r"[0-9]{1,9}(?:\.[0-9]{1,9})?x[0-9]{1,9}(?:\.[0-9]{1,9})?"
+_SPOTS = re.compile(rf"{_NAME}(?:\n{_NAME})*")
 _MAX_POSITION = 10**9
 
 
@@ -54,10 +66,18 @@ def read(files: Mapping[str, Path]) -> AnnData:
     both = keys.isin(positions.index)
     if not both.any():
         raise DataError(f"{files['spots']}: no spot in common with {files['counts']}")
-    keys, counts = keys[both], counts[np.flatnonzero(both)]
+    selected = np.zeros(len(keys), dtype=bool)
+    selected[both] = positions.loc[keys[both], "selected"] != 0
+    if not selected.any():
+        raise DataError(f"{files['spots']}: no spot of {files['counts']} is selected")
+    left_out = {
+        "spots without a position": int((~both).sum()),
+        "spots not selected": int((both & ~selected).sum()),
+    }
+    keys, counts = keys[selected], counts[np.flatnonzero(selected)]
     positions = positions.loc[keys]
 
-    columns, rows = spots[both].T
+    columns, rows = spots[selected].T
     obs = pd.DataFrame(
         {
             "array_row": rows,
@@ -65,13 +85,14 @@ def read(files: Mapping[str, Path]) -> AnnData:
             "in_tissue": np.ones(len(keys), dtype=np.int64),
             "label": _read_labels(files["labels"], keys) if "labels" in files else "",
         },
-        index=[f"{x}x{y}" for x, y in spots[both].tolist()],
+        index=[f"{x}x{y}" for x, y in spots[selected].tolist()],
     )
     return AnnData(
         X=counts,
         obs=obs,
         var=pd.DataFrame(index=pd.Index(genes)),
         obsm={"spatial": positions[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64)},
+        uns={LEFT_OUT: {reason: number for reason, number in left_out.items() if number}},
     )
 
 
@@ -84,7 +105,9 @@ def _read_counts(path: Path) -> tuple[sp.csr_matrix, np.ndarray, list[str]]:
         wrong = next(name for name in names if not _SPOTS.fullmatch(name) or "\n" in name)
         raise DataError(f"{path}: '{wrong[:40]}' is not a spot name like '10x16'")
     numbers = together.replace("x", "\n").split("\n") if names else []
-    return counts, np.array(numbers, dtype=np.int64).reshape(-1, 2), genes
+    # Adjusted coordinates, such as 13.075x7.032, round to those of the array.
+    spots = np.rint(np.array(numbers, dtype=np.float64)).astype(np.int64)
+    return counts, spots.reshape(-1, 2), genes
 
 
 def _by_array_position(table: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -101,7 +124,12 @@ def _by_array_position(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _read_positions(path: Path) -> pd.DataFrame:
-    table = read_table(path, ["x", "y", "pixel_x", "pixel_y"])
+    columns = ["x", "y", "pixel_x", "pixel_y"]
+    first = read_bytes(path).partition(b"\n")[0].decode("utf-8", "replace")
+    selects = "selected" in [name.strip() for name in first.split("\t")]
+    table = read_table(path, [*columns, *(["selected"] if selects else [])])
+    if not selects:
+        table["selected"] = 1
     if not np.isfinite(table.to_numpy(dtype=np.float64)).all():
         raise DataError(f"{path}: a coordinate is missing or not finite")
     return _by_array_position(table, path)
@@ -121,7 +149,8 @@ def discover(folder: Path) -> list[FoundSection]:
     The spot file has ``selection`` and the section's name in its own; the image has the name in
     its own or in its folder's, and labels are ``NAME_labeled_coordinates.tsv``.
     """
-    tables = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_table(path)]
+    files = files_under(folder)
+    tables = [path for path in files if _is_table(path)]
     spots = [path for path in tables if "selection" in path.name]
     labels = [path for path in tables if "labeled_coordinates" in path.name]
     found = []
@@ -133,27 +162,36 @@ def discover(folder: Path) -> list[FoundSection]:
         names = [name, name.partition("_")[2]] if re.match(r"GSM[0-9]+_", name) else [name]
         own = [path for path in spots if _belongs(path, names)]
         if len(own) != 1:
+            if spots or "stdata" in counts.name:
+                said = "no spot file" if not own else f"{len(own)} spot files"
+                found.append(
+                    not_read(
+                        names[-1],
+                        f"{said} with 'selection' and the section's name in its own belongs to"
+                        f" {counts}",
+                    )
+                )
             continue
-        files = {"counts": counts, "spots": own[0]}
+        parts = {"counts": counts, "spots": own[0]}
         labelled = [path for path in labels if _belongs(path, names)]
         if len(labelled) == 1:
-            files["labels"] = labelled[0]
+            parts["labels"] = labelled[0]
         images = [
             path
-            for path in sorted(folder.rglob("*"))
+            for path in files
             if path.suffix.lower() in IMAGE_ENDINGS
             and (_belongs(path, names) or path.parent.name in names)
         ]
         assumed = []
         if len(images) == 1:
-            files["image"] = images[0]
+            parts["image"] = images[0]
         else:
             assumed.append(
                 f"{len(images)} images have the section's name; none is used"
                 if images
                 else "no image was found; only methods that need none can run"
             )
-        found.append(FoundSection(names[-1], files, 200.0, 100.0, assumed=tuple(assumed)))
+        found.append(FoundSection(names[-1], parts, 200.0, 100.0, assumed=tuple(assumed)))
     return found
 
 

@@ -120,16 +120,15 @@ def discover(
     places = _places(files)
     found = [_section(place, genome) for place in _of_one_bin_size(places, bin_micrometres)]
     homes = {place.home for place in places}
-    for matrix in files:
-        # A matrix without positions is named: it is what is missing that helps.
-        if matrix.name.endswith("feature_bc_matrix.h5") and matrix.parent not in homes:
-            found.append(
-                not_read(
-                    str(matrix.relative_to(folder)),
-                    "there is a matrix, but no spatial/tissue_positions.csv beside it",
-                )
-            )
-    return found
+    alone = [
+        not_read(
+            str(matrix.relative_to(folder)),
+            "there is a matrix, but no spatial/tissue_positions.csv beside it",
+        )
+        for matrix in files
+        if matrix.name.endswith("feature_bc_matrix.h5") and matrix.parent not in homes
+    ]
+    return found + alone
 
 
 def _places(files: Sequence[Path]) -> list[_Place]:

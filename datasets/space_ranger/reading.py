@@ -8,8 +8,9 @@ content decides, not the name. Text may be gzip-compressed.
 
 Spots are the barcodes of the matrix, in its order, that the positions file holds and says to lie
 in the tissue; others are left out. Features that are not gene expression, and control probes, are
-left out. ``uns["left_out"]`` counts all of them by reason. Genes go by their symbols; where a reference holds a symbol more than once, the second is ``SYMBOL-1``, the
-third ``SYMBOL-2``, as scanpy's ``var_names_make_unique`` names them.
+left out. ``uns["left_out"]`` counts all of them by reason. Genes go by their symbols; where a
+reference holds a symbol more than once, the second is ``SYMBOL-1``, the third ``SYMBOL-2``, as
+scanpy's ``var_names_make_unique`` names them.
 
 Format: https://www.10xgenomics.com/support/software/space-ranger/latest/analysis/outputs
 """

@@ -1,0 +1,117 @@
+"""Reader of HEST-1k folders (Jaume et al., NeurIPS 2024, arXiv 2406.16192).
+
+``st/ID.h5ad`` holds counts and coordinates, ``wsis/ID.tif`` the slide, ``metadata/ID.json`` what is
+known of the sample: patient, technology, pixel size, distance and diameter of the spots. Without a
+slide the reduced image inside the ``.h5ad`` file is taken. A patient's name is unique only within
+the title of its data set, so that both together name a patient here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from anndata import AnnData
+
+from bench.api import DataError, FoundSection, files_under, read_bytes
+from bench.datasets import h5ad
+from bench.datasets.h5ad import ROLES, embedded_image
+
+__all__ = ["ROLES", "discover", "embedded_image", "read"]
+
+_MAX_JSON = 1 << 20
+_ARRAYS = {"visium": (100.0, 55.0), "spatial transcriptomics": (200.0, 100.0)}
+_ANY_ARRAY = (100.0, 55.0)
+_NO_NAME = re.compile(r"[^A-Za-z0-9]+")
+
+
+def read(files: Mapping[str, Path], *, genome: str | None = None) -> AnnData:
+    """Read one section; see :func:`bench.datasets.h5ad.read`."""
+    return h5ad.read(files, genome=genome)
+
+
+def discover(folder: Path, *, genome: str | None = None) -> list[FoundSection]:
+    """Samples in folders that hold ``st/`` and, beside it, ``wsis/`` or ``metadata/``.
+
+    Raises
+    ------
+    DataError
+        A metadata file that is none.
+    """
+    return [
+        _sample(path, genome)
+        for path in files_under(folder)
+        if path.suffix == ".h5ad" and h5ad.is_of_hest(path)
+    ]
+
+
+def _sample(path: Path, genome: str | None) -> FoundSection:
+    name, root = path.stem, path.parent.parent
+    facts = _metadata(root / "metadata" / f"{name}.json")
+    files, scale, assumed = {"counts": path}, 1.0, []
+    slides = [root / "wsis" / f"{name}{ending}" for ending in (".tif", ".tiff", ".svs")]
+    slide = next((one for one in slides if one.is_file()), None)
+    if slide is not None:
+        files["image"] = slide
+        assumed.append(f"wsis/{slide.name} is the image that obsm['spatial'] is placed in")
+    elif (inside := embedded_image(path)) is not None:
+        scale = inside[1]
+        files["image"] = path
+        assumed.append(
+            f"wsis/{name}.tif is missing; the image inside the file is used, {1 / scale:.1f} times"
+            " smaller than full resolution"
+        )
+    else:
+        assumed.append("no image was found; only methods that need none can run")
+    technology = str(facts.get("st_technology") or "")
+    usual = _ARRAYS.get(technology.lower(), _ANY_ARRAY)
+    pitch = _number(facts, "inter_spot_dist") or usual[0]
+    diameter = _number(facts, "spot_diameter") or usual[1]
+    pixel = _number(facts, "pixel_size_um_estimated") or _number(facts, "pixel_size_um_embedded")
+    if pixel is None:
+        assumed.append(f"{pitch:g} um from spot to spot; metadata/{name}.json states no pixel size")
+    return FoundSection(
+        name,
+        files,
+        pitch,
+        diameter,
+        scale,
+        tuple(assumed),
+        micrometres_per_pixel=pixel,
+        settings={"genome": genome} if genome else {},
+        patient=_patient(facts),
+        platform=technology,
+        tissue=str(facts.get("organ") or ""),
+    )
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        facts = json.loads(read_bytes(path, _MAX_JSON).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a JSON file of metadata") from error
+    if not isinstance(facts, dict):
+        raise DataError(f"{path}: must be a JSON object of metadata")
+    return facts
+
+
+def _number(facts: Mapping[str, Any], name: str) -> float | None:
+    """A number above 0 that is stated, None where it is not."""
+    value = facts.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+        return None
+    return float(value)
+
+
+def _patient(facts: Mapping[str, Any]) -> str:
+    """Title of the data set and patient as one name; empty where neither is stated."""
+    words = [str(facts.get("dataset_title") or ""), str(facts.get("patient") or "Patient 1")]
+    if not facts.get("dataset_title") and not facts.get("patient"):
+        return ""
+    parts = [_NO_NAME.sub("-", word).strip("-")[:60] for word in words]
+    return ".".join(part for part in parts if part).lower()
