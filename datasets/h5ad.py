@@ -56,7 +56,7 @@ _PLACES = (
     ("raw/X", "raw/var"),
 )
 _COORDINATES = ("obsm/spatial", "obsm/X_spatial")
-_IMAGES = ("fullres", "downscaled_fullres", "hires", "lowres")
+_IMAGES = ("fullres", "downscaled_fullres", "hires")
 _MAX_POSITION = 10**9
 
 
@@ -229,11 +229,12 @@ def _index(file: Hdf5File, frame: str) -> list[str]:
         )
     name = file.attribute(frame, "_index")
     place = f"{frame}/{name if isinstance(name, str) else '_index'}"
-    if file.kind(place) is None:
-        raise DataError(f"{file.path}: damaged, '{frame}' has no index")
+    gaps = str(file.attribute(place, "encoding-type")).startswith("nullable-")
+    if file.kind(place) != ("group" if gaps else "data set"):
+        raise DataError(f"{file.path}: has no data set '{place}', the index of '{frame}'")
     names = file.values(place)
-    if names.isna().any():
-        raise DataError(f"{file.path}: a name in '{frame}' is missing")
+    if not all(isinstance(one, str) for one in names):
+        raise DataError(f"{file.path}: '{place}' is not a list of text, or a name is missing")
     return [str(one) for one in names]
 
 

@@ -14,6 +14,7 @@ _SMALLEST = 1e-6  # pixels, which rounding alone may leave
 
 
 _TOLERANCE = 0.03  # of the ratio of two steps, by which an array is recognised
+_SHIFTED = 0.15  # of the pitch, that a fit leaves where rows are shifted
 _FORMS = {
     "square": (1.0, 1.0),
     "hexagonal, columns counted twice": (0.5, HEXAGONAL_ROWS),
@@ -48,8 +49,8 @@ def spot_pitch(array_xy: np.ndarray, spatial: np.ndarray) -> float:
     DataError
         All spots lie in one line, or in one place: no grid can be told from them.
     """
-    column, row = _steps(array_xy, spatial)
-    column_step, row_step = _FORMS[_form(column, row) or "square"]
+    column, row, residual = _steps(array_xy, spatial)
+    column_step, row_step = _FORMS[_form(column, row, residual) or "square"]
     return (column / column_step + row / row_step) / 2
 
 
@@ -58,8 +59,8 @@ def pitch_disagreement(array_xy: np.ndarray, spatial: np.ndarray) -> str:
 
     See :func:`spot_pitch` for the parameters.
     """
-    column, row = _steps(array_xy, spatial)
-    form = _form(column, row)
+    column, row, residual = _steps(array_xy, spatial)
+    form = _form(column, row, residual)
     steps = f"columns of the array are {column:.1f} px apart and rows {row:.1f} px"
     if form is None:
         return (
@@ -72,25 +73,31 @@ def pitch_disagreement(array_xy: np.ndarray, spatial: np.ndarray) -> str:
     return ""
 
 
-def _steps(array_xy: np.ndarray, spatial: np.ndarray) -> tuple[float, float]:
-    """Pixels from column to column and from row to row of the array."""
+def _steps(array_xy: np.ndarray, spatial: np.ndarray) -> tuple[float, float, float]:
+    """Pixels from column to column and from row to row of the array, and those left by the fit."""
     columns, rows = np.asarray(array_xy, dtype=np.float64).T
     design = np.column_stack([columns, rows, np.ones(len(columns))])
     centred = design[:, :2] - design[:, :2].mean(axis=0)
     if len(design) < 3 or np.linalg.matrix_rank(centred) < 2:
         raise DataError("the spots lie in one line of the array; their pitch cannot be measured")
-    (along, across), _ = np.split(np.linalg.lstsq(design, spatial, rcond=None)[0], [2])
+    solution = np.linalg.lstsq(design, spatial, rcond=None)[0]
+    (along, across), _ = np.split(solution, [2])
+    residual = float(np.sqrt(((design @ solution - spatial) ** 2).sum(axis=1).mean()))
     column, row = float(np.hypot(*along)), float(np.hypot(*across))
     if not (np.isfinite([column, row]).all() and min(column, row) > _SMALLEST):
         raise DataError("the spots have no measurable pitch in the image")
-    return column, row
+    return column, row, residual
 
 
-def _form(column: float, row: float) -> str | None:
+def _form(column: float, row: float, residual: float) -> str | None:
     ratio = column / row
     near = {name: abs(ratio / (across / down) - 1) for name, (across, down) in _FORMS.items()}
     best = min(near, key=lambda name: near[name])
-    return best if near[best] <= _TOLERANCE else None
+    # Half a pitch to one side and the other leaves a quarter of it.
+    shifted = residual > _SHIFTED * min(column, row)
+    if near[best] > _TOLERANCE or (best.endswith("shifted") and not shifted):
+        return None
+    return best
 
 
 def is_hexagonal(array_xy: np.ndarray) -> bool:

@@ -230,9 +230,17 @@ class Hdf5File:
                 self.strings(part)
             else:
                 self.numbers(part, "iufb")
+        if encoding == "categorical":
+            codes = self.numbers(f"{name}/codes", "iu")
+            known = self.shape(f"{name}/categories")[0]
+            if len(codes) and not -1 <= int(codes.min()) <= int(codes.max()) < known:
+                raise DataError(f"{self.path}: '{name}' names a category that there is not")
         with _faults(self.path), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old forms are what it warns of
-            values = read_elem(self._file[name])
+            try:
+                values = read_elem(self._file[name])
+            except Exception as error:  # of its own kinds too, where a form has no reader
+                raise DataError(f"{fault} ({one_line(error, 120)})") from error
             if len(np.shape(values)) != 1:
                 raise DataError(fault)
             return pd.Series(values)
