@@ -76,6 +76,9 @@ def show_command(
                 typer.echo(f"{name}: {value}")
         typer.echo(f"folder: {root or note}")
         print_rows("", [_overview_row(section) for section in found])
+        for section in found:
+            if section.left_out:
+                typer.echo(f"left out: {section.section}: {_left_out(section.left_out)}")
         typer.echo("counts: median of a spot; pitch: pixels between spots; labels: labelled spots")
         for section in found:
             if section.problem:
@@ -234,9 +237,13 @@ def add_command(
         complain(f"look at this: {one}")
     typer.echo(
         f"wrote {made.path}; correct there what was assumed wrongly\n"
-        f"see the spots: bench data show {name} --plot {name}.png\n"
-        f"run a method:  bench run --method mclstexp --dataset {name}"
+        f"see the spots: bench data show {name} --plot {name}.png"
     )
+    if len(made.sections) > 1:
+        pictured = all("image" in section.files for section in made.card.sections)
+        method = "mclstexp" if pictured else "coordinates"
+        rules = "" if len(made.card.patients) > 1 else " --protocol by-section"
+        typer.echo(f"run a method:  bench run --method {method} --dataset {name}{rules}")
 
 
 def _micrometres(text: str | None) -> int | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import starmap
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.data.card import DatasetCard, SectionCard
 from bench.data.dataset import required_roles
+from bench.data.features import LEFT_OUT
 from bench.data.pitch import spot_pitch
 from bench.data.section import parse_section, reader_hash
 from bench.errors import DataError
@@ -43,6 +44,8 @@ class SectionOverview:
         Roles whose files are not here.
     problem
         Why the section cannot be read, empty where it can.
+    left_out
+        What the reader left out: number by reason.
     """
 
     section: str
@@ -55,6 +58,7 @@ class SectionOverview:
     labelled: int | None = None
     missing: tuple[str, ...] = ()
     problem: str = ""
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def summarize(
@@ -161,6 +165,7 @@ def _measured(
         micrometres_per_pixel=scale,
         labelled=int((adata.obs["label"].astype(str) != "").sum()),
         missing=plain.missing,
+        left_out={str(reason): int(n) for reason, n in adata.uns.get(LEFT_OUT, {}).items()},
     )
 
 

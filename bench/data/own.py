@@ -285,7 +285,11 @@ def add_dataset(
             f" ask for patches in micrometres with --set patch_size={PATCH_MICROMETRES:g}um"
         )
     if len(set(whose.values())) == 1:
-        warnings.append("all sections are of one patient; protocol strict needs two")
+        warnings.append(
+            "all sections are of one patient; protocol strict needs two, by-section does not"
+            if len(found) > 1
+            else "there is one section; every protocol needs two, and strict those of two patients"
+        )
     return OwnDataset(card, path, tuple(lines), len(shared), tuple(assumed), tuple(warnings))
 
 

@@ -234,6 +234,7 @@ def _write_scores(
             "timings": timings,
             "unmeasured_genes": dict(data.unmeasured_genes),
             "dropped_spots": dict(data.dropped_spots),
+            "left_out": dict(data.left_out),
         },
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from bench.data.images.patches import PatchSource
 from bench.data.section import Section
 from bench.data.views import Slide, TrainingData, TrainingSection
-from bench.errors import DataError
+from bench.errors import DataError, near_names
 from bench.protocol.folds import Fold
 from bench.protocol.normalise import normalise, panel_counts
 from bench.protocol.panel import choose_panel, panel_columns
@@ -66,6 +66,8 @@ class FoldData:
         Test section to the number of panel genes it did not measure; they count as zero.
     dropped_spots
         Section to the number of spots left out because they lie outside its image.
+    left_out
+        Section to what its reader left out, such as ``12 spots out of tissue``.
     """
 
     training: TrainingData
@@ -73,6 +75,7 @@ class FoldData:
     truth: tuple[Truth, ...]
     unmeasured_genes: Mapping[str, int]
     dropped_spots: Mapping[str, int]
+    left_out: Mapping[str, str]
 
 
 def fold_data(
@@ -107,6 +110,8 @@ def fold_data(
     else:
         panel = choose_panel(seen, protocol)
 
+    if protocol.panel == "listed":
+        _check_measured(panel, [sections[name] for name in _names(fold)])
     columns = {name: panel_columns(sections[name], panel) for name in _names(fold)}
     for name, of_section in columns.items():
         if (of_section < 0).all():
@@ -149,7 +154,25 @@ def fold_data(
             for name in _names(fold)
             if sections[name].dropped_spots
         },
+        left_out={
+            name: ", ".join(f"{n:,} {reason}" for reason, n in sections[name].left_out.items())
+            for name in _names(fold)
+            if sections[name].left_out
+        },
     )
+
+
+def _check_measured(panel: Sequence[str], sections: Sequence[Section]) -> None:
+    """Refuse a gene list that names what no section measured: it is a slip of the pen."""
+    measured = {gene for section in sections for gene in section.adata.var_names}
+    unknown = [gene for gene in panel if gene not in measured]
+    if unknown:
+        offers = [
+            f"'{gene[:40]}'" + (f" ({near[0]}?)" if (near := near_names(gene, measured)) else "")
+            for gene in unknown[:5]
+        ]
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise DataError(f"gene list: no section measured {', '.join(offers)}{more}")
 
 
 def highest(mean: np.ndarray, genes: int) -> np.ndarray:

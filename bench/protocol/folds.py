@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bench.data.card import first_fault, join_names
 from bench.errors import BenchError, DataError, LeakError
 from bench.files import canonical_hash, write_json
-from bench.protocol.rules import PUBLISHED as BY_SECTION
-from bench.protocol.rules import Protocol
+from bench.protocol.rules import BY_SECTION, Protocol
 
 
 @dataclass(frozen=True)
@@ -121,9 +120,14 @@ def _by_patient(facts: Sequence[SectionFacts], protocol: Protocol) -> list[Fold]
         spots[fact.patient] += fact.spots
     patients = list(sections)
     if len(patients) < 2:
+        if len(facts) < 2:
+            raise BenchError(
+                f"protocol {protocol.name} leaves one patient out, but {len(facts)} section can be"
+                " used; sections of two patients are needed"
+            )
         raise BenchError(
             f"protocol {protocol.name} leaves one patient out, but the {len(facts)} usable"
-            f" sections belong to {len(patients)} patient; protocol {BY_SECTION.name}, which"
+            f" sections belong to {len(patients)} patient; --protocol {BY_SECTION.name}, which"
             " splits by section, works with one patient; its scores say nothing of new patients"
         )
     if len(patients) <= protocol.leave_one_out_up_to:

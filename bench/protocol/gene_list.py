@@ -81,7 +81,7 @@ def read_symbols(path: Path) -> list[str]:
     if path.suffix in {".npy", ".pkl"}:
         return read_string_array(path)
     try:
-        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):
         raise DataError(f"{path}: not a text file of gene symbols") from None
 

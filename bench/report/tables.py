@@ -220,12 +220,13 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
     notes += _above_ceiling(table)
     notes += sorted(filter(None, map(_not_isolated, runs)))
     for kind, said in _DATA_NOTES.items():
-        counts: dict[str, int] = {}
+        counts: dict[str, int | str] = {}
         for run in runs:
             for index in run.done:
                 counts |= run.fold_facts(index).get(kind, {})
         if counts:
-            listed = [f"{name} {count}" for name, count in sorted(counts.items())]
+            mark = ": " if kind == "left_out" else " "
+            listed = [f"{name}{mark}{count}" for name, count in sorted(counts.items())]
             notes.append(f"{said} ({_span(listed)}).")
     warned = {
         f"{run.facts['label']}, fold {index}: {note}."
@@ -274,6 +275,7 @@ def _patients(runs: Sequence[StoredRun]) -> int:
 _DATA_NOTES = {
     "unmeasured_genes": "Panel genes that a test section did not measure count as zero there",
     "dropped_spots": "Spots outside the image were left out",
+    "left_out": "The reader left out",
 }
 """What the data of a fold may have to say, by its name in ``fold.json``."""
 
