@@ -336,12 +336,12 @@ def get_command(
     from dataclasses import asdict
 
     from bench.cli.download_bar import DownloadBar
-    from bench.data.dataset import chosen_folder
+    from bench.data.dataset import download_folder
     from bench.data.fetching.fetch import Outcome, fetch_dataset
     from bench.registry import dataset_card
 
     card = dataset_card(dataset)
-    root = chosen_folder(card, data_root)
+    root = download_folder(card, data_root)
     outcome = Outcome()
     if card.generator is None:
         with DownloadBar() as bar:

@@ -32,7 +32,7 @@ def print_rows(title: str, rows: list[dict[str, str]]) -> None:
         table.add_column(name, overflow="fold", no_wrap=name != headings[-1], min_width=longest)
     for row in rows:
         table.add_row(*row.values())
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 def complain(message: str) -> None:

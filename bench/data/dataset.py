@@ -189,6 +189,22 @@ def chosen_folder(card: DatasetCard, data_root: Path | None) -> Path:
     return data_home() / card.name
 
 
+def download_folder(card: DatasetCard, data_root: Path | None) -> Path:
+    """Folder that files of a dataset may be fetched into: never one that a card chooses.
+
+    Raises
+    ------
+    DataError
+        The card names a folder of somebody's own and `data_root` names none.
+    """
+    if data_root is None and card.folder is not None:
+        raise DataError(
+            f"card {card.name}: nothing is fetched into a folder that a card names (folder:"
+            f" {card.folder[:80]}); name a folder for the files with --data-root"
+        )
+    return chosen_folder(card, data_root)
+
+
 def _how_to_get(card: DatasetCard) -> str:
     files = [file for section in card.sections for file in section.files.values()]
     files += card.archives.values()

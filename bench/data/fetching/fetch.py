@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 from bench.data.card import DatasetCard, FileCard
-from bench.data.dataset import chosen_folder, has_addresses, is_here, local_card
+from bench.data.dataset import download_folder, has_addresses, is_here, local_card
 from bench.data.fetching.archives import LIMITS, Limits, extract
 from bench.data.fetching.download import (
     PATIENCE,
@@ -163,7 +163,7 @@ def fetch_if_absent(
     """
     if data_root is not None or is_here(card, None) or not has_addresses(card):
         return
-    root = chosen_folder(card, None)
+    root = download_folder(card, None)
     watcher = watcher or Watcher()
     watcher.note(f"{card.name} is not on this machine; it is fetched into {root}")
     outcome = fetch_dataset(card, root, watcher=watcher)
@@ -232,6 +232,13 @@ class _Fetching:
         if not todo:
             return
         self._root.mkdir(parents=True, exist_ok=True)
+        own = self._root.resolve()
+        for path in todo:
+            if not (self._root / path).parent.resolve().is_relative_to(own):
+                raise DataError(
+                    f"{self._root / path}: a link leads out of the data folder; nothing is fetched"
+                    " there"
+                )
         guard = FileLock(self._root / ".spotbench-get.lock")
         if _is_taken(guard):
             self._watcher.note(f"waiting for another download into {self._root}")
