@@ -31,7 +31,7 @@ def print_rows(title: str, rows: list[dict[str, str]]) -> None:
         longest = max(map(len, name.split()))
         table.add_column(name, overflow="fold", no_wrap=name != headings[-1], min_width=longest)
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*map(printable, row.values()))
     Console(highlight=False, markup=False, emoji=False).print(table)
 
 

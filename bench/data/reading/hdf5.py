@@ -232,7 +232,10 @@ class Hdf5File:
                 self.numbers(part, "iufb")
         if encoding == "categorical":
             codes = self.numbers(f"{name}/codes", "iu")
-            known = self.shape(f"{name}/categories")[0]
+            categories = f"{name}/categories"
+            if self.kind(categories) == "group":  # texts that may be missing
+                categories += "/values"
+            known = math.prod(self.shape(categories))
             if len(codes) and not -1 <= int(codes.min()) <= int(codes.max()) < known:
                 raise DataError(f"{self.path}: '{name}' names a category that there is not")
         with _faults(self.path), warnings.catch_warnings():
