@@ -106,7 +106,7 @@ def read_gmt(path: Path) -> dict[str, frozenset[str]]:
 
 
 def marker_sets() -> dict[str, frozenset[str]]:
-    """Marker genes that the papers show, by set."""
+    """Marker genes by set: those that the papers show, and canonical ones with mouse symbols."""
     return read_gmt(Path(str(files("bench.report") / "markers.gmt")))
 
 

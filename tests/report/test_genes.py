@@ -127,3 +127,10 @@ def test_what_is_no_gmt_file_is_refused(tmp_path, content, words):
         path.write_bytes(content)
     with pytest.raises(DataError, match=words):
         read_gmt(path)
+
+
+def test_a_mouse_panel_has_marker_sets():
+    panel = ["Mbp", "Plp1", "Snap25", "Gfap", "Actb", "Gapdh"]
+    table = over_representation(["Mbp", "Plp1"], panel, marker_sets())
+    assert table["set"].tolist()[0] == "mouse oligodendrocytes"
+    assert set(table["set"]) == {"mouse oligodendrocytes", "mouse neurons", "mouse astrocytes"}
