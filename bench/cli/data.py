@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -134,7 +135,8 @@ def preview_command(
 
     card = dataset_card(dataset)
     known_sections(card, (section,))
-    picture = output or Path(f"{section}-{gene}.png")
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", gene)[:80]
+    picture = output or Path(f"{section}-{safe}.png")
     check_picture(picture)
     root = data_folder(card, data_root)
     card = local_card(card, root)

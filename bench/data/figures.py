@@ -42,7 +42,11 @@ def draw_sections(sections: Sequence[Section], path: Path) -> Path:
         x, y = section.spatial.T * scale
         size = _spot_points(axes, section, scale)
         axes.scatter(x, y, s=size, facecolors="none", edgecolors="#00b84a", linewidths=0.4)
-        axes.set_title(f"{section.name} ({section.adata.n_obs} spots)", fontsize=8)
+        _crop_to_spots(axes, section, scale)
+        _scale_bar(axes, section, scale)
+        axes.set_title(
+            f"{section.name} ({section.adata.n_obs} spots)", fontsize=8, parse_math=False
+        )
     for axes in grid[len(sections) :]:
         axes.set_axis_off()
     return _save(figure, path)
@@ -62,23 +66,68 @@ def draw_gene(section: Section, gene: str, path: Path) -> Path:
         raise UnknownNameError(f"gene of section {section.name}", gene, section.adata.var_names)
     figure = _figure(8.4, 4.2)
     plain, coloured = figure.subplots(1, 2)
-    _background(plain, section)
-    plain.set_title(f"{section.name}, patient {section.patient}", fontsize=9)
-    scale = _background(coloured, section, alpha=0.35)
-    x, y = section.spatial.T * scale
+    scale = _background(plain, section)
+    plain.set_title(f"{section.name}, patient {section.patient}", fontsize=9, parse_math=False)
+    _background(coloured, section, alpha=0.45)
+    for axes in (plain, coloured):
+        _crop_to_spots(axes, section, scale)
+    _scale_bar(plain, section, scale)
+    coloured.set_title(gene, fontsize=9, style="italic", parse_math=False)
+    values = log_expression(section, gene)
+    shown = values > 0
+    if not shown.any():
+        coloured.text(
+            *(0.5, 0.5, "no counts in this section"),
+            transform=coloured.transAxes,
+            ha="center",
+            va="center",
+            fontsize=9,
+        )
+        return _save(figure, path)
+    low, high = np.percentile(values[shown], _ROBUST)
+    x, y = section.spatial[shown].T * scale
     drawn = coloured.scatter(
         x,
         y,
-        c=log_expression(section, gene),
+        c=values[shown],
         s=_spot_points(coloured, section, scale),
         cmap="viridis",
+        vmin=low,
+        vmax=max(high, low + 1e-9),
         linewidths=0,
     )
-    coloured.set_title(gene, fontsize=9, style="italic")
-    bar = figure.colorbar(drawn, ax=coloured, shrink=0.8)
-    bar.set_label("log(1 + counts per 10,000)", fontsize=8)
+    bar = figure.colorbar(drawn, ax=coloured, shrink=0.8, extend="both")
+    bar.set_label(
+        f"log(1 + counts per 10,000), percentiles {_ROBUST[0]:g} to {_ROBUST[1]:g}", fontsize=7
+    )
     bar.ax.tick_params(labelsize=7)
     return _save(figure, path)
+
+
+_ROBUST = (2.0, 98.0)
+"""Percentiles of the expressing spots that the colours span."""
+
+
+def _crop_to_spots(axes: Axes, section: Section, scale: float) -> None:
+    """Let the spots fill the frame, with a margin of two pitches."""
+    x, y = section.spatial.T * scale
+    spot = section.adata.uns["spatial"][section.name]["scalefactors"]["spot_diameter_fullres"]
+    margin = 3 * spot * scale
+    axes.set_xlim(x.min() - margin, x.max() + margin)
+    axes.set_ylim(y.max() + margin, y.min() - margin)
+
+
+def _scale_bar(axes: Axes, section: Section, scale: float) -> None:
+    """A bar of a round number of micrometres, about a fifth of the frame."""
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    per_pixel = section.micrometres_per_pixel / scale
+    wanted = abs(right - left) * per_pixel / 5
+    power = 10 ** np.floor(np.log10(wanted))
+    length = float(power * max(n for n in (1, 2, 5) if n * power <= wanted))
+    x, y = left + 0.05 * (right - left), bottom + 0.05 * (top - bottom)
+    axes.plot([x, x + length / per_pixel], [y, y], color="black", linewidth=2)
+    axes.text(x, y + 0.015 * (top - bottom), f"{length:,.0f} µm", fontsize=7, va="bottom")
 
 
 def log_expression(section: Section, gene: str) -> np.ndarray:
