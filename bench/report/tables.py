@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from rich.table import Table
 from bench.evaluate.metrics import nanmean, nanstd
 from bench.evaluate.scores import BY_NAME, LEADING, SCORES, Column, Place, Score
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, bootstrap_interval
+from bench.files import printable
 from bench.protocol.audit import TITLES
 from bench.report.presets import (
     MARK,
@@ -369,6 +369,8 @@ def write_table(
     how, title, width
         See :func:`render`.
     """
+    notes = [" ".join(note.split()) for note in notes]  # a line break would end a comment
+    title = " ".join(title.split())
     if how == "csv":
         nested = {name: table[name].map(json.dumps) for name in {"changes"} & {*table}}
         return table.assign(**nested).to_csv(index=False)
@@ -384,7 +386,6 @@ def write_table(
         body = body.replace("±", r"$\pm$").replace("–", "--").replace("−", "$-$")
         listed = "".join(f"% {number}. {note}\n" for number, note in enumerate(notes, 1))
         return body + listed
-    notes = list(notes)
     if how == "text" and width:
         shown, hidden = _fitting(shown, width)
         if hidden:
@@ -395,7 +396,8 @@ def write_table(
     for number, heading in enumerate(shown.columns):
         drawn.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)
     for row in shown.itertuples(index=False):
-        drawn.add_row(*map(str, row))
+        cells = (printable(str(cell)) for cell in row)
+        drawn.add_row(*(_escaped(cell) if how == "markdown" else cell for cell in cells))
     console = Console(
         file=io.StringIO(), width=10_000, no_color=True, highlight=False, markup=False, emoji=False
     )
@@ -406,6 +408,11 @@ def write_table(
     heading = f"{'### ' if how == 'markdown' else ''}{title}\n\n" if title else ""
     listed = "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1))
     return heading + text + ("\n\n" + listed if listed else "") + "\n"
+
+
+def _escaped(cell: str) -> str:
+    """A cell of a Markdown table, in which a bar would begin the next one."""
+    return cell.replace("|", r"\|")
 
 
 def _fitting(shown: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
@@ -436,8 +443,16 @@ def _column_width(shown: pd.DataFrame, name: Any) -> int:
     return 3 + max(map(len, [str(name), *shown[name]]))
 
 
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
 def _latex(text: str) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", text)
+    return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
 _IF_SEVERAL = (
