@@ -118,7 +118,8 @@ def discover(
     """
     files = files_under(folder)
     places = _places(files)
-    found = [_section(place, genome) for place in _of_one_bin_size(places, bin_micrometres)]
+    chosen = _of_one_bin_size(places, bin_micrometres)
+    found = [_section(place, genome, bin_micrometres) for place in chosen]
     homes = {place.home for place in places}
     alone = [
         not_read(
@@ -158,14 +159,18 @@ def _of_one_bin_size(places: Sequence[_Place], wanted: int | None) -> list[_Plac
     for sample, bins in samples.items():
         edges = {int(place.bin_edge or 0): place for place in bins}
         edge = wanted or (DEFAULT_BIN if DEFAULT_BIN in edges else max(edges))
+        if edge not in edges:  # smaller ones are pooled
+            edge = max((one for one in edges if edge % one == 0), default=edge)
         if edge not in edges:
             there = ", ".join(f"{one} um" for one in sorted(edges))
-            raise DataError(f"{sample}: has no bins of {edge} um; there are bins of {there}")
+            raise DataError(
+                f"{sample}: has no bins of {wanted} um and none to pool; there are bins of {there}"
+            )
         chosen.append(edges[edge])
     return [place for place in places if place.bin_edge is None or place in chosen]
 
 
-def _section(place: _Place, genome: str | None) -> FoundSection:
+def _section(place: _Place, genome: str | None, wanted: int | None) -> FoundSection:
     counts, said = _matrix(place)
     if not counts:
         return not_read(place.name, f"{place.positions} has no matrix beside it; {said}")
@@ -183,7 +188,12 @@ def _section(place: _Place, genome: str | None) -> FoundSection:
     if image is not None:
         files["image"] = image
     edge = place.bin_edge
-    if edge is not None:
+    settings: dict[str, str | int] = {"genome": genome} if genome else {}
+    if edge is not None and wanted and wanted != edge:
+        settings["pool"] = wanted // edge
+        assumed.append(f"bins of {edge} um are pooled to {wanted} um")
+        edge = wanted
+    elif edge is not None:
         assumed.append(f"bins of {edge} um are read (--bin says otherwise)")
     return FoundSection(
         place.name,
@@ -194,7 +204,7 @@ def _section(place: _Place, genome: str | None) -> FoundSection:
         tuple(assumed),
         tuple(warnings),
         micrometres_per_pixel=factors.get("microns_per_pixel"),
-        settings={"genome": genome} if genome else {},
+        settings=settings,
         platform="Visium" if edge is None else "Visium HD",
     )
 

@@ -75,7 +75,7 @@ _SCALES = (
 )
 
 
-def read(files: Mapping[str, Path], *, genome: str | None = None) -> AnnData:
+def read(files: Mapping[str, Path], *, genome: str | None = None, pool: int = 1) -> AnnData:
     """Read one section.
 
     Parameters
@@ -87,6 +87,9 @@ def read(files: Mapping[str, Path], *, genome: str | None = None) -> AnnData:
         in a column ``label`` or ``Classification``.
     genome
         Genome whose genes are kept where the reference holds several.
+    pool
+        Bins of Visium HD along each edge whose counts are added up to one spot. A block of which
+        fewer than half of the bins lie in the tissue is left out.
 
     Returns
     -------
@@ -129,12 +132,57 @@ def read(files: Mapping[str, Path], *, genome: str | None = None) -> AnnData:
         },
         index=pd.Index(positions.index, name=None),
     )
-    pixels = positions[["pxl_col_in_fullres", "pxl_row_in_fullres"]]
+    pixels = positions[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(dtype=np.float64)
+    if pool > 1:
+        return _pooled(counts[kept], obs, pixels, unique_names(genes), left_out, pool)
     return AnnData(
         X=counts[kept],
         obs=obs,
         var=pd.DataFrame(index=pd.Index(unique_names(genes))),
-        obsm={"spatial": pixels.to_numpy(dtype=np.float64)},
+        obsm={"spatial": pixels},
+        uns={LEFT_OUT: {reason: number for reason, number in left_out.items() if number}},
+    )
+
+
+def _pooled(
+    counts: sp.csr_matrix,
+    bins: pd.DataFrame,
+    pixels: np.ndarray,
+    genes: list[str],
+    left_out: dict[str, int],
+    pool: int,
+) -> AnnData:
+    """Blocks of `pool` x `pool` bins as spots, named ``ROWxCOLUMN`` and placed at their middle."""
+    array = bins[["array_row", "array_col"]].to_numpy()
+    blocks, of_bin, sizes = np.unique(
+        array // pool, axis=0, return_inverse=True, return_counts=True
+    )
+    whole = sizes * 2 >= pool * pool
+    if not whole.any():
+        raise DataError(f"bins: no block of {pool} x {pool} of them lies in the tissue by half")
+    left_out = left_out | {"bins of blocks at the edge of the tissue": int(sizes[~whole].sum())}
+    member = sp.csr_matrix(
+        (np.ones(len(array), dtype=np.int32), (of_bin.ravel(), np.arange(len(array))))
+    )
+    # Bins stand on a grid: a linear fit gives the middle of a block that is not full.
+    design = np.column_stack([array, np.ones(len(array))])
+    fit = np.linalg.lstsq(design, pixels, rcond=None)[0]
+    blocks = blocks[whole]
+    middle = np.column_stack([blocks * pool + (pool - 1) / 2, np.ones(len(blocks))]) @ fit
+    obs = pd.DataFrame(
+        {
+            "array_row": blocks[:, 0],
+            "array_col": blocks[:, 1],
+            "in_tissue": np.ones(len(blocks), dtype=np.int64),
+            "label": "",
+        },
+        index=pd.Index([f"{row}x{column}" for row, column in blocks.tolist()]),
+    )
+    return AnnData(
+        X=sp.csr_matrix(member @ counts)[np.flatnonzero(whole)],
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index(genes)),
+        obsm={"spatial": middle},
         uns={LEFT_OUT: {reason: number for reason, number in left_out.items() if number}},
     )
 
