@@ -235,6 +235,7 @@ def _write_scores(
             "unmeasured_genes": dict(data.unmeasured_genes),
             "dropped_spots": dict(data.dropped_spots),
             "left_out": dict(data.left_out),
+            "reduced_images": dict(data.reduced_images),
         },
     )
 

@@ -68,6 +68,8 @@ class FoldData:
         Section to the number of spots left out because they lie outside its image.
     left_out
         Section to what its reader left out, such as ``12 spots out of tissue``.
+    reduced_images
+        Section to how much smaller than the full resolution its image is, where it is.
     """
 
     training: TrainingData
@@ -76,6 +78,7 @@ class FoldData:
     unmeasured_genes: Mapping[str, int]
     dropped_spots: Mapping[str, int]
     left_out: Mapping[str, str]
+    reduced_images: Mapping[str, str]
 
 
 def fold_data(
@@ -158,6 +161,11 @@ def fold_data(
             name: ", ".join(f"{n:,} {reason}" for reason, n in sections[name].left_out.items())
             for name in _names(fold)
             if sections[name].left_out
+        },
+        reduced_images={
+            name: f"{1 / sections[name].image_scale:.1f} times"
+            for name in _names(fold)
+            if sections[name].image_scale < 1 and sections[name].image is not None
         },
     )
 

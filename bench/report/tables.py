@@ -225,7 +225,7 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
             for index in run.done:
                 counts |= run.fold_facts(index).get(kind, {})
         if counts:
-            mark = ": " if kind == "left_out" else " "
+            mark = ": " if kind in {"left_out", "reduced_images"} else " "
             listed = [f"{name}{mark}{count}" for name, count in sorted(counts.items())]
             notes.append(f"{said} ({_span(listed)}).")
     warned = {
@@ -276,6 +276,7 @@ _DATA_NOTES = {
     "unmeasured_genes": "Panel genes that a test section did not measure count as zero there",
     "dropped_spots": "Spots outside the image were left out",
     "left_out": "The reader left out",
+    "reduced_images": "Images smaller than the full resolution were used",
 }
 """What the data of a fold may have to say, by its name in ``fold.json``."""
 

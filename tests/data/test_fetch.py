@@ -3,6 +3,7 @@
 import errno
 import gzip
 import hashlib
+import io
 import json
 import os
 import threading
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import requests
 
 from bench import __version__
 from bench.data import dataset
@@ -207,6 +209,16 @@ def test_a_redirect_to_no_web_address_is_refused(fetch, server, tmp_path):
         error = fetch(broken.redirect(target))
         assert "no address of http" in error, target
     assert set(server.asked) == {"/file"}
+
+
+def test_a_redirect_from_https_to_http_is_refused(tmp_path, monkeypatch):
+    answer = requests.Response()
+    answer.status_code, answer.headers["Location"] = 302, "http://example.org/file"
+    answer.raw = io.BytesIO()
+    monkeypatch.setattr(requests.Session, "get", lambda *_, **__: answer)
+    with pytest.raises(DataError, match="not encrypted"):
+        Downloader().fetch(Source("https://example.org/file"), FileCard(path="f"), tmp_path / "f")
+    assert not (tmp_path / "f").exists()
 
 
 def test_redirects_end(fetch, server):

@@ -325,7 +325,12 @@ class Downloader:
                 return response
             response.close()
             if status in {301, 302, 303, 307, 308} and "Location" in response.headers:
-                asked = _joined(asked, response.headers["Location"])
+                target = _joined(asked, response.headers["Location"])
+                if asked.startswith("https:") and target.startswith("http:"):
+                    raise DataError(
+                        f"{one_line(asked)} sends to {one_line(target)}, which is not encrypted"
+                    )
+                asked = target
                 continue
             message = f"{asked} answers {status} {one_line(response.reason or '', 60)}".rstrip()
             raise _PassingError(message) if status in _PASSING else DataError(message)
