@@ -57,17 +57,6 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("spotbench"))
 
 
-def data_home() -> Path:
-    """Folder of all data folders: ``SPOTBENCH_DATA``, or the platform's data folder."""
-    chosen = os.environ.get("SPOTBENCH_DATA")
-    return Path(chosen) if chosen else Path(platformdirs.user_data_dir("spotbench"))
-
-
-def cards_folder() -> Path:
-    """Folder of the cards that ``bench data add`` writes."""
-    return data_home() / "cards"
-
-
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`; rename it to `path` once complete.

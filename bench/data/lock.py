@@ -6,16 +6,14 @@ must find the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bench.data.card import DatasetCard, FileCard, InsidePath, first_fault
 from bench.errors import DataError
-from bench.files import file_hash, write_json
+from bench.files import file_hash
 
 LOCK = "spotbench-lock.json"
 """Name of the lock file in a data folder."""
@@ -98,18 +96,6 @@ def read_lock(root: Path) -> dict[str, Entry]:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
         raise DataError(f"{path}: not a lock file ({first_fault(error)}); {mend}") from error
-
-
-def write_lock(root: Path, entries: Mapping[str, Entry]) -> None:
-    """Add entries to a data folder's lock file, or replace them, beside other processes."""
-    with FileLock(root / f".{LOCK}.lock"):
-        together = {**read_lock(root), **entries}
-        write_json(root / LOCK, {path: entry.model_dump() for path, entry in together.items()})
-
-
-def entry_of(path: Path, url: str | None = None) -> Entry:
-    """Entry for a file as it is now."""
-    return Entry(sha256=file_hash(path), size=path.stat().st_size, url=url)
 
 
 def locked(card: DatasetCard, root: Path) -> DatasetCard:

@@ -11,7 +11,6 @@ from typing import Any
 
 from bench.data.card import DatasetCard, join_names
 from bench.data.dataset import Dataset, open_dataset
-from bench.data.overview import summarize
 from bench.devices import check_device, check_precision, remember_devices, remembered_devices
 from bench.errors import BenchError, DataError
 from bench.evaluate.oracles import ORACLES
@@ -20,6 +19,7 @@ from bench.execute.inputs import FoldSource
 from bench.execute.keys import run_key
 from bench.execute.method_specs import MethodSpec, released_spec, resolve_methods, tuned_spec
 from bench.execute.request import Request
+from bench.fetch.overview import summarize
 from bench.files import cache_folder, canonical_hash, file_hash
 from bench.method import Precision
 from bench.protocol.audit import Finding, audit, check_audit, read_findings, write_findings

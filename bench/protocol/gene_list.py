@@ -50,7 +50,7 @@ def read_panel(card: DatasetCard, name: str, root: Path) -> tuple[str, ...]:
 
 
 def _download(panel: PanelCard) -> Path:
-    from bench.data.fetching.download import Downloader, Source
+    from bench.fetch.download import Downloader, Source
 
     file = panel.file
     assert file is not None

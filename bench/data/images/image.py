@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bench.data.images.raster import Raster, check_pixels
 from bench.errors import DataError
 from bench.files import atomic_write, cache_folder, canonical_hash, one_line
 
@@ -19,60 +19,6 @@ FORMATS = ("JPEG", "PNG")
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _THUMBNAILS = 1
-
-
-class Raster(ABC):
-    """An image of which parts are read.
-
-    Attributes
-    ----------
-    path
-        Image file.
-    size
-        Width and height in pixels, at full resolution.
-    rows_together
-        Rows of pixels that are decoded together; None where the whole image is. Who reads many
-        parts does well to go through the image in bands of that height.
-    """
-
-    path: Path
-    size: tuple[int, int]
-    rows_together: int | None = None
-
-    @abstractmethod
-    def crop(self, left: int, top: int, width: int, height: int) -> np.ndarray:
-        """Part of the image; what lies outside of it is black.
-
-        Parameters
-        ----------
-        left, top
-            First column and row; may lie outside.
-        width, height
-            Extent in pixels.
-
-        Returns
-        -------
-        (height, width, 3) uint8 array, RGB
-
-        Raises
-        ------
-        DataError
-            The file turns out to be damaged there.
-        """
-
-    @abstractmethod
-    def thumbnail(self, side: int) -> tuple[Image.Image, float]:
-        """A small RGB copy, and how many of its pixels one of the image makes.
-
-        Parameters
-        ----------
-        side
-            Longest edge of the copy; a smaller image keeps its size.
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the file and of what was decoded."""
 
 
 class _WholeRaster(Raster):
@@ -177,21 +123,6 @@ def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         raise DataError(f"{path}: image cannot be read ({one_line(error)})") from error
     finally:
         Image.MAX_IMAGE_PIXELS = before
-
-
-def check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
-    """Refuse an image that is larger than its dataset says.
-
-    Raises
-    ------
-    DataError
-        More than `max_pixels`.
-    """
-    if width * height > max_pixels:
-        raise DataError(
-            f"{path}: image of {width} x {height} px exceeds the card's ceiling of"
-            f" {max_pixels} px; raise max_image_pixels in the card if it is genuine"
-        )
 
 
 def image_size(path: Path, max_pixels: int) -> tuple[int, int]:

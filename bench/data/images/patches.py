@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from bench.data.images.image import Raster, open_raster
+from bench.data.images.image import open_raster
+from bench.data.images.raster import Raster
 from bench.errors import DataError
 from bench.files import atomic_write, cache_folder, canonical_hash
 

@@ -14,7 +14,7 @@ import tifffile
 from cachetools import LRUCache
 from PIL import Image
 
-from bench.data.images.image import Raster, check_pixels
+from bench.data.images.raster import Raster, check_pixels
 from bench.errors import DataError
 from bench.files import one_line
 

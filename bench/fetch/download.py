@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Annotated, Any, cast
 from urllib.parse import urljoin, urlsplit
@@ -18,11 +19,10 @@ import urllib3
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from bench import __version__
 from bench.data.card import FileCard, first_fault
-from bench.data.fetching.archives import LIMITS, Limits, copy_bounded
 from bench.data.lock import compare
 from bench.errors import DataError
+from bench.fetch.archives import LIMITS, Limits, copy_bounded
 from bench.files import atomic_write, one_line
 
 _REDIRECTS = 10
@@ -104,7 +104,7 @@ class _Session(requests.Session):
         super().__init__()
         # Files are wanted as they lie on the server, not packed for the way.
         self.headers.update(
-            {"User-Agent": f"spotbench/{__version__}", "Accept-Encoding": "identity"}
+            {"User-Agent": f"spotbench/{version('spotbench')}", "Accept-Encoding": "identity"}
         )
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:

@@ -16,7 +16,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from bench.data.dataset import open_dataset
-from bench.data.overview import summarize
+from bench.fetch.overview import summarize
 from bench.execute.plan import section_facts
 from bench.protocol.folds import make_folds
 from bench.protocol.rules import STRICT

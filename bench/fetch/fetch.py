@@ -13,9 +13,12 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 from bench.data.card import DatasetCard, FileCard
-from bench.data.dataset import chosen_folder, has_addresses, is_here, local_card
-from bench.data.fetching.archives import LIMITS, Limits, extract
-from bench.data.fetching.download import (
+from bench.data.dataset import local_card
+from bench.data.folders import chosen_folder, has_addresses, is_here
+from bench.data.lock import Entry, locked
+from bench.errors import DataError
+from bench.fetch.archives import LIMITS, Limits, extract
+from bench.fetch.download import (
     PATIENCE,
     Downloader,
     RetryPolicy,
@@ -23,15 +26,14 @@ from bench.data.fetching.download import (
     Watcher,
     read_listing,
 )
-from bench.data.fetching.verify import (
+from bench.fetch.lock import entry_of, write_lock
+from bench.fetch.verify import (
     Wanted,
     chosen_sections,
     published_panel_file,
     survey,
     wanted_files,
 )
-from bench.data.lock import Entry, entry_of, locked, write_lock
-from bench.errors import DataError
 from bench.files import one_line
 
 DOWNLOADS = ".downloads"

@@ -16,14 +16,15 @@ from bench import __version__
 from bench.data import dataset
 from bench.data.card import DatasetCard, FileCard
 from bench.data.dataset import local_card, open_dataset
-from bench.data.fetching.archives import Limits
-from bench.data.fetching.download import Downloader, RetryPolicy, Source, Watcher
-from bench.data.fetching.fetch import fetch_dataset
-from bench.data.lock import LOCK, LockedFile, entry_of, locked, read_lock, write_lock
+from bench.data.lock import LOCK, LockedFile, locked, read_lock
 from bench.errors import DataError, UnknownNameError
+from bench.fetch.archives import Limits
+from bench.fetch.download import Downloader, RetryPolicy, Source, Watcher
+from bench.fetch.fetch import fetch_dataset
+from bench.fetch.lock import entry_of, write_lock
 from tests.cli import tiny_dataset
-from tests.data import broken_server as broken
-from tests.data.test_archives import tar_of, zip_of
+from tests.fetch import broken_server as broken
+from tests.fetch.test_archives import tar_of, zip_of
 
 QUICK = RetryPolicy(connect=2, read=0.25, slowest=1000, attempts=3, pause=0)
 CONTENT = b"\tGENE\n" + b"1x1\t1\n" * 3000
@@ -280,7 +281,7 @@ def test_a_full_disk_is_one_line(fetch, server, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("bench.data.fetching.download.copy_bounded", full)
+    monkeypatch.setattr("bench.fetch.download.copy_bounded", full)
     assert "No space left on device" in fetch(broken.whole(CONTENT))
     assert server.asked["/file"] == 1
 

@@ -16,12 +16,13 @@ from pydantic import ValidationError
 from bench.data.alignment import section_alignment
 from bench.data.card import DatasetCard, first_fault, join_names
 from bench.data.dataset import Dataset, open_dataset
+from bench.data.folders import cards_folder
 from bench.data.found import FoundSection
 from bench.data.pitch import spot_pitch
 from bench.data.reading.parsing import read_table
 from bench.data.section import Section
 from bench.errors import DataError
-from bench.files import atomic_write, cards_folder, file_hash, one_line
+from bench.files import atomic_write, file_hash, one_line
 
 PATCH_MICROMETRES = 112.0
 """Edge of a patch: 224 px at 0.5 um a pixel, the field's usual choice."""
