@@ -11,8 +11,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from bench.cache import cache_folder
 from bench.errors import BenchError
-from bench.files import cache_folder
 from bench.store import check_writable
 
 _WANTED_DISK_GB = 5.0

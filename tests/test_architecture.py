@@ -94,7 +94,12 @@ def is_writing(call):
 
 def is_atomic(item):
     call = item.context_expr
-    return isinstance(call, ast.Call) and getattr(call.func, "id", "") == "atomic_write"
+    if not isinstance(call, ast.Call):
+        return False
+    # A new entry of a cache is written through atomic_write.
+    return getattr(call.func, "id", "") == "atomic_write" or (
+        getattr(call.func, "attr", "") == "new_entry"
+    )
 
 
 def unprotected_writes(tree):
@@ -148,6 +153,7 @@ def test_files_are_written_through_atomic_write_alone(path):
         ("table.to_csv(sep=',')", False),
         ("method.save(folder)", False),
         ("with atomic_write(p) as t:\n    t.write_text('x')", False),
+        ("with CACHE.new_entry(key) as t:\n    t.write_text('x')", False),
         ("with atomic_write(p) as t:\n    with open(t, 'wb') as s: np.save(s, a)", False),
     ],
 )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from bench.cache import JsonCache
 from bench.errors import DataError
-from bench.files import cache_folder, canonical_hash, write_json
+from bench.files import canonical_hash
 from bench.sources import code_hash
 
 if TYPE_CHECKING:
@@ -259,30 +258,29 @@ def section_alignment(section: Section) -> Alignment | None:
         return None
     places = canonical_hash([section.image_scale, section.spatial.tolist()])
     key = canonical_hash([section.image_hash, places, code_hash([__name__])])
-    kept = cache_folder() / "alignments" / f"{key[:32]}.json"
-    found = _kept(kept)
-    if found is None:
+    alignment = _ALIGNMENTS.get(key)
+    if alignment is None:
         width, height = image_size(section.image, section.max_image_pixels)
         small, _ = thumbnail(
             section.image, section.max_image_pixels, _THUMBNAIL, section.image_hash
         )
         extent = (width / section.image_scale, height / section.image_scale)
-        found = check_alignment(section.spatial, extent, small)
-        shares = {n: None if np.isnan(share) else share for n, share in found.shares.items()}
-        write_json(kept, {"shares": shares, "best": found.best, "warning": found.warning})
-    return found
+        alignment = check_alignment(section.spatial, extent, small)
+        shares = {n: None if np.isnan(share) else share for n, share in alignment.shares.items()}
+        content = {"shares": shares, "best": alignment.best, "warning": alignment.warning}
+        _ALIGNMENTS.put(key, content)
+    return alignment
 
 
 _THUMBNAIL = 1000
 
 
-def _kept(path: Path) -> Alignment | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        shares = {
-            name: float("nan") if content["shares"][name] is None else content["shares"][name]
-            for name in ORIENTATIONS
-        }
-        return Alignment(shares[AS_GIVEN], shares, content["best"], content["warning"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _decode(content: Any) -> Alignment:
+    shares = {
+        name: float("nan") if content["shares"][name] is None else content["shares"][name]
+        for name in ORIENTATIONS
+    }
+    return Alignment(shares[AS_GIVEN], shares, content["best"], content["warning"])
+
+
+_ALIGNMENTS = JsonCache("alignments", _decode)

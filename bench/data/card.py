@@ -18,7 +18,8 @@ from pydantic import (
 )
 
 from bench.errors import DataError, UnknownNameError
-from bench.files import file_hash, one_line, read_yaml
+from bench.files import file_hash, one_line
+from bench.yaml_files import read_yaml
 
 _HASH = re.compile(r"(git-blob:[0-9a-f]{40}|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import cast
 
 import platformdirs
-from filelock import FileLock
 
+from bench.cache import locked_folder
 from bench.data.card import DatasetCard
 from bench.errors import DataError
-from bench.files import cache_folder, one_line, write_json
+from bench.files import one_line, write_json
 from bench.sources import code_hash
 
 
@@ -93,10 +93,8 @@ def _generated(card: DatasetCard) -> Path:
 
     module_source(str(card.generator))
     version = code_hash([f"bench.datasets.{card.generator}"])[:16]
-    folder = cache_folder() / "generated" / f"{card.name}-{version}"
-    folder.mkdir(parents=True, exist_ok=True)
-    done = folder / "generated.json"
-    with FileLock(folder / ".lock"):
+    with locked_folder("generated", f"{card.name}-{version}") as folder:
+        done = folder / "generated.json"
         if not _complete(card, folder, done):
             module = importlib.import_module(f"bench.datasets.{card.generator}")
             cast("Callable[[Path], None]", module.generate)(folder)

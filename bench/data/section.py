@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,11 +14,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import scipy.sparse as sp
 
+from bench.cache import Cache
 from bench.data.card import DatasetCard, SectionCard, join_names
 from bench.data.images.image import image_size
 from bench.data.pitch import spot_pitch
 from bench.errors import DataError
-from bench.files import atomic_write, cache_folder, canonical_hash, file_hash, write_json
+from bench.files import canonical_hash
 from bench.sources import code_hash
 
 if TYPE_CHECKING:
@@ -105,13 +105,12 @@ def load_section(
     files = {role: root / section.files[role].path for role in hashes}
     parsed = {role: value for role, value in hashes.items() if role != "image"}
     key = canonical_hash([parsed, reader_hash(card.reader)])
-    cached = cache_folder() / "sections" / f"{card.name}-{section.name}-{key[:24]}.h5ad"
-    adata = _read_cached(cached)
+    label = f"{card.name}-{section.name}"
+    adata = _PARSED.get(key, label)
     if adata is None:
         adata = parse_section(card, section, files)
-        with atomic_write(cached) as temporary:
+        with _PARSED.new_entry(key, label) as temporary:
             adata.write_h5ad(temporary)
-        write_json(_hash_of(cached), {"sha256": file_hash(cached)})
 
     image = files.get("image")
     dropped = 0
@@ -206,21 +205,14 @@ def _measured_scale(adata: AnnData, card: DatasetCard) -> float:
     return card.spot_pitch_micrometres / spot_pitch(array_xy, np.asarray(adata.obsm["spatial"]))
 
 
-def _hash_of(cached: Path) -> Path:
-    return cached.with_suffix(".json")
-
-
-def _read_cached(path: Path) -> AnnData | None:
-    """The cached section, None where there is none whose bytes are those that were written."""
+def _read_h5ad(path: Path) -> AnnData:
     import anndata
 
-    try:
-        expected = json.loads(_hash_of(path).read_text(encoding="utf-8"))
-        if expected != {"sha256": file_hash(path)}:
-            return None
-    except (OSError, ValueError):
-        return None
     return anndata.read_h5ad(path)
+
+
+_PARSED = Cache("sections", ".h5ad", _read_h5ad, checked=True)
+"""Parsed sections by the hashes of their files and of the reader's source."""
 
 
 def check_section(adata: AnnData, where: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -10,15 +9,17 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import starmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bench.cache import JsonCache
 from bench.data.card import DatasetCard, SectionCard
 from bench.data.dataset import required_roles
 from bench.data.pitch import spot_pitch
 from bench.data.section import parse_section, reader_hash
 from bench.errors import DataError
-from bench.files import cache_folder, canonical_hash, write_json
+from bench.files import canonical_hash
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def summarize(
     chosen = [s for s in card.sections if sections is None or s.name in sections]
     if root is None:
         return [_unread(card, section, tuple(section.files)) for section in chosen]
-    place = cache_folder() / "overviews" / f"{card.name}-{canonical_hash(str(root.resolve()))}.json"
-    known = _read_known(place)
+    folder = canonical_hash(str(root.resolve()))
+    known = _OVERVIEWS.get(folder, card.name) or {}
     keys = {section.name: _key(card, section, root) for section in chosen}
     new = [s for s in chosen if known.get(s.name, ("", None))[0] != keys[s.name]]
     # A card of its own for each, since a worker is sent all that it needs.
@@ -84,7 +85,7 @@ def summarize(
     good = {name: (keys[name], one) for name, one in found.items() if not one.problem}
     if good:
         content = {name: [key, asdict(one)] for name, (key, one) in {**known, **good}.items()}
-        write_json(place, content)
+        _OVERVIEWS.put(folder, content, card.name)
     return [found.get(s.name) or known[s.name][1] for s in chosen]
 
 
@@ -164,13 +165,13 @@ def _measured(
     )
 
 
-def _read_known(path: Path) -> dict[str, tuple[str, SectionOverview]]:
-    """Key and overview by section, as they were written; nothing where they cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            name: (str(key), SectionOverview(**{**one, "missing": tuple(one["missing"])}))
-            for name, (key, one) in content.items()
-        }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return {}
+def _decode(content: Any) -> dict[str, tuple[str, SectionOverview]]:
+    """Key and overview by section."""
+    return {
+        name: (str(key), SectionOverview(**{**one, "missing": tuple(one["missing"])}))
+        for name, (key, one) in content.items()
+    }
+
+
+_OVERVIEWS = JsonCache("overviews", _decode)
+"""Overviews of a data folder's sections, one file a dataset and folder."""

@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bench.cache import Cache
 from bench.data.images.raster import Raster, check_pixels
 from bench.errors import DataError
-from bench.files import atomic_write, cache_folder, canonical_hash, one_line
+from bench.files import canonical_hash, one_line
 
 FORMATS = ("JPEG", "PNG")
 """What Pillow opens, and has to decode whole."""
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_THUMBNAILS = 1
+_THUMBNAIL_VERSION = 1
+_LARGEST_THUMBNAIL = 1 << 26
 
 
 class _WholeRaster(Raster):
@@ -149,23 +151,19 @@ def thumbnail(
     with open_raster(path, max_pixels) as raster:
         if image_hash is None or raster.rows_together is None:
             return raster.thumbnail(side)
-        key = canonical_hash([_THUMBNAILS, image_hash, side])[:32]
-        kept = cache_folder() / "thumbnails" / f"{key}.png"
-        small = _kept(kept, side)
-        if small is None:
+        key = canonical_hash([_THUMBNAIL_VERSION, image_hash, side])
+        small = _THUMBNAILS.get(key)
+        if small is None or max(small.size) > side:
             small, scale = raster.thumbnail(side)
-            with atomic_write(kept) as temporary:
+            with _THUMBNAILS.new_entry(key) as temporary:
                 small.save(temporary, format="PNG")
             return small, scale
         return small, small.size[0] / raster.size[0]
 
 
-def _kept(path: Path, side: int) -> Image.Image | None:
-    """The thumbnail stored at `path`; None where there is none that can be read."""
-    if not path.is_file():
-        return None
-    try:
-        with open_image(path, side * side) as image:
-            return image.convert("RGB")
-    except DataError:
-        return None
+def _read_thumbnail(path: Path) -> Image.Image:
+    with open_image(path, _LARGEST_THUMBNAIL) as image:
+        return image.convert("RGB")
+
+
+_THUMBNAILS = Cache("thumbnails", ".png", _read_thumbnail)

@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from bench.cache import Cache
 from bench.data.images.image import open_raster
 from bench.data.images.raster import Raster
 from bench.errors import DataError
-from bench.files import atomic_write, cache_folder, canonical_hash
+from bench.files import canonical_hash
 
 _VERSION = 1
 _LARGEST = 4096
@@ -126,11 +127,12 @@ class PatchSource:
                 " or more"
             )
         corners = self._corners(size)
-        path = cache_folder() / "patches" / f"{self.key(size, pixels)[:32]}.npy"
-        if not _is_stored(path, (len(corners), pixels, pixels, 3)):
-            with atomic_write(path) as temporary:
+        key, shape = self.key(size, pixels), (len(corners), pixels, pixels, 3)
+        stored = _PATCHES.get(key)
+        if stored is None or stored.shape != shape or stored.dtype != np.uint8:
+            with _PATCHES.new_entry(key) as temporary:
                 self._cut_into(temporary, corners, size, pixels)
-        return path
+        return _PATCHES.path(key)
 
     def key(self, size: int, pixels: int | None = None) -> str:
         """Hash of image, centres and scale: what is computed from the patches is kept under it."""
@@ -182,9 +184,8 @@ def _order(corners: np.ndarray, rows_together: int | None) -> np.ndarray:
     return np.lexsort((top, left, top // rows_together))
 
 
-def _is_stored(path: Path, shape: tuple[int, ...]) -> bool:
-    try:
-        stored = np.lib.format.open_memmap(path, mode="r")
-    except (FileNotFoundError, ValueError, EOFError):
-        return False
-    return stored.shape == shape and stored.dtype == np.uint8
+def _map(path: Path) -> np.ndarray:
+    return np.lib.format.open_memmap(path, mode="r")
+
+
+_PATCHES = Cache("patches", ".npy", _map)
