@@ -1,14 +1,11 @@
-"""The grid of a spatial array: how far apart its spots are in the image, and so its scale."""
+"""Pitch of a spatial array in pixels of the image, from which its scale follows."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from bench.errors import DataError
-
-HEXAGONAL_ROWS = np.sqrt(3) / 2
-"""Distance of two rows of a hexagonal array in pitches."""
-
+from bench.evaluate.grid import HEXAGONAL_ROWS, is_hexagonal
 
 _SMALLEST = 1e-6  # pixels, which rounding alone may leave
 
@@ -16,8 +13,8 @@ _SMALLEST = 1e-6  # pixels, which rounding alone may leave
 def spot_pitch(array_xy: np.ndarray, spatial: np.ndarray) -> float:
     """Distance of neighbouring spots, from a linear fit of pixel on array coordinates.
 
-    A hexagonal array, as Visium's, is known by its coordinates: column and row of a spot are
-    both even or both odd, and neighbours in a row are two columns apart.
+    A hexagonal array is recognised by its coordinates, see
+    :func:`bench.evaluate.grid.is_hexagonal`.
 
     Parameters
     ----------
@@ -48,12 +45,3 @@ def spot_pitch(array_xy: np.ndarray, spatial: np.ndarray) -> float:
     if not (np.isfinite([column, row]).all() and min(column, row) > _SMALLEST):
         raise DataError("the spots have no measurable pitch in the image")
     return (column + row) / 2
-
-
-def is_hexagonal(array_xy: np.ndarray) -> bool:
-    """Whether array coordinates (spots, 2) are those of a hexagonal array: see `spot_pitch`."""
-    array_xy = np.asarray(array_xy)
-    parity = array_xy.sum(axis=1) % 2
-    odd = array_xy[:, 1] % 2
-    # A square array that happens to have even sums alone would have no neighbours in a row.
-    return bool((parity == parity[0]).all() and len(np.unique(odd)) > 1)

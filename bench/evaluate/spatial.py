@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
+from bench.evaluate.grid import HEXAGONAL_ROWS, is_hexagonal
+
 UNLABELLED = frozenset({"", "undetermined"})
 """Labels that name no domain."""
 
@@ -32,8 +34,8 @@ def grid_neighbours(array_xy: np.ndarray) -> sp.csr_matrix:
     from scipy.spatial import cKDTree
 
     position = np.array(array_xy, dtype=np.float64)
-    if _is_hexagonal(array_xy):
-        position[:, 1] *= np.sqrt(3)
+    if is_hexagonal(array_xy):
+        position[:, 1] *= 2 * HEXAGONAL_ROWS  # neighbours in a row are two columns apart
     if len(position) < 2:
         return sp.csr_matrix((len(position), len(position)))
     tree = cKDTree(position)
@@ -125,13 +127,7 @@ _DEVIATIONS = 6.0
 def _grid(array_xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Column and row counted from 0; a hexagonal array uses every second column of a row."""
     column, row = (axis - axis.min() for axis in np.asarray(array_xy, dtype=np.intp).T)
-    return (column // 2 if _is_hexagonal(array_xy) else column), row
-
-
-def _is_hexagonal(array_xy: np.ndarray) -> bool:
-    """Whether column and row are both even or both odd, as on a Visium array."""
-    position = np.asarray(array_xy)
-    return len(position) > 1 and len(np.unique(position.sum(axis=1) % 2)) == 1
+    return (column // 2 if is_hexagonal(array_xy) else column), row
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:
