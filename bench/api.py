@@ -1,11 +1,6 @@
-"""All that the author of a method or of a dataset's reader imports."""
+"""All that the author of a method imports; :mod:`bench.readers` is for readers of datasets."""
 
-from bench.data.card import DatasetCard
-from bench.data.found import IMAGE_ENDINGS, FoundSection, images_in
 from bench.data.images.patches import PatchSize
-from bench.data.reading.counts import sparse_counts, unique_names, whole_counts
-from bench.data.reading.hdf5 import Hdf5File, open_hdf5
-from bench.data.reading.parsing import read_bytes, read_counts, read_table
 from bench.data.views import Slide, TrainingData, TrainingSection
 from bench.errors import BenchError, ConfigError, DataError, TrainingError
 from bench.files import atomic_write
@@ -14,14 +9,10 @@ from bench.training.network_method import NetworkConfig, NetworkMethod
 from bench.training.retrieval_method import RetrievalConfig, RetrievalMethod
 
 __all__ = [
-    "IMAGE_ENDINGS",
     "BenchError",
     "ConfigError",
     "Context",
     "DataError",
-    "DatasetCard",
-    "FoundSection",
-    "Hdf5File",
     "Method",
     "MethodConfig",
     "NetworkConfig",
@@ -34,12 +25,4 @@ __all__ = [
     "TrainingError",
     "TrainingSection",
     "atomic_write",
-    "images_in",
-    "open_hdf5",
-    "read_bytes",
-    "read_counts",
-    "read_table",
-    "sparse_counts",
-    "unique_names",
-    "whole_counts",
 ]

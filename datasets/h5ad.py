@@ -26,7 +26,7 @@ import scipy.sparse as sp
 import scipy.spatial
 from anndata import AnnData
 
-from bench.api import (
+from bench.readers import (
     DataError,
     FoundSection,
     Hdf5File,

@@ -18,7 +18,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from bench.api import IMAGE_ENDINGS, DataError, FoundSection, read_counts, read_table
+from bench.readers import IMAGE_ENDINGS, DataError, FoundSection, read_counts, read_table
 
 ROLES = ("counts", "spots")
 """Files without which a section cannot be read."""

@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from bench.api import DataError, read_bytes, read_counts, read_table
+from bench.readers import DataError, read_bytes, read_counts, read_table
 
 if TYPE_CHECKING:
-    from bench.api import DatasetCard
+    from bench.readers import DatasetCard
 
 ROLES = ("counts", "spots", "symbols")
 """Files without which a section cannot be read."""

@@ -141,7 +141,7 @@ def card_fields() -> Callable[..., dict]:
             "platform": "none",
             "tissue": "none",
             "source": "made by a test",
-            "reader": "legacy_st",
+            "layout": "legacy_st",
             "patch_pixels": 32,
             "micrometres_per_pixel": 2.0,
             "spot_diameter_micrometres": 100,

@@ -171,14 +171,13 @@ def add_command(
 ) -> None:
     """Make a dataset of your own folder, after checking it; the folder stays where it is."""
     from bench.fetch.add import add_dataset
-    from bench.registry import built_in_datasets, readers
+    from bench.registry import built_in_datasets
 
     with redirect_stdout(sys.stderr):
         made = add_dataset(
             folder,
             name,
             patients,
-            readers(),
             list(built_in_datasets()),
             pitch=pitch,
             patch=patch,
@@ -196,7 +195,7 @@ def add_command(
         typer.echo(json.dumps(content, indent=2))
         return
     typer.echo(
-        f"found {len(made.sections)} sections by reader {made.card.reader};"
+        f"found {len(made.sections)} sections in layout {made.card.layout};"
         f" {made.shared_genes:,} genes are in all of them"
     )
     print_rows("", [_added_row(line) for line in made.sections])

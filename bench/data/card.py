@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -168,14 +169,16 @@ class DatasetCard(_Card):
 
     Attributes
     ----------
-    reader
-        Module of ``bench.datasets`` that reads its sections.
+    layout
+        Layout of its sections' files, which decides the reader: a module of ``bench.datasets``
+        that reads, or an entry point of the group ``spotbench.readers``. Cards may also call it
+        ``reader``.
     base_url
         Address that paths of files are appended to.
     listing
         Address of a list of files with their hashes, as Mendeley Data gives it.
     index
-        File that says what the files of a section are called; the reader's ``resolve`` reads it.
+        File that states the file names of each section; the reader's ``resolve`` reads it.
     archives
         Archives that files are members of, by name.
     shares_patients_with
@@ -198,7 +201,10 @@ class DatasetCard(_Card):
     platform: str
     tissue: str
     source: str
-    reader: Module
+    layout: Annotated[
+        str,
+        Field(pattern=r"^[a-z][a-z0-9_]*$", validation_alias=AliasChoices("layout", "reader")),
+    ]
     base_url: str | None = None
     listing: str | None = None
     index: FileCard | None = None

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from cachetools import LRUCache
 
 from bench.data.aliases import Aliases, read_aliases
 from bench.data.card import DatasetCard, SectionCard
 from bench.data.folders import data_folder
+from bench.data.layouts import reader_hash, resolve
 from bench.data.lock import locked
-from bench.data.section import Section, load_section, module_source, reader_hash
+from bench.data.section import Section, load_section
 from bench.errors import DataError
 from bench.files import canonical_hash
 
@@ -95,7 +95,7 @@ class Dataset:
     @property
     def tables_hash(self) -> str:
         """The same without images, with the reader: equal for runs scored on the same numbers."""
-        reader = reader_hash(self.card.reader)
+        reader = reader_hash(self.card.layout)
         return canonical_hash({**self._facts({*OPTIONAL, "image"}), "reader": reader})
 
     def _facts(self, without: set[str]) -> dict[str, Any]:
@@ -179,11 +179,7 @@ def resolve_card(card: DatasetCard, root: Path) -> DatasetCard:
             f" 'bench data get {card.name}'"
         )
     card.index.verify(path)
-    module_source(card.reader)
-    resolve = getattr(importlib.import_module(f"bench.datasets.{card.reader}"), "resolve", None)
-    if resolve is None:
-        raise DataError(f"card {card.name}: reader {card.reader} has no 'resolve' for its index")
-    return cast("Callable[[DatasetCard, Path], DatasetCard]", resolve)(card, root)
+    return resolve(card, root)
 
 
 def open_dataset(

@@ -13,6 +13,7 @@ import platformdirs
 
 from bench.cache import locked_folder
 from bench.data.card import DatasetCard
+from bench.data.layouts import generator_source
 from bench.errors import DataError
 from bench.files import one_line, write_json
 from bench.sources import code_hash
@@ -89,9 +90,7 @@ def _how_to_get(card: DatasetCard) -> str:
 
 
 def _generated(card: DatasetCard) -> Path:
-    from bench.data.section import module_source
-
-    module_source(str(card.generator))
+    generator_source(str(card.generator))
     version = code_hash([f"bench.datasets.{card.generator}"])[:16]
     with locked_folder("generated", f"{card.name}-{version}") as folder:
         done = folder / "generated.json"

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,15 +13,13 @@ import scipy.sparse as sp
 from bench.cache import Cache
 from bench.data.card import DatasetCard, SectionCard, join_names
 from bench.data.images.image import image_size
+from bench.data.layouts import load_reader, read_files, reader_hash
 from bench.data.pitch import spot_pitch
 from bench.errors import DataError
 from bench.files import canonical_hash
-from bench.sources import code_hash
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-Reader = Callable[[Mapping[str, Path]], "AnnData"]
 
 OUTSIDE_LIMIT = 0.01
 """Share of a section's spots that may lie outside its image before the section is refused."""
@@ -104,7 +98,7 @@ def load_section(
     """
     files = {role: root / section.files[role].path for role in hashes}
     parsed = {role: value for role, value in hashes.items() if role != "image"}
-    key = canonical_hash([parsed, reader_hash(card.reader)])
+    key = canonical_hash([parsed, reader_hash(card.layout)])
     label = f"{card.name}-{section.name}"
     adata = _PARSED.get(key, label)
     if adata is None:
@@ -144,26 +138,8 @@ def load_section(
     )
 
 
-@lru_cache
-def reader_hash(name: str) -> str:
-    """Hash of all source that decides what a reader gives; the reader is not imported.
-
-    It is computed once in a process, which does not import an edited reader again either.
-    """
-    module_source(name)
-    return code_hash([f"bench.datasets.{name}", __name__])
-
-
-def module_source(name: str) -> Path:
-    """Source file of a module of ``bench.datasets``, found without importing it."""
-    spec = importlib.util.find_spec(f"bench.datasets.{name}")
-    if spec is None or spec.origin is None:
-        raise DataError(f"there is no module bench.datasets.{name}, which the card names")
-    return Path(spec.origin)
-
-
 def parse_section(card: DatasetCard, section: SectionCard, files: Mapping[str, Path]) -> AnnData:
-    """Read the tables of a section, by its card's reader.
+    """Read the tables of a section with the reader of its card's layout.
 
     Parameters
     ----------
@@ -175,28 +151,20 @@ def parse_section(card: DatasetCard, section: SectionCard, files: Mapping[str, P
     Raises
     ------
     DataError
-        The card names no such reader or not the files it needs, or they hold no section.
+        The layout's reader cannot be used, the card does not name the files it needs, or they
+        hold no section.
+    UnknownNameError
+        There is no such layout.
     """
-    module = _reader(card.reader)
-    unnamed = [role for role in module.ROLES if role not in section.files]
+    unnamed = [role for role in load_reader(card.layout).ROLES if role not in section.files]
     if unnamed:
         raise DataError(
             f"card {card.name}: section {section.name} names no {join_names(unnamed)} file, which"
-            f" reader '{card.reader}' needs"
+            f" layout '{card.layout}' needs"
         )
-    adata = cast("Reader", module.read)(files)
+    adata = read_files(card.layout, files)
     check_section(adata, str(files["counts"]))
     return adata
-
-
-def _reader(name: str) -> ModuleType:
-    try:
-        module = importlib.import_module(f"bench.datasets.{name}")
-    except ModuleNotFoundError as error:
-        raise DataError(f"there is no reader '{name}', which the card names") from error
-    if not (hasattr(module, "read") and hasattr(module, "ROLES")):
-        raise DataError(f"module '{name}', which the card names, has no 'read' and 'ROLES'")
-    return module
 
 
 def _measured_scale(adata: AnnData, card: DatasetCard) -> float:
@@ -222,11 +190,12 @@ def check_section(adata: AnnData, where: str) -> None:
     ------
     DataError
         Too few spots, no gene or no count at all; counts that are negative, fractional or not
-        finite; duplicate spots or genes; coordinates that are not finite.
+        finite; duplicate spots or genes; coordinates that are missing or not finite.
     """
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise DataError(f"{where}: empty, {adata.n_obs} spots x {adata.n_vars} genes")
     check_enough_spots(adata, where)
+    _check_fields(adata, where)
     counts = adata.X
     if not sp.issparse(counts):
         raise DataError(f"{where}: the reader must give counts as a CSR matrix")
@@ -245,6 +214,20 @@ def check_section(adata: AnnData, where: str) -> None:
             raise DataError(f"{where}: {kind} '{twice}' occurs more than once")
     if not np.isfinite(adata.obsm["spatial"]).all():
         raise DataError(f"{where}: a spot's pixel coordinates are not finite")
+
+
+def _check_fields(adata: AnnData, where: str) -> None:
+    absent = [name for name in ("array_row", "array_col", "label") if name not in adata.obs]
+    if absent:
+        raise DataError(f"{where}: the reader gives no obs column {join_names(absent)}")
+    for name in ("array_row", "array_col"):
+        if adata.obs[name].dtype.kind not in "iu":
+            raise DataError(f"{where}: the reader must give integers as {name}")
+    shape = np.shape(adata.obsm["spatial"]) if "spatial" in adata.obsm else ()
+    if shape != (adata.n_obs, 2):
+        raise DataError(
+            f"{where}: the reader must give obsm['spatial'] as (spots, 2) pixels (x, y)"
+        )
 
 
 def check_enough_spots(adata: AnnData, where: str) -> None:

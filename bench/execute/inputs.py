@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from bench.cache import JsonCache, cache_folder
 from bench.data.dataset import Dataset
-from bench.data.section import reader_hash
+from bench.data.layouts import reader_hash
 from bench.data.views import Slide
 from bench.errors import BenchError
 from bench.execute.scoring import Reference, reference
@@ -70,7 +70,7 @@ class FoldSource:
         return canonical_hash(
             {
                 "dataset": dataset.hash,
-                "reader": reader_hash(dataset.card.reader),
+                "reader": reader_hash(dataset.card.layout),
                 "labels": {n: dataset.hashes[n].get("labels") for n in names},
                 "protocol": self.protocol.hash,
                 "panel": self.listed_panel,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from bench.data.alignment import section_alignment
 from bench.data.card import DatasetCard, first_fault, join_names
 from bench.data.dataset import Dataset, open_dataset
 from bench.data.folders import cards_folder
-from bench.data.found import FoundSection
+from bench.data.layouts import BUILT_IN, FoundSection, discover, find_layouts
 from bench.data.pitch import spot_pitch
 from bench.data.reading.parsing import read_table
 from bench.data.section import Section
@@ -58,15 +57,18 @@ class OwnDataset:
     warnings: tuple[str, ...]
 
 
-def find_sections(folder: Path, readers: Sequence[str]) -> tuple[str, list[FoundSection]]:
-    """Sections in a folder, and the reader that knows their layout.
+def find_sections(folder: Path) -> tuple[str, list[FoundSection], list[str]]:
+    """Sections in a folder, and the layout that they lie in.
 
     Parameters
     ----------
     folder
         Folder to look through.
-    readers
-        Modules of ``bench.datasets`` to ask.
+
+    Returns
+    -------
+    tuple of str, list of FoundSection and list of str
+        Name of the layout; its sections; layouts that could not be looked for, a line each.
 
     Raises
     ------
@@ -75,28 +77,35 @@ def find_sections(folder: Path, readers: Sequence[str]) -> tuple[str, list[Found
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    found: dict[str, list[FoundSection]] = {}
-    for name in readers:
-        discover = getattr(importlib.import_module(f"bench.datasets.{name}"), "discover", None)
-        sections = discover(folder) if discover is not None else []
+    by_layout: dict[str, list[FoundSection]] = {}
+    faults = []
+    for name, layout in find_layouts().items():
+        try:
+            sections = discover(name, folder)
+        except DataError as error:
+            if layout.source == BUILT_IN:
+                raise
+            faults.append(str(error))
+            continue
         if sections:
-            found[name] = sections
-    if not found:
+            by_layout[name] = sections
+    if not by_layout:
+        more = f"; {faults[0]}" if faults else ""
         raise DataError(
             f"{folder}: no section found; a Space Ranger folder, .h5ad files, or counts and spot"
-            " files of the legacy layout are needed (see docs/your-own-data.md)"
+            f" files of the legacy layout are needed (see docs/your-own-data.md){more}"
         )
-    if len(found) > 1:
+    if len(by_layout) > 1:
         raise DataError(
-            f"{folder}: holds sections of {join_names(found)}; put each layout into a folder of"
-            " its own"
+            f"{folder}: holds sections of {join_names(by_layout)}; put each layout into a folder"
+            " of its own"
         )
-    reader, sections = next(iter(found.items()))
+    name, sections = next(iter(by_layout.items()))
     names = [section.name for section in sections]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{folder}: two sections would both be called {twice[0]}; rename a folder")
-    return reader, sections
+    return name, sections, faults
 
 
 def read_patients(path: Path, sections: Sequence[str]) -> dict[str, str]:
@@ -129,7 +138,6 @@ def add_dataset(
     folder: Path,
     name: str,
     patients: Path,
-    readers: Sequence[str],
     taken: Sequence[str],
     *,
     pitch: float | None = None,
@@ -148,8 +156,6 @@ def add_dataset(
         Name of the dataset.
     patients
         See :func:`read_patients`.
-    readers
-        Modules to ask for sections.
     taken
         Names that other datasets have.
     pitch
@@ -168,11 +174,11 @@ def add_dataset(
     if name in taken or (path.is_file() and not replace):
         more = "" if name in taken else " or add --replace"
         raise DataError(f"a dataset called '{name}' is there already; choose another name{more}")
-    reader, found = find_sections(folder, readers)
+    layout, found, faults = find_sections(folder)
     whose = read_patients(patients, [section.name for section in found])
-    card = _card(folder, name, reader, found, whose, pitch)
+    card = _card(folder, name, layout, found, whose, pitch)
     dataset = open_dataset(card, images=False)
-    lines, scales, warnings = [], [], list[str]()
+    lines, scales, warnings = [], [], [*faults]
     shared: set[str] | None = None
     for section in found:
         read = Dataset.section(_with_image(dataset, section), section.name)
@@ -195,7 +201,7 @@ def add_dataset(
     assumed = [f"{section.name}: {one}" for section in found for one in section.assumed]
     if pitch is None:
         assumed.append(
-            f"{card.spot_pitch_micrometres:g} um from spot to spot, as reader {reader} has"
+            f"{card.spot_pitch_micrometres:g} um from spot to spot, as layout {layout} has"
         )
     assumed.append(
         f"a patch is {patch or PATCH_MICROMETRES:g} um, {card.patch_pixels} px at"
@@ -214,7 +220,7 @@ def add_dataset(
 def _card(
     folder: Path,
     name: str,
-    reader: str,
+    layout: str,
     found: Sequence[FoundSection],
     whose: Mapping[str, str],
     pitch: float | None,
@@ -243,11 +249,11 @@ def _card(
                 "title": f"{len(found)} sections of {len(set(whose.values()))} patients",
                 "citation": "not published",
                 "licence": "the owner's",
-                "platform": f"as reader {reader} assumes",
+                "platform": f"as layout {layout} assumes",
                 "tissue": "not stated",
                 "source": str(root),
                 "folder": str(root),
-                "reader": reader,
+                "layout": layout,
                 "patch_pixels": 224,
                 "spot_pitch_micrometres": pitch or found[0].spot_pitch_micrometres,
                 "spot_diameter_micrometres": found[0].spot_diameter_micrometres,

@@ -16,8 +16,9 @@ import numpy as np
 from bench.cache import JsonCache
 from bench.data.card import DatasetCard, SectionCard
 from bench.data.dataset import required_roles
+from bench.data.layouts import reader_hash
 from bench.data.pitch import spot_pitch
-from bench.data.section import parse_section, reader_hash
+from bench.data.section import parse_section
 from bench.errors import DataError
 from bench.files import canonical_hash
 
@@ -136,7 +137,7 @@ def _key(card: DatasetCard, section: SectionCard, root: Path) -> str:
     missing, files = _present(section, root)
     states = {role: [p.stat().st_size, p.stat().st_mtime_ns] for role, p in files.items()}
     facts = [section.model_dump(mode="json"), card.scale(section), card.spot_pitch_micrometres]
-    return canonical_hash([missing, facts, states, reader_hash(card.reader)])
+    return canonical_hash([missing, facts, states, reader_hash(card.layout)])
 
 
 def _measured(

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from bench import __version__
-from bench.data import dataset
 from bench.data.card import DatasetCard, FileCard
 from bench.data.dataset import local_card, open_dataset
 from bench.data.lock import LOCK, LockedFile, locked, read_lock
@@ -651,6 +650,9 @@ def test_a_broken_list_is_one_line(card, root, server):
 
 def test_an_index_is_fetched_first_and_names_the_files(card, root, server, monkeypatch):
     class Reader:
+        ROLES = ("counts",)
+        read = None
+
         @staticmethod
         def resolve(card, root):
             (section,) = card.sections
@@ -660,7 +662,7 @@ def test_an_index_is_fetched_first_and_names_the_files(card, root, server, monke
                 update={"sections": (section.model_copy(update={"files": files}),)}
             )
 
-    monkeypatch.setattr(dataset.importlib, "import_module", lambda name: Reader)
+    monkeypatch.setattr("bench.data.layouts.load_reader", lambda name: Reader)
     small = card(counts(path="placeholder"), index={"path": "index.csv"})
     outcome = get(small, root)
     assert list(outcome.failed) == ["index.csv"]

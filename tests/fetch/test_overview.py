@@ -72,7 +72,7 @@ def many(tmp_path_factory):
                 **dict.fromkeys(("title", "citation", "licence", "platform", "tissue"), "t"),
                 "name": "many",
                 "source": "t",
-                "reader": "legacy_st",
+                "layout": "legacy_st",
                 "patch_pixels": 32,
                 "micrometres_per_pixel": 1,
                 "spot_diameter_micrometres": 50,
