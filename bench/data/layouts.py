@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from bench.data.card import DatasetCard
 from bench.errors import BenchError, DataError, UnknownNameError
 from bench.files import canonical_hash, one_line
-from bench.sources import code_hash, content_hash
+from bench.sources import code_hash, import_closure, tree_hash
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -266,14 +266,16 @@ def reader_hash(name: str) -> str:
         return code_hash([f"bench.datasets.{name}", "bench.data.section"])
     module = layout.entry.module
     try:
-        own = code_hash([module], package=module.partition(".")[0])
+        files = import_closure([module], package=module.partition(".")[0])
     except BenchError:
-        own = content_hash(_source(module, layout))
+        files = {}
+    if module not in files:  # the package itself, or one that an import hook finds
+        files = {**files, module: _source(module, layout)}
+    own = [[file, tree_hash(path)] for file, path in sorted(files.items())]
     return canonical_hash([own, code_hash(["bench.readers", "bench.data.section"])])
 
 
 def _source(module: str, layout: Layout) -> Path:
-    """Source file of a plugin that is not found among the folders of installed packages."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
