@@ -1,7 +1,7 @@
 """All that the author of a method imports; :mod:`bench.readers` is for readers of datasets."""
 
 from bench.data.images.patches import PatchSize
-from bench.data.views import Slide, TrainingData, TrainingSection
+from bench.data.inputs import Slide, TrainingData, TrainingSection
 from bench.errors import BenchError, ConfigError, DataError, TrainingError
 from bench.files import atomic_write
 from bench.method import Context, Method, MethodConfig

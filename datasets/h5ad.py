@@ -331,7 +331,7 @@ def discover(folder: Path) -> list[FoundSection]:
     The image is the file of the same name beside it, or else the reduced one inside the file,
     which is written beside it as ``NAME-hires.png``.
     """
-    found = []
+    sections = []
     for path in sorted(folder.rglob("*.h5ad")):
         with open_hdf5(path) as file:
             if file.kind("obsm/spatial") is None:
@@ -354,5 +354,5 @@ def discover(folder: Path) -> list[FoundSection]:
             )
         else:
             assumed.append("no image was found; only methods that need none can run")
-        found.append(FoundSection(path.stem, files, 100.0, 55.0, scale, tuple(assumed)))
-    return found
+        sections.append(FoundSection(path.stem, files, 100.0, 55.0, scale, tuple(assumed)))
+    return sections

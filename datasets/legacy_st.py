@@ -124,7 +124,7 @@ def discover(folder: Path) -> list[FoundSection]:
     tables = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_table(path)]
     spots = [path for path in tables if "selection" in path.name]
     labels = [path for path in tables if "labeled_coordinates" in path.name]
-    found = []
+    sections = []
     for counts in tables:
         if counts in spots or counts in labels:
             continue
@@ -153,8 +153,8 @@ def discover(folder: Path) -> list[FoundSection]:
                 if images
                 else "no image was found; only methods that need none can run"
             )
-        found.append(FoundSection(names[-1], files, 200.0, 100.0, assumed=tuple(assumed)))
-    return found
+        sections.append(FoundSection(names[-1], files, 200.0, 100.0, assumed=tuple(assumed)))
+    return sections
 
 
 def _is_table(path: Path) -> bool:

@@ -441,7 +441,7 @@ def discover(folder: Path) -> list[FoundSection]:
     The full-resolution image is looked for beside ``spatial``, and above ``outs``; where there is
     none, the reduced ``tissue_hires_image.png`` is taken with its scale factor.
     """
-    found = []
+    sections = []
     for spatial in sorted(path for path in folder.rglob("spatial") if path.is_dir()):
         home = spatial.parent
         positions = next(
@@ -472,8 +472,8 @@ def discover(folder: Path) -> list[FoundSection]:
             )
         else:
             assumed.append("no image was found; only methods that need none can run")
-        found.append(FoundSection(name, files, 100.0, 55.0, scale, tuple(assumed)))
-    return found
+        sections.append(FoundSection(name, files, 100.0, 55.0, scale, tuple(assumed)))
+    return sections
 
 
 _POSITION_FILES = ("tissue_positions.csv", "tissue_positions_list.csv", "tissue_positions.parquet")

@@ -648,7 +648,7 @@ def test_the_closure_of_a_method_is_what_a_fit_runs_through(name):
     closure = import_closure([f"bench.methods.{name}"])
     assert [module for module in closure if module.startswith(NOT_IN_A_FIT)] == []
     assert not {"bench", "bench.api"} & set(closure)
-    assert {"bench.method", "bench.data.views", f"bench.methods.{name}"} <= set(closure)
+    assert {"bench.method", "bench.data.inputs", f"bench.methods.{name}"} <= set(closure)
     others = {module.split(".")[2] for module in closure if module.startswith("bench.methods.")}
     assert others == {name}
 

@@ -15,7 +15,7 @@ from bench.blocks.frozen import FrozenEncoderConfig
 from bench.blocks.images import ImageEncoder, image_batches, image_encoder, to_network_scale
 from bench.blocks.precision import place
 from bench.cache import Cache
-from bench.data.views import Slide
+from bench.data.inputs import Slide
 from bench.errors import DataError, TrainingError
 from bench.files import canonical_hash, file_hash
 from bench.method import Context, Precision

@@ -52,7 +52,7 @@ def read_aliases(path: Path) -> Aliases:
     """
     try:
         table = read_table(path, ["alias", "symbol"], text=["alias", "symbol"])
-        found = _unambiguous(zip(table["alias"], table["symbol"], strict=True), set())
+        symbols = _unambiguous(zip(table["alias"], table["symbol"], strict=True), set())
     except DataError as error:
         columns = ["symbol", "prev_symbol", "alias_symbol"]
         try:
@@ -62,7 +62,7 @@ def read_aliases(path: Path) -> Aliases:
                 f"{path}: not HGNC's table, nor tab-separated columns 'alias' and 'symbol'"
             ) from error
         approved = set(table["symbol"])
-        found = {}
+        symbols = {}
         # A former symbol of one gene outranks a nickname of another.
         for column in ("alias_symbol", "prev_symbol"):
             pairs = (
@@ -70,10 +70,10 @@ def read_aliases(path: Path) -> Aliases:
                 for others, symbol in zip(table[column], table["symbol"], strict=True)
                 for other in others.strip('"').split("|")
             )
-            found |= _unambiguous(pairs, approved)
-    if not found:
+            symbols |= _unambiguous(pairs, approved)
+    if not symbols:
         raise DataError(f"{path}: names no alias")
-    return Aliases(found, file_hash(path))
+    return Aliases(symbols, file_hash(path))
 
 
 def _unambiguous(pairs: Iterable[tuple[str, str]], approved: set[str]) -> dict[str, str]:

@@ -103,10 +103,10 @@ class FileCard(_Card):
                 " fetch the file again"
             )
         algorithm = self.hash.partition(":")[0] if self.hash else "sha256"
-        found = f"{algorithm}:{file_hash(path, algorithm)}"
-        if self.hash and found != self.hash:
-            raise DataError(f"{path}: hash {found}, the card says {self.hash}; fetch it again")
-        return found
+        actual = f"{algorithm}:{file_hash(path, algorithm)}"
+        if self.hash and actual != self.hash:
+            raise DataError(f"{path}: hash {actual}, the card says {self.hash}; fetch it again")
+        return actual
 
 
 class SectionCard(_Card):

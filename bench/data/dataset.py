@@ -71,12 +71,12 @@ class Dataset:
         spelling = self.aliases.sha256 if self.aliases else ""
         key = (self.root, self.card.model_dump_json(), name, json.dumps(dict(hashes)) + spelling)
         if key not in _kept:
-            found = load_section(self.card, self.card.section(name), self.root, hashes)
+            section = load_section(self.card, self.card.section(name), self.root, hashes)
             if self.aliases is not None:
-                found.adata.var_names = self.aliases.rename(list(found.adata.var_names))[0]
-            if _bytes(found) > KEPT_BYTES:
-                return found
-            _kept[key] = found
+                section.adata.var_names = self.aliases.rename(list(section.adata.var_names))[0]
+            if _bytes(section) > KEPT_BYTES:
+                return section
+            _kept[key] = section
         return _kept[key]
 
     @property

@@ -105,11 +105,11 @@ def _generated(card: DatasetCard) -> Path:
 def _complete(card: DatasetCard, folder: Path, done: Path) -> bool:
     try:
         expected = json.loads(done.read_text(encoding="utf-8"))
-        found = {
+        actual = {
             file.path: file.verify(folder / file.path)
             for section in card.sections
             for file in section.files.values()
         }
     except (OSError, ValueError, DataError):
         return False
-    return bool(expected == found)
+    return bool(expected == actual)

@@ -49,10 +49,10 @@ class LockedFile(FileCard):
         """As for any file; the message names the lock file."""
         if not path.is_file():
             raise DataError(f"{path}: file is missing")
-        found, fault = compare(self, path)
+        actual, fault = compare(self, path)
         if fault:
             raise DataError(f"{path}: {fault}")
-        return found
+        return actual
 
 
 def compare(file: FileCard, path: Path) -> tuple[str, str | None]:
@@ -70,10 +70,10 @@ def compare(file: FileCard, path: Path) -> tuple[str, str | None]:
     algorithm = file.hash.partition(":")[0] if file.hash else "sha256"
     if file.size is not None and size != file.size:
         return "", f"{size} bytes, {who} says {file.size}{mend}"
-    found = f"{algorithm}:{file_hash(path, algorithm)}"
-    if file.hash and found != file.hash:
-        return found, f"hash {found}, {who} says {file.hash}{mend}"
-    return found, None
+    actual = f"{algorithm}:{file_hash(path, algorithm)}"
+    if file.hash and actual != file.hash:
+        return actual, f"hash {actual}, {who} says {file.hash}{mend}"
+    return actual, None
 
 
 def read_lock(root: Path) -> dict[str, Entry]:

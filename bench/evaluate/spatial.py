@@ -103,7 +103,7 @@ def map_similarity(truth: np.ndarray, prediction: np.ndarray, array_xy: np.ndarr
         return uniform_filter(maps, size=(1, _WINDOW, _WINDOW))
 
     # All genes at once: one by one, scikit-image's function takes most of the scoring time.
-    found = np.full(genes, np.nan)
+    similarity = np.full(genes, np.nan)
     a, b = _standardised(truth), _standardised(prediction)
     defined = ~(np.isnan(a).any(axis=0) | np.isnan(b).any(axis=0))
     x, y = (np.zeros((int(defined.sum()), *shape)) for _ in range(2))
@@ -115,8 +115,8 @@ def map_similarity(truth: np.ndarray, prediction: np.ndarray, array_xy: np.ndarr
     small_mean, small_variance = (0.01 * _DEVIATIONS) ** 2, (0.03 * _DEVIATIONS) ** 2
     local = (2 * mean_x * mean_y + small_mean) * (2 * covariance + small_variance)
     local /= (mean_x**2 + mean_y**2 + small_mean) * (variance + small_variance)
-    found[defined] = local[:, row, column].mean(axis=1)
-    return found
+    similarity[defined] = local[:, row, column].mean(axis=1)
+    return similarity
 
 
 _WINDOW = 7
@@ -198,8 +198,8 @@ def domain_agreement(
     kinds = len(set(names[named]))
     if kinds < 2:
         return float("nan"), float("nan")
-    found = spatial_domains(np.asarray(expression)[named], kinds, seed=seed)
+    domains = spatial_domains(np.asarray(expression)[named], kinds, seed=seed)
     return (
-        float(adjusted_rand_score(names[named], found)),
-        float(normalized_mutual_info_score(names[named], found)),
+        float(adjusted_rand_score(names[named], domains)),
+        float(normalized_mutual_info_score(names[named], domains)),
     )

@@ -15,8 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from bench.cache import JsonCache, cache_folder
 from bench.data.dataset import Dataset
+from bench.data.inputs import Slide
 from bench.data.layouts import reader_hash
-from bench.data.views import Slide
 from bench.errors import BenchError
 from bench.execute.scoring import Reference, reference
 from bench.files import canonical_hash, one_line, process_folder

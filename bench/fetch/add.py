@@ -174,13 +174,13 @@ def add_dataset(
     if name in taken or (path.is_file() and not replace):
         more = "" if name in taken else " or add --replace"
         raise DataError(f"a dataset called '{name}' is there already; choose another name{more}")
-    layout, found, faults = find_sections(folder)
-    whose = read_patients(patients, [section.name for section in found])
-    card = _card(folder, name, layout, found, whose, pitch)
+    layout, discovered, faults = find_sections(folder)
+    whose = read_patients(patients, [section.name for section in discovered])
+    card = _card(folder, name, layout, discovered, whose, pitch)
     dataset = open_dataset(card, images=False)
     lines, scales, warnings = [], [], [*faults]
     shared: set[str] | None = None
-    for section in found:
+    for section in discovered:
         read = Dataset.section(_with_image(dataset, section), section.name)
         line, said = _look_at(read)
         lines.append(line)
@@ -198,7 +198,7 @@ def add_dataset(
         )
     card = card.model_copy(update={"patch_pixels": round(edge)})
     _write(card, path)
-    assumed = [f"{section.name}: {one}" for section in found for one in section.assumed]
+    assumed = [f"{section.name}: {one}" for section in discovered for one in section.assumed]
     if pitch is None:
         assumed.append(
             f"{card.spot_pitch_micrometres:g} um from spot to spot, as layout {layout} has"
@@ -221,7 +221,7 @@ def _card(
     folder: Path,
     name: str,
     layout: str,
-    found: Sequence[FoundSection],
+    discovered: Sequence[FoundSection],
     whose: Mapping[str, str],
     pitch: float | None,
 ) -> DatasetCard:
@@ -240,13 +240,13 @@ def _card(
                 for role, path in section.files.items()
             },
         }
-        for section in found
+        for section in discovered
     ]
     try:
         return DatasetCard.model_validate(
             {
                 "name": name,
-                "title": f"{len(found)} sections of {len(set(whose.values()))} patients",
+                "title": f"{len(discovered)} sections of {len(set(whose.values()))} patients",
                 "citation": "not published",
                 "licence": "the owner's",
                 "platform": f"as layout {layout} assumes",
@@ -255,8 +255,8 @@ def _card(
                 "folder": str(root),
                 "layout": layout,
                 "patch_pixels": 224,
-                "spot_pitch_micrometres": pitch or found[0].spot_pitch_micrometres,
-                "spot_diameter_micrometres": found[0].spot_diameter_micrometres,
+                "spot_pitch_micrometres": pitch or discovered[0].spot_pitch_micrometres,
+                "spot_diameter_micrometres": discovered[0].spot_diameter_micrometres,
                 "max_image_pixels": _IMAGE_CEILING,
                 "sections": sections,
             }

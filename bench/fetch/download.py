@@ -176,9 +176,9 @@ class _Body(io.RawIOBase):
         if size is not None and self.taken < size:
             raise _PassingError(f"{self._source.url} sent {self.taken:,} of {size:,} bytes")
         if sha256 and self._digest.hexdigest() != sha256:
-            found = self._digest.hexdigest()
+            actual = self._digest.hexdigest()
             raise _UnlikeError(
-                f"{self._source.url} sent hash sha256:{found}, its list says sha256:{sha256}"
+                f"{self._source.url} sent hash sha256:{actual}, its list says sha256:{sha256}"
             )
 
 
@@ -407,11 +407,11 @@ def read_listing(downloader: Downloader, url: str) -> dict[str, list[Source]]:
         The list cannot be had, or is none.
     """
     answer = downloader.read(url, _LISTING.validate_json)
-    found: dict[str, list[Source]] = {}
+    by_name: dict[str, list[Source]] = {}
     for item in answer if isinstance(answer, list) else answer.files:
         details = item.content_details
         size = item.size if details.size is None else details.size
         source = Source(details.download_url, details.sha256_hash.lower(), size)
-        if source not in found.setdefault(item.filename, []):
-            found[item.filename].append(source)
-    return found
+        if source not in by_name.setdefault(item.filename, []):
+            by_name[item.filename].append(source)
+    return by_name

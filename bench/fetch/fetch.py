@@ -244,10 +244,10 @@ class _Fetching:
             self._fetch({path: of for path, of in todo.items() if path not in again.good})
 
     def _absent(self, wanted: Mapping[str, Wanted]) -> dict[str, Wanted]:
-        found = survey({path: of.file for path, of in wanted.items()}, self._root)
-        self.outcome.kept += found.good
-        todo = set(found.missing)
-        for path, fault in found.wrong.items():
+        result = survey({path: of.file for path, of in wanted.items()}, self._root)
+        self.outcome.kept += result.good
+        todo = set(result.missing)
+        for path, fault in result.wrong.items():
             if self._force:
                 todo.add(path)
             else:
@@ -330,12 +330,12 @@ class _Fetching:
         for name, members in packed.items():
             archive = self._card.archives[name]
             parked = archive.model_copy(update={"path": f"{DOWNLOADS}/{archive.path}"})
-            found = survey([archive, parked], self._root)
+            result = survey([archive, parked], self._root)
             source = None
-            place = next(iter(found.good), parked.path)
-            if not found.good:
-                if archive.path in found.wrong and not self._force:
-                    self._wrong(archive, found.wrong[archive.path])
+            place = next(iter(result.good), parked.path)
+            if not result.good:
+                if archive.path in result.wrong and not self._force:
+                    self._wrong(archive, result.wrong[archive.path])
                     continue
                 source = self._source(archive, any(wanted.needed for wanted in members))
                 if source is None:

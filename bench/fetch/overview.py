@@ -82,12 +82,12 @@ def summarize(
     new = [s for s in chosen if known.get(s.name, ("", None))[0] != keys[s.name]]
     # A card of its own for each, since a worker is sent all that it needs.
     calls = [(card.model_copy(update={"sections": (section,)}), root) for section in new]
-    found = {overview.section: overview for overview in _look_at_all(calls)}
-    good = {name: (keys[name], one) for name, one in found.items() if not one.problem}
+    measured = {overview.section: overview for overview in _look_at_all(calls)}
+    good = {name: (keys[name], one) for name, one in measured.items() if not one.problem}
     if good:
         content = {name: [key, asdict(one)] for name, (key, one) in {**known, **good}.items()}
         _OVERVIEWS.put(folder, content, card.name)
-    return [found.get(s.name) or known[s.name][1] for s in chosen]
+    return [measured.get(s.name) or known[s.name][1] for s in chosen]
 
 
 _WORTH_A_PROCESS = 50

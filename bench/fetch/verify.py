@@ -83,20 +83,20 @@ class Survey:
 
 def survey(files: Iterable[FileCard] | Mapping[str, FileCard], root: Path) -> Survey:
     """Hash files of a data folder, several at a time, and compare them with their cards."""
-    found = Survey()
+    result = Survey()
     cards = list(files.values()) if isinstance(files, Mapping) else list(files)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         looks = pool.map(lambda file: _look(file, root), cards)
         for file, (kind, what) in zip(cards, looks, strict=True):
             if kind == "missing":
-                found.missing.append(file.path)
+                result.missing.append(file.path)
             elif kind == "wrong":
-                found.wrong[file.path] = what
+                result.wrong[file.path] = what
             else:
-                found.good[file.path] = what
+                result.good[file.path] = what
                 if file.hash is None:
-                    found.unchecked.append(file.path)
-    return found
+                    result.unchecked.append(file.path)
+    return result
 
 
 def _look(file: FileCard, root: Path) -> tuple[str, str]:
@@ -104,7 +104,7 @@ def _look(file: FileCard, root: Path) -> tuple[str, str]:
     try:
         if not path.is_file():
             return "missing", ""
-        found, fault = compare(file, path)
+        actual, fault = compare(file, path)
     except OSError as error:
         return "wrong", f"cannot be read ({error.strerror})"
-    return ("wrong", fault) if fault else ("good", found)
+    return ("wrong", fault) if fault else ("good", actual)

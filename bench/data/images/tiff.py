@@ -296,9 +296,9 @@ class _Level:
         if series.dataoffset is not None:
             return [(page, number * page.nbytes) for number in numbers]
         pages = [series[number] for number in numbers]
-        if any(found is None for found in pages):
+        if any(channel_page is None for channel_page in pages):
             raise ValueError("a page is missing")
-        return [(found, 0) for found in pages]
+        return [(channel_page, 0) for channel_page in pages]
 
     def _check_tile_size(self) -> None:
         page = self._page

@@ -1,4 +1,4 @@
-"""What a method is given: training sections with expression, slides without it."""
+"""Inputs of a method: training sections with expression, slides without it."""
 
 from __future__ import annotations
 
