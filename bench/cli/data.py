@@ -289,7 +289,8 @@ def get_command(
 
     from bench.cli.download_bar import DownloadBar
     from bench.data.folders import chosen_folder
-    from bench.fetch.fetch import Outcome, fetch_dataset
+    from bench.fetch.fetch import fetch_dataset
+    from bench.fetch.outcome import Outcome
     from bench.registry import dataset_card
 
     card = dataset_card(dataset)

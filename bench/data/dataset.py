@@ -1,4 +1,4 @@
-"""A dataset on this machine: its card, its folder, and which of its sections can be used."""
+"""A dataset on this machine: its card, its folder, and its usable sections."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from bench.errors import DataError
 from bench.files import canonical_hash
 
 OPTIONAL = ("labels",)
-"""Roles without which a section can be used; an image is needed only by who looks at it."""
+"""Roles that no section needs; an image is needed only by methods that look at images."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Sections whose files are there and hash to what the card says.
+    """Sections whose files exist and have the hashes of the card.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Dataset:
             yield self.section(name)
 
     def only(self, names: Sequence[str]) -> Dataset:
-        """The same with no section but the named ones, which keep their order here."""
+        """The dataset restricted to the named sections, in its own order."""
         return replace(self, hashes={n: of for n, of in self.hashes.items() if n in names})
 
     @property
@@ -81,20 +81,20 @@ class Dataset:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over the files and facts that decide what a method is given.
+        """SHA-256 over the files and card fields that determine the inputs of a method.
 
-        The code that reads them is left out: what it gives is hashed by its content.
+        The reader is left out: its result is hashed by content.
         """
         return canonical_hash(self._facts(set(OPTIONAL)))
 
     @property
     def hash_without_images(self) -> str:
-        """The same for a method that does not look at images."""
+        """As :attr:`hash`, for methods that do not look at images."""
         return canonical_hash(self._facts({*OPTIONAL, "image"}))
 
     @property
     def tables_hash(self) -> str:
-        """The same without images, with the reader: equal for runs scored on the same numbers."""
+        """As :attr:`hash_without_images`, with the reader: equal for runs with the same truth."""
         reader = reader_hash(self.card.layout)
         return canonical_hash({**self._facts({*OPTIONAL, "image"}), "reader": reader})
 
@@ -175,7 +175,7 @@ def resolve_card(card: DatasetCard, root: Path) -> DatasetCard:
     path = root / card.index.path
     if not path.is_file():
         raise DataError(
-            f"{path}: file is missing, which says what the other files are called; fetch it with"
+            f"{path}: file is missing; it states the names of the other files, fetch it with"
             f" 'bench data get {card.name}'"
         )
     card.index.verify(path)

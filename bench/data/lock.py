@@ -1,7 +1,7 @@
 """The lock file of a data folder: hashes of files whose card names none.
 
-The first download of such a file writes down what it was; a later one, and every reading of it,
-must find the same.
+The first download of such a file records its hash; later downloads and every use of the file must
+match it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _MAX_BYTES = 64 << 20
 
 
 class Entry(BaseModel):
-    """What a file was when it was first fetched, or locked by hand.
+    """Hash of a file when it was first fetched, or locked by ``bench data verify --lock``.
 
     Attributes
     ----------
     sha256, size
-        Of the file as it lies in the data folder.
+        Hash and bytes of the file in the data folder.
     url
-        Address it came from; None where a person put it there.
+        Address it was fetched from; None where the user put it there.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -56,12 +56,12 @@ class LockedFile(FileCard):
 
 
 def compare(file: FileCard, path: Path) -> tuple[str, str | None]:
-    """Compare a file that is there with what is known of it.
+    """Compare an existing file with its card or lock entry.
 
     Returns
     -------
     tuple of str and (str or None)
-        Hash as ``algorithm:hex`` (SHA-256 where none is known), and what differs, if anything.
+        Hash as ``algorithm:hex`` (SHA-256 where none is known), and the difference, if any.
     """
     locked = isinstance(file, LockedFile)
     who = LOCK if locked else "the card"
@@ -101,8 +101,8 @@ def read_lock(root: Path) -> dict[str, Entry]:
 def locked(card: DatasetCard, root: Path) -> DatasetCard:
     """The card with the hashes of the lock file in those files that name none.
 
-    Archives are left as they are: packed again by their server they are other bytes, while their
-    members, which are locked, stay the same.
+    Archives are not locked: a server may pack them again with other bytes, while their members,
+    which are locked, stay the same.
 
     Raises
     ------

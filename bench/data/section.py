@@ -184,7 +184,7 @@ _PARSED = Cache("sections", ".h5ad", _read_h5ad, checked=True)
 
 
 def check_section(adata: AnnData, where: str) -> None:
-    """Refuse a section whose contents no measurement can have.
+    """Refuse a section that cannot be a measurement, or that its reader left incomplete.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A card for a folder of the user's own: what is in it, and what has to be assumed."""
+"""Card for a folder of the user: its sections, and the assumptions that were made."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class OwnDataset:
     shared_genes
         Genes that all sections hold.
     assumed
-        What was taken for granted, a line each.
+        Assumptions that were made, a line each.
     warnings
-        What a person should look at, a line each.
+        Possible problems that the user should check, a line each.
     """
 
     card: DatasetCard
@@ -146,7 +146,8 @@ def add_dataset(
 ) -> OwnDataset:
     """Check a folder of sections and write a card for it.
 
-    Every section is read and its spots are held against its image before anything is written.
+    Every section is read, and its spots are compared with the tissue of its image, before anything
+    is written.
 
     Parameters
     ----------
@@ -157,13 +158,13 @@ def add_dataset(
     patients
         See :func:`read_patients`.
     taken
-        Names that other datasets have.
+        Names of other datasets.
     pitch
         Micrometres from spot to spot; the layout's usual ones where None.
     patch
         Edge of a patch in micrometres; 112 where None.
     replace
-        Whether a card of that name may be written over.
+        Overwrite a card of that name.
 
     Raises
     ------

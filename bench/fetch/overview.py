@@ -1,4 +1,4 @@
-"""What a dataset holds, section by section, without keeping a section in memory."""
+"""Overview of a dataset, section by section, without keeping sections in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bench.files import canonical_hash
 
 @dataclass(frozen=True)
 class SectionOverview:
-    """One line of what ``bench data show`` tells.
+    """One row of the table of ``bench data show``.
 
     Attributes
     ----------
@@ -42,9 +42,9 @@ class SectionOverview:
     labelled
         Spots with a label; None where the section has not been read.
     missing
-        Roles whose files are not here.
+        Roles whose files are missing.
     problem
-        Why the section cannot be read, empty where it can.
+        Reason why the section cannot be read, empty where it can.
     """
 
     section: str
@@ -62,7 +62,7 @@ class SectionOverview:
 def summarize(
     card: DatasetCard, root: Path | None, sections: Sequence[str] | None = None
 ) -> list[SectionOverview]:
-    """Sections of a card in its order, each read once and remembered until a file changes.
+    """Overviews of a card's sections in its order, cached until a file changes.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def _present(section: SectionCard, root: Path) -> tuple[tuple[str, ...], dict[st
 
 
 def _key(card: DatasetCard, section: SectionCard, root: Path) -> str:
-    """Another one as soon as a file of the section, its card or its reader is another."""
+    """Hash of the state of the section's files, of its card and of its reader."""
     missing, files = _present(section, root)
     states = {role: [p.stat().st_size, p.stat().st_mtime_ns] for role, p in files.items()}
     facts = [section.model_dump(mode="json"), card.scale(section), card.spot_pitch_micrometres]

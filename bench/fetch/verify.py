@@ -1,4 +1,4 @@
-"""Which files a dataset asks for, and which of them are on this machine as they should be."""
+"""Files of a dataset, and their comparison with the hashes of its card."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.data.lock import compare
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file that sections ask for, and whether one of them cannot do without it."""
+    """A file of one or more sections, and whether any of them needs it."""
 
     file: FileCard
     needed: bool
@@ -45,10 +45,10 @@ def published_panel_file(card: DatasetCard) -> FileCard | None:
 def verified_files(
     card: DatasetCard, root: Path, sections: Sequence[str] = ()
 ) -> dict[str, FileCard]:
-    """Files that a check of a data folder looks at, by path.
+    """Files that a check of a data folder covers, by path.
 
-    Those of the chosen sections, the index, and the gene list where it is there: without it the
-    list is read from text or fetched when it is used.
+    Files of the chosen sections, the index, and the gene list if it exists: otherwise the list is
+    read from text or fetched when it is used.
     """
     files = {path: wanted.file for path, wanted in wanted_files(card, sections).items()}
     panel = published_panel_file(card)
@@ -61,18 +61,18 @@ def verified_files(
 
 @dataclass
 class Survey:
-    """What became of a comparison of files with their cards.
+    """Result of a comparison of files with their cards.
 
     Attributes
     ----------
     good
-        Path to the hash that was found, for files that are what they should be.
+        Actual hash by path, for files that match their card.
     unchecked
-        Those of them for which nothing says what they should be.
+        Paths in `good` whose card and lock file state no hash.
     missing
         Paths of files that are not there.
     wrong
-        Path to what differs.
+        Difference by path, for files that do not match.
     """
 
     good: dict[str, str] = field(default_factory=dict)

@@ -666,7 +666,7 @@ def test_an_index_is_fetched_first_and_names_the_files(card, root, server, monke
     small = card(counts(path="placeholder"), index={"path": "index.csv"})
     outcome = get(small, root)
     assert list(outcome.failed) == ["index.csv"]
-    with pytest.raises(DataError, match=r"index\.csv: file is missing, which says what"):
+    with pytest.raises(DataError, match=r"index\.csv: file is missing; it states"):
         local_card(small, root)
     server.give("index.csv", broken.whole(b"real.tsv\n"))
     server.give("real.tsv", broken.whole(CONTENT))

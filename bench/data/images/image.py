@@ -1,4 +1,4 @@
-"""Opening images that may be damaged, larger than the memory, or made to exhaust it."""
+"""Opening images that may be damaged, larger than memory, or crafted to exhaust it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.errors import DataError
 from bench.files import canonical_hash, one_line
 
 FORMATS = ("JPEG", "PNG")
-"""What Pillow opens, and has to decode whole."""
+"""Formats that Pillow opens, which are decoded as a whole."""
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _THUMBNAIL_VERSION = 1
@@ -24,7 +24,7 @@ _LARGEST_THUMBNAIL = 1 << 26
 
 
 class _WholeRaster(Raster):
-    """A JPEG or PNG file, which has to be decoded whole; only when a part is asked for."""
+    """A JPEG or PNG file, decoded as a whole when its first region is read."""
 
     def __init__(self, path: Path, max_pixels: int) -> None:
         self.path = path
@@ -54,11 +54,11 @@ class _WholeRaster(Raster):
 
 @contextmanager
 def open_raster(path: Path, max_pixels: int) -> Iterator[Raster]:
-    """Open an image to read parts of it.
+    """Open an image to read regions of it.
 
-    The format is told by the content, not by the file's ending: JPEG, PNG, and whatever is built
-    like a TIFF (BigTIFF, OME-TIFF, and the whole-slide formats SVS, NDPI, SCN, BIF and Philips).
-    Of a file with several images and pyramid levels the largest is the image.
+    The format is recognised by content, not by the file's ending: JPEG, PNG, and formats based on
+    TIFF (BigTIFF, OME-TIFF, and the whole-slide formats SVS, NDPI, SCN, BIF and Philips). Of a
+    file with several images and pyramid levels the largest one is read.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
 def thumbnail(
     path: Path, max_pixels: int, side: int, image_hash: str | None = None
 ) -> tuple[Image.Image, float]:
-    """A small RGB copy of an image, and how many of its pixels one of the image makes.
+    """A reduced RGB copy of an image, and its scale in pixels per pixel of the image.
 
     Parameters
     ----------
@@ -145,8 +145,8 @@ def thumbnail(
     side
         Longest edge of the copy; a smaller image keeps its size.
     image_hash
-        Hash of the file. Where it is given, the copy of an image read in tiles is kept in the
-        cache under it, since all tiles may have to be decoded for it.
+        Hash of the file, under which the copy of an image that is read in tiles is cached, since
+        all tiles may have to be decoded for it; no caching where None.
     """
     with open_raster(path, max_pixels) as raster:
         if image_hash is None or raster.rows_together is None:

@@ -1,4 +1,4 @@
-"""The interface of an image of which regions are read, and the check of its size."""
+"""Interface for reading regions of an image, and the check of its size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.errors import DataError
 
 
 class Raster(ABC):
-    """An image of which parts are read.
+    """An image whose regions are read on demand.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Raster(ABC):
 
     @abstractmethod
     def crop(self, left: int, top: int, width: int, height: int) -> np.ndarray:
-        """Part of the image; what lies outside of it is black.
+        """Region of the image; pixels outside the image are black.
 
         Parameters
         ----------
@@ -47,12 +47,12 @@ class Raster(ABC):
         Raises
         ------
         DataError
-            The file turns out to be damaged there.
+            The file is damaged in this region.
         """
 
     @abstractmethod
     def thumbnail(self, side: int) -> tuple[Image.Image, float]:
-        """A small RGB copy, and how many of its pixels one of the image makes.
+        """A reduced RGB copy, and its scale in pixels per pixel of the image.
 
         Parameters
         ----------
@@ -62,11 +62,11 @@ class Raster(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file and of what was decoded."""
+        """Close the file and free decoded pixels."""
 
 
 def check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
-    """Refuse an image that is larger than its dataset says.
+    """Refuse an image that is larger than its card allows.
 
     Raises
     ------
