@@ -92,11 +92,11 @@ def run(
     bench.errors.TrainingError
         A method failed in a fold; the other folds have been finished and kept.
     """
-    from bench.data.fetching.fetch import fetch_if_absent
     from bench.errors import TrainingError
     from bench.execute.executors.base import Watcher
     from bench.execute.executors.choose import make_executor
     from bench.execute.run import run_request
+    from bench.fetch.fetch import fetch_if_absent
     from bench.registry import dataset_card
     from bench.report.tables import score_table
     from bench.tracking.upload import Tracker, tracking_uri

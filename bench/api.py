@@ -1,15 +1,7 @@
-"""All that the author of a method or of a dataset's reader imports."""
+"""All that the author of a method imports; :mod:`bench.readers` is for readers of datasets."""
 
-from bench.data.card import DatasetCard
-from bench.data.features import LEFT_OUT, expressed_genes
-from bench.data.found import IMAGE_ENDINGS, FoundSection, files_under, images_in, not_read
-from bench.data.grid import array_of_grid
-from bench.data.images.image import image_size
 from bench.data.images.patches import PatchSize
-from bench.data.reading.counts import sparse_counts, unique_names, whole_counts
-from bench.data.reading.hdf5 import Hdf5File, open_hdf5
-from bench.data.reading.parsing import read_bytes, read_counts, read_table
-from bench.data.views import Slide, TrainingData, TrainingSection
+from bench.data.inputs import Slide, TrainingData, TrainingSection
 from bench.errors import BenchError, ConfigError, DataError, TrainingError
 from bench.files import atomic_write
 from bench.method import Context, Method, MethodConfig
@@ -17,15 +9,10 @@ from bench.training.network_method import NetworkConfig, NetworkMethod
 from bench.training.retrieval_method import RetrievalConfig, RetrievalMethod
 
 __all__ = [
-    "IMAGE_ENDINGS",
-    "LEFT_OUT",
     "BenchError",
     "ConfigError",
     "Context",
     "DataError",
-    "DatasetCard",
-    "FoundSection",
-    "Hdf5File",
     "Method",
     "MethodConfig",
     "NetworkConfig",
@@ -37,18 +24,5 @@ __all__ = [
     "TrainingData",
     "TrainingError",
     "TrainingSection",
-    "array_of_grid",
     "atomic_write",
-    "expressed_genes",
-    "files_under",
-    "image_size",
-    "images_in",
-    "not_read",
-    "open_hdf5",
-    "read_bytes",
-    "read_counts",
-    "read_table",
-    "sparse_counts",
-    "unique_names",
-    "whole_counts",
 ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+from bench.cache import JsonCache
 from bench.errors import BenchError, UnknownNameError
-from bench.files import cache_folder, canonical_hash, write_json
+from bench.files import canonical_hash
 from bench.method import Precision
 
 PRECISIONS = ("auto", "bf16", "float32")
@@ -103,8 +104,8 @@ def find_devices() -> list[list[str]]:
     return [[name, "bf16" if has_bf16(name) else "float32"] for name in available_devices()]
 
 
-def devices_file() -> Path:
-    """Where the devices of this machine are remembered until it starts again."""
+def _machine_key() -> str:
+    """Another one after the machine starts again, or torch or the visible devices change."""
     try:
         started = Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:
@@ -114,19 +115,22 @@ def devices_file() -> Path:
     except PackageNotFoundError:
         torch = "absent"
     seen = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")]
-    key = canonical_hash([platform.node(), started, torch, seen])
-    return cache_folder() / "machines" / f"{key[:24]}.json"
+    return canonical_hash([platform.node(), started, torch, seen])
+
+
+def _decode(content: Any) -> dict[str, Precision]:
+    return {str(name): "bf16" if best == "bf16" else "float32" for name, best in content}
+
+
+_MACHINES = JsonCache("machines", _decode)
+"""Devices of a machine until it starts again."""
 
 
 def remembered_devices() -> dict[str, Precision] | None:
     """What :func:`remember_devices` wrote; None where it did not."""
-    try:
-        found = json.loads(devices_file().read_text(encoding="utf-8"))
-        return {str(name): "bf16" if best == "bf16" else "float32" for name, best in found}
-    except (OSError, ValueError, TypeError):
-        return None
+    return _MACHINES.get(_machine_key())
 
 
-def remember_devices(found: list[list[str]]) -> None:
-    """Keep what :func:`find_devices` found, since asking torch takes seconds."""
-    write_json(devices_file(), found)
+def remember_devices(devices: list[list[str]]) -> None:
+    """Store the result of :func:`find_devices`, since asking torch takes seconds."""
+    _MACHINES.put(_machine_key(), devices)

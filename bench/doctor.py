@@ -11,8 +11,9 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from bench.cache import cache_folder
+from bench.data.layouts import layout_faults
 from bench.errors import BenchError
-from bench.files import cache_folder
 from bench.store import check_writable
 
 _WANTED_DISK_GB = 5.0
@@ -38,6 +39,7 @@ def examine(results: Path) -> list[Finding]:
         _memory(),
         _folder("results folder", results),
         _folder("cache folder", cache_folder()),
+        *_layouts(),
     ]
 
 
@@ -58,6 +60,14 @@ def _packages() -> list[Finding]:
         else:
             findings.append(Finding(needed.name, found, False, f"pip install '{needed}'"))
     return [Finding("packages", ", ".join(good), True), *findings]
+
+
+def _layouts() -> list[Finding]:
+    """Layouts of other packages that cannot be used."""
+    return [
+        Finding(f"layout {name}", fault, False, "update or uninstall the package that provides it")
+        for name, fault in layout_faults().items()
+    ]
 
 
 def _torch() -> Finding:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench.data.views import Slide, TrainingData
+from bench.data.inputs import Slide, TrainingData
 from bench.errors import ConfigError, UnknownNameError
 
 Precision = Literal["float32", "bf16"]

@@ -12,8 +12,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from bench.data.card import DatasetCard, read_card
+from bench.data.folders import cards_folder
 from bench.errors import BenchError, UnknownNameError
-from bench.files import cards_folder, one_line
+from bench.files import one_line
 from bench.method import Method
 
 GROUP = "bench.methods"

@@ -28,7 +28,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from scipy.special import log_softmax, ndtr
 
-from bench.files import atomic_write
+from bench.readers import atomic_write
 
 __all__ = ["CELL_TYPES", "GENES", "SimulatedSection", "generate", "simulate", "write"]
 

@@ -27,7 +27,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from bench.api import (
+from bench.readers import (
     LEFT_OUT,
     DataError,
     FoundSection,
@@ -190,7 +190,8 @@ def _values_of(file: Hdf5File, by: str) -> np.ndarray | None:
     """Section of each spot as a column says, None where there is no such column."""
     if "/" in by or file.kind(f"obs/{by}") is None:
         return None
-    return _texts(_column(file, "obs", by, len(_index(file, "obs"))))
+    values = _column(file, "obs", by, len(_index(file, "obs")))
+    return None if values is None else _texts(values)
 
 
 def _rows_of(file: Hdf5File, by: str, library: str | None, spots: int) -> np.ndarray:
@@ -263,10 +264,14 @@ def _column(file: Hdf5File, frame: str, column: str, rows: int) -> np.ndarray | 
             len(codes) == 0 or -1 <= int(codes.min()) <= int(codes.max()) < len(categories)
         ):
             raise DataError(f"{file.path}: '{name}' names a category that there is not")
-        values = pd.Series(pd.Categorical.from_codes(codes.astype(np.int64), categories))
+        # Code -1, a missing value, takes the last.
+        words = np.array([*categories.tolist(), None], dtype=object)
+        values = pd.Series(words[codes.astype(np.int64)], dtype=object)
     if len(values) != rows:
         raise DataError(f"{file.path}: '{name}' has {len(values)} values for {rows} rows")
-    return values.astype(object).where(values.notna(), None).to_numpy()
+    objects = values.astype(object).to_numpy()
+    objects[values.isna().to_numpy()] = None
+    return np.asarray(objects)
 
 
 def _as_numbers(values: np.ndarray, name: str, path: Path) -> np.ndarray:

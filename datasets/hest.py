@@ -16,9 +16,9 @@ from typing import Any
 
 from anndata import AnnData
 
-from bench.api import DataError, FoundSection, files_under, read_bytes
 from bench.datasets import h5ad
 from bench.datasets.h5ad import ROLES, embedded_image
+from bench.readers import DataError, FoundSection, files_under, read_bytes
 
 __all__ = ["ROLES", "discover", "embedded_image", "read"]
 

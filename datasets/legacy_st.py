@@ -19,7 +19,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from bench.api import (
+from bench.readers import (
     IMAGE_ENDINGS,
     LEFT_OUT,
     DataError,
@@ -153,7 +153,7 @@ def discover(folder: Path) -> list[FoundSection]:
     tables = [path for path in files if _is_table(path)]
     spots = [path for path in tables if "selection" in path.name]
     labels = [path for path in tables if "labeled_coordinates" in path.name]
-    found = []
+    sections = []
     for counts in tables:
         if counts in spots or counts in labels:
             continue
@@ -164,7 +164,7 @@ def discover(folder: Path) -> list[FoundSection]:
         if len(own) != 1:
             if spots or "stdata" in counts.name:
                 said = "no spot file" if not own else f"{len(own)} spot files"
-                found.append(
+                sections.append(
                     not_read(
                         names[-1],
                         f"{said} with 'selection' and the section's name in its own belongs to"
@@ -191,8 +191,8 @@ def discover(folder: Path) -> list[FoundSection]:
                 if images
                 else "no image was found; only methods that need none can run"
             )
-        found.append(FoundSection(names[-1], parts, 200.0, 100.0, assumed=tuple(assumed)))
-    return found
+        sections.append(FoundSection(names[-1], parts, 200.0, 100.0, assumed=tuple(assumed)))
+    return sections
 
 
 def _is_table(path: Path) -> bool:

@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from bench.api import DataError, read_bytes, read_counts, read_table
+from bench.readers import DataError, read_bytes, read_counts, read_table
 
 if TYPE_CHECKING:
-    from bench.api import DatasetCard
+    from bench.readers import DatasetCard
 
 ROLES = ("counts", "spots", "symbols")
 """Files without which a section cannot be read."""
@@ -167,7 +167,7 @@ def _labels(path: Path, keys: pd.MultiIndex) -> np.ndarray:
         raise DataError(f"{path}: not UTF-8 text") from None
     if not lines or "\t" not in lines[0]:
         raise DataError(f"{path}: its first line is no header separated by tabs")
-    found: dict[tuple[int, int], str] = {}
+    labels: dict[tuple[int, int], str] = {}
     for line in filter(str.strip, lines[1:]):
         try:
             _, column, row, _, label = line.split("\t")
@@ -176,6 +176,6 @@ def _labels(path: Path, keys: pd.MultiIndex) -> np.ndarray:
             raise DataError(
                 f"{path}: '{line[:60]}' is not name, x, y, line, label separated by tabs"
             ) from None
-        if found.setdefault((x, y), label.strip()) != label.strip():
+        if labels.setdefault((x, y), label.strip()) != label.strip():
             raise DataError(f"{path}: spot {x}x{y} has two labels")
-    return np.array([found.get(key, "") for key in keys], dtype=object)
+    return np.array([labels.get(key, "") for key in keys], dtype=object)

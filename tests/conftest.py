@@ -14,8 +14,8 @@ from anndata import AnnData
 
 from bench.contract.small_fold import as_slide, small_fold
 from bench.data.card import DatasetCard
+from bench.data.inputs import Slide, TrainingData
 from bench.data.section import Section
-from bench.data.views import Slide, TrainingData
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -141,7 +141,7 @@ def card_fields() -> Callable[..., dict]:
             "platform": "none",
             "tissue": "none",
             "source": "made by a test",
-            "reader": "legacy_st",
+            "layout": "legacy_st",
             "patch_pixels": 32,
             "micrometres_per_pixel": 2.0,
             "spot_diameter_micrometres": 100,

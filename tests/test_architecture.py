@@ -94,7 +94,12 @@ def is_writing(call):
 
 def is_atomic(item):
     call = item.context_expr
-    return isinstance(call, ast.Call) and getattr(call.func, "id", "") == "atomic_write"
+    if not isinstance(call, ast.Call):
+        return False
+    # A new entry of a cache is written through atomic_write.
+    return getattr(call.func, "id", "") == "atomic_write" or (
+        getattr(call.func, "attr", "") == "new_entry"
+    )
 
 
 def unprotected_writes(tree):
@@ -148,6 +153,7 @@ def test_files_are_written_through_atomic_write_alone(path):
         ("table.to_csv(sep=',')", False),
         ("method.save(folder)", False),
         ("with atomic_write(p) as t:\n    t.write_text('x')", False),
+        ("with CACHE.new_entry(key) as t:\n    t.write_text('x')", False),
         ("with atomic_write(p) as t:\n    with open(t, 'wb') as s: np.save(s, a)", False),
     ],
 )
@@ -229,7 +235,60 @@ def test_a_method_imports_the_interface_and_itself_alone(path):
 
 @pytest.mark.parametrize("path", sources("bench.datasets"), ids=relative)
 def test_a_dataset_imports_the_interface_alone(path):
-    assert strangers(path, "bench.api", "bench.files", "bench.datasets") == []
+    assert strangers(path, "bench.readers", "bench.datasets") == []
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in sources("bench") if "data" in p.parts[-3:-1]], ids=relative
+)
+def test_what_a_dataset_is_does_not_know_how_it_arrives(path):
+    lower = ("bench.cache", "bench.errors", "bench.files", "bench.sources", "bench.yaml_files")
+    # The shape of an array is a pure function of coordinates.
+    lower = (*lower, "bench.evaluate.grid")
+    assert strangers(path, "bench.data", *lower) == []
+
+
+def module_name(path):
+    package = module_package(path)
+    return package if path.stem == "__init__" else f"{package}.{path.stem}"
+
+
+def circles(graph):
+    """Groups of modules that import one another, directly or through others."""
+
+    def reach(start):
+        seen, waiting = set(), [start]
+        while waiting:
+            for name in graph[waiting.pop()] - seen:
+                seen.add(name)
+                waiting.append(name)
+        return seen
+
+    reached = {name: reach(name) for name in graph}
+    return sorted(
+        {
+            tuple(sorted(other for other in reached[name] if name in reached[other]))
+            for name in graph
+            if name in reached[name]
+        }
+    )
+
+
+@pytest.mark.parametrize("room", ["data", "evaluate", "fetch", "protocol", "report"])
+def test_no_module_of_a_room_imports_itself_through_others(room):
+    modules = {
+        module_name(path): path
+        for path in sources("bench")
+        if path.relative_to(PACKAGES["bench"]).parts[0] == room
+    }
+    graph = {name: ours(path) & set(modules) - {name} for name, path in modules.items()}
+    assert len(graph) > 3
+    assert circles(graph) == []
+
+
+def test_the_search_for_circles_finds_them():
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a", "e"}, "e": set()}
+    assert circles(graph) == [("b", "c")]
 
 
 def test_the_search_for_imports_finds_them():
@@ -282,6 +341,7 @@ def called(arguments):
     [
         "import bench",
         "import bench.api",
+        "import bench.readers",
         "import bench.cli",
         "import bench.registry; bench.registry.find_methods()",
     ],

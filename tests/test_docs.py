@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.data.own import read_patients
+from bench.fetch.add import read_patients
 from bench.protocol.rules import PROTOCOLS, find_protocol
 from bench.registry import built_in_datasets, dataset_card, find_methods
 from tests.conftest import REPOSITORY

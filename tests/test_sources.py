@@ -638,7 +638,7 @@ def test_a_class_without_a_source_is_refused(monkeypatch, module):
 METHODS = sorted(name for name, found in find_methods().items() if found.source == "built-in")
 NOT_IN_A_FIT = (
     "bench.cli", "bench.report", "bench.evaluate", "bench.tracking", "bench.tune",
-    "bench.execute.plan", "bench.data.fetching", "bench.data.card", "bench.data.section",
+    "bench.execute.plan", "bench.fetch", "bench.data.card", "bench.data.section",
     "bench.registry", "bench.store",
 )  # fmt: skip
 
@@ -648,7 +648,7 @@ def test_the_closure_of_a_method_is_what_a_fit_runs_through(name):
     closure = import_closure([f"bench.methods.{name}"])
     assert [module for module in closure if module.startswith(NOT_IN_A_FIT)] == []
     assert not {"bench", "bench.api"} & set(closure)
-    assert {"bench.method", "bench.data.views", f"bench.methods.{name}"} <= set(closure)
+    assert {"bench.method", "bench.data.inputs", f"bench.methods.{name}"} <= set(closure)
     others = {module.split(".")[2] for module in closure if module.startswith("bench.methods.")}
     assert others == {name}
 
@@ -685,5 +685,5 @@ def test_the_code_of_a_built_in_method_is_its_own_files(name):
 def test_a_reader_is_hashed_with_what_it_imports():
     closure = import_closure(["bench.datasets.legacy_st", "bench.data.section"])
     assert {"bench.data.reading.parsing", "bench.data.card"} <= set(closure)
-    assert not any(module.startswith("bench.data.fetching") for module in closure)
+    assert not any(module.startswith("bench.fetch") for module in closure)
     assert Path(closure["bench.datasets.legacy_st"]).name == "legacy_st.py"

@@ -14,9 +14,10 @@ import torch
 from bench.blocks.frozen import FrozenEncoderConfig
 from bench.blocks.images import ImageEncoder, image_batches, image_encoder, to_network_scale
 from bench.blocks.precision import place
-from bench.data.views import Slide
+from bench.cache import Cache
+from bench.data.inputs import Slide
 from bench.errors import DataError, TrainingError
-from bench.files import atomic_write, cache_folder, canonical_hash, file_hash
+from bench.files import canonical_hash, file_hash
 from bench.method import Context, Precision
 
 _VERSION = 1
@@ -96,16 +97,15 @@ class FrozenEncoder:
         # Each rounds differently: results must not depend on who was first.
         setting = [self.identity, self._versions, torch.device(self.device).type, self.precision]
         key = canonical_hash([_VERSION, source.key(size, pixels), *setting])
-        path = cache_folder() / "features" / f"{key[:32]}.npz"
-        features = _read(path, len(slide))
-        if features is None:
+        features = _FEATURES.get(key)
+        if features is None or not _fits(features, len(slide)):
             features = self._compute(source.cut(size, pixels))
             if not np.isfinite(features).all():
                 raise TrainingError(
                     f"section {slide.name}: encoder {self.settings.encoder} gives features that"
                     " are not finite; check its weights and the pixel scale it was trained on"
                 )
-            with atomic_write(path) as temporary:
+            with _FEATURES.new_entry(key) as temporary:
                 np.savez(temporary, features=features)
         # The order of a shuffled twin comes last: its features are those of the same patches.
         return features if slide.image_order is None else features[slide.image_order]
@@ -243,14 +243,14 @@ def _hash_of_weights(path: Path) -> str:
         raise DataError(f"{path}: weight file cannot be read ({error.strerror})") from error
 
 
-def _read(path: Path, spots: int) -> np.ndarray | None:
-    """Stored features; None where there are none or they are damaged, which zip's CRC tells."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            features = stored["features"]
-        fits = features.dtype == np.float32 and features.ndim == 2 and len(features) == spots
-    except FileNotFoundError:
-        return None
-    except Exception:  # noqa: BLE001 - whatever is wrong with it, it can be computed again
-        return None
-    return features if fits else None
+def _read(path: Path) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as stored:
+        return np.asarray(stored["features"])
+
+
+def _fits(features: np.ndarray, spots: int) -> bool:
+    return features.dtype == np.float32 and features.ndim == 2 and len(features) == spots
+
+
+_FEATURES = Cache("features", ".npz", _read)
+"""Features by patches, encoder, weights, precision and kind of device."""

@@ -23,7 +23,7 @@ from bench.cli.terminal import complain, print_rows
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench.data.overview import SectionOverview
+    from bench.fetch.overview import SectionOverview
 
 SectionsOption = Annotated[
     str | None,
@@ -44,11 +44,12 @@ def show_command(
     """Show a dataset's sections: patients, spots, genes, counts, and what is missing here."""
     from dataclasses import asdict
 
-    from bench.data.dataset import data_folder, known_sections, local_card, open_dataset
-    from bench.data.figures import check_picture, draw_sections
-    from bench.data.overview import summarize
+    from bench.data.dataset import known_sections, local_card, open_dataset
+    from bench.data.folders import data_folder
     from bench.errors import DataError
+    from bench.fetch.overview import summarize
     from bench.registry import dataset_card
+    from bench.report.dataset_figures import check_picture, draw_sections
 
     card = dataset_card(dataset)
     chosen = known_sections(card, names(sections))
@@ -129,9 +130,10 @@ def preview_command(
     """Draw a gene on a section beside its image."""
     import numpy as np
 
-    from bench.data.dataset import data_folder, known_sections, local_card, open_dataset
-    from bench.data.figures import check_picture, draw_gene
+    from bench.data.dataset import known_sections, local_card, open_dataset
+    from bench.data.folders import data_folder
     from bench.registry import dataset_card
+    from bench.report.dataset_figures import check_picture, draw_gene
 
     card = dataset_card(dataset)
     known_sections(card, (section,))
@@ -198,15 +200,14 @@ def add_command(
     as_json: JsonOption = False,
 ) -> None:
     """Make a dataset of your own folder, after checking it; the folder stays where it is."""
-    from bench.data.own import add_dataset
-    from bench.registry import built_in_datasets, readers
+    from bench.fetch.add import add_dataset
+    from bench.registry import built_in_datasets
 
     with redirect_stdout(sys.stderr):
         made = add_dataset(
             folder,
             name,
             patients,
-            readers(),
             list(built_in_datasets()),
             pitch=pitch,
             patch=patch,
@@ -226,7 +227,7 @@ def add_command(
         typer.echo(json.dumps(content, indent=2))
         return
     typer.echo(
-        f"found {len(made.sections)} sections by reader {made.card.reader};"
+        f"found {len(made.sections)} sections in layout {made.card.layout};"
         f" {made.shared_genes:,} genes are in all of them"
     )
     print_rows("", [_added_row(line) for line in made.sections])
@@ -287,9 +288,11 @@ def verify_command(
     as_json: JsonOption = False,
 ) -> None:
     """Hash every file of a dataset that is here against its card; missing files are listed."""
-    from bench.data.dataset import data_folder, local_card
-    from bench.data.fetching.verify import survey, verified_files
-    from bench.data.lock import LOCK, entry_of, write_lock
+    from bench.data.dataset import local_card
+    from bench.data.folders import data_folder
+    from bench.data.lock import LOCK
+    from bench.fetch.lock import entry_of, write_lock
+    from bench.fetch.verify import survey, verified_files
     from bench.registry import dataset_card
 
     card = dataset_card(dataset)
@@ -338,8 +341,9 @@ def get_command(
     from dataclasses import asdict
 
     from bench.cli.download_bar import DownloadBar
-    from bench.data.dataset import download_folder
-    from bench.data.fetching.fetch import Outcome, fetch_dataset
+    from bench.data.folders import download_folder
+    from bench.fetch.fetch import fetch_dataset
+    from bench.fetch.outcome import Outcome
     from bench.registry import dataset_card
 
     card = dataset_card(dataset)

@@ -17,7 +17,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from bench.data.fetching.download import Watcher
+from bench.fetch.download import Watcher
 
 
 class DownloadBar(Watcher):

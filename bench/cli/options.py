@@ -12,7 +12,8 @@ import typer
 from bench.errors import BenchError, ConfigError
 from bench.execute.executors.options import RAY, ExecutorOptions
 from bench.execute.request import Request
-from bench.files import one_line, parse_yaml
+from bench.files import one_line
+from bench.yaml_files import parse_yaml
 
 DONE, REFUSED, FAILED, INTERRUPTED, TERMINATED = 0, 2, 1, 130, 143
 

@@ -376,14 +376,14 @@ def _typed(ctx: typer.Context) -> set[str]:
 
 
 def _fetch_if_absent(dataset: str, data_root: Path | None) -> None:
-    from bench.data.dataset import is_here
+    from bench.data.folders import is_here
     from bench.registry import dataset_card
 
     card = dataset_card(dataset)
     if data_root is not None or is_here(card, None):
         return
     from bench.cli.download_bar import DownloadBar
-    from bench.data.fetching.fetch import fetch_if_absent
+    from bench.fetch.fetch import fetch_if_absent
 
     with DownloadBar() as bar:
         fetch_if_absent(card, data_root, bar)

@@ -9,7 +9,7 @@ import numpy as np
 from bench.contract.check import ContractError
 from bench.contract.small_fold import SPOTS, AnySlide, first_spots, with_arrays
 from bench.contract.subject import Subject
-from bench.data.views import Slide, TrainingData, TrainingSection
+from bench.data.inputs import Slide, TrainingData, TrainingSection
 from bench.errors import BenchError
 
 _APART = 15

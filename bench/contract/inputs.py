@@ -10,7 +10,7 @@ import numpy as np
 from bench.contract.check import ContractError
 from bench.contract.small_fold import arrays_of, small_sections
 from bench.contract.subject import Subject, difference
-from bench.data.views import Slide, TrainingData
+from bench.data.inputs import Slide, TrainingData
 from bench.protocol.rules import Protocol
 
 _PROTOCOL = Protocol(name="contract", version=1, title="for the small sections", split="patient")

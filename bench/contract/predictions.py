@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bench.contract.check import ContractError, NotApplicableError
 from bench.contract.subject import SEED, Subject, check_predictions, difference
-from bench.data.views import TrainingData
+from bench.data.inputs import TrainingData
 from bench.method import Context, Method, MethodConfig
 
 _OTHER_STATE = 99

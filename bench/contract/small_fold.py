@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from bench.data.images.patches import PatchSource
-from bench.data.views import Slide, TrainingData, TrainingSection
+from bench.data.inputs import Slide, TrainingData, TrainingSection
 from bench.files import atomic_write, file_hash
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.contract.check import ContractError, NotApplicableError
 from bench.contract.small_fold import as_slide, copied, first_spots, small_fold
-from bench.data.views import Slide, TrainingData
+from bench.data.inputs import Slide, TrainingData
 from bench.method import Context, Method, MethodConfig
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.contract.check import ContractError, NotApplicableError
 from bench.contract.subject import Subject
-from bench.data.views import TrainingData
+from bench.data.inputs import TrainingData
 from bench.errors import BenchError
 
 CUDA_TOLERANCE = 1e-2

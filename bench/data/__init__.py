@@ -1,1 +1,1 @@
-"""Datasets: the card that describes one, the section it is made of, the store of its patches."""
+"""What a dataset is: its card, its sections, their images and patches."""

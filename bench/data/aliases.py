@@ -1,4 +1,4 @@
-"""Gene symbols of other days: matching sections whose genes go by older names."""
+"""Approved gene symbols for sections that use former symbols or aliases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.files import file_hash
 
 @dataclass(frozen=True)
 class Aliases:
-    """Approved symbol of other symbols, and the hash of the file that says so."""
+    """Approved symbol by alias, and the hash of the file that was read."""
 
     symbols: Mapping[str, str]
     sha256: str
@@ -48,11 +48,11 @@ def read_aliases(path: Path) -> Aliases:
     Raises
     ------
     DataError
-        Neither of these, or it says nothing.
+        Neither of these tables, or a table without an alias.
     """
     try:
         table = read_table(path, ["alias", "symbol"], text=["alias", "symbol"])
-        found = _unambiguous(zip(table["alias"], table["symbol"], strict=True), set())
+        symbols = _unambiguous(zip(table["alias"], table["symbol"], strict=True), set())
     except DataError as error:
         columns = ["symbol", "prev_symbol", "alias_symbol"]
         try:
@@ -62,22 +62,22 @@ def read_aliases(path: Path) -> Aliases:
                 f"{path}: not HGNC's table, nor tab-separated columns 'alias' and 'symbol'"
             ) from error
         approved = set(table["symbol"])
-        found = {}
-        # A former symbol of one gene outranks a nickname of another.
+        symbols = {}
+        # A former symbol of one gene takes precedence over an alias of another.
         for column in ("alias_symbol", "prev_symbol"):
             pairs = (
                 (other, symbol)
                 for others, symbol in zip(table[column], table["symbol"], strict=True)
                 for other in others.strip('"').split("|")
             )
-            found |= _unambiguous(pairs, approved)
-    if not found:
+            symbols |= _unambiguous(pairs, approved)
+    if not symbols:
         raise DataError(f"{path}: names no alias")
-    return Aliases(found, file_hash(path))
+    return Aliases(symbols, file_hash(path))
 
 
 def _unambiguous(pairs: Iterable[tuple[str, str]], approved: set[str]) -> dict[str, str]:
-    """Aliases that stand for one symbol and are themselves none."""
+    """Aliases of exactly one symbol that are no approved symbols themselves."""
     meanings: dict[str, set[str]] = {}
     for alias, symbol in pairs:
         if alias and symbol and alias != symbol and alias not in approved:

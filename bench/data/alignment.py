@@ -1,35 +1,34 @@
-"""Whether spots lie on the tissue of their image, or would if they were turned or mirrored."""
+"""Check that spots lie on the tissue of their image, as given or turned or mirrored."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from bench.cache import JsonCache
 from bench.errors import DataError
-from bench.files import cache_folder, canonical_hash, write_json
+from bench.files import canonical_hash
 from bench.sources import code_hash
 
 if TYPE_CHECKING:
     from bench.data.section import Section
 
 CLEARLY_BETTER = 0.1
-"""Share of spots by which another orientation must do better before it is named."""
+"""Smallest gain in the share of spots on tissue for which another orientation is reported."""
 
 MOSTLY_ON = 0.6
-"""Share of spots that must lie on tissue in an orientation before it is named."""
+"""Smallest share of spots on tissue for which another orientation is reported."""
 
 MOSTLY_OFF = 0.5
-"""Share of spots on tissue below which image and spots hardly belong together."""
+"""Share of spots on tissue below which image and spots probably do not belong together."""
 
 _STANDARD_ERRORS = 4.0  # by which the spots that gain outnumber those that lose
 _SMALLEST_TISSUE = 5e-4  # share of the image; a fiducial dot is a fifth of it
-_FEWEST_TISSUE = 2e-3  # share of the image below which there is nothing to judge by
+_FEWEST_TISSUE = 2e-3  # share of the image; with less, the alignment is undefined
 _LEAST_CONTRAST = 10.0  # of 255, between glass and stained tissue
 _SMOOTH = 0.3  # texture of glass at most, as a part of that of tissue; measured: 0.03 and 0.5
 _BLACK = 12  # of 255, below which a pixel at the border is padding
@@ -53,8 +52,7 @@ ORIENTATIONS: Mapping[str, _Turn] = {
     "rotated by 90 degrees counter-clockwise": lambda x, y, w, h: (y, h - x),
     "x and y swapped and rotated by 180 degrees": lambda x, y, w, h: (w - y, h - x),
 }
-"""What may be done to spots for them to fit: name to a function of x, y and the image's width and
-height."""
+"""Orientations of spots within the image: name to a function of x, y, image width and height."""
 
 _MENDING = {
     "mirrored left-right": ("the spots look mirrored left-right", "width - x, y"),
@@ -78,19 +76,19 @@ _MENDING = {
 
 @dataclass(frozen=True)
 class Alignment:
-    """How well spots and tissue meet.
+    """Agreement of spots and tissue.
 
     Attributes
     ----------
     share_on_tissue
-        Share of the spots that lie on tissue; NaN where no tissue can be told from the glass.
+        Share of the spots that lie on tissue; NaN where tissue and glass cannot be separated.
     shares
         The same for each of the eight orientations of the spots within the image's frame, by
         its name in :data:`ORIENTATIONS`.
     best
         Orientation that fits best: ``as given`` unless another is clearly better.
     warning
-        One line on what seems wrong and how to mend it; None where nothing does.
+        One line that states the problem and how to correct it; None where there is none.
     """
 
     share_on_tissue: float
@@ -100,12 +98,12 @@ class Alignment:
 
 
 def tissue_mask(thumbnail: Image.Image | np.ndarray) -> np.ndarray:
-    """Where on a stained slide there is tissue.
+    """Mask of the tissue on a stained slide.
 
-    Haematoxylin and eosin both absorb green light, glare and the shades of mounted glass hardly
-    do: Otsu's threshold (IEEE Trans. Syst. Man Cybern. 9, 62, 1979) on the green channel. What is
-    brighter than the glass counts as glass, black padding at the border as nothing at all, and
-    specks as small as the dots of a fiducial frame are removed.
+    Haematoxylin and eosin both absorb green light, glare and mounted glass hardly do: Otsu's
+    threshold (IEEE Trans. Syst. Man Cybern. 9, 62, 1979) on the green channel. Pixels brighter
+    than the glass count as glass, black padding at the border is left out, and specks as small
+    as the dots of a fiducial frame are removed.
 
     Parameters
     ----------
@@ -114,8 +112,9 @@ def tissue_mask(thumbnail: Image.Image | np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    (height, width) bool array; all but the padding where what is not stained is as rough as what
-    is, so that tissue seems to fill the image; nothing where there is no contrast
+    (height, width) bool array. All pixels but the padding where unstained areas have as much
+    texture as stained ones, so that tissue seems to fill the image; no pixel where there is no
+    contrast
     """
     from scipy import ndimage
     from skimage import filters, morphology
@@ -176,12 +175,11 @@ def _most_common(values: np.ndarray) -> float:
 def check_alignment(
     spatial_xy: np.ndarray, image_size: tuple[float, float], tissue: np.ndarray | Image.Image
 ) -> Alignment:
-    """Compare where spots lie with where tissue is, as given and in the seven other orientations.
+    """Share of spots on tissue, as given and in the seven other orientations.
 
-    Turning the spots within the frame moves all of them and leaves the tissue, so that the share
-    of spots on tissue orders the orientations as any score does that also punishes tissue between
-    the spots: Youden's index of tissue against spots is the same share less the share of tissue,
-    but for a factor.
+    The tissue is the same in all orientations, so the share of spots on tissue ranks them as
+    Youden's index of tissue against spots does, which is that share less the share of tissue, up
+    to a factor.
 
     Parameters
     ----------
@@ -261,7 +259,7 @@ def _warning(shares: Mapping[str, float], best: str) -> str | None:
 def section_alignment(section: Section) -> Alignment | None:
     """Alignment of a section's spots with its own image; None where it has no image.
 
-    It is kept in the cache under the image's hash and the spots' places.
+    It is cached under the hash of the image and the coordinates of the spots.
     """
     from bench.data.images.image import image_size, thumbnail
 
@@ -269,30 +267,29 @@ def section_alignment(section: Section) -> Alignment | None:
         return None
     places = canonical_hash([section.image_scale, section.spatial.tolist()])
     key = canonical_hash([section.image_hash, places, code_hash([__name__])])
-    kept = cache_folder() / "alignments" / f"{key[:32]}.json"
-    found = _kept(kept)
-    if found is None:
+    alignment = _ALIGNMENTS.get(key)
+    if alignment is None:
         width, height = image_size(section.image, section.max_image_pixels)
         small, _ = thumbnail(
             section.image, section.max_image_pixels, _THUMBNAIL, section.image_hash
         )
         extent = (width / section.image_scale, height / section.image_scale)
-        found = check_alignment(section.spatial, extent, small)
-        shares = {n: None if np.isnan(share) else share for n, share in found.shares.items()}
-        write_json(kept, {"shares": shares, "best": found.best, "warning": found.warning})
-    return found
+        alignment = check_alignment(section.spatial, extent, small)
+        shares = {n: None if np.isnan(share) else share for n, share in alignment.shares.items()}
+        content = {"shares": shares, "best": alignment.best, "warning": alignment.warning}
+        _ALIGNMENTS.put(key, content)
+    return alignment
 
 
 _THUMBNAIL = 1000
 
 
-def _kept(path: Path) -> Alignment | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        shares = {
-            name: float("nan") if content["shares"][name] is None else content["shares"][name]
-            for name in ORIENTATIONS
-        }
-        return Alignment(shares[AS_GIVEN], shares, content["best"], content["warning"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _decode(content: Any) -> Alignment:
+    shares = {
+        name: float("nan") if content["shares"][name] is None else content["shares"][name]
+        for name in ORIENTATIONS
+    }
+    return Alignment(shares[AS_GIVEN], shares, content["best"], content["warning"])
+
+
+_ALIGNMENTS = JsonCache("alignments", _decode)

@@ -1,4 +1,4 @@
-"""The YAML card of a dataset: what it is, which files it has, how they are read."""
+"""The YAML card of a dataset: description, files with hashes, layout, sections and patients."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -18,7 +19,8 @@ from pydantic import (
 )
 
 from bench.errors import DataError, UnknownNameError
-from bench.files import file_hash, one_line, read_yaml
+from bench.files import file_hash, one_line
+from bench.yaml_files import read_yaml
 
 _HASH = re.compile(r"(git-blob:[0-9a-f]{40}|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})")
 
@@ -47,22 +49,22 @@ class _Card(BaseModel):
 
 
 class FileCard(_Card):
-    """One file: where it lies inside the data folder, where it comes from, what it hashes to.
+    """One file: its path in the data folder, its address and its hash.
 
     Attributes
     ----------
     path
-        Where it lies, relative to the data folder.
+        Path relative to the data folder.
     url
-        Address it is fetched from; ``base_url`` of the card plus `path` where there is none.
+        Address of the file; ``base_url`` of the card plus `path` where None.
     hash, size
-        Of the file as it lies in the data folder, that is after unpacking.
+        Hash and bytes of the file in the data folder, that is after unpacking.
     archive, member
-        The archive of the card that it is a member of, and its name in there.
+        Archive of the card that contains the file, and its name in the archive.
     unpack
-        ``gzip``: the address gives it compressed, and it is kept uncompressed.
+        ``gzip``: the address serves it compressed; it is stored uncompressed.
     by_hand
-        How a person gets it, where no address gives it without a click.
+        Instruction for a manual download, where no address serves it directly.
     """
 
     path: InsidePath
@@ -102,10 +104,10 @@ class FileCard(_Card):
                 " fetch the file again"
             )
         algorithm = self.hash.partition(":")[0] if self.hash else "sha256"
-        found = f"{algorithm}:{file_hash(path, algorithm)}"
-        if self.hash and found != self.hash:
-            raise DataError(f"{path}: hash {found}, the card says {self.hash}; fetch it again")
-        return found
+        actual = f"{algorithm}:{file_hash(path, algorithm)}"
+        if self.hash and actual != self.hash:
+            raise DataError(f"{path}: hash {actual}, the card says {self.hash}; fetch it again")
+        return actual
 
 
 class SectionCard(_Card):
@@ -114,19 +116,19 @@ class SectionCard(_Card):
     Attributes
     ----------
     name, patient
-        The section and whose it is.
+        Names of the section and of its patient.
     files
-        Roles are ``counts`` and ``image``, and what else the reader takes: ``spots``,
-        ``labels``, ``scalefactors``, ``barcodes``, ``features``.
+        Roles are ``counts``, ``image`` and those of the layout's reader: ``spots``, ``labels``,
+        ``scalefactors``, ``barcodes``, ``features``.
     spots
-        Number of spots that the reader gives.
+        Number of spots in the section as read.
     micrometres_per_pixel
-        Scale of the pixels that the spots are placed in; the card's where None.
+        Scale of the pixels in which spot coordinates are given; the card's where None.
     image_scale
-        Pixels of the image file a pixel that the spots are placed in: 1, except where only a
-        reduced image is at hand.
+        Pixels of the image file per pixel of the spot coordinates: 1 unless the image is a
+        reduced one.
     settings
-        Keyword arguments of the reader for this section, such as ``library`` or ``genome``.
+        Keyword arguments of the layout's reader for this section, such as ``library``.
     """
 
     name: Name
@@ -171,23 +173,25 @@ class DatasetCard(_Card):
 
     Attributes
     ----------
-    reader
-        Module of ``bench.datasets`` that reads its sections.
+    layout
+        Layout of its sections' files, which decides the reader: a module of ``bench.datasets``
+        that reads, or an entry point of the group ``spotbench.readers``. Cards may also call it
+        ``reader``.
     base_url
         Address that paths of files are appended to.
     listing
         Address of a list of files with their hashes, as Mendeley Data gives it.
     index
-        File that says what the files of a section are called; the reader's ``resolve`` reads it.
+        File that states the file names of each section; the reader's ``resolve`` reads it.
     archives
         Archives that files are members of, by name.
     shares_patients_with
-        Other datasets that some of the same patients may be in, and why one thinks so.
+        Other datasets that may include some of the same patients, with the reason.
     folder
         Data folder of a user's own dataset.
     micrometres_per_pixel
-        Scale of the pixels that spots are placed in. Where neither the card nor the section names
-        it, it is ``spot_pitch_micrometres`` over the pitch of the section's spots.
+        Scale of the pixels in which spot coordinates are given. Where neither the card nor the
+        section names it, it is ``spot_pitch_micrometres`` over the pitch of the section's spots.
     spot_pitch_micrometres, spot_diameter_micrometres
         Of the array.
     published_order, published_panel
@@ -201,7 +205,10 @@ class DatasetCard(_Card):
     platform: str
     tissue: str
     source: str
-    reader: Module
+    layout: Annotated[
+        str,
+        Field(pattern=r"^[a-z][a-z0-9_]*$", validation_alias=AliasChoices("layout", "reader")),
+    ]
     base_url: str | None = None
     listing: str | None = None
     index: FileCard | None = None
@@ -251,7 +258,7 @@ class DatasetCard(_Card):
         return tuple(dict.fromkeys(section.patient for section in self.sections))
 
     def scale(self, section: SectionCard) -> float | None:
-        """Micrometres a pixel that the spots of a section are placed in; None: from their pitch."""
+        """Micrometres per pixel of a section's spot coordinates; None: from the spots' pitch."""
         return section.micrometres_per_pixel or self.micrometres_per_pixel
 
     def url(self, file: FileCard) -> str | None:

@@ -1,33 +1,32 @@
-"""A dataset on this machine: its card, its folder, and which of its sections can be used."""
+"""A dataset on this machine: its card, its folder, and its usable sections."""
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from cachetools import LRUCache
-from filelock import FileLock
 
 from bench.data.aliases import Aliases, read_aliases
 from bench.data.card import DatasetCard, SectionCard
+from bench.data.folders import data_folder
+from bench.data.layouts import reader_hash, resolve
 from bench.data.lock import locked
-from bench.data.section import Section, load_section, module_source, reader_hash
+from bench.data.section import Section, load_section
 from bench.errors import DataError
-from bench.files import cache_folder, canonical_hash, data_home, one_line, write_json
-from bench.sources import code_hash
+from bench.files import canonical_hash
 
 OPTIONAL = ("labels",)
-"""Roles without which a section can be used; an image is needed only by who looks at it."""
+"""Roles that no section needs; an image is needed only by methods that look at images."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Sections whose files are there and hash to what the card says.
+    """Sections whose files exist and have the hashes of the card.
 
     Attributes
     ----------
@@ -55,7 +54,7 @@ class Dataset:
             yield self.section(name)
 
     def only(self, names: Sequence[str]) -> Dataset:
-        """The same with no section but the named ones, which keep their order here."""
+        """The dataset restricted to the named sections, in its own order."""
         return replace(self, hashes={n: of for n, of in self.hashes.items() if n in names})
 
     @property
@@ -72,31 +71,31 @@ class Dataset:
         spelling = self.aliases.sha256 if self.aliases else ""
         key = (self.root, self.card.model_dump_json(), name, json.dumps(dict(hashes)) + spelling)
         if key not in _kept:
-            found = load_section(self.card, self.card.section(name), self.root, hashes)
+            section = load_section(self.card, self.card.section(name), self.root, hashes)
             if self.aliases is not None:
-                found.adata.var_names = self.aliases.rename(list(found.adata.var_names))[0]
-            if _bytes(found) > KEPT_BYTES:
-                return found
-            _kept[key] = found
+                section.adata.var_names = self.aliases.rename(list(section.adata.var_names))[0]
+            if _bytes(section) > KEPT_BYTES:
+                return section
+            _kept[key] = section
         return _kept[key]
 
     @property
     def hash(self) -> str:
-        """SHA-256 over the files and facts that decide what a method is given.
+        """SHA-256 over the files and card fields that determine the inputs of a method.
 
-        The code that reads them is left out: what it gives is hashed by its content.
+        The reader is left out: its result is hashed by content.
         """
         return canonical_hash(self._facts(set(OPTIONAL)))
 
     @property
     def hash_without_images(self) -> str:
-        """The same for a method that does not look at images."""
+        """As :attr:`hash`, for methods that do not look at images."""
         return canonical_hash(self._facts({*OPTIONAL, "image"}))
 
     @property
     def tables_hash(self) -> str:
-        """The same without images, with the reader: equal for runs scored on the same numbers."""
-        reader = reader_hash(self.card.reader)
+        """As :attr:`hash_without_images`, with the reader: equal for runs with the same truth."""
+        reader = reader_hash(self.card.layout)
         return canonical_hash({**self._facts({*OPTIONAL, "image"}), "reader": reader})
 
     def _facts(self, without: set[str]) -> dict[str, Any]:
@@ -145,81 +144,6 @@ def _bytes(section: Section) -> int:
 _kept: LRUCache[tuple[Path, str, str, str], Section] = LRUCache(KEPT_BYTES, getsizeof=_bytes)
 
 
-def data_folder(card: DatasetCard, data_root: Path | None) -> Path:
-    """Folder of a dataset's files; a generated dataset is generated into the cache first.
-
-    Without `data_root` it is ``$SPOTBENCH_DATA/<name>``, or the platform's data folder.
-
-    Raises
-    ------
-    DataError
-        The folder is missing; the message says what belongs there.
-    """
-    if data_root is None and card.generator is not None:
-        return _generated(card)
-    root = chosen_folder(card, data_root)
-    if not root.is_dir():
-        raise DataError(
-            f"data folder {root} of {card.name} is missing; {_how_to_get(card)} or name their"
-            " folder with --data-root"
-        )
-    return root
-
-
-def is_here(card: DatasetCard, data_root: Path | None) -> bool:
-    """Whether a dataset has a data folder on this machine."""
-    if data_root is None and card.generator is not None:
-        return True
-    root = chosen_folder(card, data_root)
-    return root.is_dir() and any(not path.name.startswith(".") for path in root.iterdir())
-
-
-def has_addresses(card: DatasetCard) -> bool:
-    """Whether any file of a card can be fetched."""
-    files = [file for section in card.sections for file in section.files.values()]
-    return bool(card.listing or any(card.url(file) for file in (*files, *card.archives.values())))
-
-
-def chosen_folder(card: DatasetCard, data_root: Path | None) -> Path:
-    """Folder that a dataset's files belong in, whether it is there or not."""
-    if data_root is not None:
-        return data_root
-    if card.folder is not None:
-        return Path(card.folder)
-    return data_home() / card.name
-
-
-def download_folder(card: DatasetCard, data_root: Path | None) -> Path:
-    """Folder that files of a dataset may be fetched into: never one that a card chooses.
-
-    Raises
-    ------
-    DataError
-        The card names a folder of somebody's own and `data_root` names none.
-    """
-    if data_root is None and card.folder is not None:
-        raise DataError(
-            f"card {card.name}: nothing is fetched into a folder that a card names (folder:"
-            f" {card.folder[:80]}); name a folder for the files with --data-root"
-        )
-    return chosen_folder(card, data_root)
-
-
-def _how_to_get(card: DatasetCard) -> str:
-    files = [file for section in card.sections for file in section.files.values()]
-    files += card.archives.values()
-    by_hand = [file for file in files if file.by_hand and not file.url]
-    where = ""
-    if by_hand:
-        where = f", get {by_hand[0].path} by hand ({one_line(by_hand[0].by_hand)})"
-        where += f" and {len(by_hand) - 1} more," if len(by_hand) > 1 else ","
-    if has_addresses(card):
-        return f"fetch the files with 'bench data get {card.name}'{where}"
-    if by_hand:
-        return f"'bench data get {card.name}' says which files to put there{where}"
-    return f"put the files of {card.source} there (such as {files[0].path})"
-
-
 def local_card(card: DatasetCard, root: Path) -> DatasetCard:
     """The card as it holds on this machine.
 
@@ -251,43 +175,11 @@ def resolve_card(card: DatasetCard, root: Path) -> DatasetCard:
     path = root / card.index.path
     if not path.is_file():
         raise DataError(
-            f"{path}: file is missing, which says what the other files are called; fetch it with"
+            f"{path}: file is missing; it states the names of the other files, fetch it with"
             f" 'bench data get {card.name}'"
         )
     card.index.verify(path)
-    module_source(card.reader)
-    resolve = getattr(importlib.import_module(f"bench.datasets.{card.reader}"), "resolve", None)
-    if resolve is None:
-        raise DataError(f"card {card.name}: reader {card.reader} has no 'resolve' for its index")
-    return cast("Callable[[DatasetCard, Path], DatasetCard]", resolve)(card, root)
-
-
-def _generated(card: DatasetCard) -> Path:
-    module_source(str(card.generator))
-    version = code_hash([f"bench.datasets.{card.generator}"])[:16]
-    folder = cache_folder() / "generated" / f"{card.name}-{version}"
-    folder.mkdir(parents=True, exist_ok=True)
-    done = folder / "generated.json"
-    with FileLock(folder / ".lock"):
-        if not _complete(card, folder, done):
-            module = importlib.import_module(f"bench.datasets.{card.generator}")
-            cast("Callable[[Path], None]", module.generate)(folder)
-            files = [file for section in card.sections for file in section.files.values()]
-            write_json(done, {file.path: file.verify(folder / file.path) for file in files})
-    return folder
-
-
-def _complete(card: DatasetCard, folder: Path, done: Path) -> bool:
-    try:
-        expected = json.loads(done.read_text(encoding="utf-8"))
-        found = {
-            file.path: file.verify(folder / file.path)
-            for section in card.sections
-            for file in section.files.values()
-        }
-    except (OSError, ValueError, DataError):
-        return False
-    return bool(expected == found)
+    return resolve(card, root)
 
 
 def open_dataset(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from bench.errors import DataError
@@ -100,7 +102,7 @@ def _rounded(steps: np.ndarray, hexagonal: bool) -> np.ndarray:
     return np.column_stack([columns, rows])
 
 
-def _fitted(places: np.ndarray, spots: np.ndarray):
+def _fitted(places: np.ndarray, spots: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Linear map from places to pixels."""
     design = np.column_stack([places, np.ones(len(places))])
     solution = np.linalg.lstsq(design, spots, rcond=None)[0]

@@ -1,21 +1,19 @@
 """The lock file of a data folder: hashes of files whose card names none.
 
-The first download of such a file writes down what it was; a later one, and every reading of it,
-must find the same.
+The first download of such a file records its hash; later downloads and every use of the file must
+match it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bench.data.card import DatasetCard, FileCard, InsidePath, first_fault
 from bench.errors import DataError
-from bench.files import file_hash, write_json
+from bench.files import file_hash
 
 LOCK = "spotbench-lock.json"
 """Name of the lock file in a data folder."""
@@ -24,14 +22,14 @@ _MAX_BYTES = 64 << 20
 
 
 class Entry(BaseModel):
-    """What a file was when it was first fetched, or locked by hand.
+    """Hash of a file when it was first fetched, or locked by ``bench data verify --lock``.
 
     Attributes
     ----------
     sha256, size
-        Of the file as it lies in the data folder.
+        Hash and bytes of the file in the data folder.
     url
-        Address it came from; None where a person put it there.
+        Address it was fetched from; None where the user put it there.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -51,19 +49,19 @@ class LockedFile(FileCard):
         """As for any file; the message names the lock file."""
         if not path.is_file():
             raise DataError(f"{path}: file is missing")
-        found, fault = compare(self, path)
+        actual, fault = compare(self, path)
         if fault:
             raise DataError(f"{path}: {fault}")
-        return found
+        return actual
 
 
 def compare(file: FileCard, path: Path) -> tuple[str, str | None]:
-    """Compare a file that is there with what is known of it.
+    """Compare an existing file with its card or lock entry.
 
     Returns
     -------
     tuple of str and (str or None)
-        Hash as ``algorithm:hex`` (SHA-256 where none is known), and what differs, if anything.
+        Hash as ``algorithm:hex`` (SHA-256 where none is known), and the difference, if any.
     """
     locked = isinstance(file, LockedFile)
     who = LOCK if locked else "the card"
@@ -72,10 +70,10 @@ def compare(file: FileCard, path: Path) -> tuple[str, str | None]:
     algorithm = file.hash.partition(":")[0] if file.hash else "sha256"
     if file.size is not None and size != file.size:
         return "", f"{size} bytes, {who} says {file.size}{mend}"
-    found = f"{algorithm}:{file_hash(path, algorithm)}"
-    if file.hash and found != file.hash:
-        return found, f"hash {found}, {who} says {file.hash}{mend}"
-    return found, None
+    actual = f"{algorithm}:{file_hash(path, algorithm)}"
+    if file.hash and actual != file.hash:
+        return actual, f"hash {actual}, {who} says {file.hash}{mend}"
+    return actual, None
 
 
 def read_lock(root: Path) -> dict[str, Entry]:
@@ -100,23 +98,11 @@ def read_lock(root: Path) -> dict[str, Entry]:
         raise DataError(f"{path}: not a lock file ({first_fault(error)}); {mend}") from error
 
 
-def write_lock(root: Path, entries: Mapping[str, Entry]) -> None:
-    """Add entries to a data folder's lock file, or replace them, beside other processes."""
-    with FileLock(root / f".{LOCK}.lock"):
-        together = {**read_lock(root), **entries}
-        write_json(root / LOCK, {path: entry.model_dump() for path, entry in together.items()})
-
-
-def entry_of(path: Path, url: str | None = None) -> Entry:
-    """Entry for a file as it is now."""
-    return Entry(sha256=file_hash(path), size=path.stat().st_size, url=url)
-
-
 def locked(card: DatasetCard, root: Path) -> DatasetCard:
     """The card with the hashes of the lock file in those files that name none.
 
-    Archives are left as they are: packed again by their server they are other bytes, while their
-    members, which are locked, stay the same.
+    Archives are not locked: a server may pack them again with other bytes, while their members,
+    which are locked, stay the same.
 
     Raises
     ------

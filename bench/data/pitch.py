@@ -1,14 +1,11 @@
-"""The grid of a spatial array: how far apart its spots are in the image, and so its scale."""
+"""Pitch of a spatial array in pixels of the image, from which its scale follows."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from bench.errors import DataError
-
-HEXAGONAL_ROWS = np.sqrt(3) / 2
-"""Distance of two rows of a hexagonal array in pitches."""
-
+from bench.evaluate.grid import HEXAGONAL_ROWS
 
 _SMALLEST = 1e-6  # pixels, which rounding alone may leave
 
@@ -98,12 +95,3 @@ def _form(column: float, row: float, residual: float) -> str | None:
     if near[best] > _TOLERANCE or (best.endswith("shifted") and not shifted):
         return None
     return best
-
-
-def is_hexagonal(array_xy: np.ndarray) -> bool:
-    """Whether array coordinates (spots, 2) are those of a hexagonal array: see `spot_pitch`."""
-    array_xy = np.asarray(array_xy)
-    parity = array_xy.sum(axis=1) % 2
-    odd = array_xy[:, 1] % 2
-    # A square array that happens to have even sums alone would have no neighbours in a row.
-    return bool((parity == parity[0]).all() and len(np.unique(odd)) > 1)

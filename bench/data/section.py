@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 from PIL import Image
 
+from bench.cache import Cache
 from bench.data.card import DatasetCard, SectionCard, join_names
 from bench.data.features import LEFT_OUT
-from bench.data.images.image import check_pixels, image_size
+from bench.data.images.image import image_size
+from bench.data.images.raster import check_pixels
+from bench.data.layouts import load_reader, read_files, reader_hash
 from bench.data.pitch import spot_pitch
 from bench.errors import DataError
-from bench.files import atomic_write, cache_folder, canonical_hash, file_hash, one_line, write_json
-from bench.sources import code_hash
+from bench.files import canonical_hash, file_hash
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-Reader = Callable[..., "AnnData"]
 
 OUTSIDE_LIMIT = 0.01
 """Share of a section's spots that may lie outside its image before the section is refused."""
@@ -63,7 +58,7 @@ class Section:
     dropped_spots
         Spots left out because their centre lies outside the image.
     left_out
-        What the reader left out of the files: number by reason, such as ``spots out of tissue``.
+        What the reader left out: number by reason, such as ``spots out of tissue``.
     """
 
     name: str
@@ -110,14 +105,13 @@ def load_section(
     files = {role: root / section.files[role].path for role in hashes}
     parsed = {role: value for role, value in hashes.items() if role != "image"}
     settings = [section.settings] if section.settings else []
-    key = canonical_hash([parsed, reader_hash(card.reader), *settings])
-    cached = cache_folder() / "sections" / f"{card.name}-{section.name}-{key[:24]}.h5ad"
-    adata = _read_cached(cached)
+    key = canonical_hash([parsed, reader_hash(card.layout), *settings])
+    label = f"{card.name}-{section.name}"
+    adata = _PARSED.get(key, label)
     if adata is None:
         adata = parse_section(card, section, files)
-        with atomic_write(cached) as temporary:
+        with _PARSED.new_entry(key, label) as temporary:
             adata.write_h5ad(temporary)
-        write_json(_hash_of(cached), {"sha256": file_hash(cached)})
     left_out = {str(reason): int(n) for reason, n in adata.uns.pop(LEFT_OUT, {}).items()}
 
     image, image_hash = _image_file(card, section, files.get("image"), hashes.get("image"))
@@ -156,28 +150,23 @@ def load_section(
 def _image_file(
     card: DatasetCard, section: SectionCard, image: Path | None, image_hash: str | None
 ) -> tuple[Path | None, str | None]:
-    """Image file of a section and its hash; one inside an HDF5 file is taken out into the cache."""
+    """Image file of a section and its hash; an image inside an HDF5 file is copied to the cache."""
     if image is None or not _is_hdf5(image):
         return image, image_hash
-    module = _reader(card.reader)
-    if not hasattr(module, "embedded_image"):
-        raise DataError(f"{image}: reader '{card.reader}' takes no image out of an HDF5 file")
-    chosen = {
-        name: section.settings[name] for name in ("library", "by") if name in section.settings
-    }
-    key = canonical_hash([image_hash, chosen, reader_hash(card.reader)])
-    kept = cache_folder() / "images" / f"{key[:32]}.png"
-    if not kept.is_file():
-        held = module.embedded_image(image, **chosen)
+    reader = load_reader(card.layout)
+    if not hasattr(reader, "embedded_image"):
+        raise DataError(f"{image}: layout '{card.layout}' has no images inside HDF5 files")
+    chosen = {n: value for n, value in section.settings.items() if n in {"library", "by"}}
+    key = canonical_hash([image_hash, chosen, reader_hash(card.layout)])
+    if not _EMBEDDED.path(key).is_file():
+        held = reader.embedded_image(image, **chosen)
         if held is None:
-            raise DataError(
-                f"{image}: holds no image, which the card of section {section.name} names"
-            )
+            raise DataError(f"{image}: holds no image for section {section.name}")
         height, width = held[0].shape[:2]
         check_pixels(image, width, height, card.max_image_pixels)
-        with atomic_write(kept) as temporary:
+        with _EMBEDDED.new_entry(key) as temporary:
             Image.fromarray(held[0]).save(temporary, format="PNG")
-    return kept, f"sha256:{file_hash(kept)}"
+    return _EMBEDDED.path(key), f"sha256:{file_hash(_EMBEDDED.path(key))}"
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -186,28 +175,11 @@ def _is_hdf5(path: Path) -> bool:
 
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-
-
-@lru_cache
-def reader_hash(name: str) -> str:
-    """Hash of all source that decides what a reader gives; the reader is not imported.
-
-    It is computed once in a process, which does not import an edited reader again either.
-    """
-    module_source(name)
-    return code_hash([f"bench.datasets.{name}", __name__])
-
-
-def module_source(name: str) -> Path:
-    """Source file of a module of ``bench.datasets``, found without importing it."""
-    spec = importlib.util.find_spec(f"bench.datasets.{name}")
-    if spec is None or spec.origin is None:
-        raise DataError(f"there is no module bench.datasets.{name}, which the card names")
-    return Path(spec.origin)
+_EMBEDDED = Cache("images", ".png", lambda path: path)
 
 
 def parse_section(card: DatasetCard, section: SectionCard, files: Mapping[str, Path]) -> AnnData:
-    """Read the tables of a section, by its card's reader.
+    """Read the tables of a section with the reader of its card's layout.
 
     Parameters
     ----------
@@ -219,36 +191,20 @@ def parse_section(card: DatasetCard, section: SectionCard, files: Mapping[str, P
     Raises
     ------
     DataError
-        The card names no such reader or not the files it needs, or they hold no section.
+        The layout's reader cannot be used, the card does not name the files it needs, or they
+        hold no section.
+    UnknownNameError
+        There is no such layout.
     """
-    module = _reader(card.reader)
-    unnamed = [role for role in module.ROLES if role not in section.files]
+    unnamed = [role for role in load_reader(card.layout).ROLES if role not in section.files]
     if unnamed:
         raise DataError(
             f"card {card.name}: section {section.name} names no {join_names(unnamed)} file, which"
-            f" reader '{card.reader}' needs"
+            f" layout '{card.layout}' needs"
         )
-    try:
-        adata = cast("Reader", module.read)(files, **section.settings)
-    except TypeError as error:
-        if not section.settings:
-            raise
-        raise DataError(
-            f"card {card.name}: section {section.name}: reader '{card.reader}' does not take"
-            f" {join_names(section.settings)} ({one_line(error, 120)})"
-        ) from error
+    adata = read_files(card.layout, files, section.settings)
     check_section(adata, str(files["counts"]))
     return adata
-
-
-def _reader(name: str) -> ModuleType:
-    try:
-        module = importlib.import_module(f"bench.datasets.{name}")
-    except ModuleNotFoundError as error:
-        raise DataError(f"there is no reader '{name}', which the card names") from error
-    if not (hasattr(module, "read") and hasattr(module, "ROLES")):
-        raise DataError(f"module '{name}', which the card names, has no 'read' and 'ROLES'")
-    return module
 
 
 def _measured_scale(adata: AnnData, card: DatasetCard) -> float:
@@ -257,35 +213,29 @@ def _measured_scale(adata: AnnData, card: DatasetCard) -> float:
     return card.spot_pitch_micrometres / spot_pitch(array_xy, np.asarray(adata.obsm["spatial"]))
 
 
-def _hash_of(cached: Path) -> Path:
-    return cached.with_suffix(".json")
-
-
-def _read_cached(path: Path) -> AnnData | None:
-    """The cached section, None where there is none whose bytes are those that were written."""
+def _read_h5ad(path: Path) -> AnnData:
     import anndata
 
-    try:
-        expected = json.loads(_hash_of(path).read_text(encoding="utf-8"))
-        if expected != {"sha256": file_hash(path)}:
-            return None
-    except (OSError, ValueError):
-        return None
     return anndata.read_h5ad(path)
 
 
+_PARSED = Cache("sections", ".h5ad", _read_h5ad, checked=True)
+"""Parsed sections by the hashes of their files and of the reader's source."""
+
+
 def check_section(adata: AnnData, where: str) -> None:
-    """Refuse a section whose contents no measurement can have.
+    """Refuse a section that cannot be a measurement, or that its reader left incomplete.
 
     Raises
     ------
     DataError
         Too few spots, no gene or no count at all; counts that are negative, fractional or not
-        finite; duplicate spots or genes; coordinates that are not finite.
+        finite; duplicate spots or genes; coordinates that are missing or not finite.
     """
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise DataError(f"{where}: empty, {adata.n_obs} spots x {adata.n_vars} genes")
     check_enough_spots(adata, where)
+    _check_fields(adata, where)
     counts = adata.X
     if not sp.issparse(counts):
         raise DataError(f"{where}: the reader must give counts as a CSR matrix")
@@ -304,6 +254,20 @@ def check_section(adata: AnnData, where: str) -> None:
             raise DataError(f"{where}: {kind} '{twice}' occurs more than once")
     if not np.isfinite(adata.obsm["spatial"]).all():
         raise DataError(f"{where}: a spot's pixel coordinates are not finite")
+
+
+def _check_fields(adata: AnnData, where: str) -> None:
+    absent = [name for name in ("array_row", "array_col", "label") if name not in adata.obs]
+    if absent:
+        raise DataError(f"{where}: the reader gives no obs column {join_names(absent)}")
+    for name in ("array_row", "array_col"):
+        if adata.obs[name].dtype.kind not in "iu":
+            raise DataError(f"{where}: the reader must give integers as {name}")
+    shape = np.shape(adata.obsm["spatial"]) if "spatial" in adata.obsm else ()
+    if shape != (adata.n_obs, 2):
+        raise DataError(
+            f"{where}: the reader must give obsm['spatial'] as (spots, 2) pixels (x, y)"
+        )
 
 
 def check_enough_spots(adata: AnnData, where: str) -> None:

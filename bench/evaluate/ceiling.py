@@ -57,12 +57,12 @@ def noise_ceiling(
     if not np.array_equal(whole, counts.data):
         raise ValueError("the noise ceiling needs raw counts, these are not whole numbers")
     rng = np.random.default_rng(seed)
-    found = []
+    correlations = []
     for _ in range(splits):
         half = counts.astype(np.float64)
         half.data = rng.binomial(whole.astype(np.int64), 0.5).astype(np.float64)
-        found.append(pearson_per_gene(normalise(half), normalise(counts - half)))
-    halves = np.stack(found)
+        correlations.append(pearson_per_gene(normalise(half), normalise(counts - half)))
+    halves = np.stack(correlations)
     defined = ~np.isnan(halves)
     number = defined.sum(axis=0)
     r = np.divide(

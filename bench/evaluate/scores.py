@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from bench.evaluate.section import GeneValues
+    from bench.evaluate.gene_values import GeneValues
 
 Place = Literal["text", "page", "machine", "none"]
 """Where a column is shown first: in every table; on the HTML page and in csv and json; in csv and

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from bench.evaluate.gene_values import GeneValues
 from bench.evaluate.metrics import (
     PooledCorrelation,
     as_pair,
     concordance_per_gene,
     correlations_per_gene,
     mean_absolute_error,
-    nanmean,
     p_values,
     pearson_per_gene,
     spearman_per_gene,
@@ -46,38 +46,6 @@ class Reference:
     weights: sp.csr_matrix
     morans_i: np.ndarray
     domains: tuple[float, float]
-
-
-class GeneValues:
-    """Values of each panel gene as attributes, and their means.
-
-    Attributes
-    ----------
-    heg
-        (genes,) bool mask of the highly expressed genes.
-    """
-
-    heg: np.ndarray
-
-    def value(self, name: str) -> float:
-        """A value that belongs to no single gene."""
-        return float(getattr(self, name))
-
-    def panel_mean(self, column: str) -> float:
-        """Mean over the panel genes with a defined value; NaN where there is none."""
-        return nanmean(getattr(self, column))
-
-    def heg_mean(self, column: str) -> float:
-        """Mean over the highly expressed genes with a defined value; NaN where there is none."""
-        return nanmean(getattr(self, column)[self.heg])
-
-    def undefined(self, column: str) -> float:
-        """Number of panel genes without a defined value."""
-        return float(np.isnan(getattr(self, column)).sum())
-
-    def undefined_heg(self, column: str) -> float:
-        """Number of highly expressed genes without a defined value."""
-        return float(np.isnan(getattr(self, column)[self.heg]).sum())
 
 
 class Section(GeneValues):

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
+from bench.evaluate.grid import HEXAGONAL_ROWS, is_hexagonal
+
 UNLABELLED = frozenset({"", "undetermined"})
 """Labels that name no domain."""
 
@@ -32,8 +34,8 @@ def grid_neighbours(array_xy: np.ndarray) -> sp.csr_matrix:
     from scipy.spatial import cKDTree
 
     position = np.array(array_xy, dtype=np.float64)
-    if _is_hexagonal(array_xy):
-        position[:, 1] *= np.sqrt(3)
+    if is_hexagonal(array_xy):
+        position[:, 1] *= 2 * HEXAGONAL_ROWS  # neighbours in a row are two columns apart
     if len(position) < 2:
         return sp.csr_matrix((len(position), len(position)))
     tree = cKDTree(position)
@@ -101,7 +103,7 @@ def map_similarity(truth: np.ndarray, prediction: np.ndarray, array_xy: np.ndarr
         return uniform_filter(maps, size=(1, _WINDOW, _WINDOW))
 
     # All genes at once: one by one, scikit-image's function takes most of the scoring time.
-    found = np.full(genes, np.nan)
+    similarity = np.full(genes, np.nan)
     a, b = _standardised(truth), _standardised(prediction)
     defined = ~(np.isnan(a).any(axis=0) | np.isnan(b).any(axis=0))
     x, y = (np.zeros((int(defined.sum()), *shape)) for _ in range(2))
@@ -113,8 +115,8 @@ def map_similarity(truth: np.ndarray, prediction: np.ndarray, array_xy: np.ndarr
     small_mean, small_variance = (0.01 * _DEVIATIONS) ** 2, (0.03 * _DEVIATIONS) ** 2
     local = (2 * mean_x * mean_y + small_mean) * (2 * covariance + small_variance)
     local /= (mean_x**2 + mean_y**2 + small_mean) * (variance + small_variance)
-    found[defined] = local[:, row, column].mean(axis=1)
-    return found
+    similarity[defined] = local[:, row, column].mean(axis=1)
+    return similarity
 
 
 _WINDOW = 7
@@ -125,13 +127,7 @@ _DEVIATIONS = 6.0
 def _grid(array_xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Column and row counted from 0; a hexagonal array uses every second column of a row."""
     column, row = (axis - axis.min() for axis in np.asarray(array_xy, dtype=np.intp).T)
-    return (column // 2 if _is_hexagonal(array_xy) else column), row
-
-
-def _is_hexagonal(array_xy: np.ndarray) -> bool:
-    """Whether column and row are both even or both odd, as on a Visium array."""
-    position = np.asarray(array_xy)
-    return len(position) > 1 and len(np.unique(position.sum(axis=1) % 2)) == 1
+    return (column // 2 if is_hexagonal(array_xy) else column), row
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:
@@ -202,8 +198,8 @@ def domain_agreement(
     kinds = len(set(names[named]))
     if kinds < 2:
         return float("nan"), float("nan")
-    found = spatial_domains(np.asarray(expression)[named], kinds, seed=seed)
+    domains = spatial_domains(np.asarray(expression)[named], kinds, seed=seed)
     return (
-        float(adjusted_rand_score(names[named], found)),
-        float(normalized_mutual_info_score(names[named], found)),
+        float(adjusted_rand_score(names[named], domains)),
+        float(normalized_mutual_info_score(names[named], domains)),
     )

@@ -151,9 +151,9 @@ def permutation_test(differences: np.ndarray, patients: Sequence[str], *, seed: 
     else:
         rng = np.random.default_rng(seed)
         signs, ours = rng.choice([-1, 1], size=(RESAMPLES, len(sums))), 1
-    found, flipped = abs(sums.sum()), np.abs(signs @ sums)
+    observed, flipped = abs(sums.sum()), np.abs(signs @ sums)
     # Rounding must not make the observed assignment smaller than itself.
-    extreme = np.sum(flipped >= found * (1 - 1e-12) - 1e-300)
+    extreme = np.sum(flipped >= observed * (1 - 1e-12) - 1e-300)
     return float((extreme + ours) / (len(signs) + ours))
 
 
@@ -210,7 +210,7 @@ def compare_pairs(
     list of Comparison
         In the order of the methods; a pair without common sections is left out.
     """
-    found = []
+    comparisons = []
     for first, second in combinations(scores, 2):
         both = pd.concat([scores[first], scores[second]], axis=1, join="inner").dropna()
         if both.empty:
@@ -218,7 +218,7 @@ def compare_pairs(
         differences = (both.iloc[:, 0] - both.iloc[:, 1]).to_numpy(dtype=np.float64)
         names = [patients[section] for section in both.index]
         low, high = bootstrap_interval(differences, names, seed=seed)
-        found.append(
+        comparisons.append(
             Comparison(
                 first=first,
                 second=second,
@@ -231,11 +231,11 @@ def compare_pairs(
                 permutation=permutation_test(differences, names, seed=seed),
             )
         )
-    wilcoxon = holm([one.wilcoxon for one in found])
-    permutation = holm([one.permutation for one in found])
+    wilcoxon = holm([one.wilcoxon for one in comparisons])
+    permutation = holm([one.permutation for one in comparisons])
     return [
         Comparison(**{**vars(one), "wilcoxon_holm": w, "permutation_holm": p})
-        for one, w, p in zip(found, wilcoxon, permutation, strict=True)
+        for one, w, p in zip(comparisons, wilcoxon, permutation, strict=True)
     ]
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.data.card import DatasetCard
-from bench.data.dataset import Dataset, is_here, open_dataset
+from bench.data.dataset import Dataset, open_dataset
+from bench.data.folders import is_here
 from bench.errors import BenchError
 from bench.execute.plan import divide
 from bench.protocol.audit import Finding, audit, shared_data

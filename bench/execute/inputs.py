@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from bench.cache import JsonCache, cache_folder
 from bench.data.dataset import Dataset
-from bench.data.section import reader_hash
-from bench.data.views import Slide
+from bench.data.inputs import Slide
+from bench.data.layouts import reader_hash
 from bench.errors import BenchError
 from bench.execute.scoring import Reference, reference
-from bench.files import cache_folder, canonical_hash, one_line, process_folder, write_json
+from bench.files import canonical_hash, one_line, process_folder
 from bench.protocol.fold_data import FoldData, Truth, fold_data
 from bench.protocol.folds import Fold, Folds
 from bench.protocol.rules import Protocol
@@ -70,7 +70,7 @@ class FoldSource:
         return canonical_hash(
             {
                 "dataset": dataset.hash,
-                "reader": reader_hash(dataset.card.reader),
+                "reader": reader_hash(dataset.card.layout),
                 "labels": {n: dataset.hashes[n].get("labels") for n in names},
                 "protocol": self.protocol.hash,
                 "panel": self.listed_panel,
@@ -139,18 +139,15 @@ class FoldInputs:
 
         They are remembered, so that a finished fold is recognised without reading its data.
         """
-        path = cache_folder() / "folds" / f"{self.source.key[:32]}.json"
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            return FoldHashes(**{name: str(known[name]) for name in FoldHashes._fields})
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
+        known = _HASHES.get(self.source.key)
+        if known is not None:
+            return known
         data = self.data
         with_images, without = content_of(data.training, data.slides)
         truth = canonical_hash([_truth_hash(truth) for truth in data.truth])
-        found = FoldHashes(with_images, without, truth)
-        write_json(path, found._asdict())
-        return found
+        hashes = FoldHashes(with_images, without, truth)
+        _HASHES.put(self.source.key, hashes._asdict())
+        return hashes
 
     @cached_property
     def handed_over(self) -> Path:
@@ -188,6 +185,12 @@ class FoldInputs:
         shutil.rmtree(self._folder, ignore_errors=True)
         for name in ("data", "references", "handed_over", "sections"):
             vars(self).pop(name, None)
+
+
+_HASHES = JsonCache(
+    "folds", lambda known: FoldHashes(**{name: str(known[name]) for name in FoldHashes._fields})
+)
+"""Hashes of folds by the key of their source."""
 
 
 class InputsOfFolds:

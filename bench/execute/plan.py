@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bench.cache import JsonCache
 from bench.data.card import DatasetCard, join_names
 from bench.data.dataset import Dataset, open_dataset
-from bench.data.overview import summarize
 from bench.devices import check_device, check_precision, remember_devices, remembered_devices
 from bench.errors import BenchError, DataError
 from bench.evaluate.oracles import ORACLES
@@ -20,9 +20,16 @@ from bench.execute.inputs import FoldSource
 from bench.execute.keys import run_key
 from bench.execute.method_specs import MethodSpec, released_spec, resolve_methods, tuned_spec
 from bench.execute.request import Request
-from bench.files import cache_folder, canonical_hash, file_hash
+from bench.fetch.overview import summarize
+from bench.files import canonical_hash, file_hash
 from bench.method import Precision
-from bench.protocol.audit import Finding, audit, check_audit, read_findings, write_findings
+from bench.protocol.audit import (
+    Finding,
+    audit,
+    check_audit,
+    decode_findings,
+    encode_findings,
+)
 from bench.protocol.folds import Folds, SectionFacts, make_folds, read_folds, write_folds
 from bench.protocol.gene_list import read_panel
 from bench.protocol.rules import Protocol, find_protocol, with_panel
@@ -272,12 +279,14 @@ def dataset_audit(dataset: Dataset, folds: Folds, protocol: Protocol) -> list[Fi
     """Leaks of a dataset's folds; looked for once for the same data, folds and rules."""
     source = code_hash(["bench.protocol.audit"])
     key = canonical_hash([source, dataset.hash, folds.hash, protocol.hash])
-    path = cache_folder() / "audits" / f"{key[:32]}.json"
-    findings = read_findings(path)
+    findings = _AUDITS.get(key)
     if findings is None:
         findings = audit(folds, dataset.only(list(folds.patients)).sections, protocol)
-        write_findings(path, findings)
+        _AUDITS.put(key, encode_findings(findings))
     return findings
+
+
+_AUDITS = JsonCache("audits", decode_findings)
 
 
 def _method_specs(request: Request, dataset: str) -> list[MethodSpec]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bench.cache import JsonCache
 from bench.data.alignment import section_alignment
 from bench.data.card import join_names
 from bench.data.images.image import thumbnail
 from bench.data.section import Section
 from bench.errors import LeakError
-from bench.files import cache_folder, write_json
 from bench.protocol.folds import Fold, Folds
 from bench.protocol.rules import Protocol
 
@@ -122,18 +121,14 @@ def check_audit(findings: Sequence[Finding], protocol: Protocol) -> None:
         raise LeakError(f"protocol {protocol.name} forbids: {forbidden[0].message}{more}")
 
 
-def write_findings(path: Path, findings: Sequence[Finding]) -> None:
-    """Keep findings in a file."""
-    write_json(path, {"findings": [vars(finding) for finding in findings]})
+def encode_findings(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Findings as JSON has them."""
+    return {"findings": [vars(finding) for finding in findings]}
 
 
-def read_findings(path: Path) -> list[Finding] | None:
-    """Findings that :func:`write_findings` kept; None where there is no such file."""
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))["findings"]
-        return [Finding(**{**one, "folds": tuple(one["folds"])}) for one in kept]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def decode_findings(content: Any) -> list[Finding]:
+    """Findings that :func:`encode_findings` encoded."""
+    return [Finding(**{**one, "folds": tuple(one["folds"])}) for one in content["findings"]]
 
 
 def rule_findings(folds: Folds, protocol: Protocol) -> list[Finding]:
@@ -247,25 +242,23 @@ def _perceptual_hash(section: Section) -> np.ndarray:
     import imagehash
 
     assert section.image is not None
-    key = hashlib.sha256(str(section.image_hash).encode()).hexdigest()[:32]
-    path = cache_folder() / "fingerprints" / f"{key}.json"
-    found = _read_bits(path)
-    if found is None:
+    key = hashlib.sha256(str(section.image_hash).encode()).hexdigest()
+    bits = _FINGERPRINTS.get(key)
+    if bits is None:
         image, _ = thumbnail(
             section.image, section.max_image_pixels, _THUMBNAIL, section.image_hash
         )
-        found = imagehash.phash(image, hash_size=_HASH_SIDE).hash.ravel()
-        write_json(path, {"phash": "".join("01"[int(bit)] for bit in found)})
-    return found
+        bits = imagehash.phash(image, hash_size=_HASH_SIDE).hash.ravel()
+        _FINGERPRINTS.put(key, {"phash": "".join("01"[int(bit)] for bit in bits)})
+    return bits
 
 
-def _read_bits(path: Path) -> np.ndarray | None:
-    try:
-        bits = json.loads(path.read_text(encoding="utf-8"))["phash"]
-        found = np.array([int(bit) for bit in bits], dtype=bool)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if found.size == _HASH_SIDE**2 else None
+def _decode_bits(content: Any) -> np.ndarray:
+    return np.array([int(bit) for bit in content["phash"]], dtype=bool).reshape(_HASH_SIDE**2)
+
+
+_FINGERPRINTS = JsonCache("fingerprints", _decode_bits)
+"""Perceptual hashes by the hash of the image file."""
 
 
 def _close_spots(first: Section, second: Section) -> int:

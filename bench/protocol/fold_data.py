@@ -9,8 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from bench.data.images.patches import PatchSource
+from bench.data.inputs import Slide, TrainingData, TrainingSection
 from bench.data.section import Section
-from bench.data.views import Slide, TrainingData, TrainingSection
 from bench.errors import DataError, near_names
 from bench.protocol.folds import Fold
 from bench.protocol.normalise import normalise, panel_counts

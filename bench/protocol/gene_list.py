@@ -10,9 +10,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from bench.cache import Cache
 from bench.data.card import DatasetCard, PanelCard
 from bench.errors import DataError, UnknownNameError
-from bench.files import cache_folder
 
 _MAX_PANEL_BYTES = 16 << 20
 
@@ -44,28 +44,33 @@ def read_panel(card: DatasetCard, name: str, root: Path) -> tuple[str, ...]:
                 panel.file.verify(place)
             return _checked(read_symbols(place), panel, place)
     if panel.file and panel.file.url:
-        fetched = _download(panel)
-        return _checked(read_symbols(fetched), panel, fetched)
+        return _download(panel)
     raise DataError(f"panel {name} not found; put it at {' or '.join(map(str, places))}")
 
 
-def _download(panel: PanelCard) -> Path:
-    from bench.data.fetching.download import Downloader, Source
+def _download(panel: PanelCard) -> tuple[str, ...]:
+    """Symbols of a panel's file, which is downloaded where the cache has none."""
+    from bench.fetch.download import Downloader, Source
 
     file = panel.file
     assert file is not None
     assert file.url is not None
-    target = cache_folder() / "panels" / f"{panel.symbols_sha256[:16]}-{Path(file.path).name}"
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
+    panels = Cache(
+        "panels", Path(file.path).suffix, lambda path: _checked(read_symbols(path), panel, path)
+    )
+    key = panel.symbols_sha256
+    symbols = panels.get(key)
+    if symbols is None:
         try:
-            Downloader().fetch(Source(file.url), file, target)
+            with panels.new_entry(key) as temporary:
+                Downloader().fetch(Source(file.url), file, temporary)
+                symbols = _checked(read_symbols(temporary), panel, Path(file.path))
         except DataError as error:
             raise DataError(
                 f"panel cannot be downloaded: {error}; without a connection put the list as"
                 f" {panel.text or file.path} into the data folder"
             ) from error
-    return target
+    return symbols
 
 
 def read_symbols(path: Path) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from bench.data.section import Section
 from bench.errors import BenchError
+from bench.evaluate.spatial import morans_i
 from bench.protocol.rules import Protocol
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = 6
 """Nearest spots over which Moran's I compares a spot with its surroundings."""
+
+_GENES_AT_ONCE = 512  # that are dense in memory
 
 
 def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, ...]:
@@ -91,18 +94,23 @@ def _morans_i(pooled: AnnData) -> np.ndarray:
 
     A gene that is constant in a section has no Moran's I there, and is left out of its mean.
     """
-    import scanpy
     from sklearn.neighbors import kneighbors_graph
 
-    found = []
+    of_sections = []
     for name in pooled.obs["section"].unique():
         section = pooled[pooled.obs["section"] == name]
         neighbours = min(NEIGHBOURS, section.n_obs - 1)
         graph = kneighbors_graph(np.asarray(section.obsm["spatial"]), neighbours)
-        with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*variables were constant")
-            found.append(scanpy.metrics.morans_i(graph, section.X.T.tocsr()))
-    values = np.array(found, dtype=np.float64)
+        expression = section.X.tocsc()
+        of_sections.append(
+            np.concatenate(
+                [
+                    morans_i(expression[:, start : start + _GENES_AT_ONCE].toarray(), graph)
+                    for start in range(0, section.n_vars, _GENES_AT_ONCE)
+                ]
+            )
+        )
+    values = np.array(of_sections, dtype=np.float64)
     known = np.isfinite(values)
     total = np.where(known, values, 0).sum(axis=0)
     return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), -np.inf)

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from bench.data.card import first_fault
 from bench.errors import DataError, UnknownNameError
-from bench.files import canonical_hash, read_yaml
+from bench.files import canonical_hash
 from bench.protocol.gene_list import read_symbols
+from bench.yaml_files import read_yaml
 
 
 class _Rules(BaseModel):

@@ -209,8 +209,8 @@ def rank_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure | Non
 
 def peak_memory(run: StoredRun) -> float:
     """Largest resident memory over the folds of a run, in MB; 0 where it was not measured."""
-    found = [run.folder.fold(index).facts().get("peak_memory_mb") for index in run.done]
-    return max((float(value) for value in found if value), default=0.0)
+    peaks = [run.folder.fold(index).facts().get("peak_memory_mb") for index in run.done]
+    return max((float(value) for value in peaks if value), default=0.0)
 
 
 def plain(name: str) -> str:

@@ -53,10 +53,10 @@ def draw_figures(
     done = [run for run in runs if run.done]
     figures: dict[str, Figure] = dict(comparison_figures(done))
     for section in sections or stored_sections(done)[:1]:
-        found = section_map(done, section)
-        shown = list(genes) or shown_genes(done, found.genes)
-        figures[f"genes-{section}"] = gene_maps(found, shown)
-        domains = domain_maps(found)
+        section_shown = section_map(done, section)
+        shown = list(genes) or shown_genes(done, section_shown.genes)
+        figures[f"genes-{section}"] = gene_maps(section_shown, shown)
+        domains = domain_maps(section_shown)
         if domains is not None:
             figures[f"domains-{section}"] = domains
     written = []

@@ -54,7 +54,7 @@ def gene_ranking(run: StoredRun) -> pd.DataFrame:
     evidence = -np.log10(table["p_value"].clip(lower=10.0**-LARGEST_LOG))
     # A correlation of the wrong sign is no evidence of a good prediction.
     table["log10_p"] = np.where(table["pcc"] > 0, evidence, np.where(evidence.isna(), np.nan, 0.0))
-    table["found"] = (table["q_value"] < SIGNIFICANT) & (table["pcc"] > 0)
+    table["significant"] = (table["q_value"] < SIGNIFICANT) & (table["pcc"] > 0)
     grouped = table.groupby("gene", sort=False)
     ranking = grouped.agg(
         sections=("pcc", "count"),
@@ -62,7 +62,7 @@ def gene_ranking(run: StoredRun) -> pd.DataFrame:
         pcc=("pcc", "mean"),
         pcc_best=("pcc", "max"),
         ceiling=("ceiling", "mean"),
-        significant=("found", "sum"),
+        significant=("significant", "sum"),
     )
     defined = table.dropna(subset="pcc")
     best = defined.loc[defined.groupby("gene")["pcc"].idxmax()].set_index("gene")["section"]

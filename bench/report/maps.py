@@ -139,7 +139,7 @@ def shown_genes(runs: Sequence[StoredRun], panel: Sequence[str]) -> list[str]:
     return [*first, *(gene for gene in ranked if gene not in markers)][:GENES_SHOWN]
 
 
-def gene_maps(found: SectionMap, genes: Sequence[str]) -> Figure:
+def gene_maps(section: SectionMap, genes: Sequence[str]) -> Figure:
     """Measured beside predicted expression of some genes, on the H&E image where it is stored.
 
     Every map has a colour range of its own: methods differ in scale, and the eye compares
@@ -152,49 +152,49 @@ def gene_maps(found: SectionMap, genes: Sequence[str]) -> Figure:
     """
     from bench.evaluate.metrics import pearson_per_gene
 
-    missing = [gene for gene in genes if gene not in found.genes]
+    missing = [gene for gene in genes if gene not in section.genes]
     if missing:
-        raise BenchError(f"gene {missing[0]} is not in the panel of section {found.section}")
-    runs = list(found.predictions)[: COLUMNS - 1]
-    figure, grid = _panels(len(genes), 1 + len(runs), found)
+        raise BenchError(f"gene {missing[0]} is not in the panel of section {section.section}")
+    runs = list(section.predictions)[: COLUMNS - 1]
+    figure, grid = _panels(len(genes), 1 + len(runs), section)
     for row, gene in enumerate(genes):
-        number = found.genes.index(gene)
-        truth = found.truth[:, [number]]
-        _values(grid[row, 0], found, truth[:, 0], f"{gene}\nmeasured")
+        number = section.genes.index(gene)
+        truth = section.truth[:, [number]]
+        _values(grid[row, 0], section, truth[:, 0], f"{gene}\nmeasured")
         for column, label in enumerate(runs, 1):
-            prediction = found.predictions[label][:, [number]]
+            prediction = section.predictions[label][:, [number]]
             r = pearson_per_gene(truth, prediction)[0]
             said = "undefined" if np.isnan(r) else f"PCC {r:.2f}"
-            _values(grid[row, column], found, prediction[:, 0], f"{label}\n{said}")
-    figure.suptitle(f"section {found.section}; each map has its own colour range", fontsize=9)
+            _values(grid[row, column], section, prediction[:, 0], f"{label}\n{said}")
+    figure.suptitle(f"section {section.section}; each map has its own colour range", fontsize=9)
     return figure
 
 
-def domain_maps(found: SectionMap) -> Figure | None:
+def domain_maps(section: SectionMap) -> Figure | None:
     """Domains of measured and predicted expression beside the pathologist's labels.
 
     None where the section has fewer than two labels.
     """
-    names = sorted(name for name in set(found.labels) if name.lower() not in UNLABELLED)
+    names = sorted(name for name in set(section.labels) if name.lower() not in UNLABELLED)
     if len(names) < 2:
         return None
-    runs = list(found.predictions)[:RUNS_SHOWN]
+    runs = list(section.predictions)[:RUNS_SHOWN]
     shown = 2 + len(runs)
-    figure, grid = _panels(-(-shown // COLUMNS), min(shown, COLUMNS), found)
+    figure, grid = _panels(-(-shown // COLUMNS), min(shown, COLUMNS), section)
     axes = grid.ravel()
     for unused in axes[shown:]:
         unused.set_axis_off()
-    named = np.isin(found.labels, names)
-    codes = np.array([names.index(name) if name in names else -1 for name in found.labels])
-    _codes(axes[0], found, codes, "pathologist")
-    panels = {"measured": found.truth, **{label: found.predictions[label] for label in runs}}
+    named = np.isin(section.labels, names)
+    codes = np.array([names.index(name) if name in names else -1 for name in section.labels])
+    _codes(axes[0], section, codes, "pathologist")
+    panels = {"measured": section.truth, **{label: section.predictions[label] for label in runs}}
     for column, (label, expression) in enumerate(panels.items(), 1):
-        clusters = np.full(len(found.labels), -1)
+        clusters = np.full(len(section.labels), -1)
         clusters[named] = _matched(spatial_domains(expression[named], len(names)), codes[named])
-        ari, _ = domain_agreement(expression, list(found.labels))
-        _codes(axes[column], found, clusters, f"{label}\nARI {ari:.2f}")
+        ari, _ = domain_agreement(expression, list(section.labels))
+        _codes(axes[column], section, clusters, f"{label}\nARI {ari:.2f}")
     figure.suptitle(
-        f"section {found.section}: k-means domains, coloured by the label they overlap most",
+        f"section {section.section}: k-means domains, coloured by the label they overlap most",
         fontsize=9,
     )
     _label_legend(figure, names)
@@ -212,11 +212,11 @@ def _matched(clusters: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return columns[np.argsort(rows)][clusters]
 
 
-def _panels(rows: int, columns: int, found: SectionMap) -> tuple[Figure, np.ndarray]:
+def _panels(rows: int, columns: int, section: SectionMap) -> tuple[Figure, np.ndarray]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    extent = np.ptp(found.spatial, axis=0)
+    extent = np.ptp(section.spatial, axis=0)
     tall = float(np.clip(extent[1] / max(extent[0], 1.0), 0.6, 1.6))
     figure = Figure(
         figsize=(PANEL * columns, (PANEL * tall + 0.45) * rows + 0.5), layout="constrained"
@@ -225,12 +225,12 @@ def _panels(rows: int, columns: int, found: SectionMap) -> tuple[Figure, np.ndar
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _background(axes: Axes, found: SectionMap) -> None:
-    low, high = found.spatial.min(axis=0), found.spatial.max(axis=0)
+def _background(axes: Axes, section: SectionMap) -> None:
+    low, high = section.spatial.min(axis=0), section.spatial.max(axis=0)
     margin = 0.05 * (high - low).max()
-    if found.image is not None:
-        pixels, (width, height) = _pale(found.image)
-        axes.imshow(pixels, extent=(0, width / found.scale, height / found.scale, 0))
+    if section.image is not None:
+        pixels, (width, height) = _pale(section.image)
+        axes.imshow(pixels, extent=(0, width / section.scale, height / section.scale, 0))
     axes.set_xlim(low[0] - margin, high[0] + margin)
     axes.set_ylim(high[1] + margin, low[1] - margin)
     axes.set_aspect("equal")
@@ -252,24 +252,24 @@ def _pale(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
 _MAP_PIXELS = 400
 
 
-def _spot_area(found: SectionMap) -> float:
+def _spot_area(section: SectionMap) -> float:
     """Area of a spot in points, so that neighbours nearly touch."""
     from scipy.spatial import cKDTree
 
-    if len(found.spatial) < 2:
+    if len(section.spatial) < 2:
         return 40.0
-    pitch = float(np.median(cKDTree(found.spatial).query(found.spatial, k=2)[0][:, 1]))
-    width = 1.1 * max(np.ptp(found.spatial, axis=0).max(), 1.0)
+    pitch = float(np.median(cKDTree(section.spatial).query(section.spatial, k=2)[0][:, 1]))
+    width = 1.1 * max(np.ptp(section.spatial, axis=0).max(), 1.0)
     return float((0.8 * pitch / width * PANEL * 72) ** 2)
 
 
-def _values(axes: Axes, found: SectionMap, values: np.ndarray, title: str) -> None:
-    _background(axes, found)
+def _values(axes: Axes, section: SectionMap, values: np.ndarray, title: str) -> None:
+    _background(axes, section)
     axes.scatter(
-        found.spatial[:, 0],
-        found.spatial[:, 1],
+        section.spatial[:, 0],
+        section.spatial[:, 1],
         c=values,
-        s=_spot_area(found),
+        s=_spot_area(section),
         cmap="viridis",
         linewidths=0,
         alpha=0.9,
@@ -283,12 +283,12 @@ def _palette(number: int) -> list[Any]:
     return list(sns.color_palette("colorblind", number))
 
 
-def _codes(axes: Axes, found: SectionMap, codes: np.ndarray, title: str) -> None:
-    _background(axes, found)
+def _codes(axes: Axes, section: SectionMap, codes: np.ndarray, title: str) -> None:
+    _background(axes, section)
     palette = _palette(max(int(codes.max()) + 1, 1))
     colours = [palette[code] if code >= 0 else (0.8, 0.8, 0.8) for code in codes]
-    x, y = found.spatial[:, 0], found.spatial[:, 1]
-    axes.scatter(x, y, c=colours, s=_spot_area(found), linewidths=0, alpha=0.9)
+    x, y = section.spatial[:, 0], section.spatial[:, 1]
+    axes.scatter(x, y, c=colours, s=_spot_area(section), linewidths=0, alpha=0.9)
     axes.set_title(plain(title), fontsize=8)
 
 

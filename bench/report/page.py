@@ -97,15 +97,15 @@ def stored_comparisons(
     protocols = {of for name in names for of in stored[name]}
     if protocol is not None and names and protocol not in protocols:
         raise UnknownNameError("protocol with runs", protocol, protocols)
-    found = []
+    listed = []
     for name in names:
         for of in sorted(stored[name]):
             if protocol in {None, of} and (runs := stored_runs(results, name, of, "figures")):
                 kept = newest(runs)
-                found.append(Comparison(name, of, kept, len(runs) - len(kept)))
-    if not found:
+                listed.append(Comparison(name, of, kept, len(runs) - len(kept)))
+    if not listed:
         raise BenchError(f"{results}: no runs here; make some with 'bench run'")
-    return found
+    return listed
 
 
 def write_page(results: Path, path: Path, comparisons: Sequence[Comparison]) -> Path:
@@ -170,7 +170,7 @@ def page(results: Path, comparisons: Sequence[Comparison]) -> str:
     one = comparisons[0]
     return environment.from_string(template).render(
         title=f"{one.dataset}, protocol {one.protocol}" if len(comparisons) == 1 else "All runs",
-        parts=[_part(*found) for found in zip(comparisons, tables, rows, maps, strict=True)],
+        parts=[_part(*part) for part in zip(comparisons, tables, rows, maps, strict=True)],
         images=images,
         viridis="".join(f"{value:02x}" for colour in viridis for value in colour),
     )
@@ -224,11 +224,11 @@ def _sheet(shown: pd.DataFrame, kinds: Sequence[str] = ()) -> dict[str, Any]:
     columns = []
     for heading in shown:
         texts = [str(text) for text in shown[heading]]
-        found = [_NUMBER.fullmatch(text) for text in texts]
-        numeric = any(found) and all(
-            match or text in {"–", "no power"} for match, text in zip(found, texts, strict=True)
+        matches = [_NUMBER.fullmatch(text) for text in texts]
+        numeric = any(matches) and all(
+            match or text in {"–", "no power"} for match, text in zip(matches, texts, strict=True)
         )
-        keys = [match[1] if match else "" for match in found] if numeric else texts
+        keys = [match[1] if match else "" for match in matches] if numeric else texts
         columns.append((str(heading), numeric, list(zip(texts, keys, strict=True))))
     return {
         "headings": [

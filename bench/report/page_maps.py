@@ -193,10 +193,10 @@ def _read_fold(
         here = names == section
         spots = list(adata.obs_names[here])
         known = variants.setdefault(section, [])
-        found = next((v for v in known if v.is_of(spots, panel, truth[here])), None)
+        variant = next((v for v in known if v.is_of(spots, panel, truth[here])), None)
         of_genes = scores[section].reindex(panel)
-        if found is None:
-            found = _Variant(
+        if variant is None:
+            variant = _Variant(
                 section,
                 str(adata.obs["patient"].to_numpy()[here][0]),
                 spots,
@@ -204,11 +204,11 @@ def _read_fold(
                 np.asarray(adata.obsm["spatial"], dtype=np.float64)[here],
                 truth[here],
             )
-            found.ceiling = of_genes["ceiling"].to_numpy()
-            known.append(found)
+            variant.ceiling = of_genes["ceiling"].to_numpy()
+            known.append(variant)
         # Methods that read no image may have been run where there was none.
-        found.image = found.image or images.get(section, {}).get("file")
-        found.maps[number] = {
+        variant.image = variant.image or images.get(section, {}).get("file")
+        variant.maps[number] = {
             **_quantised(predicted[here]),
             "pcc": _base64(of_genes["pcc"].to_numpy(), "<f4"),
             "row": number,

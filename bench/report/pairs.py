@@ -37,10 +37,10 @@ def section_scores(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
         part = scores[(scores["section"] != "") & (scores["score"] == score)]
         patients |= dict(zip(part["section"], part["patient"], strict=True))
         columns[row_name(row, table)] = part.set_index("section")["value"]
-    found = pd.DataFrame(columns)
-    found.index.name = "section"
-    found.insert(0, "patient", [patients[section] for section in found.index])
-    return found.sort_index()
+    values = pd.DataFrame(columns)
+    values.index.name = "section"
+    values.insert(0, "patient", [patients[section] for section in values.index])
+    return values.sort_index()
 
 
 def pair_table(runs: Sequence[StoredRun], score: str = LEADING) -> pd.DataFrame:
@@ -82,10 +82,10 @@ def tuned_pairs(runs: Sequence[StoredRun], score: str = LEADING) -> pd.DataFrame
         for name, run in labels.items()
         if f"tuned:{name}" in labels
     ]
-    found = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    pairs = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
     for test in ("wilcoxon", "permutation"):
-        found[f"{test}_holm"] = holm(found[test].to_list())
-    return found
+        pairs[f"{test}_holm"] = holm(pairs[test].to_list())
+    return pairs
 
 
 def render_pairs(

@@ -83,17 +83,17 @@ def preset_notes(runs_facts: Sequence[Mapping[str, Any]]) -> list[str]:
 def _changes(facts: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """By setting: the preset's value, and the value used or, where they differ, those by fold."""
     recorded = facts.get("changes")  # absent from results of earlier versions
-    found = {
+    recorded_changes = {
         str(name): (pair[0], pair[1])
         for name, pair in (recorded.items() if isinstance(recorded, Mapping) else ())
         if isinstance(pair, list | tuple) and len(pair) == 2
     }
     tuned = _tuned(facts)
     if not tuned:
-        return found
+        return recorded_changes
     config = facts.get("config")
     of_preset = dict(config) if isinstance(config, Mapping) else {}
-    of_preset |= {name: base for name, (base, _) in found.items()}
+    of_preset |= {name: base for name, (base, _) in recorded_changes.items()}
     of_folds = _of_folds(facts)
     changes = {}
     for name in next(iter(tuned.values())):
@@ -107,12 +107,12 @@ def _changes(facts: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
 def _of_folds(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Settings to which tuning gave several values, by fold."""
     tuned = _tuned(facts)
-    found = {}
+    settings = {}
     for name in next(iter(tuned.values()), {}):
         values = {fold: config.get(name) for fold, config in tuned.items()}
         if any(value != next(iter(values.values())) for value in values.values()):
-            found[name] = values
-    return found
+            settings[name] = values
+    return settings
 
 
 def _tuned(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -149,11 +149,11 @@ def render_published(
         )
     compared = set(table["method"])
     notes += preset_notes([run.facts for run in runs if run.facts["label"] in compared])
-    found = {run.facts["n_sections"] for run in runs if "n_sections" in run.facts}
+    sizes = {run.facts["n_sections"] for run in runs if "n_sections" in run.facts}
     left_out = {name for run in runs for name in run.facts["left_out"]}
     if left_out:
         notes.append(
-            f"Ours are over {', '.join(map(str, sorted(found)))} sections: {len(left_out)} of"
+            f"Ours are over {', '.join(map(str, sorted(sizes)))} sections: {len(left_out)} of"
             " theirs could not be used here."
         )
     return write_table(table, shown, notes, how, title=title)

@@ -164,12 +164,12 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
     """
     notes: list[str] = []
     for run in runs:
-        found = [
+        run_notes = [
             f"{TITLES.get(finding['kind'], finding['kind'])}: {finding['message']}."
             for finding in run.facts.get("audit", ())
         ]
-        found += run.facts.get("footnotes", ())
-        notes += [note for note in found if note not in notes]
+        run_notes += run.facts.get("footnotes", ())
+        notes += [note for note in run_notes if note not in notes]
     for run in runs:
         checkpoint = run.facts.get("checkpoint")
         if checkpoint:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from bench.contract.small_fold import as_slide, first_spots
 from bench.data.images.patches import PatchSource
-from bench.data.views import Slide, TrainingData, TrainingSection
+from bench.data.inputs import Slide, TrainingData, TrainingSection
 from bench.errors import BenchError
 from bench.execute.plan import divide
 from bench.files import atomic_write, file_hash

@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from bench.blocks.precision import unplace
-from bench.files import cache_folder
+from bench.cache import cache_folder
 from bench.method import Context, Method, MethodConfig, Precision
 from bench.speed.calls import NetworkCalls
 from bench.speed.fold import SpeedFold

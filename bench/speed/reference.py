@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.data.images.image import open_image
 from bench.data.images.patches import patch_edge
-from bench.data.views import Slide
+from bench.data.inputs import Slide
 from bench.errors import BenchError
 from bench.speed.steps import Batch
 from bench.training.batches import SectionDataset, SpotDataset

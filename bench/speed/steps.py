@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bench.data.views import TrainingData
+from bench.data.inputs import TrainingData
 from bench.errors import BenchError
 from bench.method import Context, Method
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bench.data.card import DatasetCard
-    from bench.data.views import Slide
+    from bench.data.inputs import Slide
     from bench.method import Method
 
 COLUMNS = ("image", "x", "y", "array_col", "array_row")
@@ -114,7 +114,7 @@ class FittedModel:
 
     def _slide(self, spots: pd.DataFrame) -> Slide:
         from bench.data.images.patches import PatchSource
-        from bench.data.views import Slide
+        from bench.data.inputs import Slide
 
         image = Path(str(spots["image"].iloc[0]))
         try:

@@ -19,7 +19,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.utils.data import DataLoader
 
 from bench.blocks.precision import compile_training, place, unplace
-from bench.data.views import TrainingData, TrainingSection
+from bench.data.inputs import TrainingData, TrainingSection
 from bench.errors import ConfigError, TrainingError
 from bench.files import one_line
 from bench.method import Context

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from bench.data.images.patches import PatchSize
-from bench.data.views import Slide, TrainingData, TrainingSection
+from bench.data.inputs import Slide, TrainingData, TrainingSection
 from bench.errors import ConfigError
 from bench.method import Context, Method, MethodConfig
 

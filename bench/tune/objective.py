@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from optuna.exceptions import TrialPruned
 
+from bench.cache import cache_folder
 from bench.errors import DataError, StoreError, TrainingError
 from bench.evaluate.scores import BY_NAME
 from bench.evaluate.section import Section
 from bench.execute.inputs import FoldInputs
 from bench.execute.job import read_predictions
-from bench.files import cache_folder, one_line
+from bench.files import one_line
 from bench.method import Method, MethodConfig, Precision
 from bench.protocol.fold_data import FoldData
 from bench.store import disk_is_full

@@ -269,18 +269,12 @@ def run_study(spec: StudySpec, told: Callable[[Study], None]) -> None:
     study = open_study(spec, runs=False)
     searched = search_space(spec)
     context = multiprocessing.get_context("spawn")
-    threads = str(max(1, (os.cpu_count() or 1) // spec.request.jobs))
+    threads = max(1, (os.cpu_count() or 1) // spec.request.jobs)
     workers = []
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = before or threads  # read by each worker as it starts
-    try:
-        for _ in range(spec.request.jobs):
-            worker = context.Process(target=_work_quietly, args=(spec,))
-            worker.start()
-            workers.append(worker)
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
+    for _ in range(spec.request.jobs):
+        worker = context.Process(target=_work_quietly, args=(spec, threads))
+        worker.start()
+        workers.append(worker)
     try:
         while any(worker.is_alive() for worker in workers):
             told(study)
@@ -301,9 +295,13 @@ def run_study(spec: StudySpec, told: Callable[[Study], None]) -> None:
         )
 
 
-def _work_quietly(spec: StudySpec) -> None:
-    """What a worker process does; an error that no setting can mend is one line."""
+def _work_quietly(spec: StudySpec, threads: int) -> None:
+    """Work of a worker process; an error that no setting can mend is one line."""
+    from bench.worker.child import limit_threads
+
     try:
+        if "OMP_NUM_THREADS" not in os.environ:
+            limit_threads(threads)
         work(spec)
     except BenchError as error:
         sys.stderr.write(f"bench: {error}\n")

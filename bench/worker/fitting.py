@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bench.data.views import Slide, TrainingData
+from bench.data.inputs import Slide, TrainingData
 from bench.files import one_line
 from bench.method import Context, Method
 from bench.worker.memory import peak_device_memory_mb, peak_memory_mb, reset_peak_memory

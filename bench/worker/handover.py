@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bench.data.images.patches import PatchSource
-from bench.data.views import Slide, TrainingData, TrainingSection
+from bench.data.inputs import Slide, TrainingData, TrainingSection
 from bench.files import canonical_hash, write_json
 
 CONTENT = "content.json"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.views import Slide
+from bench.data.inputs import Slide
 from bench.errors import TrainingError
 from bench.method import Precision
 

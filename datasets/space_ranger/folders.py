@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.api import (
+from bench.datasets.space_ranger.reading import read_scalefactors
+from bench.readers import (
     DataError,
     FoundSection,
     files_under,
@@ -27,7 +28,6 @@ from bench.api import (
     images_in,
     not_read,
 )
-from bench.datasets.space_ranger.reading import read_scalefactors
 
 DEFAULT_BIN = 16
 """Bins of Visium HD that are read unless others are asked for, in micrometres."""

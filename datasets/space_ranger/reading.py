@@ -32,11 +32,12 @@ import pyarrow.parquet
 import scipy.sparse as sp
 from anndata import AnnData
 
-from bench.api import (
+from bench.readers import (
     LEFT_OUT,
     DataError,
     Hdf5File,
     expressed_genes,
+    one_line,
     open_hdf5,
     read_bytes,
     read_table,
@@ -44,7 +45,6 @@ from bench.api import (
     unique_names,
     whole_counts,
 )
-from bench.files import one_line
 
 ROLES = ("counts", "positions")
 """Files without which a section cannot be read."""

@@ -11,8 +11,8 @@ import yaml
 
 from bench.registry import dataset_card
 from tests.cli.tiny_dataset import assert_refused
-from tests.data.broken_server import as_json, serving, status, whole
 from tests.datasets.test_stnet import COLUMNS, HGNC, IDS, LINE
+from tests.fetch.broken_server import as_json, serving, status, whole
 
 SECTIONS = ("BC23287_C1", "BC23288_D2")
 

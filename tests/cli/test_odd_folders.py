@@ -159,7 +159,7 @@ def test_a_hest_folder_states_patients_scale_and_images(add):
     assert status == 0
     assert spots_of(added) == {"INT10": 304, "TENX99": 301}
     card = dataset_card("own")
-    assert card.reader == "hest"
+    assert card.layout == "hest"
     assert {s.files["image"].path for s in card.sections} == {"wsis/INT10.tif", "wsis/TENX99.tif"}
     assert {line["patient"] for line in added["sections"]} == {"patient-0", "patient-9"}
 

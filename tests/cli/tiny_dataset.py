@@ -138,7 +138,7 @@ def write_tiny_dataset(folder: Path, name: str = "tiny") -> TinyDataset:
         "platform": "simulated",
         "tissue": "none",
         "source": "the tests",
-        "reader": "legacy_st",
+        "layout": "legacy_st",
         "patch_pixels": 32,
         "micrometres_per_pixel": 2.0,
         "spot_diameter_micrometres": 50,

@@ -92,7 +92,7 @@ def test_a_panel_text_outside_the_data_folder_is_refused(tmp_path, card_fields, 
     [
         ({"colour": "red"}, "colour"),
         ({"name": "../small"}, "name"),
-        ({"reader": "os;system"}, "reader"),
+        ({"layout": "os;system"}, "layout"),
         ({"published_order": ["S1", "S9"]}, "S9"),
         ({"published_order": ["S1", "S1"]}, "twice"),
         ({"published_panel": "none"}, "not among the panels"),
@@ -328,12 +328,12 @@ def test_git_blob_is_the_name_that_git_gives(tmp_path, content):
     assert card.verify(path) == f"git-blob:{named}"
 
 
-@pytest.mark.parametrize("reader", ["no_such_reader", "demo"])
-def test_a_card_whose_reader_does_not_exist_is_refused_in_one_line(
-    tmp_path, make_card, reader, write_legacy, own_cache
+@pytest.mark.parametrize("layout", ["no_such_layout", "demo"])
+def test_a_card_whose_layout_does_not_exist_is_refused_in_one_line(
+    tmp_path, make_card, layout, write_legacy, own_cache
 ):
     spots = pd.DataFrame({"x": [1], "y": [2], "pixel_x": [5.0], "pixel_y": [6.0]})
     write_legacy(tmp_path, pd.DataFrame({"A": [1]}, index=["1x2"]), spots)
-    card = make_card(reader=reader)
-    with pytest.raises(BenchError, match=reader):
+    card = make_card(layout=layout)
+    with pytest.raises(BenchError, match=f"unknown layout '{layout}'.*legacy_st"):
         open_dataset(card, tmp_path, images=False).section("S1")

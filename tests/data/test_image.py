@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from bench.data.images import tiff
+from bench.data.images import tiff, tiff_level
 from bench.data.images.image import image_size, open_raster, thumbnail
 from bench.data.images.patches import PatchSource
 from bench.data.images.tiff import TiffRaster
@@ -341,13 +341,13 @@ def test_a_thumbnail_is_kept_under_the_hash_of_the_image(tmp_path, own_cache, mo
 def decoded_tiles(monkeypatch):
     """Numbers of the tiles that are decoded from now on, in order."""
     found = []
-    original = tiff._Level._decoded
+    original = tiff_level.Level._decoded
 
     def counting(self, page, shift, tile, tall, wide):
         found.append(tile)
         return original(self, page, shift, tile, tall, wide)
 
-    monkeypatch.setattr(tiff._Level, "_decoded", counting)
+    monkeypatch.setattr(tiff_level.Level, "_decoded", counting)
     return found
 
 
@@ -497,7 +497,7 @@ def test_one_strip_that_is_the_whole_image_is_read_or_refused_by_its_size(tmp_pa
     pixels = smooth(300, 400)
     tifffile.imwrite(path, pixels, photometric="rgb", rowsperstrip=300, compression="zlib")
     np.testing.assert_array_equal(whole(path), pixels)
-    monkeypatch.setattr(tiff, "LARGEST_TILE", 300 * 400 * 3 - 1)
+    monkeypatch.setattr(tiff_level, "LARGEST_TILE", 300 * 400 * 3 - 1)
     assert_refused(path, "strips of 400 x 300 px", "convert it to a TIFF with tiles", read=False)
     tifffile.imwrite(path, pixels, photometric="rgb", rowsperstrip=300)
     np.testing.assert_array_equal(whole(path), pixels)

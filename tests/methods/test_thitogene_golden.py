@@ -9,7 +9,7 @@ from bench.blocks.graph import neighbour_edges
 from bench.blocks.images import x_first
 from bench.blocks.weights import NETWORK, save_network
 from bench.data.images.patches import PatchSource
-from bench.data.views import Slide
+from bench.data.inputs import Slide
 from bench.methods.thitogene import THItoGene
 from bench.methods.thitogene.network import THItoGeneNetwork, squash
 from tests.golden_case import GoldenCase

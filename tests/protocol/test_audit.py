@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from bench.cache import JsonCache
 from bench.errors import LeakError
-from bench.protocol.audit import audit, check_audit, read_findings, write_findings
+from bench.protocol.audit import audit, check_audit, decode_findings, encode_findings
 from bench.protocol.folds import SectionFacts, make_folds
 from bench.protocol.rules import PUBLISHED, STRICT, Protocol
 
@@ -124,12 +125,12 @@ def test_the_published_rules_are_named_and_forbidden_by_nobody(make, own_cache):
     assert all("\n" not in finding.message for finding in findings)
 
 
-def test_findings_are_kept_and_a_damaged_file_is_looked_over(make, own_cache, tmp_path):
+def test_findings_are_stored_and_a_damaged_file_counts_as_absent(make, own_cache):
     findings = findings_of(make(), BY_SECTION)
-    path = tmp_path / "kept.json"
-    assert read_findings(path) is None
-    write_findings(path, findings)
-    assert read_findings(path) == findings
+    stored = JsonCache("audits", decode_findings)
+    assert stored.get("key") is None
+    stored.put("key", encode_findings(findings))
+    assert stored.get("key") == findings
     for text in ("", "[]", "{}", '{"findings": [{"kind": 1}]}', '{"findings": 3}'):
-        path.write_text(text)
-        assert read_findings(path) is None
+        stored.path("key").write_text(text)
+        assert stored.get("key") is None

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from bench.data.views import TrainingData
+from bench.data.inputs import TrainingData
 from bench.errors import DataError
 from bench.protocol.fold_data import fold_data, highest
 from bench.protocol.folds import Fold

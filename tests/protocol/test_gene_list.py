@@ -13,7 +13,7 @@ from bench.data.card import PanelCard
 from bench.errors import DataError, UnknownNameError
 from bench.protocol.gene_list import read_panel, read_string_array
 from bench.registry import dataset_card
-from tests.data.broken_server import serving, status, whole
+from tests.fetch.broken_server import serving, status, whole
 
 SYMBOLS = ["FASN", "ACTB", "HLA-A", "GNAS"]
 DIGEST = hashlib.sha256("\n".join(SYMBOLS).encode()).hexdigest()

@@ -1,9 +1,8 @@
-"""Opening images that may be damaged, larger than the memory, or made to exhaust it."""
+"""Opening images that may be damaged, larger than memory, or crafted to exhaust it."""
 
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,72 +10,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from bench.cache import Cache
+from bench.data.images.raster import Raster, check_pixels, effective_bits
 from bench.errors import DataError
-from bench.files import atomic_write, cache_folder, canonical_hash, one_line
+from bench.files import canonical_hash, one_line
 
 FORMATS = ("JPEG", "PNG")
-"""What Pillow opens, and has to decode whole."""
+"""Formats that Pillow opens, which are decoded as a whole."""
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_THUMBNAILS = 1
-
-
-class Raster(ABC):
-    """An image of which parts are read.
-
-    Attributes
-    ----------
-    path
-        Image file.
-    size
-        Width and height in pixels, at full resolution.
-    rows_together
-        Rows of pixels that are decoded together; None where the whole image is. Who reads many
-        parts does well to go through the image in bands of that height.
-    """
-
-    path: Path
-    size: tuple[int, int]
-    rows_together: int | None = None
-
-    @abstractmethod
-    def crop(self, left: int, top: int, width: int, height: int) -> np.ndarray:
-        """Part of the image; what lies outside of it is black.
-
-        Parameters
-        ----------
-        left, top
-            First column and row; may lie outside.
-        width, height
-            Extent in pixels.
-
-        Returns
-        -------
-        (height, width, 3) uint8 array, RGB
-
-        Raises
-        ------
-        DataError
-            The file turns out to be damaged there.
-        """
-
-    @abstractmethod
-    def thumbnail(self, side: int) -> tuple[Image.Image, float]:
-        """A small RGB copy, and how many of its pixels one of the image makes.
-
-        Parameters
-        ----------
-        side
-            Longest edge of the copy; a smaller image keeps its size.
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the file and of what was decoded."""
+_THUMBNAIL_VERSION = 1
+_LARGEST_THUMBNAIL = 1 << 26
 
 
 class _WholeRaster(Raster):
-    """A JPEG or PNG file, which has to be decoded whole; only when a part is asked for."""
+    """A JPEG or PNG file, decoded as a whole when its first region is read."""
 
     def __init__(self, path: Path, max_pixels: int) -> None:
         self.path = path
@@ -142,38 +90,17 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def effective_bits(largest: int, bits: int) -> int:
-    """Bits that samples use of those that they are stored in.
-
-    Cameras of 10 to 14 bits write 16; what they call white would be nearly black.
-
-    Parameters
-    ----------
-    largest
-        Largest sample, which in a bright-field image is close to white.
-    bits
-        Bits that a sample is stored in.
-
-    Examples
-    --------
-    >>> effective_bits(4080, 16), effective_bits(60_000, 16), effective_bits(200, 16)
-    (12, 16, 8)
-    """
-    used = max(8, largest.bit_length())
-    return used if used <= bits - 2 else bits
-
-
 _EXIF_ORIENTATION = 0x0112
 _LARGEST_16 = (1 << 16) - 1
 
 
 @contextmanager
 def open_raster(path: Path, max_pixels: int) -> Iterator[Raster]:
-    """Open an image to read parts of it.
+    """Open an image to read regions of it.
 
-    The format is told by the content, not by the file's ending: JPEG, PNG, and whatever is built
-    like a TIFF (BigTIFF, OME-TIFF, and the whole-slide formats SVS, NDPI, SCN, BIF and Philips).
-    Of a file with several images and pyramid levels the largest is the image.
+    The format is recognised by content, not by the file's ending: JPEG, PNG, and formats based on
+    TIFF (BigTIFF, OME-TIFF, and the whole-slide formats SVS, NDPI, SCN, BIF and Philips). Of a
+    file with several images and pyramid levels the largest one is read.
 
     Parameters
     ----------
@@ -242,21 +169,6 @@ def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
-    """Refuse an image that is larger than its dataset says.
-
-    Raises
-    ------
-    DataError
-        More than `max_pixels`.
-    """
-    if width * height > max_pixels:
-        raise DataError(
-            f"{path}: image of {width} x {height} px exceeds the card's ceiling of"
-            f" {max_pixels} px; raise max_image_pixels in the card if it is genuine"
-        )
-
-
 def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
     """Width and height in pixels, from the header alone."""
     with warnings.catch_warnings(), open_raster(path, max_pixels) as raster:
@@ -266,7 +178,7 @@ def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
 def thumbnail(
     path: Path, max_pixels: int, side: int, image_hash: str | None = None
 ) -> tuple[Image.Image, float]:
-    """A small RGB copy of an image, and how many of its pixels one of the image makes.
+    """A reduced RGB copy of an image, and its scale in pixels per pixel of the image.
 
     Parameters
     ----------
@@ -275,29 +187,25 @@ def thumbnail(
     side
         Longest edge of the copy; a smaller image keeps its size.
     image_hash
-        Hash of the file. Where it is given, the copy of an image read in tiles is kept in the
-        cache under it, since all tiles may have to be decoded for it.
+        Hash of the file, under which the copy of an image that is read in tiles is cached, since
+        all tiles may have to be decoded for it; no caching where None.
     """
     with open_raster(path, max_pixels) as raster:
         if image_hash is None or raster.rows_together is None:
             return raster.thumbnail(side)
-        key = canonical_hash([_THUMBNAILS, image_hash, side])[:32]
-        kept = cache_folder() / "thumbnails" / f"{key}.png"
-        small = _kept(kept, side)
-        if small is None:
+        key = canonical_hash([_THUMBNAIL_VERSION, image_hash, side])
+        small = _THUMBNAILS.get(key)
+        if small is None or max(small.size) > side:
             small, scale = raster.thumbnail(side)
-            with atomic_write(kept) as temporary:
+            with _THUMBNAILS.new_entry(key) as temporary:
                 small.save(temporary, format="PNG")
             return small, scale
         return small, small.size[0] / raster.size[0]
 
 
-def _kept(path: Path, side: int) -> Image.Image | None:
-    """The thumbnail stored at `path`; None where there is none that can be read."""
-    if not path.is_file():
-        return None
-    try:
-        with open_image(path, side * side) as image:
-            return image.convert("RGB")
-    except DataError:
-        return None
+def _read_thumbnail(path: Path) -> Image.Image:
+    with open_image(path, _LARGEST_THUMBNAIL) as image:
+        return image.convert("RGB")
+
+
+_THUMBNAILS = Cache("thumbnails", ".png", _read_thumbnail)

@@ -12,9 +12,11 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from bench.data.images.image import Raster, open_raster
+from bench.cache import Cache
+from bench.data.images.image import open_raster
+from bench.data.images.raster import Raster
 from bench.errors import DataError
-from bench.files import atomic_write, cache_folder, canonical_hash
+from bench.files import canonical_hash
 
 _VERSION = 1
 _LARGEST = 4096
@@ -58,21 +60,21 @@ def patch_edge(size: int | str, micrometres_per_pixel: float | None, where: str)
 
 @dataclass(frozen=True)
 class PatchSource:
-    """Where the patches of one section come from.
+    """Image and spot centres from which the patches of one section are cut.
 
     Attributes
     ----------
     image
         Image file.
     image_hash
-        Its hash; a changed image never meets the patches of the old one.
+        Its hash, part of the key of the patches.
     max_image_pixels
         Largest image accepted.
     centres
         (spots, 2) float64 full-resolution pixel (x, y).
     image_scale
-        Pixels of the image file a full-resolution pixel: less than 1 where the file is a reduced
-        copy of the image that the centres were measured on.
+        Pixels of the image file per full-resolution pixel: less than 1 where the file is a
+        reduced copy of the image that the centres were measured on.
     """
 
     image: Path
@@ -84,8 +86,8 @@ class PatchSource:
     def cut(self, size: int, pixels: int | None = None) -> np.ndarray:
         """Patches of `size` x `size` full-resolution pixels centred on floor(x), floor(y).
 
-        What lies outside the image is black, as in the released data loaders of the field. Of a
-        reduced image the same square of tissue is taken, to fractions of a pixel.
+        Pixels outside the image are black, as in the released data loaders of the field. From a
+        reduced image the same square of tissue is cut, to fractions of a pixel.
 
         Parameters
         ----------
@@ -125,14 +127,15 @@ class PatchSource:
                 " or more"
             )
         corners = self._corners(size)
-        path = cache_folder() / "patches" / f"{self.key(size, pixels)[:32]}.npy"
-        if not _is_stored(path, (len(corners), pixels, pixels, 3)):
-            with atomic_write(path) as temporary:
+        key, shape = self.key(size, pixels), (len(corners), pixels, pixels, 3)
+        stored = _PATCHES.get(key)
+        if stored is None or stored.shape != shape or stored.dtype != np.uint8:
+            with _PATCHES.new_entry(key) as temporary:
                 self._cut_into(temporary, corners, size, pixels)
-        return path
+        return _PATCHES.path(key)
 
     def key(self, size: int, pixels: int | None = None) -> str:
-        """Hash of image, centres and scale: what is computed from the patches is kept under it."""
+        """Hash of image, centres and scale, a key for values computed from the patches."""
         corners = self._corners(size).tolist()
         edge = size if pixels is None else pixels
         facts = [_VERSION, self.image_hash, size, edge, corners]
@@ -174,16 +177,15 @@ class PatchSource:
 
 
 def _order(corners: np.ndarray, rows_together: int | None) -> np.ndarray:
-    """Spots in the order in which tiles are read few times: band by band, from left to right."""
+    """Order of spots that decodes each tile few times: band by band, from left to right."""
     if rows_together is None:
         return np.arange(len(corners))
     left, top = corners.T
     return np.lexsort((top, left, top // rows_together))
 
 
-def _is_stored(path: Path, shape: tuple[int, ...]) -> bool:
-    try:
-        stored = np.lib.format.open_memmap(path, mode="r")
-    except (FileNotFoundError, ValueError, EOFError):
-        return False
-    return stored.shape == shape and stored.dtype == np.uint8
+def _map(path: Path) -> np.ndarray:
+    return np.lib.format.open_memmap(path, mode="r")
+
+
+_PATCHES = Cache("patches", ".npy", _map)

@@ -1,4 +1,4 @@
-"""Raw counts as readers find them in a file: checked, and as a matrix of spots by genes."""
+"""Raw counts from a file: checked, and as a matrix of spots by genes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def whole_counts(values: np.ndarray, where: str) -> np.ndarray:
     values
         Numbers of any shape.
     where
-        File, and what in it, for the message.
+        File and the data set in it, for the message.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def sparse_counts(
     shape
         Rows and columns.
     where
-        File, and what in it, for the message.
+        File and the data set in it, for the message.
 
     Returns
     -------

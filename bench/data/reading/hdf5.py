@@ -83,7 +83,7 @@ class Hdf5File:
         self._file = file
 
     def kind(self, name: str) -> Literal["group", "data set"] | None:
-        """What lies at a name, None where there is nothing."""
+        """Kind of the item at a name, None where there is none."""
         import h5py
 
         with _faults(self.path):
@@ -93,7 +93,7 @@ class Hdf5File:
         return "group" if isinstance(item, h5py.Group) else None
 
     def names(self, name: str = "/") -> list[str]:
-        """Names of what lies in a group, in the file's order."""
+        """Names of the items in a group, in the file's order."""
         import h5py
 
         with _faults(self.path):
@@ -288,7 +288,7 @@ class Hdf5File:
             raise DataError(f"{self.path}: '{name}' is larger than {MAX_BYTES:,} bytes")
 
     def _check_stored(self, dataset: h5py.Dataset, name: str) -> None:
-        """Refuse a data set of which the file does not hold every byte that it declares."""
+        """Refuse a data set that declares more bytes than the file has."""
         if not dataset.size:
             return
         size = dataset.size * dataset.dtype.itemsize
@@ -319,7 +319,7 @@ class Hdf5File:
 
 @contextmanager
 def _faults(path: Path) -> Iterator[None]:
-    """Turn what the library raises on damaged files into one line."""
+    """Turn errors of the library on damaged files into one line."""
     try:
         yield
     except _FAULTS as error:
@@ -329,7 +329,7 @@ def _faults(path: Path) -> Iterator[None]:
 
 
 def _check_heaps(path: Path) -> None:
-    """Refuse a file whose lists of text do not add up: the library reads some of these for ever.
+    """Refuse a file with inconsistent lists of text: the library never stops reading some of them.
 
     Text of variable length lies in collections, each a chain of objects, which ends with one of
     number 0 that takes up the rest or where less is left than an object's head. Layout: III.E

@@ -1,4 +1,4 @@
-"""Reading files of numbers that may be damaged, hostile or not what they are called."""
+"""Reading files of numbers that may be damaged, hostile or misnamed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _GZIP_MAGIC = b"\x1f\x8b"
 MAX_BYTES = 2 << 30
-"""Bytes that a file of numbers may unpack to."""
+"""Largest unpacked size of a file of numbers, in bytes."""
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
@@ -132,10 +132,10 @@ def read_table(
 
 
 def _check_rows(content: bytes, separator: str, columns: Sequence[str]) -> None:
-    """Refuse what pandas passes over: a row that is too short, a column's name that comes twice.
+    """Refuse faults that pandas ignores: a row that is too short, a column name that occurs twice.
 
-    The fields behind a gap would stand in the wrong columns, and of two columns either may be the
-    one that is meant.
+    Fields after a gap would end up in the wrong columns, and of two columns either may be the
+    intended one.
     """
     import pyarrow as pa
     import pyarrow.csv

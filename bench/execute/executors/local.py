@@ -13,6 +13,7 @@ from multiprocessing import connection as connections
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from bench.cache import cache_folder
 from bench.claims import check_held, claim
 from bench.errors import BenchError, StoreError
 from bench.execute.executors.base import Failure, Watcher
@@ -21,7 +22,7 @@ from bench.execute.inputs import FoldInputs, InputsOfFolds
 from bench.execute.job import fit_task, job_keys, rescore, run_oracle, store_fit
 from bench.execute.keys import fit_key
 from bench.execute.plan import Job, Plan
-from bench.files import cache_folder, one_line
+from bench.files import one_line
 from bench.store import FAILURE, disk_is_full, not_writable
 from bench.worker.process import Worker, WorkerFailedError, WorkerRefusedError, start_server
 from bench.worker.task import task_text

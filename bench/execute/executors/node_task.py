@@ -9,8 +9,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from bench.data.dataset import is_here
-from bench.data.fetching.fetch import fetch_if_absent
+from bench.data.folders import is_here
 from bench.errors import BenchError, DataError
 from bench.execute.executors.base import Failure, Watcher
 from bench.execute.executors.local import run_jobs
@@ -18,6 +17,7 @@ from bench.execute.executors.submission import Assignment, Report, Submission
 from bench.execute.plan import Job, make_plan
 from bench.execute.request import Request
 from bench.execute.request_json import request_from_json
+from bench.fetch.fetch import fetch_if_absent
 from bench.registry import dataset_card
 
 _NOWHERE = "http://127.0.0.1:9"

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from bench.data.card import first_fault
 from bench.errors import DataError, UnknownNameError
-from bench.files import read_yaml
+from bench.yaml_files import read_yaml
 
 _TIME = re.compile(
     r"\d+(:[0-5]?\d(:[0-5]?\d)?)?|\d+-\d{1,2}(:[0-5]?\d(:[0-5]?\d)?)?|UNLIMITED|INFINITE",

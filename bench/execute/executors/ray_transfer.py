@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from filelock import FileLock
 
+from bench.cache import cache_folder
 from bench.data.dataset import Dataset
 from bench.errors import DataError, StoreError
 from bench.execute.executors.parcels import (
@@ -33,7 +34,7 @@ from bench.execute.executors.parcels import (
     unpack,
 )
 from bench.execute.plan import Job
-from bench.files import atomic_write, cache_folder, canonical_hash, file_hash, process_folder
+from bench.files import atomic_write, canonical_hash, file_hash, process_folder
 from bench.sources import content_hash
 from bench.store import MANIFEST, FoldFolder, RunFolder, not_writable
 

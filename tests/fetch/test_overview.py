@@ -16,7 +16,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from bench.data.dataset import open_dataset
-from bench.data.overview import summarize
+from bench.fetch.overview import summarize
 from bench.execute.plan import section_facts
 from bench.protocol.folds import make_folds
 from bench.protocol.rules import STRICT
@@ -72,7 +72,7 @@ def many(tmp_path_factory):
                 **dict.fromkeys(("title", "citation", "licence", "platform", "tissue"), "t"),
                 "name": "many",
                 "source": "t",
-                "reader": "legacy_st",
+                "layout": "legacy_st",
                 "patch_pixels": 32,
                 "micrometres_per_pixel": 1,
                 "spot_diameter_micrometres": 50,

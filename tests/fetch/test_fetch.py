@@ -15,17 +15,17 @@ import pytest
 import requests
 
 from bench import __version__
-from bench.data import dataset
 from bench.data.card import DatasetCard, FileCard
 from bench.data.dataset import local_card, open_dataset
-from bench.data.fetching.archives import Limits
-from bench.data.fetching.download import Downloader, RetryPolicy, Source, Watcher
-from bench.data.fetching.fetch import fetch_dataset
-from bench.data.lock import LOCK, LockedFile, entry_of, locked, read_lock, write_lock
+from bench.data.lock import LOCK, LockedFile, locked, read_lock
 from bench.errors import DataError, UnknownNameError
+from bench.fetch.archives import Limits
+from bench.fetch.download import Downloader, RetryPolicy, Source, Watcher
+from bench.fetch.fetch import fetch_dataset
+from bench.fetch.lock import entry_of, write_lock
 from tests.cli import tiny_dataset
-from tests.data import broken_server as broken
-from tests.data.test_archives import tar_of, zip_of
+from tests.fetch import broken_server as broken
+from tests.fetch.test_archives import tar_of, zip_of
 
 QUICK = RetryPolicy(connect=2, read=0.25, slowest=1000, attempts=3, pause=0)
 CONTENT = b"\tGENE\n" + b"1x1\t1\n" * 3000
@@ -292,7 +292,7 @@ def test_a_full_disk_is_one_line(fetch, server, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("bench.data.fetching.download.copy_bounded", full)
+    monkeypatch.setattr("bench.fetch.download.copy_bounded", full)
     assert "No space left on device" in fetch(broken.whole(CONTENT))
     assert server.asked["/file"] == 1
 
@@ -662,6 +662,9 @@ def test_a_broken_list_is_one_line(card, root, server):
 
 def test_an_index_is_fetched_first_and_names_the_files(card, root, server, monkeypatch):
     class Reader:
+        ROLES = ("counts",)
+        read = None
+
         @staticmethod
         def resolve(card, root):
             (section,) = card.sections
@@ -671,11 +674,11 @@ def test_an_index_is_fetched_first_and_names_the_files(card, root, server, monke
                 update={"sections": (section.model_copy(update={"files": files}),)}
             )
 
-    monkeypatch.setattr(dataset.importlib, "import_module", lambda name: Reader)
+    monkeypatch.setattr("bench.data.layouts.load_reader", lambda name: Reader)
     small = card(counts(path="placeholder"), index={"path": "index.csv"})
     outcome = get(small, root)
     assert list(outcome.failed) == ["index.csv"]
-    with pytest.raises(DataError, match=r"index\.csv: file is missing, which says what"):
+    with pytest.raises(DataError, match=r"index\.csv: file is missing; it states"):
         local_card(small, root)
     server.give("index.csv", broken.whole(b"real.tsv\n"))
     server.give("real.tsv", broken.whole(CONTENT))

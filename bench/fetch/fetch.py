@@ -1,4 +1,4 @@
-"""Fetching the files of a dataset that are not there yet, wherever they come from."""
+"""Download of the missing files of a dataset."""
 
 from __future__ import annotations
 
@@ -6,73 +6,40 @@ import difflib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
 from bench.data.card import DatasetCard, FileCard
-from bench.data.dataset import download_folder, has_addresses, is_here, local_card
-from bench.data.fetching.archives import LIMITS, Limits, extract
-from bench.data.fetching.download import (
+from bench.data.dataset import local_card
+from bench.data.folders import download_folder, has_addresses, is_here
+from bench.data.lock import Entry, locked
+from bench.errors import DataError
+from bench.fetch.archives import LIMITS, Limits, extract
+from bench.fetch.download import (
     PATIENCE,
     Downloader,
     RetryPolicy,
     Source,
     Watcher,
-    read_listing,
 )
-from bench.data.fetching.verify import (
+from bench.fetch.listing import read_listing
+from bench.fetch.lock import entry_of, write_lock
+from bench.fetch.outcome import ByHand, Outcome, PackedFiles
+from bench.fetch.verify import (
     Wanted,
     chosen_sections,
     published_panel_file,
     survey,
     wanted_files,
 )
-from bench.data.lock import Entry, entry_of, locked, write_lock
-from bench.errors import DataError
 from bench.files import one_line
 
 DOWNLOADS = ".downloads"
-"""Folder in a data folder for archives until their members are taken out."""
+"""Folder in a data folder for archives until their members are extracted."""
 
 _TEMPORARY = re.compile(r"-[0-9a-f]{32}$")
-
-
-@dataclass(frozen=True)
-class ByHand:
-    """A file that a person has to get: how, the path to put it at, whether it is needed."""
-
-    path: str
-    how: str
-    put: str
-    needed: bool
-
-
-@dataclass
-class Outcome:
-    """What a download left behind.
-
-    Attributes
-    ----------
-    fetched, kept
-        Paths of files that came, and of those that were there already.
-    failed
-        Path, or address, to what is wrong.
-    by_hand
-        Files that no address gives.
-    """
-
-    fetched: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    by_hand: list[ByHand] = field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every file that is needed is there, and no other has failed."""
-        return not self.failed and not any(file.needed for file in self.by_hand)
 
 
 def fetch_dataset(
@@ -86,33 +53,33 @@ def fetch_dataset(
     limits: Limits = LIMITS,
     watcher: Watcher | None = None,
 ) -> Outcome:
-    """Fetch the files of a dataset that are not there yet.
+    """Download the missing files of a dataset.
 
-    What is there and right is kept, so that a call picks up where another ended. A second
-    process with the same data folder waits for the first. One file that cannot be had leaves
-    the others alone.
+    Files that exist and match the card are kept, so a call continues where an earlier one ended.
+    A second process with the same data folder waits for the first. A file that cannot be
+    downloaded does not affect the others.
 
     Parameters
     ----------
     card
         The dataset.
     root
-        Its data folder, made where it is missing.
+        Its data folder, created if missing.
     sections
         Sections whose files are fetched, all where none is named.
     force
-        Fetch again what is there but wrong.
+        Download again files that exist but do not match the card.
     keep_archives
-        Leave archives in the folder ``.downloads`` after taking members out.
+        Keep archives in the folder ``.downloads`` after their members are extracted.
     patience, limits
-        Bounds on time, and on sizes.
+        Limits on time and on sizes.
     watcher
-        Is told how it goes.
+        Receives the progress.
 
     Returns
     -------
     Outcome
-        What came, was there, failed, and is left for a person to get.
+        Files downloaded, kept, failed, and to download manually.
 
     Raises
     ------
@@ -145,21 +112,21 @@ def fetch_dataset(
 def fetch_if_absent(
     card: DatasetCard, data_root: Path | None, watcher: Watcher | None = None
 ) -> None:
-    """Fetch a dataset of which nothing is on this machine.
+    """Download a dataset that has no file on this machine.
 
     Parameters
     ----------
     card
         The dataset.
     data_root
-        Folder that the user names; then nothing is fetched.
+        Folder that the user names; nothing is downloaded into it.
     watcher
-        Is told how it goes.
+        Receives the progress.
 
     Raises
     ------
     DataError
-        Something could not be had; the message says how to go on and what to get by hand.
+        A file could not be downloaded; the message says how to continue.
     """
     if data_root is not None or is_here(card, None) or not has_addresses(card):
         return
@@ -189,16 +156,6 @@ def fetch_if_absent(
     raise DataError(f"{card.name}: {'; '.join(said)}")
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """Members wanted of an archive, where it lies or will lie, and where it is fetched from."""
-
-    archive: FileCard
-    members: list[FileCard]
-    place: Path
-    source: Source | None
-
-
 class _Fetching:
     """One call of :func:`fetch_dataset`."""
 
@@ -223,11 +180,11 @@ class _Fetching:
         self.outcome = Outcome()
 
     def note(self, message: str) -> None:
-        """Tell whoever watches."""
+        """Send a message to the watcher."""
         self._watcher.note(message)
 
     def get(self, wanted: Mapping[str, Wanted]) -> None:
-        """Fetch those of the wanted files that are not there."""
+        """Download the wanted files that are missing."""
         todo = self._absent(wanted)
         if not todo:
             return
@@ -249,10 +206,10 @@ class _Fetching:
             self._fetch({path: of for path, of in todo.items() if path not in again.good})
 
     def _absent(self, wanted: Mapping[str, Wanted]) -> dict[str, Wanted]:
-        found = survey({path: of.file for path, of in wanted.items()}, self._root)
-        self.outcome.kept += found.good
-        todo = set(found.missing)
-        for path, fault in found.wrong.items():
+        result = survey({path: of.file for path, of in wanted.items()}, self._root)
+        self.outcome.kept += result.good
+        todo = set(result.missing)
+        for path, fault in result.wrong.items():
             if self._force:
                 todo.add(path)
             else:
@@ -283,7 +240,7 @@ class _Fetching:
             self._members(pack)
 
     def _source(self, file: FileCard, needed: bool) -> Source | None:
-        """Where a file comes from; None, and noted in the outcome, where nothing gives it."""
+        """Source of a file; None, with an entry in the outcome, where there is none."""
         try:
             if file.url:
                 return Source(file.url)
@@ -304,7 +261,7 @@ class _Fetching:
             return None
 
     def _look_up(self, files: Sequence[FileCard]) -> None:
-        """Read the server's list of files, where one of the files is to be looked up there."""
+        """Read the server's list of files, if any of the files needs it."""
         url = self._card.listing
         files = [self._card.archives[file.archive] if file.archive else file for file in files]
         asking = {file.path for file in files if not file.url and not _is_by_hand(file)}
@@ -329,28 +286,28 @@ class _Fetching:
             raise DataError(f"{url} lists different files '{name}'")
         return sources[0]
 
-    def _archives(self, packed: Mapping[str, list[Wanted]]) -> list[_Packed]:
-        """Archives that members are wanted of, but for those that nothing gives."""
+    def _archives(self, packed: Mapping[str, list[Wanted]]) -> list[PackedFiles]:
+        """Archives of the wanted members, except those without a source."""
         archives = []
         for name, members in packed.items():
             archive = self._card.archives[name]
             parked = archive.model_copy(update={"path": f"{DOWNLOADS}/{archive.path}"})
-            found = survey([archive, parked], self._root)
+            result = survey([archive, parked], self._root)
             source = None
-            place = next(iter(found.good), parked.path)
-            if not found.good:
-                if archive.path in found.wrong and not self._force:
-                    self._wrong(archive, found.wrong[archive.path])
+            place = next(iter(result.good), parked.path)
+            if not result.good:
+                if archive.path in result.wrong and not self._force:
+                    self._wrong(archive, result.wrong[archive.path])
                     continue
                 source = self._source(archive, any(wanted.needed for wanted in members))
                 if source is None:
                     continue
             files = [wanted.file for wanted in members]
-            archives.append(_Packed(archive, files, self._root / place, source))
+            archives.append(PackedFiles(archive, files, self._root / place, source))
         return archives
 
     def _check_room(
-        self, direct: Mapping[str, tuple[FileCard, Source]], archives: Sequence[_Packed]
+        self, direct: Mapping[str, tuple[FileCard, Source]], archives: Sequence[PackedFiles]
     ) -> None:
         asked = [*direct.values(), *((a.archive, a.source) for a in archives if a.source)]
         coming = [_size_on_the_way(file, source) for file, source in asked]
@@ -384,7 +341,7 @@ class _Fetching:
         return None
 
     def _keep(self, file: FileCard, url: str) -> str | None:
-        """Lock a file that nothing but this download says anything of."""
+        """Lock a file whose card states no hash."""
         if file.hash is not None:
             return None
         try:
@@ -400,7 +357,7 @@ class _Fetching:
             self.outcome.failed[path] = fault
         self._watcher.ended(path, fault)
 
-    def _members(self, pack: _Packed) -> None:
+    def _members(self, pack: PackedFiles) -> None:
         archive, source = pack.archive, pack.source
         if source is not None:
             self._watcher.started(archive.path)
@@ -414,7 +371,7 @@ class _Fetching:
         if pack.place.is_relative_to(self._root / DOWNLOADS) and not self._keep_archives:
             pack.place.unlink(missing_ok=True)
 
-    def _extract(self, pack: _Packed) -> None:
+    def _extract(self, pack: PackedFiles) -> None:
         members, url = pack.members, pack.source.url if pack.source else pack.archive.url
         told: dict[str, Entry] = {}
         heard = 0
@@ -456,7 +413,7 @@ def _size_on_the_way(file: FileCard, source: Source) -> int | None:
 
 
 def _sweep(target: Path) -> None:
-    """Remove what a killed download left beside a file; the folder's lock is held."""
+    """Remove temporary files of a killed download; the caller holds the folder's lock."""
     for path in target.parent.glob(f".{escape(target.stem)}-*{escape(target.suffix)}"):
         if _TEMPORARY.search(path.stem):
             path.unlink(missing_ok=True)

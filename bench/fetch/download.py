@@ -1,4 +1,4 @@
-"""Fetching single files over HTTP from servers that may fail, stall or send something else."""
+"""Download of single files over HTTP from servers that may fail, stall or send other content."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Annotated, Any, cast
+from typing import IO, Any, cast
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from bench import __version__
 from bench.data.card import FileCard, first_fault
-from bench.data.fetching.archives import LIMITS, Limits, copy_bounded
 from bench.data.lock import compare
 from bench.errors import DataError
+from bench.fetch.archives import LIMITS, Limits, copy_bounded
 from bench.files import atomic_write, one_line
 
 _REDIRECTS = 10
@@ -32,16 +32,16 @@ _MAX_LISTING = 32 << 20
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a server is waited for.
+    """Time limits and retries of a download.
 
     Attributes
     ----------
     connect, read
-        Seconds to connect in, and seconds without a byte.
+        Seconds allowed to connect, and seconds allowed without a byte.
     slowest
         Bytes a second; a server that stays below for `read` seconds counts as stalled.
     attempts
-        Times that a file is asked for when its server or the line fails.
+        Attempts to download a file when its server or the connection fails.
     pause, longest_pause
         Seconds before the second attempt, doubled for each further one, and their limit.
     """
@@ -58,26 +58,26 @@ PATIENCE = RetryPolicy()
 
 
 class Watcher:
-    """Is told how a download goes; does nothing by itself."""
+    """Receiver of the progress of downloads; this base class ignores it."""
 
     def planned(self, files: int, size: int | None) -> None:
-        """So many files are to be fetched, of so many bytes together, None where unknown."""
+        """Number of files to fetch, and their total bytes, None where unknown."""
 
     def started(self, path: str) -> None:
-        """A file is asked for."""
+        """Download of a file starts."""
 
     def received(self, size: int) -> None:
-        """So many bytes have come; negative where an attempt has failed after as many."""
+        """Bytes received; negative to take back those of a failed attempt."""
 
     def ended(self, path: str, fault: str | None) -> None:
-        """A file is there, or is not and why."""
+        """Download of a file ended: None as fault where it is complete."""
 
     def note(self, message: str) -> None:
-        """Something a person should know."""
+        """Message for the user."""
 
 
 class _PassingError(DataError):
-    """A fault of the line or the server that another attempt may not meet."""
+    """A temporary fault of the connection or the server; the download is retried."""
 
 
 class _UnreachableError(_PassingError):
@@ -85,12 +85,12 @@ class _UnreachableError(_PassingError):
 
 
 class _UnlikeError(DataError):
-    """What came is not what the card says; one more attempt is worth while."""
+    """The content differs from the card; the download is retried once."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a file comes from, and what its server's list says of what it sends."""
+    """Address of a file, and its hash and size according to the server's list."""
 
     url: str
     sha256: str | None = None
@@ -98,13 +98,13 @@ class Source:
 
 
 class _Session(requests.Session):
-    """Follows no redirect by itself: requests would read the body of each to its end."""
+    """Session that follows no redirects: requests would read the whole body of each."""
 
     def __init__(self) -> None:
         super().__init__()
-        # Files are wanted as they lie on the server, not packed for the way.
+        # No compression in transit: the hash is that of the file on the server.
         self.headers.update(
-            {"User-Agent": f"spotbench/{__version__}", "Accept-Encoding": "identity"}
+            {"User-Agent": f"spotbench/{version('spotbench')}", "Accept-Encoding": "identity"}
         )
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
@@ -112,7 +112,7 @@ class _Session(requests.Session):
 
 
 class _Body(io.RawIOBase):
-    """Body of an answer, with bounds on its size and on how slowly it comes."""
+    """Body of a response, with limits on its size and slowness."""
 
     def __init__(
         self,
@@ -171,14 +171,14 @@ class _Body(io.RawIOBase):
             self._since, self._window = time.monotonic(), 0
 
     def check(self) -> None:
-        """Compare what has come with the server's list."""
+        """Compare size and hash of the content with the server's list."""
         size, sha256 = self._source.size, self._source.sha256
         if size is not None and self.taken < size:
             raise _PassingError(f"{self._source.url} sent {self.taken:,} of {size:,} bytes")
         if sha256 and self._digest.hexdigest() != sha256:
-            found = self._digest.hexdigest()
+            actual = self._digest.hexdigest()
             raise _UnlikeError(
-                f"{self._source.url} sent hash sha256:{found}, its list says sha256:{sha256}"
+                f"{self._source.url} sent hash sha256:{actual}, its list says sha256:{sha256}"
             )
 
 
@@ -365,58 +365,8 @@ def _joined(url: str, location: str) -> str:
 
 
 def _innermost(error: BaseException) -> str:
-    """What a chain of errors began with, which is what a person can act on."""
+    """First error of a chain, the one that a user can act on."""
     reason: BaseException = error
     while (deeper := reason.__cause__ or reason.__context__) is not None:
         reason = deeper
     return one_line(f"{type(reason).__name__}: {reason}", 120)
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
-
-
-class _Details(_Answer):
-    sha256_hash: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
-    size: Annotated[int, Field(ge=0)] | None = None
-    download_url: Annotated[str, Field(pattern=r"^https?://", max_length=4000)]
-
-
-class _Listed(_Answer):
-    filename: Annotated[str, Field(min_length=1, max_length=1000)]
-    size: Annotated[int, Field(ge=0)] | None = None
-    content_details: _Details
-
-
-class _Listing(_Answer):
-    files: list[_Listed]
-
-
-_LISTING: TypeAdapter[list[_Listed] | _Listing] = TypeAdapter(list[_Listed] | _Listing)
-
-
-def read_listing(downloader: Downloader, url: str) -> dict[str, list[Source]]:
-    """Files of a server's list by name; a name may stand for several.
-
-    Parameters
-    ----------
-    downloader
-        Fetches the list.
-    url
-        Address of JSON as Mendeley Data gives it: a list of ``filename`` and ``content_details``
-        (``sha256_hash``, ``size``, ``download_url``), bare or under ``files``.
-
-    Raises
-    ------
-    DataError
-        The list cannot be had, or is none.
-    """
-    answer = downloader.read(url, _LISTING.validate_json)
-    found: dict[str, list[Source]] = {}
-    for item in answer if isinstance(answer, list) else answer.files:
-        details = item.content_details
-        size = item.size if details.size is None else details.size
-        source = Source(details.download_url, details.sha256_hash.lower(), size)
-        if source not in found.setdefault(item.filename, []):
-            found[item.filename].append(source)
-    return found

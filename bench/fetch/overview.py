@@ -1,8 +1,7 @@
-"""What a dataset holds, section by section, without keeping a section in memory."""
+"""Overview of a dataset, section by section, without keeping sections in memory."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
@@ -10,21 +9,24 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import starmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bench.cache import JsonCache
 from bench.data.card import DatasetCard, SectionCard
 from bench.data.dataset import required_roles
 from bench.data.features import LEFT_OUT
+from bench.data.layouts import reader_hash
 from bench.data.pitch import spot_pitch
-from bench.data.section import parse_section, reader_hash
+from bench.data.section import parse_section
 from bench.errors import DataError
-from bench.files import cache_folder, canonical_hash, write_json
+from bench.files import canonical_hash
 
 
 @dataclass(frozen=True)
 class SectionOverview:
-    """One line of what ``bench data show`` tells.
+    """One row of the table of ``bench data show``.
 
     Attributes
     ----------
@@ -41,9 +43,9 @@ class SectionOverview:
     labelled
         Spots with a label; None where the section has not been read.
     missing
-        Roles whose files are not here.
+        Roles whose files are missing.
     problem
-        Why the section cannot be read, empty where it can.
+        Reason why the section cannot be read, empty where it can.
     left_out
         What the reader left out: number by reason.
     """
@@ -64,7 +66,7 @@ class SectionOverview:
 def summarize(
     card: DatasetCard, root: Path | None, sections: Sequence[str] | None = None
 ) -> list[SectionOverview]:
-    """Sections of a card in its order, each read once and remembered until a file changes.
+    """Overviews of a card's sections in its order, cached until a file changes.
 
     Parameters
     ----------
@@ -78,18 +80,18 @@ def summarize(
     chosen = [s for s in card.sections if sections is None or s.name in sections]
     if root is None:
         return [_unread(card, section, tuple(section.files)) for section in chosen]
-    place = cache_folder() / "overviews" / f"{card.name}-{canonical_hash(str(root.resolve()))}.json"
-    known = _read_known(place)
+    folder = canonical_hash(str(root.resolve()))
+    known = _OVERVIEWS.get(folder, card.name) or {}
     keys = {section.name: _key(card, section, root) for section in chosen}
     new = [s for s in chosen if known.get(s.name, ("", None))[0] != keys[s.name]]
     # A card of its own for each, since a worker is sent all that it needs.
     calls = [(card.model_copy(update={"sections": (section,)}), root) for section in new]
-    found = {overview.section: overview for overview in _look_at_all(calls)}
-    good = {name: (keys[name], one) for name, one in found.items() if not one.problem}
+    measured = {overview.section: overview for overview in _look_at_all(calls)}
+    good = {name: (keys[name], one) for name, one in measured.items() if not one.problem}
     if good:
         content = {name: [key, asdict(one)] for name, (key, one) in {**known, **good}.items()}
-        write_json(place, content)
-    return [found.get(s.name) or known[s.name][1] for s in chosen]
+        _OVERVIEWS.put(folder, content, card.name)
+    return [measured.get(s.name) or known[s.name][1] for s in chosen]
 
 
 _WORTH_A_PROCESS = 50
@@ -135,11 +137,11 @@ def _present(section: SectionCard, root: Path) -> tuple[tuple[str, ...], dict[st
 
 
 def _key(card: DatasetCard, section: SectionCard, root: Path) -> str:
-    """Another one as soon as a file of the section, its card or its reader is another."""
+    """Hash of the state of the section's files, of its card and of its reader."""
     missing, files = _present(section, root)
     states = {role: [p.stat().st_size, p.stat().st_mtime_ns] for role, p in files.items()}
     facts = [section.model_dump(mode="json"), card.scale(section), card.spot_pitch_micrometres]
-    return canonical_hash([missing, facts, states, reader_hash(card.reader)])
+    return canonical_hash([missing, facts, states, reader_hash(card.layout)])
 
 
 def _measured(
@@ -169,13 +171,13 @@ def _measured(
     )
 
 
-def _read_known(path: Path) -> dict[str, tuple[str, SectionOverview]]:
-    """Key and overview by section, as they were written; nothing where they cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            name: (str(key), SectionOverview(**{**one, "missing": tuple(one["missing"])}))
-            for name, (key, one) in content.items()
-        }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return {}
+def _decode(content: Any) -> dict[str, tuple[str, SectionOverview]]:
+    """Key and overview by section."""
+    return {
+        name: (str(key), SectionOverview(**{**one, "missing": tuple(one["missing"])}))
+        for name, (key, one) in content.items()
+    }
+
+
+_OVERVIEWS = JsonCache("overviews", _decode)
+"""Overviews of a data folder's sections, one file a dataset and folder."""

@@ -1,10 +1,8 @@
-"""A card for a folder of the user's own: what is in it, and what has to be assumed."""
+"""Card for a folder of the user: its sections, and the assumptions that were made."""
 
 from __future__ import annotations
 
 import csv
-import importlib
-import inspect
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,12 +18,14 @@ from bench.data.alignment import section_alignment
 from bench.data.card import DatasetCard, first_fault, join_names
 from bench.data.dataset import Dataset, open_dataset
 from bench.data.features import genomes_of
+from bench.data.folders import cards_folder
 from bench.data.found import FoundSection
+from bench.data.layouts import BUILT_IN, discover, find_layouts
 from bench.data.pitch import pitch_disagreement, spot_pitch
 from bench.data.reading.parsing import read_bytes
 from bench.data.section import Section
 from bench.errors import DataError, UnknownNameError
-from bench.files import atomic_write, cards_folder, file_hash
+from bench.files import atomic_write, file_hash
 
 PATCH_MICROMETRES = 112.0
 """Edge of a patch: 224 px at 0.5 um a pixel, the field's usual choice."""
@@ -48,9 +48,9 @@ class OwnDataset:
     shared_genes
         Genes that all sections hold.
     assumed
-        What was taken for granted, a line each.
+        Assumptions that were made, a line each.
     warnings
-        What a person should look at, a line each.
+        Possible problems that the user should check, a line each.
     """
 
     card: DatasetCard
@@ -62,16 +62,14 @@ class OwnDataset:
 
 
 def find_sections(
-    folder: Path, readers: Sequence[str], options: Mapping[str, str | int | None]
+    folder: Path, options: Mapping[str, str | int | None]
 ) -> tuple[str, list[FoundSection], list[str]]:
-    """Sections in a folder, the reader that knows their layout, and what is not readable and why.
+    """Sections in a folder, the layout that they lie in, and what cannot be read and why.
 
     Parameters
     ----------
     folder
         Folder to look through.
-    readers
-        Modules of ``bench.datasets`` to ask.
     options
         Choices of the user for their ``discover``, such as ``bin_micrometres``.
 
@@ -82,25 +80,27 @@ def find_sections(
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    found: dict[str, list[FoundSection]] = {}
+    by_layout: dict[str, list[FoundSection]] = {}
     missing: list[str] = []
-    for name in readers:
-        discover = getattr(importlib.import_module(f"bench.datasets.{name}"), "discover", None)
-        if discover is None:
+    for name, layout in find_layouts().items():
+        try:
+            sections = discover(name, folder, options)
+        except DataError as error:
+            if layout.source == BUILT_IN:
+                raise
+            missing.append(str(error))
             continue
-        known = inspect.signature(discover).parameters
-        sections = discover(folder, **{k: v for k, v in options.items() if v and k in known})
         missing += [f"{one.name}: {one.missing}" for one in sections if one.missing]
         if readable := [one for one in sections if not one.missing]:
-            found[name] = readable
-    if not found:
+            by_layout[name] = readable
+    if not by_layout:
         raise DataError(f"{folder}: no section found; {_what_is_needed(missing)}")
-    if len(found) > 1:
+    if len(by_layout) > 1:
         raise DataError(
-            f"{folder}: holds sections of {join_names(found)}; put each layout into a folder of"
-            " its own"
+            f"{folder}: holds sections of {join_names(by_layout)}; put each layout into a folder"
+            " of its own"
         )
-    reader, sections = next(iter(found.items()))
+    chosen, sections = next(iter(by_layout.items()))
     names = [section.name for section in sections]
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
@@ -111,7 +111,7 @@ def find_sections(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{folder}: two sections would both be called {twice[0]}; rename a folder")
-    return reader, sections, missing
+    return chosen, sections, missing
 
 
 def _what_is_needed(missing: Sequence[str]) -> str:
@@ -190,7 +190,6 @@ def add_dataset(
     folder: Path,
     name: str,
     patients: Path | None,
-    readers: Sequence[str],
     taken: Sequence[str],
     *,
     pitch: float | None = None,
@@ -201,7 +200,8 @@ def add_dataset(
 ) -> OwnDataset:
     """Check a folder of sections and write a card for it.
 
-    Every section is read and its spots are held against its image before anything is written.
+    Every section is read, and its spots are compared with the tissue of its image, before anything
+    is written.
 
     Parameters
     ----------
@@ -211,10 +211,8 @@ def add_dataset(
         Name of the dataset.
     patients
         See :func:`read_patients`; None where the files themselves name the patients.
-    readers
-        Modules to ask for sections.
     taken
-        Names that other datasets have.
+        Names of other datasets.
     pitch
         Micrometres from spot to spot; the layout's usual ones where None.
     patch
@@ -224,7 +222,7 @@ def add_dataset(
     options
         See :func:`find_sections`.
     replace
-        Whether a card of that name may be written over.
+        Overwrite a card of that name.
 
     Raises
     ------
@@ -235,16 +233,16 @@ def add_dataset(
     if name in taken or (path.is_file() and not replace):
         more = "" if name in taken else " or add --replace"
         raise DataError(f"a dataset called '{name}' is there already; choose another name{more}")
-    reader, found, missing = find_sections(folder, readers, options or {})
-    found = _chosen(found, sections)
-    whose = _patients(patients, found)
-    card = _card(folder, name, reader, found, whose, pitch)
+    layout, discovered, missing = find_sections(folder, options or {})
+    discovered = _chosen(discovered, sections)
+    whose = _patients(patients, discovered)
+    card = _card(folder, name, layout, discovered, whose, pitch)
     dataset = open_dataset(card, images=False)
     lines, scales = [], []
     warnings = [f"not read: {one}" for one in missing]
-    warnings += [f"{section.name}: {one}" for section in found for one in section.warnings]
+    warnings += [f"{section.name}: {one}" for section in discovered for one in section.warnings]
     shared: set[str] | None = None
-    for section in found:
+    for section in discovered:
         read = Dataset.section(_with_image(dataset, section), section.name)
         line, said = _look_at(read)
         lines.append(line)
@@ -262,17 +260,17 @@ def add_dataset(
         )
     card = card.model_copy(update={"patch_pixels": round(edge)})
     _write(card, path)
-    assumed = [f"{section.name}: {one}" for section in found for one in section.assumed]
-    stated = all(section.micrometres_per_pixel for section in found)
+    assumed = [f"{section.name}: {one}" for section in discovered for one in section.assumed]
+    stated = all(section.micrometres_per_pixel for section in discovered)
     if pitch is None and not stated:
         assumed.append(
-            f"{card.spot_pitch_micrometres:g} um from spot to spot, as reader {reader} has"
+            f"{card.spot_pitch_micrometres:g} um from spot to spot, as layout {layout} has"
         )
     assumed.append(
         f"a patch is {patch or PATCH_MICROMETRES:g} um, {card.patch_pixels} px at"
         f" {np.median(scales):.3f} um a pixel"
     )
-    for section, scale in zip(found, scales, strict=True):
+    for section, scale in zip(discovered, scales, strict=True):
         if section.image_scale < 1:
             real = (patch or PATCH_MICROMETRES) / scale * section.image_scale
             assumed.append(
@@ -287,7 +285,7 @@ def add_dataset(
     if len(set(whose.values())) == 1:
         warnings.append(
             "all sections are of one patient; protocol strict needs two, by-section does not"
-            if len(found) > 1
+            if len(discovered) > 1
             else "there is one section; every protocol needs two, and strict those of two patients"
         )
     return OwnDataset(card, path, tuple(lines), len(shared), tuple(assumed), tuple(warnings))
@@ -296,8 +294,8 @@ def add_dataset(
 def _card(
     folder: Path,
     name: str,
-    reader: str,
-    found: Sequence[FoundSection],
+    layout: str,
+    discovered: Sequence[FoundSection],
     whose: Mapping[str, str],
     pitch: float | None,
 ) -> DatasetCard:
@@ -320,24 +318,24 @@ def _card(
                 for role, path in section.files.items()
             },
         }
-        for section in found
+        for section in discovered
     ]
     try:
         return DatasetCard.model_validate(
             {
                 "name": name,
-                "title": f"{len(found)} sections of {len(set(whose.values()))} patients",
+                "title": f"{len(discovered)} sections of {len(set(whose.values()))} patients",
                 "citation": "not published",
                 "licence": "the owner's",
-                "platform": _stated(section.platform for section in found)
-                or f"as reader {reader} assumes",
-                "tissue": _stated(section.tissue for section in found) or "not stated",
+                "platform": _stated(section.platform for section in discovered)
+                or f"as layout {layout} assumes",
+                "tissue": _stated(section.tissue for section in discovered) or "not stated",
                 "source": str(root),
                 "folder": str(root),
-                "reader": reader,
+                "layout": layout,
                 "patch_pixels": 224,
-                "spot_pitch_micrometres": pitch or found[0].spot_pitch_micrometres,
-                "spot_diameter_micrometres": found[0].spot_diameter_micrometres,
+                "spot_pitch_micrometres": pitch or discovered[0].spot_pitch_micrometres,
+                "spot_diameter_micrometres": discovered[0].spot_diameter_micrometres,
                 "max_image_pixels": _IMAGE_CEILING,
                 "sections": sections,
             }

@@ -1,4 +1,4 @@
-"""What a method is given: training sections with expression, slides without it."""
+"""Inputs of a method: training sections with expression, slides without it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.errors import DataError
 
 @dataclass(frozen=True)
 class Slide:
-    """A section to predict: image and coordinates. It has no expression, by construction.
+    """A section to predict: image and coordinates, without expression.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class TrainingSection(Slide):
     expression
         (spots, panel) float32: input of expression encoders, on the protocol's input scale.
     target
-        (spots, panel) float32: what is to be predicted, on the protocol's target scale.
+        (spots, panel) float32: values to predict, on the protocol's target scale.
     counts
         (spots, panel) float32 raw counts, for count likelihoods.
     """
@@ -101,7 +101,7 @@ class TrainingSection(Slide):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What ``fit`` gets.
+    """Inputs of ``fit``.
 
     Attributes
     ----------

@@ -13,8 +13,8 @@ import zipfile
 import pytest
 
 from bench.data.card import FileCard
-from bench.data.fetching.archives import Limits, extract
 from bench.errors import DataError
+from bench.fetch.archives import Limits, extract
 
 CONTENT = b"\tA\tB\n1x1\t1\t2\n"
 

@@ -1,4 +1,4 @@
-"""Which files a dataset asks for, and which of them are on this machine as they should be."""
+"""Files of a dataset, and their comparison with the hashes of its card."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.data.lock import compare
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file that sections ask for, and whether one of them cannot do without it."""
+    """A file of one or more sections, and whether any of them needs it."""
 
     file: FileCard
     needed: bool
@@ -45,10 +45,10 @@ def published_panel_file(card: DatasetCard) -> FileCard | None:
 def verified_files(
     card: DatasetCard, root: Path, sections: Sequence[str] = ()
 ) -> dict[str, FileCard]:
-    """Files that a check of a data folder looks at, by path.
+    """Files that a check of a data folder covers, by path.
 
-    Those of the chosen sections, the index, and the gene list where it is there: without it the
-    list is read from text or fetched when it is used.
+    Files of the chosen sections, the index, and the gene list if it exists: otherwise the list is
+    read from text or fetched when it is used.
     """
     files = {path: wanted.file for path, wanted in wanted_files(card, sections).items()}
     panel = published_panel_file(card)
@@ -61,18 +61,18 @@ def verified_files(
 
 @dataclass
 class Survey:
-    """What became of a comparison of files with their cards.
+    """Result of a comparison of files with their cards.
 
     Attributes
     ----------
     good
-        Path to the hash that was found, for files that are what they should be.
+        Actual hash by path, for files that match their card.
     unchecked
-        Those of them for which nothing says what they should be.
+        Paths in `good` whose card and lock file state no hash.
     missing
         Paths of files that are not there.
     wrong
-        Path to what differs.
+        Difference by path, for files that do not match.
     """
 
     good: dict[str, str] = field(default_factory=dict)
@@ -83,20 +83,20 @@ class Survey:
 
 def survey(files: Iterable[FileCard] | Mapping[str, FileCard], root: Path) -> Survey:
     """Hash files of a data folder, several at a time, and compare them with their cards."""
-    found = Survey()
+    result = Survey()
     cards = list(files.values()) if isinstance(files, Mapping) else list(files)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         looks = pool.map(lambda file: _look(file, root), cards)
         for file, (kind, what) in zip(cards, looks, strict=True):
             if kind == "missing":
-                found.missing.append(file.path)
+                result.missing.append(file.path)
             elif kind == "wrong":
-                found.wrong[file.path] = what
+                result.wrong[file.path] = what
             else:
-                found.good[file.path] = what
+                result.good[file.path] = what
                 if file.hash is None:
-                    found.unchecked.append(file.path)
-    return found
+                    result.unchecked.append(file.path)
+    return result
 
 
 def _look(file: FileCard, root: Path) -> tuple[str, str]:
@@ -104,7 +104,7 @@ def _look(file: FileCard, root: Path) -> tuple[str, str]:
     try:
         if not path.is_file():
             return "missing", ""
-        found, fault = compare(file, path)
+        actual, fault = compare(file, path)
     except OSError as error:
         return "wrong", f"cannot be read ({error.strerror})"
-    return ("wrong", fault) if fault else ("good", found)
+    return ("wrong", fault) if fault else ("good", actual)

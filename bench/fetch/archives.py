@@ -1,7 +1,7 @@
 """Reading members of archives that may be damaged or hostile.
 
-Nothing is ever unpacked by an archive's own wish: a member is read only where a card names it,
-and lands where the card says. Names, links and sizes in an archive are claims to be checked.
+Only members that a card names are read, and they are written to the paths of the card. Names,
+links and sizes stated in an archive are checked.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ DAMAGE = (
     OverflowError,
     RuntimeError,
 )
-"""What the readers of archives raise for damaged ones, besides OSError without a number."""
+"""Errors of the archive libraries for damaged archives, besides OSError without a number."""
 
 Told = Callable[[FileCard, str | None], None]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far packed data are followed.
+    """Limits on unpacking.
 
     Attributes
     ----------
@@ -80,18 +80,18 @@ def copy_bounded(
     packed: Callable[[], int] | None = None,
     limits: Limits = LIMITS,
 ) -> int:
-    """Copy a stream as long as it stays within its limits.
+    """Copy a stream; refuse it when it exceeds its limits.
 
     Parameters
     ----------
     source, target
         Streams of bytes.
     limit
-        Bytes that may come.
+        Largest number of bytes.
     packed
-        Gives the number of packed bytes behind what has come so far, where `source` unpacks.
+        Returns the number of packed bytes read so far, where `source` unpacks.
     limits
-        The ratio of the two that is allowed.
+        Largest ratio of unpacked to packed bytes.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def copy_bounded(
     Raises
     ------
     DataError
-        More bytes come than `limit` or the ratio allows.
+        More bytes than `limit` or the ratio allows.
     """
     given = 0
     while block := source.read(_BLOCK):
@@ -128,8 +128,8 @@ def extract(
 ) -> None:
     """Write the named members of an archive to the paths that their cards name.
 
-    Each file is compared with its card before it gets its name. A fault of one member is told
-    and leaves the others alone.
+    Each file is compared with its card before it gets its final name. A fault of one member is
+    reported and does not affect the others.
 
     Parameters
     ----------
@@ -140,14 +140,14 @@ def extract(
     root
         Data folder.
     told
-        Called for each file with None once it is there, or with what is wrong with it.
+        Called for each file with None when it is complete, or with the fault.
     limits
-        How far packed data are followed.
+        Limits on unpacking.
 
     Raises
     ------
     DataError
-        The archive as a whole cannot be read; files not told of are not there.
+        The archive as a whole cannot be read; files not reported are missing.
     """
     try:
         with open(archive, "rb") as stream:
@@ -170,7 +170,7 @@ def extract(
 
 
 def _plain(name: str) -> str:
-    """Name of a member without the ``./`` that tar puts before the members of a folder."""
+    """Name of a member without the ``./`` that tar adds to members of a folder."""
     return name.removeprefix("./")
 
 
@@ -203,7 +203,7 @@ def _write(
 
 @contextmanager
 def _each(file: FileCard, told: Told) -> Iterator[None]:
-    """Tell of a file what comes of it; a fault ends here."""
+    """Report the outcome of one file; its fault is not raised further."""
     try:
         yield
     except DataError as error:
@@ -249,8 +249,8 @@ def _extract_zip(
 class _Forward:
     """Unpacked tar stream that is read forwards once, within limits.
 
-    :mod:`tarfile` asks for whole headers at once, however long they claim to be, and skips
-    members by seeking: both are bounded here.
+    :mod:`tarfile` reads whole headers at once, whatever length they declare, and skips members by
+    seeking: both are bounded here.
     """
 
     def __init__(self, stream: IO[bytes], packed: int, limits: Limits) -> None:

@@ -1,1 +1,0 @@
-"""Files that come over the net: fetched, unpacked, verified."""

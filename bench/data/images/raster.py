@@ -1,0 +1,101 @@
+"""Interface for reading regions of an image, and the check of its size."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bench.errors import DataError
+
+
+class Raster(ABC):
+    """An image whose regions are read on demand.
+
+    Attributes
+    ----------
+    path
+        Image file.
+    size
+        Width and height in pixels, at full resolution.
+    rows_together
+        Rows of pixels that are decoded together; None where the whole image is. When reading
+        many regions, read the image in horizontal bands of that height.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    rows_together: int | None = None
+
+    @abstractmethod
+    def crop(self, left: int, top: int, width: int, height: int) -> np.ndarray:
+        """Region of the image; pixels outside the image are black.
+
+        Parameters
+        ----------
+        left, top
+            First column and row; may lie outside.
+        width, height
+            Extent in pixels.
+
+        Returns
+        -------
+        (height, width, 3) uint8 array, RGB
+
+        Raises
+        ------
+        DataError
+            The file is damaged in this region.
+        """
+
+    @abstractmethod
+    def thumbnail(self, side: int) -> tuple[Image.Image, float]:
+        """A reduced RGB copy, and its scale in pixels per pixel of the image.
+
+        Parameters
+        ----------
+        side
+            Longest edge of the copy; a smaller image keeps its size.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file and free decoded pixels."""
+
+
+def check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
+    """Refuse an image that is larger than its card allows.
+
+    Raises
+    ------
+    DataError
+        More than `max_pixels`.
+    """
+    if width * height > max_pixels:
+        raise DataError(
+            f"{path}: image of {width} x {height} px exceeds the card's ceiling of"
+            f" {max_pixels} px; raise max_image_pixels in the card if it is genuine"
+        )
+
+
+def effective_bits(largest: int, bits: int) -> int:
+    """Bits that samples use of those that they are stored in.
+
+    Cameras of 10 to 14 bits write 16; what they call white would be nearly black.
+
+    Parameters
+    ----------
+    largest
+        Largest sample, which in a bright-field image is close to white.
+    bits
+        Bits that a sample is stored in.
+
+    Examples
+    --------
+    >>> effective_bits(4080, 16), effective_bits(60_000, 16), effective_bits(200, 16)
+    (12, 16, 8)
+    """
+    used = max(8, largest.bit_length())
+    return used if used <= bits - 2 else bits

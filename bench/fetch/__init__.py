@@ -1,0 +1,1 @@
+"""How a dataset arrives: download, verification, adding a folder, overview of its sections."""

@@ -1,0 +1,56 @@
+"""All that the author of a reader for a new layout imports.
+
+A reader is a module with a tuple ``ROLES`` and a function ``read``; see :class:`Reader`. A package
+adds one by an entry point of the group ``spotbench.readers``, whose name is the name of the
+layout in a card (``layout: NAME``); docs/datasets.md has an example.
+"""
+
+from bench.data.card import DatasetCard
+from bench.data.features import LEFT_OUT, expressed_genes
+from bench.data.found import IMAGE_ENDINGS, FoundSection, files_under, images_in, not_read
+from bench.data.grid import array_of_grid
+from bench.data.images.image import image_size
+from bench.data.layouts import (
+    GROUP,
+    Layout,
+    Reader,
+    find_layouts,
+    layout_faults,
+    load_reader,
+)
+from bench.data.reading.counts import sparse_counts, unique_names, whole_counts
+from bench.data.reading.hdf5 import Hdf5File, open_hdf5
+from bench.data.reading.parsing import read_bytes, read_counts, read_table
+from bench.errors import BenchError, DataError
+from bench.files import atomic_write, one_line
+
+__all__ = [
+    "GROUP",
+    "IMAGE_ENDINGS",
+    "LEFT_OUT",
+    "BenchError",
+    "DataError",
+    "DatasetCard",
+    "FoundSection",
+    "Hdf5File",
+    "Layout",
+    "Reader",
+    "array_of_grid",
+    "atomic_write",
+    "expressed_genes",
+    "files_under",
+    "find_layouts",
+    "image_size",
+    "images_in",
+    "layout_faults",
+    "load_reader",
+    "not_read",
+    "one_line",
+    "open_hdf5",
+    "read_bytes",
+    "read_counts",
+    "read_table",
+    "sparse_counts",
+    "unique_names",
+    "whole_counts",
+]
