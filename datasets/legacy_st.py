@@ -3,8 +3,8 @@
 Counts are a tab-separated table, one spot a row named ``XxY``, one gene a column, plain or
 gzip-compressed. The spot file has columns ``x``, ``y``, ``pixel_x``, ``pixel_y``; its array
 coordinates may be fractional and are rounded. Pathologist labels, where there are any, have
-columns ``x``, ``y``, ``label``. Spots are joined on rounded (x, y); a spot that only one of the
-two files knows is left out.
+columns ``x``, ``y``, ``label``. Spots are joined on rounded (x, y); a spot that is in only one of
+the two files is left out.
 """
 
 from __future__ import annotations
