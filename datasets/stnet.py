@@ -1,11 +1,11 @@
 """Reader of the layout in which He et al. 2020 published the breast cancer data of ST-Net.
 
-``metadata.csv`` says which files belong to a section: their prefixes (BT, BC) follow no rule.
+``metadata.csv`` states the files of each section: their prefixes (BT, BC) follow no rule.
 Counts are a tab-separated table of all spots of the array, named ``XxY``, by Ensembl gene id.
 The spot file names the spots under tissue, with columns ``X`` and ``Y`` in pixels. The annotation
 has old Macintosh line ends and a header that is one name short; its last column is ``tumor`` or
 ``non``. Ensembl ids become symbols by a release of HGNC's table, whose hash is part of the
-data's; an id that the table does not know stays as it is.
+data's; an id that is not in the table stays unchanged.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _symbols(ids: list[str], path: Path, counts: Path) -> list[str]:
     table = table[(table["ensembl_gene_id"] != "") & (table["symbol"] != "")]
     known = dict(zip(table["ensembl_gene_id"], table["symbol"], strict=True))
     if not any(match and match[1] in known for match in matches):
-        raise DataError(f"{path}: knows none of the genes of {counts}")
+        raise DataError(f"{path}: has none of the genes of {counts}")
     genes = [
         known.get(match[1], gene) if match else gene
         for gene, match in zip(ids, matches, strict=True)

@@ -61,6 +61,7 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, terminate)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reads it from the environment alone
     try:
         status = app(args=arguments, prog_name="bench", standalone_mode=False) or DONE
         if status == INTERRUPTED:  # so typer reports Ctrl-C inside a command

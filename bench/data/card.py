@@ -98,16 +98,31 @@ class FileCard(_Card):
         """
         if not path.is_file():
             raise DataError(f"{path}: file is missing")
-        if self.size is not None and path.stat().st_size != self.size:
-            raise DataError(
-                f"{path}: {path.stat().st_size} bytes, the card says {self.size};"
-                " fetch the file again"
-            )
+        actual, fault = self.compare(path)
+        if fault:
+            raise DataError(f"{path}: {fault}; fetch it again")
+        return actual
+
+    def compare(self, path: Path) -> tuple[str, str | None]:
+        """Compare an existing file with the card.
+
+        Returns
+        -------
+        tuple of str and (str or None)
+            Hash as ``algorithm:hex`` (SHA-256 where none is known), empty where the size differs;
+            and the difference, if any.
+        """
+        size = path.stat().st_size
+        if self.size is not None and size != self.size:
+            return "", self._differs(f"{size} bytes", str(self.size))
         algorithm = self.hash.partition(":")[0] if self.hash else "sha256"
         actual = f"{algorithm}:{file_hash(path, algorithm)}"
         if self.hash and actual != self.hash:
-            raise DataError(f"{path}: hash {actual}, the card says {self.hash}; fetch it again")
-        return actual
+            return actual, self._differs(f"hash {actual}", self.hash)
+        return actual, None
+
+    def _differs(self, actual: str, stated: str) -> str:
+        return f"{actual}, the card says {stated}"
 
 
 class SectionCard(_Card):

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bench.data.card import DatasetCard, FileCard, InsidePath, first_fault
 from bench.errors import DataError
-from bench.files import file_hash
 
 LOCK = "spotbench-lock.json"
 """Name of the lock file in a data folder."""
@@ -45,35 +44,9 @@ _ENTRIES = TypeAdapter(dict[InsidePath, Entry])
 class LockedFile(FileCard):
     """A file whose hash comes from the lock file, not from the card."""
 
-    def verify(self, path: Path) -> str:
-        """As for any file; the message names the lock file."""
-        if not path.is_file():
-            raise DataError(f"{path}: file is missing")
-        actual, fault = compare(self, path)
-        if fault:
-            raise DataError(f"{path}: {fault}")
-        return actual
-
-
-def compare(file: FileCard, path: Path) -> tuple[str, str | None]:
-    """Compare an existing file with its card or lock entry.
-
-    Returns
-    -------
-    tuple of str and (str or None)
-        Hash as ``algorithm:hex`` (SHA-256 where none is known), and the difference, if any.
-    """
-    locked = isinstance(file, LockedFile)
-    who = LOCK if locked else "the card"
-    mend = f"; if the change is meant, delete the entry {file.path} of {LOCK}" if locked else ""
-    size = path.stat().st_size
-    algorithm = file.hash.partition(":")[0] if file.hash else "sha256"
-    if file.size is not None and size != file.size:
-        return "", f"{size} bytes, {who} says {file.size}{mend}"
-    actual = f"{algorithm}:{file_hash(path, algorithm)}"
-    if file.hash and actual != file.hash:
-        return actual, f"hash {actual}, {who} says {file.hash}{mend}"
-    return actual, None
+    def _differs(self, actual: str, stated: str) -> str:
+        remedy = f"if the change is meant, delete the entry {self.path} of {LOCK}"
+        return f"{actual}, {LOCK} says {stated}; {remedy}"
 
 
 def read_lock(root: Path) -> dict[str, Entry]:

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import IO, cast
 
 from bench.data.card import FileCard
-from bench.data.lock import compare
 from bench.errors import DataError
 from bench.files import atomic_write, one_line
 
@@ -196,7 +195,7 @@ def _write(
                     copy_bounded(cast("IO[bytes]", content), target, limit, packed, limits)
             else:
                 copy_bounded(source, target, limit, packed, limits)
-        _, fault = compare(file, temporary)
+        _, fault = file.compare(temporary)
         if fault:
             raise DataError(fault)
 

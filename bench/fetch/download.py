@@ -20,7 +20,6 @@ from pydantic import ValidationError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from bench.data.card import FileCard, first_fault
-from bench.data.lock import compare
 from bench.errors import DataError
 from bench.fetch.archives import LIMITS, Limits, copy_bounded
 from bench.files import atomic_write, one_line
@@ -296,7 +295,7 @@ class Downloader:
                     else:
                         copy_bounded(cast("IO[bytes]", body), stream, limit)
                 body.check()
-                _, fault = compare(file, temporary)
+                _, fault = file.compare(temporary)
                 if fault:
                     raise _UnlikeError(f"{source.url} gives {fault}")
         except BaseException:

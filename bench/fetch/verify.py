@@ -10,7 +10,6 @@ from pathlib import Path
 
 from bench.data.card import DatasetCard, FileCard, SectionCard
 from bench.data.dataset import OPTIONAL
-from bench.data.lock import compare
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def _look(file: FileCard, root: Path) -> tuple[str, str]:
     try:
         if not path.is_file():
             return "missing", ""
-        actual, fault = compare(file, path)
+        actual, fault = file.compare(path)
     except OSError as error:
         return "wrong", f"cannot be read ({error.strerror})"
     return ("wrong", fault) if fault else ("good", actual)

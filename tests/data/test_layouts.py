@@ -138,6 +138,8 @@ def test_a_card_may_call_its_layout_reader(make_card):
     fields = make_card().model_dump(mode="json")
     fields["reader"] = fields.pop("layout")
     assert type(make_card()).model_validate(fields) == make_card()
+    with pytest.raises(ValueError, match="reader"):
+        type(make_card()).model_validate({**fields, "layout": "h5ad"})
 
 
 def test_a_change_of_the_reader_is_another_reader(example):

@@ -294,7 +294,7 @@ def test_a_matrix_of_a_trillion_counts_that_the_file_lacks_is_refused(tmp_path):
     refused(files, "is needed")
     with h5py.File(files["counts"], "r+") as file:
         file["X"].resize((12, 8))
-    refused(files, "larger than what the file holds")
+    refused(files, "declares more data than the file has")
 
 
 def test_one_long_text_under_many_names_is_read_in_bounded_blocks(tmp_path, monkeypatch):

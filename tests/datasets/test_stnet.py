@@ -112,7 +112,7 @@ def test_a_damaged_file_is_refused_by_name(files, role, old, new, said):
 
 def test_a_table_of_symbols_that_knows_no_gene_is_refused(files):
     files["symbols"].write_text("symbol\tensembl_gene_id\nACTB\tENSG00000075624\n")
-    with pytest.raises(DataError, match="knows none of the genes"):
+    with pytest.raises(DataError, match="has none of the genes"):
         read(files)
 
 

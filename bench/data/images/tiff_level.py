@@ -95,12 +95,12 @@ class Level:
         orientation = page.tags.valueof(_ORIENTATION_TAG, 1)
         if orientation != 1:
             raise DataError(
-                f"{self._path}: the file asks to be turned when shown (orientation"
-                f" {orientation:d}); save it upright, so that the spots' pixels are unambiguous"
+                f"{self._path}: image with orientation {orientation:d}, which viewers turn"
+                " for display; save it upright, so that the spots' pixels are unambiguous"
             )
 
     def _channel_pages(self, series: tifffile.TiffPageSeries) -> list[tuple[Any, int]]:
-        """Page of each channel, with how many bytes behind that page's data its own begin."""
+        """Page of each channel, and the offset in bytes of the channel's data in that page."""
         axes = series.get_axes(squeeze=False)
         shape = series.get_shape(squeeze=False)
         page = self._page

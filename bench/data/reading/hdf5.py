@@ -294,7 +294,7 @@ class Hdf5File:
         size = dataset.size * dataset.dtype.itemsize
         if dataset.chunks is None:
             if dataset.id.get_storage_size() < size:
-                raise DataError(f"{self.path}: '{name}' is larger than what the file holds of it")
+                raise DataError(f"{self.path}: '{name}' declares more data than the file has")
             return
         chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
         if chunk > max(_SMALL, size):
@@ -303,7 +303,7 @@ class Hdf5File:
             math.ceil(side / edge) for side, edge in zip(dataset.shape, dataset.chunks, strict=True)
         ]
         if dataset.id.get_num_chunks() != math.prod(grid):
-            raise DataError(f"{self.path}: '{name}' is larger than what the file holds of it")
+            raise DataError(f"{self.path}: '{name}' declares more data than the file has")
         pieces = _chunks(dataset)
         places = {piece.chunk_offset for piece in pieces}
         inside = all(

@@ -132,7 +132,6 @@ def connected(address: str) -> Iterator[ModuleType]:
     BenchError
         No connection is made.
     """
-    os.environ.update(_NO_STATISTICS)
     import ray
 
     if ray.is_initialized():
