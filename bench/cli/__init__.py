@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from bench.cli import data, executing, places, reporting, running, speed
+from bench.cli import data, executing, places, reporting, running
 from bench.cli.options import DONE, INTERRUPTED, REFUSED, TERMINATED
 from bench.cli.terminal import complain
 from bench.errors import BenchError, DetachedError
@@ -42,7 +42,6 @@ data_app.command("verify")(data.verify_command)
 data_app.command("show")(data.show_command)
 data_app.command("preview")(data.preview_command)
 data_app.command("add")(data.add_command)
-app.command("speed")(speed.speed_command)
 app.command("sync")(places.sync_command)
 app.command("ui")(places.ui_command)
 app.command("check")(places.check_command)
