@@ -94,7 +94,7 @@ def run(
     """
     from bench.data.fetching.fetch import fetch_if_absent
     from bench.errors import TrainingError
-    from bench.execute.executors.base import Watcher
+    from bench.execute.executors.base import JobWatcher
     from bench.execute.executors.choose import make_executor
     from bench.execute.run import run_request
     from bench.registry import dataset_card
@@ -124,7 +124,7 @@ def run(
             oracles=oracles,
         ),
         executor=make_executor(ExecutorOptions(jobs=jobs)),
-        uploads=Tracker(uri, results, Watcher().warn),
+        uploads=Tracker(uri, results, JobWatcher().warn),
     )
     if result.failures:
         first = result.failures[0]

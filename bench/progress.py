@@ -17,11 +17,11 @@ from rich.progress import (
 )
 
 from bench.data.card import join_names
-from bench.execute.executors.base import Watcher
+from bench.execute.executors.base import JobWatcher
 from bench.execute.plan import Job, Plan
 
 
-class TerminalWatcher(Watcher):
+class TerminalWatcher(JobWatcher):
     """Bars with the time left on a terminal; one line a fold where output is a file.
 
     Everything goes to standard error, so that standard output holds the table alone.

@@ -53,7 +53,7 @@ from bench.cli.options import (
 from bench.cli.terminal import complain, terminal_width
 from bench.execute.executors.options import RAY, ExecutorOptions
 from bench.execute.request import Request
-from bench.tune.choices import Budget, Pruner, Sampler, Score
+from bench.tune.choices import Budget, ObjectiveScore, Pruner, Sampler
 from bench.tune.request import TuneRequest
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def tune_command(
         typer.Option(help="What is equal for all methods: trials and time, or time alone."),
     ] = Budget.equal,
     objective: Annotated[
-        Score, typer.Option(help="Score on the inner folds that is optimised.")
+        ObjectiveScore, typer.Option(help="Score on the inner folds that is optimised.")
     ] = TuneRequest.objective,
     inner_folds: Annotated[
         int, typer.Option(min=2, help="Inner folds at most, made of the training patients.")

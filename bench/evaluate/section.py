@@ -80,7 +80,7 @@ class GeneValues:
         return float(np.isnan(getattr(self, column)[self.heg]).sum())
 
 
-class Section(GeneValues):
+class ScoredSection(GeneValues):
     """A test section with its prediction; values are computed when a score first asks for them.
 
     Parameters
@@ -237,7 +237,7 @@ GENE_COLUMNS = tuple(
 
 
 def score_section(
-    section: Section, *, scale_free: bool = False
+    section: ScoredSection, *, scale_free: bool = False
 ) -> tuple[dict[str, float], pd.DataFrame]:
     """All scores of one section, and the values of its genes.
 
