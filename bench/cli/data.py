@@ -284,7 +284,7 @@ def get_command(
     """Fetch the files of a dataset that are not here yet, and check each before it is used."""
     from dataclasses import asdict
 
-    from bench.cli.download_bar import DownloadBar
+    from bench.cli.download_display import DownloadDisplay
     from bench.data.dataset import chosen_folder
     from bench.data.fetching.fetch import Outcome, fetch_dataset
     from bench.registry import dataset_card
@@ -293,7 +293,7 @@ def get_command(
     root = chosen_folder(card, data_root)
     outcome = Outcome()
     if card.generator is None:
-        with DownloadBar() as bar:
+        with DownloadDisplay() as bar:
             outcome = fetch_dataset(
                 card,
                 root,
