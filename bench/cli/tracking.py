@@ -32,7 +32,8 @@ def ui_command(
     """Open MLflow's pages on the results; stop with Ctrl-C."""
     from bench.tracking.database import ARTIFACTS
     from bench.tracking.pages import public
-    from bench.tracking.upload import newest_page, open_database, tracking_uri
+    from bench.tracking.tracking_store import open_database
+    from bench.tracking.upload import newest_page, tracking_uri
 
     uri = tracking_uri(None, results)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
