@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from bench.execute.executors.options import ExecutorOptions
 from bench.execute.request import Request
+from bench.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-__version__ = "0.1.0"
-
-__all__ = ["load_dataset", "run", "tables"]
+__all__ = ["__version__", "load_dataset", "run", "tables"]
 
 
 def load_dataset(

@@ -18,12 +18,12 @@ import urllib3
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from bench import __version__
 from bench.data.card import FileCard, first_fault
 from bench.data.fetching.archives import LIMITS, Limits, copy_bounded
 from bench.data.lock import compare
 from bench.errors import DataError
 from bench.files import atomic_write, one_line
+from bench.version import __version__
 
 _REDIRECTS = 10
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
