@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bench.blocks.precision import unplace
+from bench.blocks.precision import reset
 from bench.data.views import TrainingData
 from bench.files import cache_folder
 from bench.method import Context, Method, Precision
@@ -108,7 +108,7 @@ def plain_steps(method: Method, fold: SpeedFold, measurement: Measurement) -> It
     module, loader = training_parts(method, fold.training, measurement.context("float32"))
     batches = plain_batches(loader, fold.training.sections, method.config)
     module.to(measurement.device).train()
-    unplace(module)
+    reset(module)
     made: Any = module.configure_optimizers()
     while not isinstance(made, torch.optim.Optimizer):
         made = made["optimizer"] if isinstance(made, dict) else made[0]

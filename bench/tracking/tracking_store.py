@@ -85,7 +85,7 @@ class TrackingStore:
         As of :class:`Tracker`.
     settings
         How long MLflow waits for a server, as its own variables say it; the user's come first.
-    patience
+    fold_seconds
         Seconds that the upload of a fold may take, None for all it takes.
     told
         Told in a line what became of a database that could not be used.
@@ -96,13 +96,13 @@ class TrackingStore:
         uri: str,
         results: Path,
         settings: Mapping[str, str],
-        patience: float | None,
+        fold_seconds: float | None,
         told: Callable[[str], None],
     ) -> None:
         self.uri = uri
         self._results = results
         self._settings = settings
-        self._patience = patience
+        self._fold_seconds = fold_seconds
         self._told = told
         self._name = store_name(uri, results)
         self._deadline = 0.0
@@ -219,13 +219,13 @@ class TrackingStore:
         )
 
     def _restart(self) -> None:
-        self._deadline = time.monotonic() + (self._patience or float("inf"))
+        self._deadline = time.monotonic() + (self._fold_seconds or float("inf"))
 
     def _check(self) -> None:
         if self._lease is not None:
             check_held(self._lease)
         if time.monotonic() > self._deadline:
-            raise TimeoutError(f"a fold was not uploaded within {self._patience:g} s")
+            raise TimeoutError(f"a fold was not uploaded within {self._fold_seconds:g} s")
 
     def _connect(self) -> MlflowClient:
         if self._client is None:

@@ -24,15 +24,15 @@ from bench.tracking.tracking_store import TrackingStore
 NONE = "none"
 """Tracking URI that turns uploads off."""
 
-PATIENCE = 60.0
+FOLD_SECONDS = 60.0
 """Seconds that the upload of a fold may take out of a run's time."""
 
 WAIT = DURATION + 15
 """Seconds that a call waits at its end for other processes that upload the same runs."""
 
 # A server that is down must cost a run seconds; nobody waits on an upload of its own.
-_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-_PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+_SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_LONG_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 
 
 def tracking_uri(asked: str | None, results: Path) -> str:
@@ -67,7 +67,7 @@ class Tracker:
     def __init__(self, uri: str, results: Path, warn: Callable[[str], None]) -> None:
         self._warn = warn
         self._off = uri == NONE
-        self._store = TrackingStore(uri, results, _IMPATIENT, PATIENCE, warn)
+        self._store = TrackingStore(uri, results, _SHORT_WAITS, FOLD_SECONDS, warn)
         self._left: dict[Path, StoredRun] = {}
 
     def upload(self, run: StoredRun) -> None:
@@ -144,7 +144,7 @@ def sync(results: Path, uri: str, told: Callable[[str], None]) -> str | None:
     ]
     if not runs:
         raise BenchError(f"{results}: no finished folds here; make some with 'bench run'")
-    store = TrackingStore(uri, results, _PATIENT, None, told)
+    store = TrackingStore(uri, results, _LONG_WAITS, None, told)
     uploaded = there = 0
 
     def give(run: StoredRun, wait: float) -> None:
