@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 lint: $(INSTALLED) $(WHEEL)/.built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd build && PYTHONPATH=wheel ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
+	cd build && PYTHONPATH=wheel ../$(BIN)/lint-imports ../pyproject.toml --no-cache
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

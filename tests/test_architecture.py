@@ -12,6 +12,7 @@ PACKAGES = {
     "bench": REPOSITORY / "bench",
     "bench.methods": REPOSITORY / "methods",
     "bench.datasets": REPOSITORY / "datasets",
+    "benchmarks": REPOSITORY / "benchmarks",
 }
 HEAVY = ("torch", "lightning", "mlflow", "scanpy", "anndata", "pandas", "sklearn", "timm")
 METHODS = sorted(
