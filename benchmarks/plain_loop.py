@@ -1,21 +1,22 @@
 """A plain training loop, as the released code of the field is described to have it.
 
 PIL crops every patch from the opened image on request, torchvision augments it on the CPU one at a
-time, and a DataLoader without workers collates the batch in NCHW. The network, the loss and the
-optimiser are the method's own.
+time, and the batch is collated in NCHW, as a DataLoader without workers does. The network, the loss
+and the optimiser are the method's own.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, default_collate
 from torchvision import transforms
 
 from bench.data.images.patches import patch_edge
@@ -56,13 +57,15 @@ def _turned(image: Image.Image) -> Image.Image:
     return image.rotate(random.choice(_TURNS))  # noqa: S311 - no secret
 
 
-class Crops(Dataset[dict[str, Tensor]]):
-    """Spots, or whole sections, whose patches are cropped one at a time.
+def plain_batches(
+    loader: DataLoader[Any], sections: Sequence[Slide], settings: Any
+) -> Iterator[dict[str, Tensor]]:
+    """Batches of the same spots or sections in the same order as a method's own, without end.
 
     Parameters
     ----------
-    own
-        The method's dataset; its arrays are reused.
+    loader
+        The method's; its sampler and the arrays of its dataset are reused.
     sections
         The sections it was made of.
     settings
@@ -71,77 +74,41 @@ class Crops(Dataset[dict[str, Tensor]]):
     Raises
     ------
     NoPlainLoopError
-        The method trains on other items, or without a setting ``augment``.
+        The method trains on other items, or its spots without a known augmentation.
     """
-
-    def __init__(
-        self, own: SpotDataset | SectionDataset, sections: Sequence[Slide], settings: Any
-    ) -> None:
-        self.whole = isinstance(own, SectionDataset)
-        if len(own) != (len(sections) if self.whole else sum(map(len, sections))):
-            raise NoPlainLoopError("the plain loop feeds all training spots, or sections, alone")
-        if not self.whole and not hasattr(settings, "augment"):
-            raise NoPlainLoopError("the plain loop feeds spots with a setting 'augment' alone")
-        self._arrays = own.arrays
-        self._change = image_change("none" if self.whole else settings.augment)
-        self._images, self._corners = [], []
-        self._edge = patch_edge(
-            sections[0].patch_pixels if settings.patch_size is None else settings.patch_size,
-            sections[0].micrometres_per_pixel,
-            f"section {sections[0].name}",
-        )
-        self._side = settings.input_size or self._edge
-        for section in sections:
-            source = section.patch_source
-            if source is None:
-                raise NoPlainLoopError(f"section {section.name} has no image")
-            with Image.open(source.image) as image:
-                self._images.append(image.convert("RGB"))
-            self._corners.append(np.floor(source.centres).astype(int) - self._edge // 2)
-        sizes = [range(len(corners)) for corners in self._corners]
-        self._spots = [(s, spot) for s, size in enumerate(sizes) for spot in size]
-
-    def __len__(self) -> int:
-        return len(self._images) if self.whole else len(self._spots)
-
-    def __getitem__(self, item: int) -> dict[str, Tensor]:
-        """``patches`` as (3, height, width) uint8, for sections (n, 3, ...), and the arrays."""
-        if self.whole:
-            spots = range(len(self._corners[item]))
-            patches = torch.stack([self._crop(item, spot) for spot in spots])
-            arrays = {n: torch.as_tensor(parts[item]) for n, parts in self._arrays.items()}
-            return {**arrays, "patches": patches}
-        section, spot = self._spots[item]
-        arrays = {n: torch.as_tensor(a[section][spot]) for n, a in self._arrays.items()}
-        return {**arrays, "patches": self._crop(section, spot)}
-
-    def _crop(self, section: int, spot: int) -> Tensor:
-        x, y = self._corners[section][spot].tolist()
-        patch = self._images[section].crop((x, y, x + self._edge, y + self._edge))
-        if self._side != self._edge:
-            patch = patch.resize((self._side, self._side), Image.Resampling.BOX)
-        pixels = torch.from_numpy(np.array(self._change(patch)))
-        return pixels.permute(2, 0, 1).contiguous()
-
-
-def plain_batches(
-    loader: DataLoader[Any], sections: Sequence[Slide], settings: Any
-) -> Iterator[dict[str, Tensor]]:
-    """Batches of the same spots or sections in the same order as a method's own, without end."""
-    if not isinstance(loader.dataset, SpotDataset | SectionDataset):
+    own = loader.dataset
+    if not isinstance(own, SpotDataset | SectionDataset):
         raise NoPlainLoopError("the plain loop feeds batches of spots, or sections, alone")
-    crops = Crops(loader.dataset, sections, settings)
-    sampler: Any = loader.sampler
+    whole = isinstance(own, SectionDataset)
+    if len(own) != (len(sections) if whole else sum(map(len, sections))):
+        raise NoPlainLoopError("the plain loop feeds all training spots, or sections, alone")
+    change = image_change("none" if whole else getattr(settings, "augment", "of the method"))
+    asked = sections[0].patch_pixels if settings.patch_size is None else settings.patch_size
+    edge = patch_edge(asked, sections[0].micrometres_per_pixel, f"section {sections[0].name}")
+    side = settings.input_size or edge
+    sources = [section.patch_source for section in sections if section.patch_source is not None]
+    images = [Image.open(source.image).convert("RGB") for source in sources]
+    corners = [np.floor(source.centres).astype(int) - edge // 2 for source in sources]
+    spots = [[(s, spot) for spot in range(len(inside))] for s, inside in enumerate(corners)]
+    items = spots if whole else [[spot] for spot in chain(*spots)]
+
+    def crop(section: int, spot: int) -> Tensor:
+        x, y = corners[section][spot].tolist()
+        patch = images[section].crop((x, y, x + edge, y + edge))
+        if side != edge:
+            patch = patch.resize((side, side), Image.Resampling.BOX)
+        return torch.from_numpy(np.array(change(patch))).permute(2, 0, 1)
 
     def batches() -> Iterator[dict[str, Tensor]]:
-        epoch = 0
-        while True:
+        sampler: Any = loader.sampler
+        for epoch in count():
             sampler.set_epoch(epoch)
-            order = list(sampler)
-            if crops.whole:
-                yield from DataLoader(crops, sampler=[s for (s,) in order], batch_size=None)
-            else:
-                yield from DataLoader(crops, batch_sampler=order)
-            epoch += 1
+            for order in sampler:
+                chosen = list(chain(*(items[item] for item in order)))
+                batch = {
+                    name: default_collate([parts[s][i] for s, i in chosen])
+                    for name, parts in own.arrays.items()
+                }
+                yield {**batch, "patches": torch.stack([crop(s, i) for s, i in chosen])}
 
     return batches()
