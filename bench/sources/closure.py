@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.files import canonical_hash
-from bench.sources.trees import Import, Source, source_of, tree_hash
+from bench.sources.trees import Import, SourceFile, source_of, tree_hash
 
 WHOLE = "*"
 """Asks for a module with all that it imports; a name asks for what that name needs."""
@@ -143,7 +143,7 @@ class ImportWalk:
             elif file is not None:
                 self.follow(module, source_of(file), deferred=want == WHOLE)
 
-    def follow(self, module: str, source: Source, deferred: bool) -> None:
+    def follow(self, module: str, source: SourceFile, deferred: bool) -> None:
         """Reach what a module imports, inside functions as well if `deferred`."""
         for statement in source.imports:
             step = self._target(module, statement)
@@ -163,7 +163,7 @@ class ImportWalk:
             return []
         below = f"{module}.{name}"
         steps = [(below, WHOLE)] if place.folders and self.place(below) else []
-        source = source_of(place.file) if place.file else Source("")
+        source = source_of(place.file) if place.file else SourceFile("")
         if name not in source.origins:
             # An import of a package's module asks nothing of the package's own code.
             return steps or [(module, WHOLE)]

@@ -61,7 +61,7 @@ class Import:
 
 
 @dataclass
-class Source:
+class SourceFile:
     """What is known of a file.
 
     Attributes
@@ -102,13 +102,13 @@ def read_current(read: Callable[[Path, int, int], _Result], path: Path) -> _Resu
         raise DataError(f"{path}: cannot be read ({one_line(error)})") from error
 
 
-def source_of(path: Path) -> Source:
+def source_of(path: Path) -> SourceFile:
     """What is known of a file; it is read again after a change."""
     return read_current(_read_source, path)
 
 
 @lru_cache(maxsize=4096)
-def _read_source(path: Path, mtime_ns: int, size: int) -> Source:
+def _read_source(path: Path, mtime_ns: int, size: int) -> SourceFile:
     return parsed(path.read_bytes())
 
 
@@ -117,15 +117,15 @@ def _read_bytes_hash(path: Path, mtime_ns: int, size: int) -> str:
     return file_hash(path)
 
 
-def parsed(content: bytes) -> Source:
+def parsed(content: bytes) -> SourceFile:
     """What is known of a source text."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # importing the file reports them
             tree = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return Source(hashlib.sha256(content).hexdigest())
-    source = Source(_hash_of_tree(tree), opaque=False)
+        return SourceFile(hashlib.sha256(content).hexdigest())
+    source = SourceFile(_hash_of_tree(tree), opaque=False)
     _read_names(tree, source)
     return source
 
@@ -190,7 +190,7 @@ def _is_constant(statement: ast.stmt, kind: type = object) -> bool:
     )
 
 
-def _read_names(tree: ast.Module, source: Source) -> None:
+def _read_names(tree: ast.Module, source: SourceFile) -> None:
     """Fill in where the names of a module come from."""
     origins: dict[str, list[Import]] = {}
     otherwise: set[str] = set()
