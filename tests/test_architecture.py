@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,16 @@ def test_the_harness_loads_no_method_and_no_dataset_by_a_literal_name(path):
     prefixes = ("bench.methods.", "bench.datasets.")
     # A prefix alone, to which a registered name is added, is how they are found.
     assert [text for text in literals if text.startswith(prefixes) and text not in prefixes] == []
+
+
+def test_no_two_classes_share_a_name():
+    names = Counter(
+        node.name
+        for path in ALL_SOURCES
+        for node in parsed(path).body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, number in names.items() if number > 1] == []
 
 
 def test_the_sources_are_those_of_the_whole_project():
