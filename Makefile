@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WHEEL := build/wheel
 
-.PHONY: demo test test-slow test-timed ray-test slurm-test slurm-packages lint format types wheel unit clean
+.PHONY: demo test test-slow test-timed speed ray-test slurm-test slurm-packages lint format types wheel unit clean
 
 demo: $(INSTALLED)
 	$(BIN)/bench run --method mclstexp,shuffled,coordinates,mean,depth --dataset demo --preset quick
@@ -19,9 +19,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-lint: $(INSTALLED)
+# Imports are checked where methods and datasets are part of the package: in the wheel.
+lint: $(INSTALLED) $(WHEEL)/.built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	cd build && PYTHONPATH=wheel ../$(BIN)/lint-imports ../pyproject.toml --no-cache
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -59,6 +61,11 @@ slurm-packages:
 
 test-timed: $(INSTALLED)
 	$(BIN)/python -m pytest -m timed
+
+# Harness against hardware: make speed ARGS="--method stnet"; ARGS=--help lists the options.
+ARGS ?=
+speed: $(INSTALLED)
+	@$(BIN)/python -m benchmarks.speed $(ARGS)
 
 # Ray is large and needed by few, so that it is installed for its tests alone.
 ray-test: $(INSTALLED)

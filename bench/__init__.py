@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from bench.execute.executors.options import ExecutorOptions
 from bench.execute.request import Request
+from bench.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-__version__ = "0.1.0"
-
-__all__ = ["load_dataset", "run", "tables"]
+__all__ = ["__version__", "load_dataset", "run", "tables"]
 
 
 def load_dataset(
@@ -93,7 +92,7 @@ def run(
         A method failed in a fold; the other folds have been finished and kept.
     """
     from bench.errors import TrainingError
-    from bench.execute.executors.base import Watcher
+    from bench.execute.executors.base import JobWatcher
     from bench.execute.executors.choose import make_executor
     from bench.execute.run import run_request
     from bench.fetch.fetch import fetch_if_absent
@@ -124,7 +123,7 @@ def run(
             oracles=oracles,
         ),
         executor=make_executor(ExecutorOptions(jobs=jobs)),
-        uploads=Tracker(uri, results, Watcher().warn),
+        uploads=Tracker(uri, results, JobWatcher().warn),
     )
     if result.failures:
         first = result.failures[0]

@@ -21,7 +21,7 @@ _WANTED_MEMORY_GB = 6.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class MachineFinding:
     """One check: what was looked at, what was found, and how to mend it if it is not good."""
 
     what: str
@@ -30,10 +30,10 @@ class Finding:
     mend: str = ""
 
 
-def examine(results: Path) -> list[Finding]:
+def examine(results: Path) -> list[MachineFinding]:
     """All checks, in the order in which a person would make them."""
     return [
-        Finding("python", platform.python_version(), True),
+        MachineFinding("python", platform.python_version(), True),
         *_packages(),
         _torch(),
         _memory(),
@@ -43,7 +43,7 @@ def examine(results: Path) -> list[Finding]:
     ]
 
 
-def _packages() -> list[Finding]:
+def _packages() -> list[MachineFinding]:
     findings = []
     good = []
     for text in requires("spotbench") or []:
@@ -53,31 +53,33 @@ def _packages() -> list[Finding]:
         try:
             found = version(needed.name)
         except PackageNotFoundError:
-            findings.append(Finding(needed.name, "absent", False, f"pip install '{needed}'"))
+            findings.append(MachineFinding(needed.name, "absent", False, f"pip install '{needed}'"))
             continue
         if needed.specifier.contains(found, prereleases=True):
             good.append(f"{needed.name} {found}")
         else:
-            findings.append(Finding(needed.name, found, False, f"pip install '{needed}'"))
-    return [Finding("packages", ", ".join(good), True), *findings]
+            findings.append(MachineFinding(needed.name, found, False, f"pip install '{needed}'"))
+    return [MachineFinding("packages", ", ".join(good), True), *findings]
 
 
-def _layouts() -> list[Finding]:
+def _layouts() -> list[MachineFinding]:
     """Layouts of other packages that cannot be used."""
     return [
-        Finding(f"layout {name}", fault, False, "update or uninstall the package that provides it")
+        MachineFinding(
+            f"layout {name}", fault, False, "update or uninstall the package that provides it"
+        )
         for name, fault in layout_faults().items()
     ]
 
 
-def _torch() -> Finding:
+def _torch() -> MachineFinding:
     try:
         import torch
         import torchvision
 
         from bench.devices import available_devices, has_bf16
     except Exception as error:  # noqa: BLE001 - a broken install can fail in any way; that is the finding
-        return Finding(
+        return MachineFinding(
             "torch",
             f"{type(error).__name__}: {error}",
             False,
@@ -86,15 +88,15 @@ def _torch() -> Finding:
         )
     devices = ", ".join(f"{d} (bf16)" if has_bf16(d) else d for d in available_devices())
     found = f"torch {torch.__version__}, torchvision {torchvision.__version__}, devices {devices},"
-    return Finding("torch", f"{found} {torch.get_num_threads()} threads", True)
+    return MachineFinding("torch", f"{found} {torch.get_num_threads()} threads", True)
 
 
-def _memory() -> Finding:
+def _memory() -> MachineFinding:
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     except (AttributeError, ValueError, OSError):
-        return Finding("memory", "unknown", True)
-    return Finding(
+        return MachineFinding("memory", "unknown", True)
+    return MachineFinding(
         "memory",
         f"{total:.0f} GB, {os.cpu_count()} cores",
         total >= _WANTED_MEMORY_GB,
@@ -102,12 +104,14 @@ def _memory() -> Finding:
     )
 
 
-def _folder(what: str, path: Path) -> Finding:
+def _folder(what: str, path: Path) -> MachineFinding:
     try:
         check_writable(path)
     except BenchError as error:
-        return Finding(what, str(error), False, "name another folder, or mend its permissions")
+        return MachineFinding(
+            what, str(error), False, "name another folder, or mend its permissions"
+        )
     free = shutil.disk_usage(path).free / 1e9
-    return Finding(
+    return MachineFinding(
         what, f"{path}, {free:.0f} GB free", free >= _WANTED_DISK_GB, "free some disk space"
     )

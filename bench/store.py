@@ -185,7 +185,8 @@ class FoldFolder:
             return "is missing"
         if not stat.S_ISREG(state.st_mode):
             return "is missing"
-        if state.st_size != facts.get("size") or (content and file_hash(path) != facts.get(_HASH)):
+        same = state.st_size == facts.get("size")
+        if not same or (content and file_hash(Path(path)) != facts.get(_HASH)):
             return "is damaged or was edited"
         return ""
 

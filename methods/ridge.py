@@ -201,8 +201,8 @@ class Ridge(Method):
                     prediction = solution.predict(scores, alpha)
                     correlations[i].append(mean_correlation(part.target, prediction))
                     errors[i].append(float(np.mean((part.target - prediction) ** 2)))
-        correlation = [_mean_defined(found) for found in correlations]
-        error = [_mean_defined(found) for found in errors]
+        correlation = [_nanmean(found) for found in correlations]
+        error = [_nanmean(found) for found in errors]
         context.curves.extend(
             {"epoch": float(i), "alpha": alpha, "val_pcc": correlation[i], "val_mse": error[i]}
             for i, alpha in enumerate(alphas)
@@ -266,6 +266,6 @@ def mean_correlation(truth: np.ndarray, prediction: np.ndarray) -> float:
     return float(np.mean((a * b).sum(axis=0) / norms))
 
 
-def _mean_defined(values: Sequence[float]) -> float:
+def _nanmean(values: Sequence[float]) -> float:
     defined = [value for value in values if not np.isnan(value)]
     return float(np.mean(defined)) if defined else float("nan")

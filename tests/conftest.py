@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,9 +25,26 @@ SHARED = REPOSITORY.parent / "shared"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    leave_the_user_out(config)
     config.addinivalue_line(
         "markers", "real_data: reads the folder of real data that lies beside the repository"
     )
+
+
+def leave_the_user_out(config: pytest.Config) -> None:
+    """Take the user's variables away; put datasets and caches into a folder of this run.
+
+    Before the collection: parametrised tests ask for datasets and methods as they are imported.
+    """
+    patch = pytest.MonkeyPatch()
+    config.add_cleanup(patch.undo)
+    folder = Path(tempfile.mkdtemp(prefix="spotbench-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    for name in list(os.environ):
+        if name.startswith(("SPOTBENCH_", "MLFLOW_")) or name == "RAY_ADDRESS":
+            patch.delenv(name)
+    patch.setenv("SPOTBENCH_DATA", str(folder / "data"))
+    patch.setenv("SPOTBENCH_CACHE", str(folder / "cache"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,8 +59,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPOTBENCH_CACHE", str(folder))
-        patch.delenv("SPOTBENCH_DATA", raising=False)
-        patch.delenv("SPOTBENCH_RESULTS", raising=False)
         yield folder
 
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ PACKAGES = {
     "bench": REPOSITORY / "bench",
     "bench.methods": REPOSITORY / "methods",
     "bench.datasets": REPOSITORY / "datasets",
+    "benchmarks": REPOSITORY / "benchmarks",
 }
 HEAVY = ("torch", "lightning", "mlflow", "scanpy", "anndata", "pandas", "sklearn", "timm")
 METHODS = sorted(
@@ -161,50 +163,34 @@ def test_the_search_for_writes_finds_them(source, writes):
     assert bool(unprotected_writes(ast.parse(source))) == writes
 
 
-def imports(tree, package):
-    """Names of all modules that a module imports, relative ones resolved, at any depth."""
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")
-                kept = parents[: len(parents) - node.level + 1]
-                base = ".".join([*kept, base]) if base else ".".join(kept)
-            names.add(base)
-            names |= {f"{base}.{alias.name}" for alias in node.names}
-    return names
+def private_imports(tree):
+    """Private names that a module imports from another one of ours, as 'module.name'."""
+    return [
+        f"{node.module or ''}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.level or is_ours(node.module))
+        for alias in node.names
+        if alias.name.startswith("_") and not alias.name.startswith("__")
+    ]
 
 
-def module_package(path):
-    for package, folder in reversed(PACKAGES.items()):
-        if path.is_relative_to(folder):
-            return ".".join([package, *path.relative_to(folder).parts[:-1]])
-    raise AssertionError(path)
+def is_ours(module):
+    return module == "bench" or module.startswith("bench.")
 
 
-def is_under(name, *packages):
-    return any(name == package or name.startswith(f"{package}.") for package in packages)
+@pytest.mark.parametrize("path", ALL_SOURCES, ids=relative)
+def test_a_private_name_stays_in_its_module(path):
+    assert private_imports(parsed(path)) == []
 
 
-def ours(path):
-    return {name for name in imports(parsed(path), module_package(path)) if is_under(name, "bench")}
-
-
-def strangers(path, *allowed):
-    """Imports of ours that are neither in an allowed package nor a parent of one."""
-    parents = {package.rpartition(".")[0] for package in allowed} | {"bench"}
-    return sorted(
-        name for name in ours(path) if not is_under(name, *allowed) and name not in parents
+def test_the_search_for_private_names_finds_them():
+    source = (
+        "from bench.store import _hash, read_record\n"
+        "def f():\n    from . import _inner\n"
+        "from bench.version import __version__\n"
+        "from mlflow.store import _upgrade\n"
     )
-
-
-@pytest.mark.parametrize("path", sources("bench"), ids=relative)
-def test_the_harness_imports_no_method_and_no_dataset(path):
-    named = [name for name in ours(path) if is_under(name, "bench.methods", "bench.datasets")]
-    assert named == []
+    assert private_imports(ast.parse(source)) == ["bench.store._hash", "._inner"]
 
 
 @pytest.mark.parametrize("path", sources("bench"), ids=relative)
@@ -219,92 +205,14 @@ def test_the_harness_loads_no_method_and_no_dataset_by_a_literal_name(path):
     assert [text for text in literals if text.startswith(prefixes) and text not in prefixes] == []
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in sources("bench") if p.parent.name == "evaluate"], ids=relative
-)
-def test_evaluation_imports_nothing_of_ours(path):
-    assert strangers(path, "bench.evaluate") == []
-
-
-@pytest.mark.parametrize("path", sources("bench.methods"), ids=relative)
-def test_a_method_imports_the_interface_and_itself_alone(path):
-    folder = PACKAGES["bench.methods"]
-    own = f"bench.methods.{path.relative_to(folder).parts[0].removesuffix('.py')}"
-    assert strangers(path, "bench.api", "bench.blocks", "bench.training", own) == []
-
-
-@pytest.mark.parametrize("path", sources("bench.datasets"), ids=relative)
-def test_a_dataset_imports_the_interface_alone(path):
-    assert strangers(path, "bench.readers", "bench.datasets") == []
-
-
-@pytest.mark.parametrize(
-    "path", [p for p in sources("bench") if "data" in p.parts[-3:-1]], ids=relative
-)
-def test_what_a_dataset_is_does_not_know_how_it_arrives(path):
-    lower = ("bench.cache", "bench.errors", "bench.files", "bench.sources", "bench.yaml_files")
-    # The shape of an array is a pure function of coordinates.
-    lower = (*lower, "bench.evaluate.grid")
-    assert strangers(path, "bench.data", *lower) == []
-
-
-def module_name(path):
-    package = module_package(path)
-    return package if path.stem == "__init__" else f"{package}.{path.stem}"
-
-
-def circles(graph):
-    """Groups of modules that import one another, directly or through others."""
-
-    def reach(start):
-        seen, waiting = set(), [start]
-        while waiting:
-            for name in graph[waiting.pop()] - seen:
-                seen.add(name)
-                waiting.append(name)
-        return seen
-
-    reached = {name: reach(name) for name in graph}
-    return sorted(
-        {
-            tuple(sorted(other for other in reached[name] if name in reached[other]))
-            for name in graph
-            if name in reached[name]
-        }
+def test_no_two_classes_share_a_name():
+    names = Counter(
+        node.name
+        for path in ALL_SOURCES
+        for node in parsed(path).body
+        if isinstance(node, ast.ClassDef)
     )
-
-
-@pytest.mark.parametrize("room", ["data", "evaluate", "fetch", "protocol", "report"])
-def test_no_module_of_a_room_imports_itself_through_others(room):
-    modules = {
-        module_name(path): path
-        for path in sources("bench")
-        if path.relative_to(PACKAGES["bench"]).parts[0] == room
-    }
-    graph = {name: ours(path) & set(modules) - {name} for name, path in modules.items()}
-    assert len(graph) > 3
-    assert circles(graph) == []
-
-
-def test_the_search_for_circles_finds_them():
-    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a", "e"}, "e": set()}
-    assert circles(graph) == [("b", "c")]
-
-
-def test_the_search_for_imports_finds_them():
-    source = (
-        "import bench.methods.mean\n"
-        "def f():\n"
-        "    from bench.protocol import rules\n"
-        "    from ..evaluate import metrics\n"
-        "    from . import other\n"
-    )
-    assert imports(ast.parse(source), "bench.methods.x") >= {
-        "bench.methods.mean",
-        "bench.protocol.rules",
-        "bench.methods.evaluate.metrics",
-        "bench.methods.x.other",
-    }
+    assert [name for name, number in names.items() if number > 1] == []
 
 
 def test_the_sources_are_those_of_the_whole_project():

@@ -200,7 +200,7 @@ def test_there_is_no_model_of_an_oracle_or_a_shuffled_twin(learned, tiny, tmp_pa
 
 def test_a_model_above_the_limit_is_left_out_and_says_so(tiny, results, monkeypatch):
     (size,) = {300}
-    monkeypatch.setattr("bench.tracking.upload.MODEL_LIMIT", size)
+    monkeypatch.setattr("bench.tracking.run_upload.MODEL_LIMIT", size)
     run(tiny, results, "--folds", "0", methods="coordinates,mean")
     client = client_of(results)
     _, children = runs_of(client)

@@ -188,7 +188,7 @@ def test_a_server_that_hangs_costs_seconds_and_one_warning(tiny, line, results, 
 @pytest.mark.slow
 def test_a_server_slow_at_every_request_is_not_waited_for(tiny, line, results, monkeypatch):
     line.delay = 0.2
-    monkeypatch.setattr("bench.tracking.upload.PATIENCE", 1.0)
+    monkeypatch.setattr("bench.tracking.upload.FOLD_SECONDS", 1.0)
     begin = time.monotonic()
     answer = run(tiny, results, "--seed", "6", "--folds", "0", "--tracking", line.uri)
     assert time.monotonic() - begin < 15

@@ -13,7 +13,7 @@ import torch
 
 from bench.blocks.frozen import FrozenEncoderConfig
 from bench.blocks.images import ImageEncoder, image_batches, image_encoder, to_network_scale
-from bench.blocks.precision import place
+from bench.blocks.precision import to_device
 from bench.cache import Cache
 from bench.data.inputs import Slide
 from bench.errors import DataError, TrainingError
@@ -121,7 +121,7 @@ class FrozenEncoder:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             encoder = image_encoder(self.settings.encoder, self.settings.weights)
-        return place(encoder, Context(device=self.device, precision=self.precision)).eval()
+        return to_device(encoder, Context(device=self.device, precision=self.precision)).eval()
 
     @torch.inference_mode()
     def _compute(self, patches: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ _Made = TypeVar("_Made")
 _Batch = TypeVar("_Batch", Tensor, dict[str, Tensor])
 
 
-def fed(batches: Iterable[_Batch], device: str) -> Iterator[_Batch]:
+def prefetch(batches: Iterable[_Batch], device: str) -> Iterator[_Batch]:
     """Batches on a device; while one is worked on, a thread makes the next one.
 
     Parameters

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.blocks.feeding import fed
+from bench.blocks.feeding import prefetch
 from bench.blocks.precision import ImageModule
-from bench.blocks.weights import load_exactly, read_tensors
+from bench.blocks.weights import load_strict, read_tensors
 from bench.data.images.patches import PatchSize
 from bench.errors import ConfigError
 from bench.files import one_line
@@ -134,7 +134,7 @@ def load_encoder_weights(encoder: ImageEncoder, path: Path) -> None:
         if isinstance(network, nn.Sequential):
             key = "0." + key.removeprefix("features.").removeprefix("0.")
         renamed[key] = tensor
-    load_exactly(network, renamed, str(path))
+    load_strict(network, renamed, str(path))
 
 
 def image_batches(patches: np.ndarray, device: str, size: int = 64) -> Iterator[Tensor]:
@@ -149,7 +149,7 @@ def image_batches(patches: np.ndarray, device: str, size: int = 64) -> Iterator[
     iterator of (size, 3, height, width) uint8 on the device, channels-last
     """
     parts = (np.array(patches[start : start + size]) for start in range(0, len(patches), size))
-    return fed((torch.from_numpy(part).permute(0, 3, 1, 2) for part in parts), device)
+    return prefetch((torch.from_numpy(part).permute(0, 3, 1, 2) for part in parts), device)
 
 
 def to_network_scale(patches: Tensor, pixels: Pixels) -> Tensor:

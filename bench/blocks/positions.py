@@ -7,7 +7,7 @@ import numpy as np
 from bench.errors import ConfigError
 
 
-def table_rows(position: np.ndarray, rows: int, *, method: str, section: str) -> np.ndarray:
+def check_positions(position: np.ndarray, rows: int, *, method: str, section: str) -> np.ndarray:
     """The positions, if position tables of so many rows hold them.
 
     Parameters

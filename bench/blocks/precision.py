@@ -14,7 +14,7 @@ _Network = TypeVar("_Network", bound=nn.Module)
 
 
 class ImageModule(nn.Module):
-    """The costly part of a network, on images, which :func:`place` makes fast.
+    """The costly part of a network, on images, which :func:`to_device` makes fast.
 
     Heads, losses and what compares embeddings are left in float32: they take little time, and the
     8 bits of bfloat16 would tell there.
@@ -60,7 +60,7 @@ class ImageModule(nn.Module):
         self.to(memory_format=self._layout)
 
 
-def place(network: _Network, context: Context) -> _Network:
+def to_device(network: _Network, context: Context) -> _Network:
     """Move a network to the device of a context, in its layout and precision; the same network.
 
     In ``bf16`` the :class:`ImageModule` parts of the network compute in bfloat16 and, on CUDA, all
@@ -82,8 +82,8 @@ def compile_training(network: nn.Module) -> None:
         part.compiled = True
 
 
-def unplace(network: nn.Module) -> None:
-    """Take back what :func:`place` and :func:`compile_training` did; the device stays."""
+def reset(network: nn.Module) -> None:
+    """Take back what :func:`to_device` and :func:`compile_training` did; the device stays."""
     for part in _parts(network):
         part._set(bf16=False, channels_last=False)
         part.compiled, part._compiled = False, None

@@ -135,7 +135,7 @@ def check_panel(source: object, outputs: int, panel: Sequence[str]) -> None:
         )
 
 
-def load_exactly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Load a state dict whose names and shapes must be those of `module`.
 
     Raises

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from bench.cli import data, executing, places, reporting, running, speed
+from bench.cli import checking, data, executing, listing, reporting, running, tracking
 from bench.cli.options import DONE, INTERRUPTED, REFUSED, TERMINATED
 from bench.cli.terminal import complain
 from bench.errors import BenchError, DetachedError
@@ -27,7 +27,7 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
-app.command("list")(places.list_command)
+app.command("list")(listing.list_command)
 app.command("run")(running.run_command)
 app.command("tune")(running.tune_command)
 app.command("import-weights")(running.import_weights_command)
@@ -42,11 +42,10 @@ data_app.command("verify")(data.verify_command)
 data_app.command("show")(data.show_command)
 data_app.command("preview")(data.preview_command)
 data_app.command("add")(data.add_command)
-app.command("speed")(speed.speed_command)
-app.command("sync")(places.sync_command)
-app.command("ui")(places.ui_command)
-app.command("check")(places.check_command)
-app.command("doctor")(places.doctor_command)
+app.command("sync")(tracking.sync_command)
+app.command("ui")(tracking.ui_command)
+app.command("check")(checking.check_command)
+app.command("doctor")(checking.doctor_command)
 app.command("execute", hidden=True)(executing.execute_command)
 
 

@@ -22,8 +22,8 @@ from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
 from bench.execute.method_specs import SHUFFLED
 from bench.execute.request import Request
-from bench.execute.settings import as_none
 from bench.files import one_line
+from bench.settings import as_none
 from bench.yaml_files import read_yaml
 
 INFORMATIVE = ("objective", "value", "trial")

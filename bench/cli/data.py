@@ -340,7 +340,7 @@ def get_command(
     """Fetch the files of a dataset that are not here yet, and check each before it is used."""
     from dataclasses import asdict
 
-    from bench.cli.download_bar import DownloadBar
+    from bench.cli.download_display import DownloadDisplay
     from bench.data.folders import download_folder
     from bench.fetch.fetch import fetch_dataset
     from bench.fetch.outcome import Outcome
@@ -350,7 +350,7 @@ def get_command(
     root = download_folder(card, data_root)
     outcome = Outcome()
     if card.generator is None:
-        with DownloadBar() as bar:
+        with DownloadDisplay() as bar:
             outcome = fetch_dataset(
                 card,
                 root,

@@ -18,14 +18,14 @@ def execute_command(
     task: Annotated[int, typer.Option(min=0, help="Number of the task.")],
 ) -> None:
     """Run one task of a submission; what a cluster's job scripts call."""
+    from bench.cli.run_display import RunDisplay
     from bench.execute.executors.submission import read_submission
-    from bench.progress import TerminalWatcher
 
     submission = read_submission(folder)
     if task >= len(submission.bundles):
         raise BenchError(f"{folder}: no task {task}; it has {len(submission.bundles)}")
     (kind, content), *_ = submission.request().items()
-    with redirect_stdout(sys.stderr), TerminalWatcher() as watcher:
+    with redirect_stdout(sys.stderr), RunDisplay() as watcher:
         if kind == "tune":
             from bench.tune.slurm import run_worker
 

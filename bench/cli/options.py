@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from bench.errors import BenchError, ConfigError
-from bench.execute.executors.options import RAY, ExecutorOptions
 from bench.execute.request import Request
 from bench.files import one_line
 from bench.yaml_files import parse_yaml
@@ -75,7 +74,7 @@ CompileOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="All randomness follows from it.")]
 MethodOption = Annotated[str, typer.Option("--method", "-m", help="Name of a method.")]
 FoldsOption = Annotated[
-    str | None, typer.Option(help="Folds to run, such as 0,2.", show_default="all")
+    str | None, typer.Option("--folds", help="Folds, such as 0,2.", show_default="all")
 ]
 PresetOption = Annotated[
     str, typer.Option(help="authors' settings, or quick ones for machines without a GPU.")
@@ -161,36 +160,6 @@ RayCpusOption = Annotated[int, typer.Option("--ray-cpus", min=1, help="CPUs of a
 RayGpusOption = Annotated[
     float, typer.Option("--ray-gpus", min=0, help="GPUs of a Ray task; may be a fraction.")
 ]
-
-
-def executor_options(
-    *,
-    executor: str,
-    jobs: int,
-    gpus: str | None,
-    time_limit: str | None,
-    isolation: Isolation,
-    profile: Path | None,
-    submit_only: bool,
-    ray_address: str | None,
-    no_shared_disk: bool,
-    ray_cpus: int,
-    ray_gpus: float,
-) -> ExecutorOptions:
-    """Where jobs run, from options as they were typed."""
-    return ExecutorOptions(
-        executor=executor,
-        jobs=jobs,
-        gpus=numbers(gpus, "--gpus") or (),
-        time_limit=read_seconds(time_limit, "--time-limit") if time_limit else None,
-        isolation=isolation.value,
-        profile=profile,
-        submit_only=submit_only,
-        ray_address=ray_address if executor == RAY else None,
-        shared_disk=not no_shared_disk,
-        ray_cpus=ray_cpus,
-        ray_gpus=ray_gpus,
-    )
 
 
 def names(text: str | None) -> tuple[str, ...]:

@@ -6,62 +6,36 @@ import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.cli.option_groups import ExecutorGroup, RequestGroup, WorkersGroup, with_groups
 from bench.cli.options import (
-    DEFAULT_DEVICE,
-    DEFAULT_PRECISION,
     FAILED,
-    AliasesOption,
     CompileOption,
-    DataRootOption,
     DatasetOption,
-    Device,
-    DeviceOption,
-    ExecutorOption,
-    FoldsOption,
-    GpusOption,
-    Isolation,
-    IsolationOption,
     JobsOption,
     JsonOption,
     MethodOption,
-    NoSharedDiskOption,
-    PanelOption,
-    Precision,
-    PrecisionOption,
-    PresetOption,
-    ProfileOption,
-    ProtocolOption,
-    RayAddressOption,
-    RayCpusOption,
-    RayGpusOption,
-    ResultsOption,
-    SeedOption,
-    SettingsOption,
-    SubmitOnlyOption,
-    TimeLimitOption,
-    TrackingOption,
-    executor_options,
-    names,
-    numbers,
     read_seconds,
-    settings_of,
 )
 from bench.cli.terminal import complain, terminal_width
-from bench.execute.executors.options import RAY, ExecutorOptions
+from bench.execute.executors.options import ExecutorOptions
 from bench.execute.request import Request
-from bench.tune.choices import Budget, Pruner, Sampler, Score
+from bench.tune.choices import Budget, ObjectiveScore, Pruner, Sampler
 from bench.tune.request import TuneRequest
 
 if TYPE_CHECKING:
     from bench.execute.run import RunResult
 
 
+@with_groups
 def run_command(
     ctx: typer.Context,
+    group: RequestGroup,
+    where: ExecutorGroup,
+    workers: WorkersGroup,
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -75,11 +49,6 @@ def run_command(
         str | None,
         typer.Option("--method", "-m", help="Methods, comma-separated; see 'bench list'."),
     ] = None,
-    protocol: ProtocolOption = Request.protocol,
-    panel: PanelOption = None,
-    aliases: AliasesOption = None,
-    folds: FoldsOption = None,
-    preset: PresetOption = Request.preset,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -87,80 +56,37 @@ def run_command(
             show_default="none",
         ),
     ] = None,
-    settings: SettingsOption = None,
-    seed: SeedOption = Request.seed,
-    device: DeviceOption = DEFAULT_DEVICE,
-    precision: PrecisionOption = DEFAULT_PRECISION,
     compile_encoders: CompileOption = Request.compile,
-    data_root: DataRootOption = None,
-    results: ResultsOption = Request.results,
-    tracking: TrackingOption = None,
     force: Annotated[bool, typer.Option("--force", help="Redo finished folds.")] = Request.force,
     no_oracles: Annotated[
         bool, typer.Option("--no-oracles", help="Leave out the row of the depth oracle.")
     ] = not Request.oracles,
-    executor: ExecutorOption = ExecutorOptions.executor,
     jobs: JobsOption = ExecutorOptions.jobs,
-    gpus: GpusOption = None,
-    time_limit: TimeLimitOption = None,
-    isolation: IsolationOption = Isolation.process,
-    profile: ProfileOption = None,
-    submit_only: SubmitOnlyOption = False,
-    ray_address: RayAddressOption = None,
-    no_shared_disk: NoSharedDiskOption = not ExecutorOptions.shared_disk,
-    ray_cpus: RayCpusOption = ExecutorOptions.ray_cpus,
-    ray_gpus: RayGpusOption = ExecutorOptions.ray_gpus,
     as_json: JsonOption = False,
 ) -> None:
     """Run methods on a dataset; finished folds are kept, so the same call resumes."""
     from bench.cli.config_file import combine, read_config, require_method_and_dataset
 
-    values = _values(
-        method=method,
-        folds=folds,
-        settings=settings,
-        device=device,
-        precision=precision,
-        dataset=dataset,
-        protocol=protocol,
-        panel=panel,
-        aliases=aliases,
-        preset=preset,
-        seed=seed,
-        data_root=data_root,
-        results=results,
-        force=force,
-        oracles=not no_oracles,
-        compile=compile_encoders,
+    values = group.values(
+        method, dataset, force=force, oracles=not no_oracles, compile=compile_encoders
     )
     if config is not None:
         values = combine(values, _typed(ctx), read_config(config), config)
     require_method_and_dataset(values)
-    where = executor_options(
-        executor=executor,
-        jobs=jobs,
-        gpus=gpus,
-        time_limit=time_limit,
-        isolation=isolation,
-        profile=profile,
-        submit_only=submit_only,
-        ray_address=ray_address,
-        no_shared_disk=no_shared_disk,
-        ray_cpus=ray_cpus,
-        ray_gpus=ray_gpus,
+    _run(
+        Request(**values),
+        group.tracking,
+        as_json,
+        where.options(jobs=jobs, **workers.values()),
     )
-    _run(Request(**values), tracking, as_json, where)
 
 
+@with_groups
 def tune_command(
     method: Annotated[str, typer.Option("--method", "-m", help="Methods, comma-separated.")],
     dataset: DatasetOption,
-    protocol: ProtocolOption = Request.protocol,
-    panel: PanelOption = None,
-    aliases: AliasesOption = None,
-    folds: Annotated[
-        str | None, typer.Option(help="Outer folds, such as 0,2.", show_default="all")
-    ] = None,
+    group: RequestGroup,
+    where: ExecutorGroup,
     trials: Annotated[
         int, typer.Option(min=1, help="Trials of each study: a method on an outer fold.")
     ] = TuneRequest.trials,
@@ -173,7 +99,7 @@ def tune_command(
         typer.Option(help="What is equal for all methods: trials and time, or time alone."),
     ] = Budget.equal,
     objective: Annotated[
-        Score, typer.Option(help="Score on the inner folds that is optimised.")
+        ObjectiveScore, typer.Option(help="Score on the inner folds that is optimised.")
     ] = TuneRequest.objective,
     inner_folds: Annotated[
         int, typer.Option(min=2, help="Inner folds at most, made of the training patients.")
@@ -184,9 +110,7 @@ def tune_command(
     pruner: Annotated[
         Pruner, typer.Option(help="How trials are ended early.")
     ] = TuneRequest.pruner,
-    jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")
-    ] = TuneRequest.jobs,
+    jobs: JobsOption = TuneRequest.jobs,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -195,21 +119,6 @@ def tune_command(
             show_default="a journal file in the results",
         ),
     ] = None,
-    preset: PresetOption = Request.preset,
-    settings: SettingsOption = None,
-    seed: SeedOption = Request.seed,
-    device: DeviceOption = DEFAULT_DEVICE,
-    precision: PrecisionOption = DEFAULT_PRECISION,
-    data_root: DataRootOption = None,
-    results: ResultsOption = Request.results,
-    tracking: TrackingOption = None,
-    executor: ExecutorOption = ExecutorOptions.executor,
-    profile: ProfileOption = None,
-    submit_only: SubmitOnlyOption = False,
-    ray_address: RayAddressOption = None,
-    no_shared_disk: NoSharedDiskOption = not ExecutorOptions.shared_disk,
-    ray_cpus: RayCpusOption = ExecutorOptions.ray_cpus,
-    ray_gpus: RayGpusOption = ExecutorOptions.ray_gpus,
     as_json: JsonOption = False,
 ) -> None:
     """Tune methods on the training sections of each fold, then score the best once on its test.
@@ -217,42 +126,18 @@ def tune_command(
     The same call goes on after an interruption, and a second one beside it shares the work.
     --set fixes a setting.
     """
+    from bench.cli.tuning_display import TuningDisplay
     from bench.execute.executors.choose import make_executor
     from bench.tracking.upload import Tracker, tracking_uri
-    from bench.tune.progress import TerminalTuningWatcher
     from bench.tune.request import equal_budget
     from bench.tune.runners import make_study_runner
     from bench.tune.tuning import refit, tune
 
-    where = make_executor(
-        ExecutorOptions(
-            executor,
-            profile=profile,
-            submit_only=submit_only,
-            ray_address=ray_address if executor == RAY else None,
-            shared_disk=not no_shared_disk,
-            ray_cpus=ray_cpus,
-            ray_gpus=ray_gpus,
-        )
-    )
-    _fetch_if_absent(dataset, data_root)
+    executor = make_executor(where.options())
+    _fetch_if_absent(dataset, group.data_root)
     request = equal_budget(
         TuneRequest(
-            run=_request(
-                method=method,
-                folds=folds,
-                settings=settings,
-                device=device,
-                precision=precision,
-                dataset=dataset,
-                protocol=protocol,
-                panel=panel,
-                aliases=aliases,
-                preset=preset,
-                seed=seed,
-                data_root=data_root,
-                results=results,
-            ),
+            run=Request(**group.values(method, dataset)),
             trials=trials,
             timeout=read_seconds(timeout) if timeout else None,
             jobs=jobs,
@@ -264,12 +149,13 @@ def tune_command(
         ),
         budget,
     )
-    with redirect_stdout(sys.stderr), TerminalTuningWatcher() as watcher:
-        found, failed = tune(request, watcher, make_study_runner(where, watcher))
+    with redirect_stdout(sys.stderr), TuningDisplay() as watcher:
+        found, failed = tune(request, watcher, make_study_runner(executor, watcher))
         outcomes = []
         if found:
-            tracker = Tracker(tracking_uri(tracking, results), results, watcher.warn)
-            outcomes = refit(request, found, uploads=tracker, watcher=watcher, executor=where)
+            uri = tracking_uri(group.tracking, group.results)
+            tracker = Tracker(uri, group.results, watcher.warn)
+            outcomes = refit(request, found, uploads=tracker, watcher=watcher, executor=executor)
     if outcomes:
         _print_tuned(outcomes, as_json)
     for one in failed:
@@ -295,24 +181,14 @@ def _print_tuned(outcomes: list[RunResult], as_json: bool) -> None:
     typer.echo(write_pairs(pairs, "text", title="Tuned against default, on the test sections"))
 
 
+@with_groups
 def import_weights_command(
     method: MethodOption,
     dataset: DatasetOption,
     checkpoint: Annotated[
         Path, typer.Option("--checkpoint", "-c", help="Checkpoint as the method's authors save it.")
     ],
-    protocol: ProtocolOption = Request.protocol,
-    panel: PanelOption = None,
-    aliases: AliasesOption = None,
-    folds: FoldsOption = None,
-    preset: PresetOption = Request.preset,
-    settings: SettingsOption = None,
-    seed: SeedOption = Request.seed,
-    device: DeviceOption = DEFAULT_DEVICE,
-    precision: PrecisionOption = DEFAULT_PRECISION,
-    data_root: DataRootOption = None,
-    results: ResultsOption = Request.results,
-    tracking: TrackingOption = None,
+    group: RequestGroup,
     as_json: JsonOption = False,
 ) -> None:
     """Make a run out of a released checkpoint: nothing is trained, all else is as in 'bench run'.
@@ -320,48 +196,8 @@ def import_weights_command(
     Nothing in the file is executed. A checkpoint belongs to one training set: name the fold
     that it was held out of with --folds.
     """
-    request = _request(
-        method=method,
-        folds=folds,
-        settings=settings,
-        device=device,
-        precision=precision,
-        dataset=dataset,
-        protocol=protocol,
-        panel=panel,
-        aliases=aliases,
-        preset=preset,
-        seed=seed,
-        data_root=data_root,
-        results=results,
-        checkpoint=checkpoint,
-        oracles=False,
-    )
-    _run(request, tracking, as_json)
-
-
-def _values(
-    *,
-    method: str | None,
-    folds: str | None,
-    settings: list[str] | None,
-    device: Device,
-    precision: Precision,
-    **options: Any,
-) -> dict[str, Any]:
-    """Fields of a request from options as they were typed."""
-    return {
-        "methods": names(method),
-        "folds": numbers(folds),
-        "settings": settings_of(settings),
-        "device": device.value,
-        "precision": precision.value,
-        **options,
-    }
-
-
-def _request(**options: Any) -> Request:
-    return Request(**_values(**options))
+    values = group.values(method, dataset, checkpoint=checkpoint, oracles=False)
+    _run(Request(**values), group.tracking, as_json)
 
 
 def _typed(ctx: typer.Context) -> set[str]:
@@ -382,10 +218,10 @@ def _fetch_if_absent(dataset: str, data_root: Path | None) -> None:
     card = dataset_card(dataset)
     if data_root is not None or is_here(card, None):
         return
-    from bench.cli.download_bar import DownloadBar
+    from bench.cli.download_display import DownloadDisplay
     from bench.fetch.fetch import fetch_if_absent
 
-    with DownloadBar() as bar:
+    with DownloadDisplay() as bar:
         fetch_if_absent(card, data_root, bar)
 
 
@@ -395,15 +231,15 @@ def _run(
     as_json: bool,
     where: ExecutorOptions | None = None,
 ) -> None:
+    from bench.cli.run_display import RunDisplay
     from bench.execute.executors.choose import make_executor
     from bench.execute.run import run_request
-    from bench.progress import TerminalWatcher
     from bench.tracking.upload import Tracker, tracking_uri
 
     executor = make_executor(where or ExecutorOptions())
     _fetch_if_absent(request.dataset, request.data_root)
     # Libraries and methods may print; standard output is for the table alone.
-    with redirect_stdout(sys.stderr), TerminalWatcher() as watcher:
+    with redirect_stdout(sys.stderr), RunDisplay() as watcher:
         tracker = Tracker(tracking_uri(tracking, request.results), request.results, watcher.warn)
         outcome = run_request(request, watcher=watcher, executor=executor, uploads=tracker)
     _print_outcome(outcome, as_json)

@@ -19,7 +19,7 @@ from bench.data.inputs import Slide, TrainingData
 from bench.method import Context, Method, MethodConfig
 
 if TYPE_CHECKING:
-    from bench.execute.executors.base import Watcher
+    from bench.execute.executors.base import JobWatcher
 
 DATASET = "small-fold"
 SEED = 1
@@ -64,7 +64,7 @@ class Subject:
         kind: type[Method],
         folder: Path,
         module: str | None = None,
-        jobs: Callable[[], AbstractContextManager[Watcher | None]] = nullcontext,
+        jobs: Callable[[], AbstractContextManager[JobWatcher | None]] = nullcontext,
     ) -> None:
         self.kind = kind
         self.folder = folder

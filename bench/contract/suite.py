@@ -39,7 +39,7 @@ from bench.contract.training import (
 from bench.registry import find_methods, method_class
 
 if TYPE_CHECKING:
-    from bench.execute.executors.base import Watcher
+    from bench.execute.executors.base import JobWatcher
 
 CHECKS: tuple[Check, ...] = (
     predicts_each_slide,
@@ -84,7 +84,7 @@ def check_method(
     *,
     demo: bool = True,
     listener: Listener | None = None,
-    jobs: Callable[[], AbstractContextManager[Watcher | None]] = nullcontext,
+    jobs: Callable[[], AbstractContextManager[JobWatcher | None]] = nullcontext,
 ) -> list[Result]:
     """Carry out all checks on a method, built-in or of an installed plugin.
 

@@ -51,7 +51,7 @@ class Score:
     heading
         Heading for people.
     compute
-        Value from a :class:`bench.evaluate.section.Section`, or, for a pooled score, from the
+        Value from a :class:`bench.evaluate.section.ScoredSection`, or, for a pooled score, from the
         values of each gene over all test spots of a fold.
     better
         Direction; None for a reference value that no method is ranked by.

@@ -48,7 +48,7 @@ class Reference:
     domains: tuple[float, float]
 
 
-class Section(GeneValues):
+class ScoredSection(GeneValues):
     """A test section with its prediction; values are computed when a score first asks for them.
 
     Parameters
@@ -205,7 +205,7 @@ GENE_COLUMNS = tuple(
 
 
 def score_section(
-    section: Section, *, scale_free: bool = False
+    section: ScoredSection, *, scale_free: bool = False
 ) -> tuple[dict[str, float], pd.DataFrame]:
     """All scores of one section, and the values of its genes.
 

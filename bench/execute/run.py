@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bench.errors import BenchError
-from bench.execute.executors.base import Executor, Failure, Watcher
+from bench.execute.executors.base import Executor, Failure, JobWatcher
 from bench.execute.executors.local import LocalExecutor
 from bench.execute.plan import Job, Plan, make_plan
 from bench.execute.request import Request
@@ -45,7 +45,7 @@ class RunResult:
 def run_request(
     request: Request,
     *,
-    watcher: Watcher | None = None,
+    watcher: JobWatcher | None = None,
     executor: Executor | None = None,
     uploads: Uploads | None = None,
 ) -> RunResult:
@@ -67,7 +67,7 @@ def run_request(
     BenchError
         The request cannot be met.
     """
-    watcher = watcher or Watcher()
+    watcher = watcher or JobWatcher()
     executor = executor or LocalExecutor()
     plan = make_plan(request, elsewhere=executor.elsewhere)
     watcher.planned(plan)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.evaluate.ceiling import noise_ceiling
-from bench.evaluate.section import Reference, Section, score_pooled, score_section
+from bench.evaluate.section import Reference, ScoredSection, score_pooled, score_section
 from bench.evaluate.spatial import domain_agreement, grid_neighbours, morans_i
 from bench.protocol.normalise import normalise
 
@@ -80,7 +80,7 @@ def score_fold(
         )
 
     for truth, known, prediction in zip(data.truth, references, predictions, strict=True):
-        section = Section(
+        section = ScoredSection(
             truth.expression,
             prediction,
             truth.heg,

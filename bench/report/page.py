@@ -59,7 +59,7 @@ _NUMBER = re.compile(r"(?:< )?([+-]?\d+(?:\.\d+)?)(?: ± .*| to .*| %|/\d+)?")
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedRuns:
     """Runs on one dataset under one protocol.
 
     Attributes
@@ -80,7 +80,7 @@ class Comparison:
 
 def stored_comparisons(
     results: Path, dataset: str | None = None, protocol: str | None = None
-) -> list[Comparison]:
+) -> list[ComparedRuns]:
     """All comparisons in a results folder, or those of one dataset or protocol.
 
     Raises
@@ -102,13 +102,13 @@ def stored_comparisons(
         for of in sorted(stored[name]):
             if protocol in {None, of} and (runs := stored_runs(results, name, of, "figures")):
                 kept = newest(runs)
-                listed.append(Comparison(name, of, kept, len(runs) - len(kept)))
+                listed.append(ComparedRuns(name, of, kept, len(runs) - len(kept)))
     if not listed:
         raise BenchError(f"{results}: no runs here; make some with 'bench run'")
     return listed
 
 
-def write_page(results: Path, path: Path, comparisons: Sequence[Comparison]) -> Path:
+def write_page(results: Path, path: Path, comparisons: Sequence[ComparedRuns]) -> Path:
     """Write the page; the same results give the same bytes.
 
     Parameters
@@ -141,7 +141,7 @@ def write_page(results: Path, path: Path, comparisons: Sequence[Comparison]) -> 
     return path
 
 
-def page(results: Path, comparisons: Sequence[Comparison]) -> str:
+def page(results: Path, comparisons: Sequence[ComparedRuns]) -> str:
     """The page as text; see :func:`write_page`."""
     import jinja2
     from matplotlib import colormaps
@@ -195,7 +195,7 @@ def _maps(rows: Sequence[Sequence[Row]], budget: float) -> list[dict[str, Any]]:
 
 
 def _part(
-    comparison: Comparison, table: pd.DataFrame, rows: Sequence[Row], maps: Mapping[str, Any]
+    comparison: ComparedRuns, table: pd.DataFrame, rows: Sequence[Row], maps: Mapping[str, Any]
 ) -> dict[str, Any]:
     notes = footnotes(comparison.runs, table, "page")
     leaks = tuple(f"{title}: " for title in TITLES.values())

@@ -42,15 +42,6 @@ _SHOWN = (
 )
 """Chosen columns of the runs' table, by MLflow's own names."""
 
-_WIDTHS = {
-    "attributes.`Run Name`": 190,
-    **{name: 165 if len(name) > 25 else 105 for name in _SHOWN},
-    "attributes.`Dataset`": 200,
-    "duration": 85,
-    "runDateAndNestInfo": 150,
-}
-"""Pixels of these columns, and of those that MLflow always shows."""
-
 _BY_SECTION = {score.name for score in SCORES if score.spread}
 """Scores of which a fold's run has the value of each section."""
 
@@ -94,8 +85,7 @@ def saved_view(created: int) -> str:
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
         "selectedColumns": list(_SHOWN),
-        "columnOrder": list(_WIDTHS),
-        "columnWidths": _WIDTHS,
+        "columnOrder": ["attributes.`Run Name`", *_SHOWN, "duration", "runDateAndNestInfo"],
     }
     view = {"name": "Leaderboard", "createdAt": created, "state": json.dumps(state)}
     return json.dumps(view)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from bench.blocks.feeding import fed
+from bench.blocks.feeding import prefetch
 
 _MOVED_AT_ONCE = 1024
 _SHARE_OF_FREE = 0.5
@@ -171,7 +171,7 @@ class _Fed:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return fed(self.loader, self.device)
+        return prefetch(self.loader, self.device)
 
 
 def on_device(

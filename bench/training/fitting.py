@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, Mod
 from torch._dynamo.exc import TorchDynamoException
 from torch.utils.data import DataLoader
 
-from bench.blocks.precision import compile_training, place, unplace
+from bench.blocks.precision import compile_training, reset, to_device
 from bench.data.inputs import TrainingData, TrainingSection
 from bench.errors import ConfigError, TrainingError
 from bench.files import one_line
@@ -193,7 +193,7 @@ def train(
     """
     if patience is not None and validation is None:
         raise ConfigError("early stopping needs validation sections; this fold has none")
-    place(module, context)
+    to_device(module, context)
     if context.compile:
         _compile(module, epochs * len(loader), context)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -250,7 +250,7 @@ def train(
             state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
             module.load_state_dict(state["state_dict"])
     # Predicting asks for its precision by itself: a method that is loaded must not differ.
-    unplace(module)
+    reset(module)
     _warn_at_chance(context)
 
 

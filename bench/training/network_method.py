@@ -176,9 +176,9 @@ class NetworkMethod(Method):
         import torch
 
         from bench.blocks.images import image_batches
-        from bench.blocks.precision import place
+        from bench.blocks.precision import to_device
 
-        place(self.network, context).eval()
+        to_device(self.network, context).eval()
         predictions = []
         with torch.inference_mode():
             for slide in slides:

@@ -72,9 +72,9 @@ class RetrievalMethod(NetworkMethod):
         """Embed the training spots as keys."""
         import torch
 
-        from bench.blocks.precision import place
+        from bench.blocks.precision import to_device
 
-        place(self.network, context).eval()
+        to_device(self.network, context).eval()
         with torch.inference_mode():
             keys = torch.cat(list(self.embed_spots(data.sections, context.device)))
         self.keys = keys.cpu().numpy()
@@ -98,10 +98,10 @@ class RetrievalMethod(NetworkMethod):
         """The same under each setting of the retrieval; patches are embedded once."""
         import torch
 
-        from bench.blocks.precision import place
+        from bench.blocks.precision import to_device
         from bench.blocks.retrieval import retrieve_each
 
-        place(self.network, context).eval()
+        to_device(self.network, context).eval()
         with torch.inference_mode():
             embedded = [self._embed_images(slide, context) for slide in slides]
         settings = [{name: getattr(c, name) for name in self.predict_space} for c in configs]

@@ -23,7 +23,7 @@ class Pruner(StrEnum):
     none = "none"
 
 
-class Score(StrEnum):
+class ObjectiveScore(StrEnum):
     """Score that is optimised on the inner folds: one of those declared as tunable."""
 
     _ignore_ = "choice"
@@ -31,7 +31,7 @@ class Score(StrEnum):
         vars()[choice] = choice
 
 
-LEADING_SCORE = Score(LEADING)
+LEADING_SCORE = ObjectiveScore(LEADING)
 """Score that is optimised unless another is named."""
 
 

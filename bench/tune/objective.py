@@ -16,7 +16,7 @@ from optuna.exceptions import TrialPruned
 from bench.cache import cache_folder
 from bench.errors import DataError, StoreError, TrainingError
 from bench.evaluate.scores import BY_NAME
-from bench.evaluate.section import Section
+from bench.evaluate.section import ScoredSection
 from bench.execute.inputs import FoldInputs
 from bench.execute.job import read_predictions
 from bench.files import one_line
@@ -193,7 +193,7 @@ class Objective:
         """Mean score over the held-out sections; NaN where it is undefined in one."""
         values = [
             self._score.compute(
-                Section(truth.expression, prediction, truth.heg, totals=truth.totals)
+                ScoredSection(truth.expression, prediction, truth.heg, totals=truth.totals)
             )
             for truth, prediction in zip(data.truth, predictions, strict=True)
         ]

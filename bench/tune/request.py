@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from bench.errors import ConfigError
 from bench.execute.request import Request
-from bench.tune.choices import LEADING_SCORE, Budget, Pruner, Sampler, Score
+from bench.tune.choices import LEADING_SCORE, Budget, ObjectiveScore, Pruner, Sampler
 
 MOST_TRIALS = 100_000
 
@@ -41,7 +41,7 @@ class TuneRequest:
     storage: str | None = None
     sampler: Sampler = Sampler.tpe
     pruner: Pruner = Pruner.hyperband
-    objective: Score = LEADING_SCORE
+    objective: ObjectiveScore = LEADING_SCORE
     inner_folds: int = 3
 
 

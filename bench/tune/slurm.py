@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import BenchError, DataError, DetachedError
-from bench.execute.executors.base import Watcher
+from bench.execute.executors.base import JobWatcher
 from bench.execute.executors.node_task import Reporter, prepare_data
 from bench.execute.executors.slurm import SlurmExecutor, detached_by_interrupt, node_request
 from bench.execute.executors.submission import Assignment, Submission, submitting
@@ -44,7 +44,7 @@ class SlurmStudies:
 
     elsewhere: ClassVar[bool] = True
 
-    def __init__(self, executor: SlurmExecutor, watcher: Watcher) -> None:
+    def __init__(self, executor: SlurmExecutor, watcher: JobWatcher) -> None:
         self._executor = executor
         self._watcher = watcher
         self._open: dict[str, StudySpec] = {}
@@ -145,7 +145,7 @@ class SlurmStudies:
 
 
 def run_worker(
-    submission: Submission, task: int, content: Mapping[str, Any], watcher: Watcher
+    submission: Submission, task: int, content: Mapping[str, Any], watcher: JobWatcher
 ) -> None:
     """Work on one study in this process until it is over; what a task does.
 

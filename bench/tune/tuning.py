@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from filelock import FileLock
 
 from bench.errors import BenchError, ConfigError
-from bench.execute.executors.base import Executor, Watcher
+from bench.execute.executors.base import Executor, JobWatcher
 from bench.execute.plan import Job, make_plan
 from bench.execute.request import FoldSettings
 from bench.execute.run import RunResult, Uploads, run_request
@@ -69,7 +69,7 @@ class LocalStudies:
         run_study(spec, told)
 
 
-class TuningWatcher(Watcher):
+class TuningWatcher(JobWatcher):
     """Told what happens while studies run; the base class ignores it."""
 
     def study_started(self, spec: StudySpec, inner: int) -> None:
@@ -152,7 +152,7 @@ def refit(
     found: Mapping[str, Mapping[int, Tuned]],
     *,
     uploads: Uploads | None = None,
-    watcher: Watcher | None = None,
+    watcher: JobWatcher | None = None,
     executor: Executor | None = None,
 ) -> list[RunResult]:
     """Fit the methods on all training sections of each fold and score them on its test sections.

@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.errors import ConfigError
-from bench.execute.settings import changed_settings, own_settings
 from bench.files import one_line
 from bench.method import Method, MethodConfig
 from bench.registry import find_methods, method_class
+from bench.settings import changed_settings, own_settings
 from bench.sources import harness_imports, method_code
 
 

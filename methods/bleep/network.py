@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bench.blocks.attention import ProjectionHead
 from bench.blocks.images import image_encoder, to_network_scale
-from bench.blocks.weights import Released, load_exactly, released_tensors, tensor_size
+from bench.blocks.weights import Released, load_strict, released_tensors, tensor_size
 from bench.training.module import ContrastiveModule
 
 
@@ -61,7 +61,7 @@ class BleepNetwork(nn.Module):
             projection_dim=tensor_size(state, "spot_projection.projection.weight", 0, where),
             dropout=dropout,
         )
-        load_exactly(network, state, where)
+        load_strict(network, state, where)
         return network.eval()
 
     @property

@@ -23,7 +23,7 @@ from bench.api import (
     TrainingData,
     TrainingSection,
 )
-from bench.blocks.positions import table_rows
+from bench.blocks.positions import check_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -203,7 +203,7 @@ class Hist2ST(NetworkMethod):
         neighbours, radius = self.config.neighbours, self.config.graph_radius
         rows = self.network.x_embed.num_embeddings
         return {
-            "position": table_rows(slide.array_xy, rows, method=self.name, section=slide.name),
+            "position": check_positions(slide.array_xy, rows, method=self.name, section=slide.name),
             "edges": neighbour_edges(slide.array_xy, neighbours, radius),
         }
 

@@ -14,7 +14,7 @@ from bench.api import DataError
 from bench.blocks.attention import AttentionBlock
 from bench.blocks.graph import neighbour_mean, neighbour_mean_as_released
 from bench.blocks.images import x_first
-from bench.blocks.weights import Released, load_exactly, numbered, released_tensors, tensor_size
+from bench.blocks.weights import Released, load_strict, numbered, released_tensors, tensor_size
 from bench.methods.hist2st.losses import section_losses
 from bench.training.module import TrainingModule
 
@@ -254,7 +254,7 @@ class Hist2STNetwork(nn.Module):
             view_head=any(name.startswith("coef.") for name in state),
             as_released=as_released,
         )
-        load_exactly(network, state, where)
+        load_strict(network, state, where)
         return network.eval()
 
     @property

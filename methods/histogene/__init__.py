@@ -21,7 +21,7 @@ from bench.api import (
     Slide,
     TrainingData,
 )
-from bench.blocks.positions import table_rows
+from bench.blocks.positions import check_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,7 +140,9 @@ class HisToGene(NetworkMethod):
     def inputs(self, slide: Slide) -> dict[str, np.ndarray]:
         """Rows of the position tables."""
         rows = self.network.x_embed.num_embeddings
-        return {"position": table_rows(slide.array_xy, rows, method=self.name, section=slide.name)}
+        return {
+            "position": check_positions(slide.array_xy, rows, method=self.name, section=slide.name)
+        }
 
     def predict_slide(self, images: Iterator[Tensor], **inputs: Tensor) -> Tensor:
         """Predict all spots of a slide together."""

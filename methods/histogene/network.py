@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from bench.api import DataError
 from bench.blocks.attention import PreNormTransformer
 from bench.blocks.images import RawPixels, x_first
-from bench.blocks.weights import Released, load_exactly, numbered, released_tensors, tensor_size
+from bench.blocks.weights import Released, load_strict, numbered, released_tensors, tensor_size
 from bench.training.module import TrainingModule
 
 
@@ -85,7 +85,7 @@ class HisToGeneNetwork(nn.Module):
             hidden=tensor_size(state, f"{first}.1.fn.net.0.weight", 0, where),
             dropout=dropout,
         )
-        load_exactly(network, state, where)
+        load_strict(network, state, where)
         return network.eval()
 
     @property

@@ -21,7 +21,7 @@ from bench.api import (
     TrainingData,
     TrainingSection,
 )
-from bench.blocks.positions import table_rows
+from bench.blocks.positions import check_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -192,7 +192,7 @@ class MclSTExp(RetrievalMethod):
         position = self._position(section)
         return {
             "expression": section.expression,
-            "position": table_rows(position, rows, method=self.name, section=section.name),
+            "position": check_positions(position, rows, method=self.name, section=section.name),
         }
 
     def embed_spots(self, sections: Sequence[TrainingSection], device: str) -> Iterator[Tensor]:

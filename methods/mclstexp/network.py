@@ -11,7 +11,7 @@ from bench.blocks.attention import AttentionBlock, ProjectionHead, symmetric_con
 from bench.blocks.images import image_encoder, to_network_scale
 from bench.blocks.weights import (
     Released,
-    load_exactly,
+    load_strict,
     numbered,
     released_tensors,
     tensor_size,
@@ -94,7 +94,7 @@ class MclSTExpNetwork(nn.Module):
             dropout=dropout,
             temperature=temperature,
         )
-        load_exactly(network, state, where)
+        load_strict(network, state, where)
         return network.eval()
 
     def embed_images(self, images: Tensor) -> Tensor:

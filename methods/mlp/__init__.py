@@ -117,9 +117,9 @@ class MLP(Method):
         """The network's output for each spot's features."""
         import torch
 
-        from bench.blocks.precision import place
+        from bench.blocks.precision import to_device
 
-        network = place(self._network, context).eval()
+        network = to_device(self._network, context).eval()
         with torch.inference_mode():
             return [
                 network(torch.from_numpy(features).to(context.device)).cpu().numpy()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.blocks.weights import load_exactly, read_tensors, tensor_size
+from bench.blocks.weights import load_strict, read_tensors, tensor_size
 
 
 class MLPNetwork(nn.Module):
@@ -45,7 +45,7 @@ class MLPNetwork(nn.Module):
             hidden=tensor_size(state, "hidden.weight", 0, str(path)),
             dropout=dropout,
         )
-        load_exactly(network, state, str(path))
+        load_strict(network, state, str(path))
         return network.eval()
 
     def start_from(self, mean: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bench.blocks.images import image_encoder
 from bench.blocks.precision import ImageModule
-from bench.blocks.weights import Released, load_exactly, released_tensors, tensor_size
+from bench.blocks.weights import Released, load_strict, released_tensors, tensor_size
 from bench.training.module import TrainingModule
 
 
@@ -45,7 +45,7 @@ class STNetNetwork(ImageModule):
         """
         state, where = released_tensors(source)
         network = cls(tensor_size(state, "classifier.weight", 0, where), encoder=encoder)
-        load_exactly(network, state, where)
+        load_strict(network, state, where)
         return network.eval()
 
     @property

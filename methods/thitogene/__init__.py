@@ -25,7 +25,7 @@ from bench.api import (
     TrainingData,
     atomic_write,
 )
-from bench.blocks.positions import table_rows
+from bench.blocks.positions import check_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -203,7 +203,7 @@ class THItoGene(NetworkMethod):
 
         rows = self.network.x_embed.num_embeddings
         return {
-            "position": table_rows(slide.array_xy, rows, method=self.name, section=slide.name),
+            "position": check_positions(slide.array_xy, rows, method=self.name, section=slide.name),
             "edges": neighbour_edges(slide.array_xy, self.config.neighbours),
         }
 

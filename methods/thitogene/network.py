@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from bench.api import ConfigError
 from bench.blocks.attention import PreNormTransformer
 from bench.blocks.images import x_first
-from bench.blocks.weights import Released, load_exactly, numbered, released_tensors, tensor_size
+from bench.blocks.weights import Released, load_strict, numbered, released_tensors, tensor_size
 from bench.training.module import TrainingModule
 
 PRIMARY_DIM = 8
@@ -435,7 +435,7 @@ class THItoGeneNetwork(nn.Module):
             dropout=dropout,
             as_released=as_released,
         )
-        load_exactly(network, state, where)
+        load_strict(network, state, where)
         return network.eval()
 
     def start_from(self, mean: Tensor) -> None:

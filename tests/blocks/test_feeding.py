@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from bench.blocks.feeding import ahead, fed
+from bench.blocks.feeding import ahead, prefetch
 
 
 def numbered(count, made=None):
@@ -76,11 +76,11 @@ def test_batches_that_are_left_leave_no_thread():
 
 def test_the_processor_takes_batches_as_they_come():
     batch = {"value": torch.ones(2)}
-    assert next(fed([batch], "cpu")) is batch
+    assert next(prefetch([batch], "cpu")) is batch
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_batches_arrive_on_the_gpu():
-    found = list(fed(numbered(4), "cuda"))
+    found = list(prefetch(numbered(4), "cuda"))
     assert all(batch["value"].is_cuda for batch in found)
     assert [int(batch["value"][0]) for batch in found] == [0, 1, 2, 3]

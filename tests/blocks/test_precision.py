@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bench.blocks.images import image_encoder
-from bench.blocks.precision import ImageModule, compile_training, place, unplace
+from bench.blocks.precision import ImageModule, compile_training, reset, to_device
 from bench.method import Context
 
 
@@ -45,7 +45,7 @@ def test_as_built_a_network_is_plain_torch(network, images):
 
 
 def test_reduced_precision_is_that_of_the_encoder_alone(network, images):
-    place(network, Context(precision="bf16"))
+    to_device(network, Context(precision="bf16"))
     found = network(images)
     assert network.inside[0].dtype == torch.bfloat16
     assert network.inside[0].is_contiguous(memory_format=torch.channels_last)
@@ -55,8 +55,8 @@ def test_reduced_precision_is_that_of_the_encoder_alone(network, images):
 
 def test_float32_differs_by_rounding_alone_and_bf16_by_more(network, images):
     plain = network(images)
-    full = place(network, Context())(images)
-    reduced = place(network, Context(precision="bf16"))(images)
+    full = to_device(network, Context())(images)
+    reduced = to_device(network, Context(precision="bf16"))(images)
     scale = plain.abs().max()
     assert (full - plain).abs().max() < 1e-5 * scale
     assert 1e-4 * scale < (reduced - plain).abs().max() < 0.05 * scale
@@ -64,24 +64,24 @@ def test_float32_differs_by_rounding_alone_and_bf16_by_more(network, images):
 
 def test_what_was_placed_can_be_as_it_was(network, images):
     plain = network(images)
-    unplace(place(network, Context(precision="bf16")))
+    reset(to_device(network, Context(precision="bf16")))
     assert torch.equal(network(images), plain)
     assert all(value.is_contiguous() for value in network.parameters())
 
 
 def test_gradients_are_float32(network, images):
-    place(network, Context(precision="bf16"))
+    to_device(network, Context(precision="bf16"))
     network(images).sum().backward()
     assert all(value.grad.dtype == torch.float32 for value in network.encoder.parameters())
 
 
 def test_doubles_stay_doubles(images):
     network = Network().double().eval()
-    assert place(network, Context())(images.double()).dtype == torch.float64
+    assert to_device(network, Context())(images.double()).dtype == torch.float64
 
 
 def test_an_outer_autocast_does_not_reach_an_encoder_in_float32(network, images):
-    place(network, Context())
+    to_device(network, Context())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         network.encoder(images)
     assert network.inside[0].dtype == torch.float32
@@ -89,7 +89,7 @@ def test_an_outer_autocast_does_not_reach_an_encoder_in_float32(network, images)
 
 def test_networks_without_images_are_moved_alone():
     network = nn.Linear(2, 2)
-    assert place(network, Context(precision="bf16")) is network
+    assert to_device(network, Context(precision="bf16")) is network
     assert not any(isinstance(part, ImageModule) for part in network.modules())
     assert network(torch.ones(1, 2)).dtype == torch.float32
 
@@ -102,5 +102,5 @@ def test_compiled_parts_are_compiled_in_training_alone(network, images, monkeypa
     network.encoder.model.eval()
     network.encoder.training = True
     assert torch.equal(network.encoder(images), plain + 1)
-    unplace(network)
+    reset(network)
     assert torch.equal(network.encoder(images), plain)

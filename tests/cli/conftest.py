@@ -26,12 +26,6 @@ def results(tmp_path):
     return tmp_path / "results"
 
 
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch):
-    for name in ("MLFLOW_TRACKING_URI", "SPOTBENCH_RESULTS", "SPOTBENCH_DATA"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture(scope="session")
 def bench():
     """Calls a command in this process; gives status, stdout, stderr."""

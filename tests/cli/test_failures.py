@@ -316,7 +316,7 @@ def test_interrupted_network_ends_as_an_uninterrupted_one(
 
     with monkeypatch.context() as patch:
         patch.setattr("bench.training.fitting.CHECKPOINT_SECONDS", 0.0)
-        patch.setattr("bench.progress.TerminalWatcher.job_progress", press)
+        patch.setattr("bench.cli.run_display.RunDisplay.job_progress", press)
         assert bench(*call, results, "--isolation", "none").status == 130
     assert list(results.rglob("training.ckpt"))
     resumed = bench(*call, results)

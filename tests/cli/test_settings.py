@@ -21,9 +21,9 @@ from bench.cli.config_file import _ConfigFile, read_config
 from bench.cli.options import settings_of
 from bench.errors import ConfigError
 from bench.execute.request import Request
-from bench.execute.settings import as_none, changed_settings, own_settings
 from bench.method import Method, MethodConfig
 from bench.registry import find_methods, method_class
+from bench.settings import as_none, changed_settings, own_settings
 from bench.tune.request import TuneRequest
 from tests.cli.tiny_dataset import assert_nothing_half_written, assert_refused, environment
 from tests.conftest import REPOSITORY

@@ -110,7 +110,7 @@ class TrainedBrightness(Brightness):
 
         forgotten = self.idle
 
-        class Recipe(pl.LightningModule):
+        class HeadTraining(pl.LightningModule):
             def __init__(self, genes):
                 super().__init__()
                 self.head = nn.Linear(2, genes)
@@ -141,11 +141,11 @@ class TrainedBrightness(Brightness):
             return spot_loader(dataset, 16, context.seed)
 
         torch.manual_seed(context.seed)
-        recipe = Recipe(len(data.panel))
-        train_on(recipe, data, loader, epochs=2, patience=self.config.patience, context=context)
+        training = HeadTraining(len(data.panel))
+        train_on(training, data, loader, epochs=2, patience=self.config.patience, context=context)
         with torch.no_grad():
-            unit = recipe.head(recipe.frozen(torch.eye(2)))
-            none = recipe.head(recipe.frozen(torch.zeros(1, 2)))
+            unit = training.head(training.frozen(torch.eye(2)))
+            none = training.head(training.frozen(torch.zeros(1, 2)))
         # A line through the values at the unit designs, the constant put into the first column.
         self.lines = (unit - none).numpy().astype(np.float64)
         self.lines[0] += none.numpy()[0]

@@ -361,7 +361,7 @@ def test_a_method_that_fails_in_some_folds_fails_on_the_demo(tmp_path, monkeypat
 
 def test_importing_the_suite_imports_no_method_and_no_heavy_library():
     code = (
-        "import sys, json, bench.contract.suite, bench.contract.report\n"
+        "import sys, json, bench.contract.suite, bench.cli.check_display\n"
         "print(json.dumps([m for m in sys.modules if m in {'torch', 'pandas', 'anndata', 'scanpy'}"
         " or m.startswith('bench.methods.')]))"
     )

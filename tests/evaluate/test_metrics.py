@@ -20,7 +20,7 @@ from bench.evaluate.metrics import (
     squared_error_per_gene,
 )
 from bench.evaluate.oracles import ORACLES, depth
-from bench.evaluate.section import Section, score_pooled, score_section
+from bench.evaluate.section import ScoredSection, score_pooled, score_section
 from tests.golden_case import GoldenCase
 
 
@@ -131,7 +131,7 @@ def test_a_perfect_prediction_correlates_to_exactly_one():
 def test_the_arrays_that_are_scored_are_left_as_they_were():
     truth, prediction = random_pair()
     copies = truth.copy(), prediction.copy()
-    score_section(Section(truth, prediction, np.ones(12, dtype=bool)))
+    score_section(ScoredSection(truth, prediction, np.ones(12, dtype=bool)))
     np.testing.assert_array_equal(truth, copies[0])
     np.testing.assert_array_equal(prediction, copies[1])
 
@@ -250,7 +250,7 @@ def test_a_section_is_scored_over_its_defined_genes_and_the_others_are_counted()
     truth, prediction = constant_genes()
     heg = np.zeros(12, dtype=bool)
     heg[[1, 5, 6]] = True
-    scores, genes = score_section(Section(truth, prediction, heg))
+    scores, genes = score_section(ScoredSection(truth, prediction, heg))
     r = scipy_pearson(truth, prediction)
     assert scores["pcc_acg"] == pytest.approx(np.nanmean(r), abs=1e-12)
     assert scores["pcc_heg"] == pytest.approx(np.nanmean(r[heg]), abs=1e-12)
@@ -267,12 +267,12 @@ def test_a_section_is_scored_over_its_defined_genes_and_the_others_are_counted()
 def test_a_prediction_on_a_scale_of_its_own_has_correlations_and_no_errors():
     truth, prediction = random_pair()
     heg = np.arange(12) < 4
-    scores, genes = score_section(Section(truth, prediction, heg), scale_free=True)
+    scores, genes = score_section(ScoredSection(truth, prediction, heg), scale_free=True)
     assert np.isnan(scores["mse"])
     assert np.isnan(scores["mae"])
     assert np.isnan(scores["ccc_acg"])
     assert genes[["mse", "ccc"]].isna().all(axis=None)
-    scaled, _ = score_section(Section(truth, prediction, heg))
+    scaled, _ = score_section(ScoredSection(truth, prediction, heg))
     assert scores["pcc_acg"] == scaled["pcc_acg"]
     assert scores["pcc_heg"] == scaled["pcc_heg"]
 
@@ -288,7 +288,7 @@ def test_pooled_scores_are_over_all_spots_together():
     assert pooled["pooled_pcc_acg"] == pytest.approx(r.mean(), abs=1e-12)
     assert pooled["pooled_pcc_heg"] == pytest.approx(r[[0, 3]].mean(), abs=1e-12)
     per_section = [
-        score_section(Section(*arrays))[0]["pcc_acg"]
+        score_section(ScoredSection(*arrays))[0]["pcc_acg"]
         for arrays in zip(truth, prediction, heg, strict=True)
     ]
     assert pooled["pooled_pcc_acg"] > 0.9 > 0.3 > max(np.abs(per_section))
@@ -297,7 +297,7 @@ def test_pooled_scores_are_over_all_spots_together():
 def test_pooled_scores_of_one_section_are_its_own():
     truth, prediction = random_pair()
     heg = np.arange(12) < 4
-    own, _ = score_section(Section(truth, prediction, heg))
+    own, _ = score_section(ScoredSection(truth, prediction, heg))
     pooled = score_pooled([truth], [prediction], [heg])
     assert pooled == {
         "pooled_pcc_acg": pytest.approx(own["pcc_acg"]),
@@ -331,7 +331,7 @@ def test_released_evaluation_numbers_are_reproduced(released, released_pair):
     heg = np.zeros(truth.shape[1], dtype=bool)
     heg[released.arrays["heg_indices"].astype(int)] = True
     assert set(np.argsort(-truth.mean(axis=0))[:50]) == set(np.flatnonzero(heg))
-    scores, genes = score_section(Section(truth, prediction, heg))
+    scores, genes = score_section(ScoredSection(truth, prediction, heg))
     assert scores["pcc_acg"] == pytest.approx(numbers["mclstexp_pcc_acg"], abs=1e-12)
     assert scores["pcc_acg"] == pytest.approx(numbers["hist2st_nanmean_pcc"], abs=1e-12)
     assert scores["pcc_heg"] == pytest.approx(numbers["not_upstream_heg_ignoring_nan"], abs=1e-12)
@@ -369,7 +369,7 @@ def test_the_depth_oracle_scores_well_where_depth_is_in_the_truth():
     depths = rng.lognormal(0, 1, 200)
     counts = rng.poisson(5 * depths[:, None] * np.ones((1, 8)))
     prediction = depth(counts.sum(axis=1), 8)
-    section = Section(np.log1p(counts), prediction, np.ones(8, dtype=bool))
+    section = ScoredSection(np.log1p(counts), prediction, np.ones(8, dtype=bool))
     scores, _ = score_section(section, scale_free=True)
     assert scores["pcc_acg"] > 0.8
 
@@ -380,7 +380,7 @@ import resource
 import numpy as np
 
 from bench.evaluate.metrics import PooledCorrelation
-from bench.evaluate.section import Section, score_section
+from bench.evaluate.section import ScoredSection, score_section
 
 rng = np.random.default_rng(0)
 truth, noise = rng.normal(size=(2, 1000, 1000)).astype(np.float32)
@@ -390,7 +390,7 @@ pooled = PooledCorrelation()
 for section in range(1000):
     measured = np.roll(truth, section, axis=0)
     predicted = measured + np.roll(noise, section, axis=1)
-    scores, _ = score_section(Section(measured, predicted, heg, totals=totals))
+    scores, _ = score_section(ScoredSection(measured, predicted, heg, totals=totals))
     pooled.add(measured, predicted)
 print(scores["pcc_acg"], pooled.result().mean(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -16,7 +16,7 @@ from bench.evaluate.scores import (
     SECTION_SCORES,
     TUNABLE,
 )
-from bench.evaluate.section import GENE_COLUMNS, Section, score_pooled, score_section
+from bench.evaluate.section import GENE_COLUMNS, ScoredSection, score_pooled, score_section
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_tunable_score_has_a_direction_and_can_be_compared():
 
 
 def test_every_section_score_and_gene_column_is_given(arrays):
-    scores, genes = score_section(Section(*arrays))
+    scores, genes = score_section(ScoredSection(*arrays))
     assert list(scores) == [score.name for score in SECTION_SCORES]
     assert list(genes) == list(GENE_COLUMNS)
     assert {score.per_gene for score in SCORES} - {""} <= set(GENE_COLUMNS)
@@ -66,15 +66,15 @@ def test_every_section_score_and_gene_column_is_given(arrays):
 
 @pytest.mark.parametrize("score", [s for s in SECTION_SCORES if s.per_gene], ids=lambda s: s.name)
 def test_a_score_per_gene_is_the_mean_of_its_column(score, arrays):
-    scores, genes = score_section(Section(*arrays))
+    scores, genes = score_section(ScoredSection(*arrays))
     chosen = genes[genes["heg"]] if score.name.endswith("_heg") else genes
     assert scores[score.name] == pytest.approx(chosen[score.per_gene].mean(), nan_ok=True)
 
 
 def test_scores_that_need_the_scale_are_those_that_change_with_it(arrays):
     truth, prediction, heg = arrays
-    before, _ = score_section(Section(truth, prediction, heg))
-    after, _ = score_section(Section(truth, 3 * prediction + 5, heg))
+    before, _ = score_section(ScoredSection(truth, prediction, heg))
+    after, _ = score_section(ScoredSection(truth, 3 * prediction + 5, heg))
     for score in SECTION_SCORES:
         if not np.isnan(before[score.name]):
             same = after[score.name] == pytest.approx(before[score.name], abs=1e-9)
@@ -83,8 +83,8 @@ def test_scores_that_need_the_scale_are_those_that_change_with_it(arrays):
 
 def test_a_better_prediction_has_the_better_value(arrays):
     truth, prediction, heg = arrays
-    worse, _ = score_section(Section(truth, prediction, heg))
-    better, _ = score_section(Section(truth, (truth + prediction) / 2, heg))
+    worse, _ = score_section(ScoredSection(truth, prediction, heg))
+    better, _ = score_section(ScoredSection(truth, (truth + prediction) / 2, heg))
     for name, score in COMPARABLE.items():
         if not np.isnan(worse[name]):
             assert (better[name] > worse[name]) == (score.better == "higher"), name

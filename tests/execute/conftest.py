@@ -1,7 +1,6 @@
 """The tiny dataset and its commands, as in the tests of the command line."""
 
 from tests.cli.conftest import (  # noqa: F401 - fixtures are found by their names
-    _no_settings_from_outside,
     bench,
     bench_process,
     damaged,

@@ -17,7 +17,7 @@ import pytest
 
 from bench.errors import BenchError
 from bench.execute.executors import ray as ray_executor
-from bench.execute.executors.base import Watcher
+from bench.execute.executors.base import JobWatcher
 from bench.execute.executors.ray import RayExecutor
 from bench.execute.executors.ray_node import installation
 from bench.execute.request import Request
@@ -89,7 +89,7 @@ def request(folder, **changes):
     return Request(**fields, results=folder / "results", oracles=False, **changes)
 
 
-class Killer(Watcher):
+class Killer(JobWatcher):
     """Remembers what happens; kills the node on which one of the jobs has just begun."""
 
     def __init__(self, cluster=None, nodes=(), victim=("mlp", 1)):
@@ -336,7 +336,7 @@ def test_workers_of_a_study_need_no_shared_disk(standing, tiny, results, tmp_pat
     storage = f"sqlite:///{tmp_path}/trials.db"
     request = TuneRequest(run=run, trials=2, jobs=1, inner_folds=2, storage=storage)
     executor = RayExecutor(address=standing, shared_disk=False)
-    found, failed = tune(request, runner=make_study_runner(executor, Watcher()))
+    found, failed = tune(request, runner=make_study_runner(executor, JobWatcher()))
     assert failed == []
     assert found["ridge"][0].trials["complete"] == 2
     assert list(results.glob("tuning/*/*/*/*/workers/*")) == []

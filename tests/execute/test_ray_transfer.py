@@ -11,7 +11,7 @@ import pytest
 
 from bench.errors import DataError, StoreError
 from bench.execute.executors import ray_transfer
-from bench.execute.executors.base import Watcher
+from bench.execute.executors.base import JobWatcher
 from bench.execute.executors.local import run_jobs
 from bench.execute.executors.parcels import pack
 from bench.execute.executors.ray_transfer import ObjectStore, SentFile, SharedDisk, move_in
@@ -74,7 +74,7 @@ def paths_of(job):
 def test_a_node_has_nothing_but_what_was_sent(here, damaged, tmp_path, elsewhere):
     (job,) = here("coordinates").jobs()
     serial, away = tmp_path / "serial", tmp_path / "away"
-    run_jobs([job], Watcher())
+    run_jobs([job], JobWatcher())
     shutil.move(job.folder.path, serial)
     transfer = ObjectStore()
     parcel = transfer.parcel(job)
@@ -82,7 +82,7 @@ def test_a_node_has_nothing_but_what_was_sent(here, damaged, tmp_path, elsewhere
     shutil.rmtree(elsewhere)
     with parcel.opened() as there:
         assert all(path.is_relative_to(elsewhere) for path in paths_of(there))
-        assert run_jobs([there], Watcher()) == []
+        assert run_jobs([there], JobWatcher()) == []
         result = parcel.result(there)
     assert not job.folder.is_done()
     assert not there.run.results.exists()
@@ -199,7 +199,7 @@ def test_each_file_is_sent_once(here, monkeypatch):
 def done(here, tmp_path):
     """A finished fold and its files as they would arrive."""
     (job,) = here("mean").jobs()
-    run_jobs([job], Watcher())
+    run_jobs([job], JobWatcher())
     return job.folder, {name: np.array(content) for name, content in pack(job.folder.path).items()}
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from bench.errors import BenchError, DetachedError
 from bench.execute.executors import node_task, slurm, task_pool
-from bench.execute.executors.base import Watcher
+from bench.execute.executors.base import JobWatcher
 from bench.execute.executors.local import LocalExecutor, run_jobs
 from bench.execute.executors.node_task import run_assignments
 from bench.execute.executors.profile import Profile
@@ -38,7 +38,7 @@ from tests.execute.fake_slurm import NO_ANSWER, FakeSlurm
 IN_PROCESS = LocalExecutor(isolation="none")
 
 
-class Recorder(Watcher):
+class Recorder(JobWatcher):
     """Keeps what it is told."""
 
     def __init__(self):
@@ -72,7 +72,7 @@ def run_task(folder, number):
     """Run a task as ``bench execute`` does, but in this process."""
     submission = read_submission(folder)
     ((_, content),) = submission.request().items()
-    failures = run_assignments(submission, number, content, Watcher())
+    failures = run_assignments(submission, number, content, JobWatcher())
     if failures:
         raise RuntimeError("exit status 1")
 
@@ -131,7 +131,7 @@ def profile(**changes):
 def run(request, watcher=None, *, submit_only=False, **changes):
     """Carry a request out on the cluster."""
     executor = SlurmExecutor(profile(**changes), submit_only=submit_only)
-    return run_request(request, watcher=watcher or Watcher(), executor=executor)
+    return run_request(request, watcher=watcher or JobWatcher(), executor=executor)
 
 
 def arrays(cluster):

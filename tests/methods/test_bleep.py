@@ -10,20 +10,13 @@ from bench.blocks.images import to_network_scale
 from bench.contract.small_fold import GENES, SPOTS, as_slide
 from bench.methods.bleep import Bleep, BleepConfig
 from bench.methods.bleep.network import BleepModule, BleepNetwork
+from tests.methods.fits import fitted_by, predict
+
+fitted = fitted_by("bleep")
 
 
 def settings(**changes):
     return Bleep.configure("small", "tiny", changes)
-
-
-def fitted(data, **changes):
-    method, context = Bleep(settings(**changes)), Context(seed=1)
-    method.fit(data, context)
-    return method, context
-
-
-def predict(method, slide):
-    return method.predict([slide], Context(seed=1))[0]
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +37,6 @@ def test_curves_hold_the_loss_beside_its_chance_level(usual):
     chance = (56 * np.log(8) + 4 * np.log(4)) / 60
     assert curves[0]["chance_level"] == pytest.approx(chance, rel=1e-5)
     assert all(np.isfinite(row["train_loss"]) for row in curves)
-
-
-def test_every_parameter_gets_a_gradient(usual):
-    assert not usual[1].idle_parameters
 
 
 def test_expression_that_tells_no_pair_from_another_is_noted_and_other_is_not(data):
@@ -74,35 +63,6 @@ def test_early_stopping_keeps_validation_sections_out_of_training_but_in_the_ban
     assert context.curves[0]["chance_level"] == pytest.approx(np.log(8), rel=1e-5)
     assert "val_loss" not in usual[1].curves[0]
     assert len(method.keys) == len(usual[0].keys) == 3 * SPOTS
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"as_released": True},
-        {"encoder": "test_convnext"},
-        {"input_size": 24},
-        {"pixels": "bgr255"},
-        {"pixels": "rgb01"},
-        {"augment": "none"},
-        {"augment": "jitter_flip_rotate"},
-        {"augment_at_test": True},
-        {"projection_dim": 32},
-        {"dropout": 0.4},
-        {"temperature": 30.0},
-        {"learning_rate": 1e-2},
-        {"weight_decay": 0.5},
-        {"batch_size": 16},
-        {"epochs": 1},
-        {"top_k": 2},
-        {"weighting": "exponential"},
-        {"weighting": "inverse_square"},
-    ],
-    ids=lambda change: next(iter(change)) + "=" + str(next(iter(change.values()))),
-)
-def test_every_switch_changes_the_prediction(usual, data, slide, change):
-    method, _ = fitted(data, **change)
-    assert not np.array_equal(predict(method, slide), predict(usual[0], slide))
 
 
 def test_a_prediction_is_the_mean_target_of_the_spots_nearest_by_cosine(usual, data, slide):

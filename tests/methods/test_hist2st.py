@@ -10,17 +10,9 @@ from bench.contract.small_fold import GENES
 from bench.methods.hist2st import Hist2ST
 from bench.methods.hist2st.losses import count_loss, distil, section_losses, size_factors
 from bench.methods.hist2st.network import Hist2STModule, Hist2STNetwork
+from tests.methods.fits import fitted_by, predict
 
-
-def fitted(data, **changes):
-    method = Hist2ST(Hist2ST.configure("small", "tiny", changes))
-    context = Context(seed=1)
-    method.fit(data, context)
-    return method, context
-
-
-def predict(method, slide):
-    return method.predict([slide], Context(seed=1))[0]
+fitted = fitted_by("hist2st")
 
 
 @pytest.fixture(scope="module")
@@ -246,41 +238,6 @@ def test_a_spots_own_patch_reaches_it_through_its_neighbours_alone(network):
         [True, True, False, False, False],
         [False, False, True, False, False],
     ]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"pixels": "raw255"},
-        {"patch_size": 20},
-        {"input_size": 21},
-        {"tile_size": 2},
-        {"channels": 8},
-        {"mixer_kernel": 5},
-        {"mixer_layers": 2},
-        {"attention_layers": 2},
-        {"heads": 4},
-        {"head_dim": 4},
-        {"hidden": 8},
-        {"graph_layers": 3},
-        {"dropout": 0.4},
-        {"position_rows": 21},
-        {"neighbours": 2},
-        {"graph_radius": None},
-        {"zinb": 0.0},
-        {"bake": 3},
-        {"distillation": 2.0},
-        {"learning_rate": 1e-2},
-        {"decay": 0.5, "decay_epochs": 1},
-        {"epochs": 1},
-        {"patience": 1},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_every_switch_changes_the_prediction(usual, data, slide, change):
-    assert getattr(usual[0].config, next(iter(change))) != next(iter(change.values()))
-    method, _ = fitted(data, **change)
-    assert not np.array_equal(predict(method, slide), predict(usual[0], slide))
 
 
 def far(section, spots):

@@ -8,28 +8,14 @@ from bench.api import ConfigError, Context, DataError
 from bench.contract.small_fold import GENES, SPOTS
 from bench.methods.histogene import HisToGene
 from bench.methods.histogene.network import HisToGeneModule, HisToGeneNetwork, flat_patches
+from tests.methods.fits import fitted_by, predict
 
-
-def fitted(data, **changes):
-    method = HisToGene(HisToGene.configure("small", "tiny", changes))
-    context = Context(seed=1)
-    method.fit(data, context)
-    return method, context
-
-
-def predict(method, slide):
-    return method.predict([slide], Context(seed=1))[0]
+fitted = fitted_by("histogene")
 
 
 @pytest.fixture(scope="module")
 def usual(data):
     return fitted(data)
-
-
-def test_a_fit_leaves_no_parameter_without_a_gradient(usual):
-    context = usual[1]
-    assert context.idle_parameters == []
-    assert [row["epoch"] for row in context.curves] == [0, 1]
 
 
 def test_the_loss_is_the_squared_error_of_one_section(data):
@@ -81,31 +67,6 @@ def small_network():
     return HisToGeneNetwork(
         5, edge=9, position_rows=11, dim=24, layers=2, heads=2, head_dim=6, hidden=20, dropout=0.5
     )
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"pixels": "raw255"},
-        {"patch_size": 20},
-        {"input_size": 8},
-        {"as_released_cscc": True},
-        {"position_rows": 21},
-        {"dim": 16},
-        {"layers": 2},
-        {"heads": 4},
-        {"head_dim": 4},
-        {"hidden": 8},
-        {"dropout": 0.4},
-        {"learning_rate": 1e-2},
-        {"epochs": 1},
-        {"patience": 1},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_every_switch_changes_the_prediction(usual, data, slide, change):
-    method, _ = fitted(data, **change)
-    assert not np.array_equal(predict(method, slide), predict(usual[0], slide))
 
 
 def test_spots_of_a_slide_attend_to_one_another(usual, slide):

@@ -6,19 +6,10 @@ from bench.api import ConfigError, Context
 from bench.contract.small_fold import GENES, SPOTS, as_slide
 from bench.methods.mclstexp import MclSTExp, key_contexts
 from bench.methods.mclstexp.network import MclSTExpModule, MclSTExpNetwork
+from tests.methods.fits import CONFIGURED, fitted_by, predict
 
-SMALL = {"input_size": 32, "epochs": 2, "batch_size": 8, "top_k": 5, "heads": 2, "head_dim": 8}
-
-
-def fitted(data, **changes):
-    method = MclSTExp(MclSTExp.configure("tiny", "quick", {**SMALL, **changes}))
-    context = Context(seed=1)
-    method.fit(data, context)
-    return method, context
-
-
-def predict(method, slide):
-    return method.predict([slide], Context(seed=1))[0]
+SMALL = CONFIGURED["mclstexp"][2]
+fitted = fitted_by("mclstexp")
 
 
 @pytest.fixture(scope="module")
@@ -41,34 +32,6 @@ def test_a_fixed_number_of_epochs_trains_on_validation_too_and_patience_does_not
     # 24 and 16 batches of steps cannot be told apart from outside; the loss curve can.
     assert "val_loss" in context.curves[0]
     assert len(fixed.keys) == len(early.keys) == 3 * SPOTS
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"pixels": "bgr255"},
-        {"pixels": "imagenet"},
-        {"augment": "none"},
-        {"augment": "jitter_flip_rotate"},
-        {"optimizer": "adamw", "weight_decay": 0.1},
-        {"temperature": 4.0},
-        {"distance": "l1"},
-        {"weighting": "mean"},
-        {"top_k": 2},
-        {"key_context": "section"},
-        {"key_context": 7},
-        {"freeze_encoder": True},
-        {"encoder": "test_convnext"},
-        {"layers": 1},
-        {"dropout": 0.3},
-        {"projection_dim": 32},
-        {"learning_rate": 1e-2},
-    ],
-    ids=lambda change: next(iter(change)) + "=" + str(next(iter(change.values()))),
-)
-def test_every_switch_changes_the_prediction(usual, data, slide, change):
-    method, _ = fitted(data, **change)
-    assert not np.array_equal(predict(method, slide), predict(usual[0], slide))
 
 
 def test_augmenting_at_test_follows_from_the_seed(data, slide):

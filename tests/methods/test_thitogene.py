@@ -21,6 +21,10 @@ from bench.methods.thitogene.network import (
     map_edge,
     softmax_within,
 )
+from tests.methods.fits import fitted_by, predict
+
+fitted = fitted_by("thitogene")
+
 
 SMALL = {
     "patch": 32,
@@ -45,17 +49,6 @@ EDGES = torch.tensor([[0, 0, 1, 1, 2, 4, 4], [1, 2, 0, 3, 0, 3, 2]])
 def small_network(**changes):
     torch.manual_seed(0)
     return THItoGeneNetwork(5, **{**SMALL, **changes}).eval()
-
-
-def fitted(data, **changes):
-    method = THItoGene(THItoGene.configure("tiny", "tiny", changes))
-    context = Context(seed=1)
-    method.fit(data, context)
-    return method, context
-
-
-def predict(method, slide):
-    return method.predict([slide], Context(seed=1))[0]
 
 
 @pytest.fixture(scope="module")
@@ -278,10 +271,6 @@ def test_a_checkpoint_of_another_panel_is_refused(data):
 # --- the method
 
 
-def test_every_parameter_gets_a_gradient(usual):
-    assert usual[1].idle_parameters == []
-
-
 def test_the_loss_is_the_mean_squared_error_of_a_section():
     network = small_network()
     module = THItoGeneModule(network, THItoGene.configure("tiny", "tiny"))
@@ -300,32 +289,6 @@ def test_the_loss_is_the_mean_squared_error_of_a_section():
     apart = prediction.double().numpy() - batch["target"].double().numpy()
     assert float(loss) == pytest.approx((apart**2).sum() / 25, rel=1e-5)
     assert logged == {"train_loss": float(loss), "val_loss": float(loss)}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"pixels": "rgb01"},
-        {"patch_size": 36},
-        {"input_size": 34},
-        {"stem": 1},
-        {"channels": (8, 16, 32, 32, 64)},
-        {"capsules": 3},
-        {"layers": 0},
-        {"neighbours": 2},
-        {"gat_heads": 1},
-        {"dropout": 0.0},
-        {"norm_momentum": 0.1},
-        {"as_released": True},
-        {"start_at_mean": False},
-        {"learning_rate": 1e-4},
-        {"epochs": 1},
-    ],
-    ids=lambda change: next(iter(change)) + "=" + str(next(iter(change.values()))),
-)
-def test_every_switch_changes_the_prediction(usual, data, slide, change):
-    method, _ = fitted(data, **change)
-    assert not np.array_equal(predict(method, slide), predict(usual[0], slide))
 
 
 def test_neighbours_matter(usual, slide):

@@ -9,7 +9,8 @@ from contextlib import closing
 import pytest
 
 from bench.tracking.model import fetch_model
-from bench.tracking.upload import Tracker, newest_page, open_database, sync, tracking_uri
+from bench.tracking.tracking_store import open_database
+from bench.tracking.upload import Tracker, newest_page, sync, tracking_uri
 from tests.cli.tiny_dataset import call
 from tests.tracked import client_of, no_server_from_outside, runs_of  # noqa: F401 - a fixture
 from tests.tracking.uploads import assert_uploaded_once, copy_stored, runs_in

@@ -13,7 +13,8 @@ import pytest
 
 from bench.errors import BenchError
 from bench.tracking.database import database_path, is_ready
-from bench.tracking.upload import open_database, tracking_uri
+from bench.tracking.tracking_store import open_database
+from bench.tracking.upload import tracking_uri
 from tests.cli.tiny_dataset import call_process, environment, start
 from tests.mlflow_server import QUIET, free_port, stop, wait_for
 from tests.tracking.uploads import (  # noqa: F401 - a fixture

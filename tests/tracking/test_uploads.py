@@ -10,12 +10,13 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.claims import claim
-from bench.tracking import upload
+from bench.tracking.tracking_store import TrackingStore
 from bench.tracking.upload import Tracker, sync, tracking_uri
 from tests.tracked import client_of, empty_database, no_server_from_outside  # noqa: F401 - fixtures
 from tests.tracking.uploads import (  # noqa: F401 - a fixture
@@ -88,7 +89,7 @@ def test_a_run_that_is_being_uploaded_is_left_until_the_end(tracker, results, wa
 
 
 def test_the_end_is_not_waited_for_forever(tracker, results, warnings, monkeypatch):
-    monkeypatch.setattr(upload, "WAIT", 0.5)
+    monkeypatch.setattr("bench.tracking.upload.WAIT", 0.5)
     for run in runs_in(results):
         with claim(run.folder.path / ".upload"):
             tracker.upload(run)
@@ -103,7 +104,7 @@ def test_the_end_is_not_waited_for_forever(tracker, results, warnings, monkeypat
 
 def test_folds_that_another_process_uploaded_meanwhile_are_kept(tracker, results, warnings):
     (run,) = (run for run in runs_in(results) if run.facts["label"] == "mean")
-    early = upload.replace(run, done=(0,), _read={})
+    early = replace(run, done=(0,), _read={})
     tracker.upload(run)
     before = run_ids(results)
     # A process that has seen one fold alone when it began.
@@ -124,7 +125,7 @@ def test_a_claim_that_was_lost_ends_the_upload(tracker, results, warnings, monke
     def lose(*_):
         path.write_text("of another process")
 
-    monkeypatch.setattr(upload._Store, "_experiment", lambda *_: (lose(), "0")[1])
+    monkeypatch.setattr(TrackingStore, "_experiment", lambda *_: (lose(), "0")[1])
     tracker.upload(run)
     (warning,) = warnings
     assert f"{path}: lost to another process while this process was stopped" in warning

@@ -70,7 +70,7 @@ class Anywhere:
         self.moved = []
         monkeypatch.setattr(batches, "_room", lambda device: room)
         monkeypatch.setattr(SpotDataset, "to", lambda this, device: self.moved.append(device))
-        monkeypatch.setattr(batches, "fed", lambda made, device: iter(made))
+        monkeypatch.setattr(batches, "prefetch", lambda made, device: iter(made))
 
 
 def test_data_that_fit_are_moved(dataset, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bench.api import Context, DataError, NetworkConfig, NetworkMethod
-from bench.blocks.weights import load_exactly, released_tensors, tensor_size
+from bench.blocks.weights import load_strict, released_tensors, tensor_size
 from bench.contract.small_fold import GENES, as_slide, first_spots
 from bench.registry import find_methods, method_class
 from bench.training.module import TrainingModule
@@ -56,7 +56,7 @@ class ColourBySpot(NetworkMethod):
     def restore(self, source):
         state, where = released_tensors(source)
         network = ColourNetwork(tensor_size(state, "head.weight", 0, where))
-        load_exactly(network, state, where)
+        load_strict(network, state, where)
         return network
 
     def training_module(self):

@@ -9,7 +9,7 @@ import pytest
 
 from bench.cli.options import settings_of
 from bench.execute.request import Request
-from bench.tune.choices import Pruner, Score
+from bench.tune.choices import ObjectiveScore, Pruner
 from bench.tune.request import TuneRequest
 from tests.cli.conftest import (  # noqa: F401 - fixtures
     bench,
@@ -112,7 +112,7 @@ def request_for(searcher, tiny, results):  # noqa: F811
             settings=settings_of(settings),
             results=results,
         )
-        chosen = {"trials": 6, "objective": Score.mse, "pruner": Pruner.none, **changes}
+        chosen = {"trials": 6, "objective": ObjectiveScore.mse, "pruner": Pruner.none, **changes}
         return TuneRequest(run, **chosen)
 
     return make

@@ -15,7 +15,7 @@ from bench.execute.executors.profile import Profile
 from bench.execute.executors.slurm import SlurmExecutor
 from bench.execute.executors.submission import read_submission
 from bench.tune import slurm
-from bench.tune.choices import Pruner, Sampler, Score
+from bench.tune.choices import ObjectiveScore, Pruner, Sampler
 from bench.tune.slots import SLOT
 from bench.tune.slurm import (
     SlurmStudies,
@@ -78,7 +78,7 @@ def studies(watcher=None, *, submit_only=False, **changes):
 def test_a_request_to_tune_comes_back_as_it_was(request_for):
     request = request_for(
         *("wait=0.5", "shift=-1"), trials=7, timeout=9.5, jobs=3, storage="sqlite:///x",
-        sampler=Sampler.grid, pruner=Pruner.median, objective=Score.pcc_heg, inner_folds=4,
+        sampler=Sampler.grid, pruner=Pruner.median, objective=ObjectiveScore.pcc_heg, inner_folds=4,
     )  # fmt: skip
     text = json.dumps(tune_request_to_json(request), allow_nan=False)
     back = tune_request_from_json(json.loads(text))

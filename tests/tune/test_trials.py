@@ -13,9 +13,9 @@ import yaml
 
 from bench.cli.options import read_seconds
 from bench.errors import ConfigError, StoreError
-from bench.evaluate.section import Section, score_section
+from bench.evaluate.section import ScoredSection, score_section
 from bench.report.tables import score_table
-from bench.tune.choices import Budget, Pruner, Sampler, Score
+from bench.tune.choices import Budget, ObjectiveScore, Pruner, Sampler
 from bench.tune.objective import Objective
 from bench.tune.request import equal_budget
 from bench.tune.slots import holders, settled
@@ -117,7 +117,7 @@ def test_a_study_in_which_all_failed_says_why(bench, request_for, tiny, results)
 
 
 def test_an_undefined_score_is_a_failure(request_for):
-    _, failed = tune(request_for(trials=2, objective=Score.pcc_acg))
+    _, failed = tune(request_for(trials=2, objective=ObjectiveScore.pcc_acg))
     assert "undefined" in failed[0].reasons[0]
 
 
@@ -287,7 +287,7 @@ def test_best_settings_can_be_run_from_their_file_alone(
     assert json.loads(again.stdout)["rows"][0]["key"] == row["key"]
 
 
-@pytest.mark.parametrize("name", list(Score))
+@pytest.mark.parametrize("name", list(ObjectiveScore))
 def test_scores_are_those_of_a_run(name):
     rng = np.random.default_rng(0)
     expression, prediction = rng.normal(size=(2, 20, 8))
@@ -299,6 +299,6 @@ def test_scores_are_those_of_a_run(name):
         *(None, ("tiny", "-"), {}, ()), score=name, seed=0, device="cpu", precision="32",
         prunes=False, worker="",
     )  # fmt: skip
-    wanted = score_section(Section(expression, prediction, heg, totals=totals))[0][name]
+    wanted = score_section(ScoredSection(expression, prediction, heg, totals=totals))[0][name]
     found = objective.score(SimpleNamespace(truth=[truth, truth]), [prediction, prediction])
     assert found == wanted

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 from bench.execute.plan import Job, Plan
 
 
-class Watcher:
+class JobWatcher:
     """Told what happens; the base class ignores it."""
 
     def planned(self, plan: Plan) -> None:
@@ -57,7 +57,7 @@ class Executor(Protocol):
 
     elsewhere: ClassVar[bool]
 
-    def run(self, plan: Plan, watcher: Watcher, stored: Callable[[Job], None]) -> list[Failure]:
+    def run(self, plan: Plan, watcher: JobWatcher, stored: Callable[[Job], None]) -> list[Failure]:
         """Run all jobs of a plan that are not done.
 
         Parameters

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 from bench.cache import cache_folder
 from bench.claims import check_held, claim
 from bench.errors import BenchError, StoreError
-from bench.execute.executors.base import Failure, Watcher
+from bench.execute.executors.base import Failure, JobWatcher
 from bench.execute.in_process import InProcess
 from bench.execute.inputs import FoldInputs, InputsOfFolds
 from bench.execute.job import fit_task, job_keys, rescore, run_oracle, store_fit
@@ -60,7 +60,7 @@ class LocalExecutor:
     isolation: Isolation = "process"
     threads: int | None = None
 
-    def run(self, plan: Plan, watcher: Watcher, stored: Callable[[Job], None]) -> list[Failure]:
+    def run(self, plan: Plan, watcher: JobWatcher, stored: Callable[[Job], None]) -> list[Failure]:
         """Run all jobs of a plan that are not done; see :class:`Executor`."""
         force = plan.request.force
         return run_jobs(plan.jobs(), watcher, force=force, stored=stored, where=self)
@@ -68,7 +68,7 @@ class LocalExecutor:
 
 def run_jobs(
     jobs: Sequence[Job],
-    watcher: Watcher,
+    watcher: JobWatcher,
     *,
     force: bool = False,
     stored: Callable[[Job], None] = lambda job: None,
@@ -133,7 +133,7 @@ class _Loop:
     def __init__(
         self,
         jobs: Sequence[Job],
-        watcher: Watcher,
+        watcher: JobWatcher,
         force: bool,
         stored: Callable[[Job], None],
         where: LocalExecutor,

@@ -11,9 +11,9 @@ from typing import Any
 
 from bench.data.folders import is_here
 from bench.errors import BenchError, DataError
-from bench.execute.executors.base import Failure, Watcher
+from bench.execute.executors.base import Failure, JobWatcher
 from bench.execute.executors.local import run_jobs
-from bench.execute.executors.submission import Assignment, Report, Submission
+from bench.execute.executors.submission import Assignment, Submission, TaskReport
 from bench.execute.plan import Job, make_plan
 from bench.execute.request import Request
 from bench.execute.request_json import request_from_json
@@ -23,14 +23,14 @@ from bench.registry import dataset_card
 _NOWHERE = "http://127.0.0.1:9"
 
 
-class Reporter(Watcher):
+class Reporter(JobWatcher):
     """Writes down what becomes of a task's assignments, for the caller to read."""
 
-    def __init__(self, submission: Submission, task: int, watcher: Watcher) -> None:
+    def __init__(self, submission: Submission, task: int, watcher: JobWatcher) -> None:
         self._submission = submission
         self._task = task
         self._watcher = watcher
-        self._report = Report()
+        self._report = TaskReport()
 
     def begin(self, name: str) -> None:
         """An assignment is begun."""
@@ -77,7 +77,7 @@ class Reporter(Watcher):
 
 
 def run_assignments(
-    submission: Submission, task: int, content: Any, watcher: Watcher
+    submission: Submission, task: int, content: Any, watcher: JobWatcher
 ) -> list[Failure]:
     """Run the jobs of one task in this process.
 

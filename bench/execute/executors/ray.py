@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 
 from bench.claims import check_held, claim
 from bench.errors import BenchError, StoreError
-from bench.execute.executors.base import Failure, Watcher
+from bench.execute.executors.base import Failure, JobWatcher
 from bench.execute.executors.local import run_jobs
 from bench.execute.executors.ray_cluster import AUTO, connected
-from bench.execute.executors.ray_node import Report, installation, run_parcel, run_work
+from bench.execute.executors.ray_node import JobReport, installation, run_parcel, run_work
 from bench.execute.executors.ray_transfer import ObjectStore, Parcel, SharedDisk, Transfer
 from bench.execute.executors.weights import fetch_weights
 from bench.execute.inputs import InputsOfFolds
@@ -67,7 +67,7 @@ class RayExecutor:
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise BenchError(f"--ray-gpus {self.gpus:g}: above 1, a task takes whole GPUs")
 
-    def run(self, plan: Plan, watcher: Watcher, stored: Callable[[Job], None]) -> list[Failure]:
+    def run(self, plan: Plan, watcher: JobWatcher, stored: Callable[[Job], None]) -> list[Failure]:
         """Run all jobs of a plan that are not done; see :class:`~.base.Executor`."""
         force = plan.request.force
         jobs = [self.placed(job, plan.request.device) for job in plan.jobs()]
@@ -178,7 +178,7 @@ class RayExecutor:
         with closing(SharedDisk(results) if self.shared_disk else ObjectStore()) as transfer:
             yield transfer
 
-    def _task(self, ray: ModuleType, function: Callable[..., Report], job: Job) -> Any:
+    def _task(self, ray: ModuleType, function: Callable[..., JobReport], job: Job) -> Any:
         return ray.remote(function).options(
             num_cpus=self.cpus,
             num_gpus=self.gpus if job.device == "cuda" else 0,
@@ -188,7 +188,7 @@ class RayExecutor:
 
 
 @dataclass
-class _Running:
+class _RunningTask:
     """A job that was submitted, and the claim that is held for it."""
 
     number: int
@@ -208,7 +208,7 @@ class _Tasks:
         executor: RayExecutor,
         transfer: Transfer,
         jobs: Sequence[Job],
-        watcher: Watcher,
+        watcher: JobWatcher,
         stored: Callable[[Job], None],
         *,
         force: bool,
@@ -216,7 +216,7 @@ class _Tasks:
         self.failures: list[Failure] = []
         self._ray, self._executor, self._transfer = ray, executor, transfer
         self._pending = dict(enumerate(jobs))
-        self._running: dict[Any, _Running] = {}
+        self._running: dict[Any, _RunningTask] = {}
         self._watcher, self._stored, self._force = watcher, stored, force
         self._expected = installation()
         self._events = _queue_here(ray)
@@ -247,7 +247,7 @@ class _Tasks:
                 return
             if self._waits_for_its_method(job):
                 continue
-            running = _Running(number, job, ExitStack())
+            running = _RunningTask(number, job, ExitStack())
             if not self._executor.shared_disk and not self._claim(running):
                 continue
             del self._pending[number]
@@ -261,7 +261,7 @@ class _Tasks:
                 running.held.close()
                 raise
 
-    def _send(self, running: _Running) -> None:
+    def _send(self, running: _RunningTask) -> None:
         task = self._executor._task(self._ray, _run_and_tell, running.job)
         parcel = self._transfer.parcel(running.job)
         running.task = task.remote(
@@ -277,7 +277,7 @@ class _Tasks:
         others = [*self._pending.values(), *(running.job for running in self._running.values())]
         return any(other.folder.path == path for other in others)
 
-    def _claim(self, running: _Running) -> bool:
+    def _claim(self, running: _RunningTask) -> bool:
         """Claim a fold for a node that cannot do so itself; False if another process is at it."""
         folder = running.job.folder
         try:
@@ -303,7 +303,7 @@ class _Tasks:
                 else:
                     self._watcher.warn(*facts)
 
-    def _start(self, running: _Running) -> None:
+    def _start(self, running: _RunningTask) -> None:
         job = running.job
         running.begun += 1
         if running.begun == 1:
@@ -314,7 +314,7 @@ class _Tasks:
             # Ray by itself goes on for ever with a task whose node ran out of memory.
             self._ray.cancel(running.task, force=True)
 
-    def _end(self, running: _Running, report: Report) -> None:
+    def _end(self, running: _RunningTask, report: JobReport) -> None:
         job = running.job
         with running.held:
             if report.outcome == "refused":
@@ -336,7 +336,7 @@ class _Tasks:
         else:
             self._watcher.job_done(job)
 
-    def _fail(self, running: _Running, report: Report) -> None:
+    def _fail(self, running: _RunningTask, report: JobReport) -> None:
         job = running.job
         if report.outcome == "lost" or not self._executor.shared_disk:
             job.folder.fail(report.reason, report.details)
@@ -346,7 +346,7 @@ class _Tasks:
 
 def _run_and_tell(
     parcel: Parcel, number: int, force: bool, expected: Mapping[str, str], events: Any
-) -> Report:
+) -> JobReport:
     """What a task runs."""
 
     def tell(event: tuple[Any, ...]) -> None:
@@ -356,17 +356,19 @@ def _run_and_tell(
     return run_parcel(parcel, number, force, expected, tell)
 
 
-def _report(ray: ModuleType, reference: Any) -> Report:
+def _report(ray: ModuleType, reference: Any) -> JobReport:
     """What a task that has ended reports."""
     try:
-        report: Report = ray.get(reference)
+        report: JobReport = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         # Methods fail inside of a report; this is the node's installation, or a fault of ours.
         cause = getattr(error, "cause", error)
-        return Report("refused", f"a node failed: {type(cause).__name__}: {one_line(cause, 300)}")
+        return JobReport(
+            "refused", f"a node failed: {type(cause).__name__}: {one_line(cause, 300)}"
+        )
     except ray.exceptions.RayError as error:
         reason = f"its node or process was lost too often ({type(error).__name__})"
-        return Report("lost", reason, str(error))
+        return JobReport("lost", reason, str(error))
     return report
 
 
@@ -392,7 +394,7 @@ def _queue_here(ray: ModuleType) -> Any:
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
-def _slots(ray: ModuleType, executor: RayExecutor, watcher: Watcher) -> int:
+def _slots(ray: ModuleType, executor: RayExecutor, watcher: JobWatcher) -> int:
     """Tasks that the cluster can run at a time, at least one."""
     cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     slots = sum(int(number // executor.cpus) for number in cpus)

@@ -13,10 +13,10 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.execute.environment import package_versions
-from bench.execute.executors.base import Watcher
+from bench.execute.executors.base import JobWatcher
 from bench.execute.executors.local import run_jobs
 from bench.execute.executors.node_task import forbid_downloads
-from bench.execute.executors.ray_transfer import Parcel, Result
+from bench.execute.executors.ray_transfer import Parcel, ReturnedFiles
 from bench.execute.plan import Job
 from bench.sources import code_hash
 from bench.store import FAILURE
@@ -34,7 +34,7 @@ Tell = Callable[[tuple[Any, ...]], None]
 
 
 @dataclass(frozen=True)
-class Report:
+class JobReport:
     """What became of a job.
 
     Attributes
@@ -51,7 +51,7 @@ class Report:
     outcome: str
     reason: str = ""
     details: str = ""
-    result: Result = field(default_factory=Result)
+    result: ReturnedFiles = field(default_factory=ReturnedFiles)
 
 
 def installation() -> dict[str, str]:
@@ -62,7 +62,7 @@ def installation() -> dict[str, str]:
 
 def run_parcel(
     parcel: Parcel, number: int, force: bool, expected: Mapping[str, str], tell: Tell
-) -> Report:
+) -> JobReport:
     """Run one job on this node.
 
     Parameters
@@ -86,13 +86,13 @@ def run_parcel(
             teller = _Teller(number, tell)
             run_jobs([job], teller, force=force)
             if teller.outcome == "failed":
-                return Report("failed", teller.reason, _details(job))
-            return Report(teller.outcome, result=parcel.result(job))
+                return JobReport("failed", teller.reason, _details(job))
+            return JobReport(teller.outcome, result=parcel.result(job))
     except BenchError as error:
-        return Report("refused", str(error))
+        return JobReport("refused", str(error))
 
 
-def run_work(parcel: Parcel, work: Callable[[Job], None], expected: Mapping[str, str]) -> Report:
+def run_work(parcel: Parcel, work: Callable[[Job], None], expected: Mapping[str, str]) -> JobReport:
     """Call a function with a job as it can be run on this node."""
     try:
         _check_installation(expected)
@@ -101,11 +101,11 @@ def run_work(parcel: Parcel, work: Callable[[Job], None], expected: Mapping[str,
             _check_method(job)
             work(job)
     except BenchError as error:
-        return Report("refused", str(error))
-    return Report("done")
+        return JobReport("refused", str(error))
+    return JobReport("done")
 
 
-class _Teller(Watcher):
+class _Teller(JobWatcher):
     """Passes on what the caller wants to know, and remembers how the job ended."""
 
     def __init__(self, number: int, tell: Tell) -> None:

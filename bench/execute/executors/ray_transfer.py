@@ -47,7 +47,7 @@ _RECEIVED = "received"
 
 
 @dataclass(frozen=True)
-class Result:
+class ReturnedFiles:
     """What a task brings back of a finished fold besides what it wrote in place.
 
     Attributes
@@ -68,7 +68,7 @@ class Parcel(Protocol):
     def opened(self) -> AbstractContextManager[Job]:
         """On the node: gives the job as it can be run there."""
 
-    def result(self, job: Job) -> Result:
+    def result(self, job: Job) -> ReturnedFiles:
         """On the node, inside of the former: what goes back to the caller."""
 
 
@@ -78,7 +78,7 @@ class Transfer(Protocol):
     def parcel(self, job: Job) -> Parcel:
         """Make a job ready for a node."""
 
-    def take(self, job: Job, result: Result) -> None:
+    def take(self, job: Job, result: ReturnedFiles) -> None:
         """Put a result where the job says; the fold is done afterwards."""
 
     def close(self) -> None:
@@ -127,9 +127,9 @@ class SharedJob:
             raise StoreError(f"node {platform.node()} does not see the data folder {root}; {mend}")
         yield self.job
 
-    def result(self, job: Job) -> Result:
+    def result(self, job: Job) -> ReturnedFiles:
         """Nothing: the result has been written in place."""
-        return Result()
+        return ReturnedFiles()
 
 
 class SharedDisk:
@@ -162,7 +162,7 @@ class SharedDisk:
         )
         return SharedJob(there, self._marker, self._token)
 
-    def take(self, job: Job, result: Result) -> None:
+    def take(self, job: Job, result: ReturnedFiles) -> None:
         """Nothing: the result is in its place."""
 
     def close(self) -> None:
@@ -275,10 +275,10 @@ class SentJob:
                 _fetch(sent, root / card.path, dataset.hashes[section][role])
         return replace(dataset, root=root)
 
-    def result(self, job: Job) -> Result:
+    def result(self, job: Job) -> ReturnedFiles:
         """The fold's files, and the small images that it refers to."""
         images = job.run.results / _IMAGES
-        return Result(pack(job.folder.path), pack(images) if images.is_dir() else {})
+        return ReturnedFiles(pack(job.folder.path), pack(images) if images.is_dir() else {})
 
 
 class ObjectStore:
@@ -329,7 +329,7 @@ class ObjectStore:
             self._paths[str(path)] = SentPath(path.name, content_hash(path), files)
         return self._paths[str(path)]
 
-    def take(self, job: Job, result: Result) -> None:
+    def take(self, job: Job, result: ReturnedFiles) -> None:
         """Move a fold in, manifest last; the caller holds its claim.
 
         Raises

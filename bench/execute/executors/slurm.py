@@ -17,9 +17,9 @@ from typing import ClassVar
 
 from bench.errors import DetachedError
 from bench.execute.executors import slurm_client
-from bench.execute.executors.base import Failure, Watcher
+from bench.execute.executors.base import Failure, JobWatcher
 from bench.execute.executors.profile import Profile, read_profile
-from bench.execute.executors.submission import Assignment, Report, submitting
+from bench.execute.executors.submission import Assignment, TaskReport, submitting
 from bench.execute.executors.task_pool import Task, TaskPool
 from bench.execute.executors.weights import fetch_weights
 from bench.execute.inputs import InputsOfFolds
@@ -56,7 +56,7 @@ class SlurmExecutor:
         largest = slurm_client.largest_array()
         self.array_limit = min(self.profile.array_limit or largest, largest)
 
-    def run(self, plan: Plan, watcher: Watcher, stored: Callable[[Job], None]) -> list[Failure]:
+    def run(self, plan: Plan, watcher: JobWatcher, stored: Callable[[Job], None]) -> list[Failure]:
         """Run all jobs of a plan that are not done; see :class:`Executor`.
 
         Raises
@@ -158,7 +158,7 @@ class _Following:
         self,
         executor: SlurmExecutor,
         plan: Plan,
-        watcher: Watcher,
+        watcher: JobWatcher,
         stored: Callable[[Job], None],
     ) -> None:
         self.open: dict[Assignment, Job] = {}
@@ -241,7 +241,7 @@ class _Following:
         self._stored(job)
         self._watcher.job_done(job)
 
-    def _take_report(self, task: Task) -> Report:
+    def _take_report(self, task: Task) -> TaskReport:
         """Tell what a task has begun, and which of its folds failed for good."""
         report = task.report()
         for of in self._left_of(task):

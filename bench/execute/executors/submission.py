@@ -62,7 +62,7 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class Report:
+class TaskReport:
     """What a task has written about itself.
 
     Attributes
@@ -128,17 +128,17 @@ class Submission:
         array, index = divmod(task, self.array_size)
         return self.folder / "logs" / f"array-{array}-{index}.log"
 
-    def report(self, task: int) -> Report:
+    def report(self, task: int) -> TaskReport:
         """What a task has written about itself; empty where it has not begun."""
         found = read_record(self.folder / "tasks" / f"{task}.json")
-        return Report(
+        return TaskReport(
             tuple(found.get("begun", ())),
             tuple(found.get("kept", ())),
             dict(found.get("failed", {})),
             str(found.get("refused", "")),
         )
 
-    def write_report(self, task: int, report: Report) -> None:
+    def write_report(self, task: int, report: TaskReport) -> None:
         """Write what became of a task so far."""
         write_json(self.folder / "tasks" / f"{task}.json", asdict(report))
 

@@ -17,8 +17,8 @@ from bench.execute.executors.profile import Profile
 from bench.execute.executors.slurm_client import SlurmError, TaskState
 from bench.execute.executors.submission import (
     Assignment,
-    Report,
     Submission,
+    TaskReport,
     read_submissions,
     sbatch_options,
     script_path,
@@ -68,7 +68,7 @@ class Task:
         """How it ended, as far as the queue tells."""
         return "no longer in the queue" if self.state is None else str(self.state)
 
-    def report(self) -> Report:
+    def report(self) -> TaskReport:
         """What it has written about itself."""
         return self.submission.report(self.number)
 

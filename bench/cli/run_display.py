@@ -1,65 +1,42 @@
-"""What a person at a terminal sees while jobs run."""
+"""Progress of a run."""
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from bench.cli.display import ProgressDisplay
 from bench.data.card import join_names
-from bench.execute.executors.base import Watcher
+from bench.execute.executors.base import JobWatcher
 from bench.execute.plan import Job, Plan
 
 
-class TerminalWatcher(Watcher):
-    """Bars with the time left on a terminal; one line a fold where output is a file.
-
-    Everything goes to standard error, so that standard output holds the table alone.
-    """
+class RunDisplay(ProgressDisplay, JobWatcher):
+    """A bar a fit, and one of all folds; one line a fold where standard error is a file."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._progress = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
         )
         self._all: TaskID | None = None
         self._fits: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def planned(self, plan: Plan) -> None:
         """Say what is run on what, and what was left out and why."""
         dataset = plan.dataset
         jobs = plan.jobs()
-        self._say(
+        self.print(
             f"{dataset.card.name}: {len(dataset.hashes)} sections,"
             f" {len(set(plan.folds.patients.values()))} patients,"
             f" {len(plan.folds.folds)} folds ({plan.folds.hash[:12]}), protocol"
@@ -73,22 +50,22 @@ class TerminalWatcher(Watcher):
             for kind, names in reasons.items():
                 example = dataset.left_out[names[0]]
                 why = "their image is missing" if kind == "image" else "their files are missing"
-                self._say(
+                self.print(
                     f"left out {len(names)} sections because {why}: {join_names(names, 40)}"
                     f" (for instance {example})"
                 )
-        self._all = self._progress.add_task("folds", total=len(jobs), note="")
+        self._all = self.bars.add_task("folds", total=len(jobs), note="")
 
     def job_started(self, job: Job) -> None:
         """Show a bar for the fit."""
         name = job.name
-        self._fits[name] = self._progress.add_task(name, total=None, note="reading data")
+        self._fits[name] = self.bars.add_task(name, total=None, note="reading data")
 
     def job_progress(self, job: Job, done: int, total: int, note: str) -> None:
         """Move the fit's bar."""
         fit = self._fits.get(job.name)
         if fit is not None:
-            self._progress.update(fit, completed=done, total=total, note=note)
+            self.bars.update(fit, completed=done, total=total, note=note)
 
     def job_skipped(self, job: Job) -> None:
         """Say that the fold was there."""
@@ -111,16 +88,13 @@ class TerminalWatcher(Watcher):
         self._end(job, f"failed, {reason}")
 
     def warn(self, message: str) -> None:
-        """Say it at once, above the bars."""
-        self._say(f"warning: {message}")
+        """Print it at once, above the bars."""
+        self.print(f"warning: {message}")
 
     def _end(self, job: Job, message: str) -> None:
         fit = self._fits.pop(job.name, None)
         if fit is not None:
-            self._progress.remove_task(fit)
+            self.bars.remove_task(fit)
         if self._all is not None:
-            self._progress.advance(self._all)
-        self._say(f"{job.name}: {message}")
-
-    def _say(self, message: str) -> None:
-        self._console.print(message, markup=False, soft_wrap=True)
+            self.bars.advance(self._all)
+        self.print(f"{job.name}: {message}")

@@ -1,4 +1,4 @@
-"""How results of checks are shown to a person, and to a machine."""
+"""Results of checks, for a person and for a machine."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def as_json_text(method: str, results: Sequence[Result]) -> str:
     return json.dumps(content, indent=2)
 
 
-class LinePrinter(Listener):
+class CheckDisplay(Listener):
     """Prints each result as it comes, and on a terminal what is being checked.
 
     Parameters

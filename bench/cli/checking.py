@@ -1,0 +1,53 @@
+"""Commands that check a method, or this machine: check, doctor."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated
+
+import typer
+
+from bench.cli.options import FAILED, JsonOption, ResultsOption
+from bench.execute.request import Request
+
+
+def check_command(
+    method: Annotated[str, typer.Argument(help="Method; see 'bench list methods'.")],
+    no_demo: Annotated[
+        bool, typer.Option("--no-demo", help="Leave out the run on the demo, the longest check.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show where a method's errors come from.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that a method, built-in or your own, does what every method must."""
+    from bench.cli.check_display import CheckDisplay, as_json_text, summary
+    from bench.cli.run_display import RunDisplay
+    from bench.contract.suite import check_method
+
+    printer = CheckDisplay(sys.stderr if as_json else sys.stdout, verbose)
+    with redirect_stdout(sys.stderr):
+        results = check_method(method, demo=not no_demo, listener=printer, jobs=RunDisplay)
+    typer.echo(as_json_text(method, results) if as_json else summary(method, results))
+    if any(result.outcome == "failed" for result in results):
+        raise typer.Exit(FAILED)
+
+
+def doctor_command(results: ResultsOption = Request.results, as_json: JsonOption = False) -> None:
+    """Check this machine: packages, devices, memory, folders; say how to mend what is wrong."""
+    from bench.doctor import examine
+
+    findings = examine(results)
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            mark = "ok  " if finding.good else "MEND"
+            typer.echo(f"{mark}  {finding.what}: {finding.found}")
+            if not finding.good:
+                typer.echo(f"      {finding.mend}")
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(FAILED)

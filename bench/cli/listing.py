@@ -1,0 +1,68 @@
+"""The command that lists what is installed."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from bench.cli.options import JsonOption
+from bench.cli.terminal import print_rows
+
+
+class ListedKind(StrEnum):
+    """What ``bench list`` can list."""
+
+    all = "all"
+    methods = "methods"
+    datasets = "datasets"
+    protocols = "protocols"
+
+
+def list_command(
+    kind: Annotated[ListedKind, typer.Argument(help="What to list.")] = ListedKind.all,
+    as_json: JsonOption = False,
+) -> None:
+    """List methods, datasets and protocols."""
+    from bench.evaluate.names import ORACLE_SUMMARIES
+    from bench.registry import dataset_card, find_datasets, find_methods
+
+    listing: dict[str, list[dict[str, str]]] = {}
+    if kind in {ListedKind.all, ListedKind.methods}:
+        listing["methods"] = [
+            {"name": found.name, "from": found.source, "summary": found.summary}
+            for found in find_methods().values()
+        ]
+        listing["methods"].append(
+            {
+                "name": "shuffled:METHOD",
+                "from": "built-in",
+                "summary": "Control: any method that looks at images, its test images permuted.",
+            }
+        )
+        listing["methods"] += [
+            {"name": name, "from": "built-in", "summary": summary}
+            for name, summary in ORACLE_SUMMARIES.items()
+        ]
+    if kind in {ListedKind.all, ListedKind.datasets}:
+        listing["datasets"] = []
+        for name in find_datasets():
+            card = dataset_card(name)
+            count = f"{len(card.sections)} / {len(card.patients)}"
+            listing["datasets"].append(
+                {"name": name, "sections / patients": count, "summary": card.title}
+            )
+    if kind in {ListedKind.all, ListedKind.protocols}:
+        from bench.protocol.rules import PROTOCOLS
+
+        listing["protocols"] = [
+            {"name": protocol.name, "hash": protocol.hash[:12], "summary": protocol.title}
+            for protocol in PROTOCOLS.values()
+        ]
+    if as_json:
+        typer.echo(json.dumps(listing, indent=2))
+        return
+    for title, rows in listing.items():
+        print_rows(title, rows)

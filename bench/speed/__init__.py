@@ -1,1 +1,0 @@
-"""How close training, prediction and retrieval come to what the machine can do."""

@@ -1,0 +1,1 @@
+"""Speed of the harness; not part of the installed package."""
