@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from bench.cli import data, executing, places, reporting, running, speed
+from bench.cli import checking, data, executing, places, reporting, running, speed
 from bench.cli.options import DONE, INTERRUPTED, REFUSED, TERMINATED
 from bench.cli.terminal import complain
 from bench.errors import BenchError, DetachedError
@@ -45,7 +45,7 @@ data_app.command("add")(data.add_command)
 app.command("speed")(speed.speed_command)
 app.command("sync")(places.sync_command)
 app.command("ui")(places.ui_command)
-app.command("check")(places.check_command)
+app.command("check")(checking.check_command)
 app.command("doctor")(places.doctor_command)
 app.command("execute", hidden=True)(executing.execute_command)
 

@@ -20,10 +20,10 @@ from pydantic import (
 from bench.data.card import first_fault
 from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
-from bench.execute.method_specs import SHUFFLED
 from bench.execute.request import Request
 from bench.execute.settings import as_none
 from bench.files import one_line, read_yaml
+from bench.method_references import SHUFFLED
 
 INFORMATIVE = ("objective", "value", "trial")
 """Fields of ``best.yaml`` that say how the settings were found; a run ignores them."""
