@@ -14,12 +14,14 @@ from filelock import FileLock
 
 from bench.errors import BenchError, ConfigError
 from bench.execute.executors.base import Executor, Watcher
+from bench.execute.method_specs import MethodSpec, is_twin
 from bench.execute.plan import Job, make_plan
 from bench.execute.request import FoldSettings
 from bench.execute.run import RunResult, Uploads, run_request
 from bench.files import canonical_hash
 from bench.method import Method
-from bench.registry import method_class
+from bench.own_methods import pickled_classes, take_over
+from bench.registry import load_method
 from bench.sources import code_hash
 from bench.store import read_record
 from bench.tune.figures import study_figures
@@ -135,7 +137,8 @@ def tune(
         done = counts(trials)
         said = ", ".join(f"{number} {name}" for name, number in done.items() if number)
         if not done["complete"]:
-            failed.append(AllFailed(method, fold, tuple(common_reasons(trials))))
+            label = spec.job.method_spec.label
+            failed.append(AllFailed(label, fold, tuple(common_reasons(trials))))
             watcher.study_done(spec, None, said)
             continue
         known = read_record(spec.folder / STUDY).get("trials")
@@ -199,7 +202,7 @@ def plan_studies(request: TuneRequest, *, elsewhere: bool = False) -> list[Study
     plan = make_plan(replace(request.run, oracles=False), elsewhere=elsewhere)
     specs = []
     for run in plan.runs:
-        fixed = _fixed(request.run.settings, run.method_spec.label, run.method_spec.config)
+        fixed = _fixed(request.run.settings, run.method_spec)
         for job in run.jobs:
             name = _study_name(request, run.folder.key, job, fixed)
             folder = (
@@ -218,20 +221,25 @@ def plan_studies(request: TuneRequest, *, elsewhere: bool = False) -> list[Study
 
 
 def _tunable(name: str) -> type[Method]:
-    if ":" in name or name == "shuffled":
+    if is_twin(name):
         raise BenchError(f"{name}: a twin has the settings of its method; tune the method")
-    kind = method_class(name)
+    kind = load_method(name)
     if kind.control:
-        raise BenchError(f"{name} is a control and is not tuned")
+        raise BenchError(f"{kind.name} is a control and is not tuned")
     searched = kind.search_space.__func__ is not Method.search_space.__func__  # type: ignore[attr-defined]
     if not searched and not kind.predict_space:
-        raise BenchError(f"{name} offers no settings to search")
+        raise BenchError(f"{kind.name} offers no settings to search")
     return kind
 
 
-def _fixed(settings: Mapping[str, Any], method: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def _fixed(settings: Mapping[str, Any], method_spec: MethodSpec) -> dict[str, Any]:
     """What the user set for a method, as its settings have it."""
-    return {n: config[n] for n in config if n in settings or f"{method}.{n}" in settings}
+    config, owners = method_spec.config, {method_spec.label, method_spec.name}
+    return {
+        name: config[name]
+        for name in config
+        if name in settings or any(f"{owner}.{name}" in settings for owner in owners)
+    }
 
 
 def _study_name(request: TuneRequest, run_key: str, job: Job, fixed: Mapping[str, Any]) -> str:
@@ -275,7 +283,8 @@ def run_study(spec: StudySpec, told: Callable[[Study], None]) -> None:
     os.environ["OMP_NUM_THREADS"] = before or threads  # read by each worker as it starts
     try:
         for _ in range(spec.request.jobs):
-            worker = context.Process(target=_work_quietly, args=(spec,))
+            classes = pickled_classes(str(spec.job.method_spec.method))
+            worker = context.Process(target=_work_quietly, args=(spec, classes))
             worker.start()
             workers.append(worker)
     finally:
@@ -301,8 +310,9 @@ def run_study(spec: StudySpec, told: Callable[[Study], None]) -> None:
         )
 
 
-def _work_quietly(spec: StudySpec) -> None:
+def _work_quietly(spec: StudySpec, classes: Mapping[str, bytes]) -> None:
     """What a worker process does; an error that no setting can mend is one line."""
+    take_over(classes)
     try:
         work(spec)
     except BenchError as error:

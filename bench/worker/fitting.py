@@ -87,7 +87,7 @@ def fit_and_predict(
     else:
         each = method.predict_each(slides, context, configs)
     for number, predictions in enumerate(each):
-        _write(out, 0, number, checked_predictions(task.method, slides, panel, predictions))
+        _write(out, 0, number, checked_predictions(kind.name, slides, panel, predictions))
     predicted = time.perf_counter()
     if task.save:
         (out / MODEL).mkdir()
@@ -133,7 +133,8 @@ class _Look:
     def __call__(self, done: int, total: int) -> None:
         look = self._epochs(total).index(done) + 1
         predictions = self._method.predict(self._slides, self._context)
-        checked = checked_predictions(self._task.method, self._slides, self._panel, predictions)
+        name = self._method.name
+        checked = checked_predictions(name, self._slides, self._panel, predictions)
         _write(Path(self._task.out), look, 0, checked)
         if not self._harness.ask("look", look=look)["go_on"]:
             raise TrialEndedError
