@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from bench.blocks.frozen import FrozenEncoderConfig
+from bench.blocks.frozen import FrozenEncoderConfig, in_image_order
 from bench.blocks.images import ImageEncoder, image_batches, image_encoder, to_network_scale
 from bench.blocks.precision import place
 from bench.data.views import Slide
@@ -108,7 +108,7 @@ class FrozenEncoder:
             with atomic_write(path) as temporary:
                 np.savez(temporary, features=features)
         # The order of a shuffled twin comes last: its features are those of the same patches.
-        return features if slide.image_order is None else features[slide.image_order]
+        return in_image_order(slide, features)
 
     @cached_property
     def _versions(self) -> list[str]:

@@ -100,7 +100,9 @@ def changed_settings(
         settings are those of the preset.
     """
     own = config.model_dump(mode="json")
-    of_preset = kind.configure(dataset, preset).model_dump(mode="json")
+    # A setting without a default has no value in any preset.
+    required = {n: own[n] for n, of in kind.Config.model_fields.items() if of.is_required()}
+    of_preset = kind.configure(dataset, preset, required).model_dump(mode="json")
     return {
         name: [of_preset.get(name), value]
         for name, value in own.items()

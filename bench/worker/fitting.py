@@ -15,6 +15,7 @@ from bench.data.views import Slide, TrainingData
 from bench.files import one_line
 from bench.method import Context, Method
 from bench.worker.memory import peak_device_memory_mb, peak_memory_mb, reset_peak_memory
+from bench.worker.shuffling import ShuffledSlide, check_shuffled, shuffled_slides
 from bench.worker.task import (
     MODEL,
     FitReport,
@@ -47,7 +48,7 @@ def fit_and_predict(
     Raises
     ------
     BenchError
-        What the method refuses.
+        What the method refuses, or a permuted-image control whose images were not permuted.
     TrainingError
         It predicted something that is no prediction.
     """
@@ -60,11 +61,9 @@ def fit_and_predict(
         scratch=Path(task.scratch) if task.scratch else None,
         progress=harness.progress,
     )
+    shuffled: list[ShuffledSlide] = []
     if task.shuffled is not None:
-        slides = [
-            slide.with_images_shuffled(task.shuffled + number)
-            for number, slide in enumerate(slides)
-        ]
+        slides = shuffled = shuffled_slides(slides, task.shuffled)
     configs = [kind.Config.model_validate(config) for config in task.configs]
     panel = training.panel
     # Whatever a method draws from follows from the seed.
@@ -89,6 +88,7 @@ def fit_and_predict(
     for number, predictions in enumerate(each):
         _write(out, 0, number, checked_predictions(kind.name, slides, panel, predictions))
     predicted = time.perf_counter()
+    check_shuffled(shuffled, kind.name)
     if task.save:
         (out / MODEL).mkdir()
         method.save(out / MODEL)
