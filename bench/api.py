@@ -119,10 +119,34 @@ __all__ = [
 ]
 
 
+# ruff: noqa: F401 - what __getattr__ imports is returned by name
 def __getattr__(name: str) -> Any:
     """A name whose module needs torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Import statements, as bench.sources reads them to know what a fit depends on.
+    from bench.blocks.augment import augmentation
+    from bench.blocks.features import FeatureSpace, FrozenEncoder
+    from bench.blocks.graph import neighbour_edges, neighbour_mean
+    from bench.blocks.images import ImageEncoder, image_batches, image_encoder, to_network_scale
+    from bench.blocks.positions import table_rows
+    from bench.blocks.precision import ImageModule, place
+    from bench.blocks.retrieval import retrieve, retrieve_each
+    from bench.blocks.weights import (
+        load_exactly,
+        read_tensors,
+        released_tensors,
+        save_network,
+        tensor_size,
+    )
+    from bench.training.batches import (
+        SectionDataset,
+        ShuffledBatches,
+        SpotDataset,
+        section_loader,
+        spot_loader,
+    )
+    from bench.training.fitting import learned_sections, train, train_on
+    from bench.training.module import ContrastiveModule, TrainingModule
 
     return locals()[name]

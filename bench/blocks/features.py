@@ -19,6 +19,9 @@ from bench.errors import DataError, TrainingError
 from bench.files import atomic_write, cache_folder, canonical_hash, file_hash
 from bench.method import Context, Precision
 
+SPACE = "space.npz"
+"""File of a feature space in a method's folder."""
+
 _VERSION = 1
 _IMAGES_AT_ONCE = 32
 
@@ -212,6 +215,17 @@ class FeatureSpace:
                 " one that the method was fitted with; restore its weights or fit again"
             )
         return [self.standardise(part) for part in encoder.encode(slides)]
+
+    def save(self, folder: Path) -> None:
+        """Write ``space.npz`` into a method's folder."""
+        with atomic_write(folder / SPACE) as temporary:
+            np.savez(temporary, **self.arrays())
+
+    @classmethod
+    def load(cls, folder: Path, settings: FrozenEncoderConfig) -> Self:
+        """The space that :meth:`save` wrote."""
+        with np.load(folder / SPACE, allow_pickle=False) as arrays:
+            return cls.from_arrays(settings, arrays)
 
     def arrays(self) -> dict[str, Any]:
         """What :meth:`from_arrays` needs besides the settings, for an ``npz`` file."""

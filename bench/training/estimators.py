@@ -74,7 +74,7 @@ def _trusted(names: list[str], where: str) -> list[str]:
     strangers = sorted(name for name in names if not name.startswith(_TRUSTED))
     if strangers:
         raise DataError(
-            f"{where}: holds {one_line(strangers[0], 80)}, no trusted type of scikit-learn; store its"
-            " arrays with numpy.savez instead"
+            f"{where}: holds {one_line(strangers[0], 80)}, no trusted type of scikit-learn; store"
+            " its arrays with numpy.savez instead"
         )
     return names
