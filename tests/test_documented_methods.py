@@ -1,4 +1,4 @@
-"""The methods of the page on adding one: each is a complete file that runs and passes the checks."""
+"""The methods of the page on adding one: each is a complete file that that passes the checks."""
 
 import ast
 import json
