@@ -21,7 +21,7 @@ from bench.method_references import HANDED, SHUFFLED, is_handed, split
 from bench.sources import harness_imports, method_code
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_CONSTANTS = (str, int, float, bool, bytes, tuple, type(None))
+_CONSTANTS = (str, int, float, bool, bytes, tuple, list, dict, set, frozenset, type(None))
 
 _loaded: dict[tuple[str, str], ModuleType] = {}
 """Modules of files by path and hash of the source."""
@@ -274,7 +274,9 @@ def _used_code(kind: type) -> dict[str, str]:
             if id(value) in seen:
                 continue
             if isinstance(value, _CONSTANTS):
-                found[f"{module}.{name}"] = repr(value)
+                text = repr(value)
+                if " at 0x" not in text:  # an address differs between processes
+                    found[f"{module}.{name}"] = text
             elif isinstance(value, type | FunctionType) and value.__module__ == module:
                 seen.add(id(value))
                 waiting.append(value)

@@ -73,7 +73,11 @@ def run_command(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", "-m", help="Methods, comma-separated; see 'bench list'."),
+        typer.Option(
+            "--method",
+            "-m",
+            help="Methods, comma-separated: names of 'bench list' or paths such as ./mine.py.",
+        ),
     ] = None,
     protocol: ProtocolOption = Request.protocol,
     panel: PanelOption = None,

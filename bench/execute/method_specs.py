@@ -111,10 +111,14 @@ class MethodSpec:
 
     @property
     def name(self) -> str | None:
-        """What stored results call the method: no path and no reference; None for an oracle."""
-        if self.facts is None or self.method is None or not is_own(self.method):
+        """What stored results call the method: its row, for one that is not installed.
+
+        No path, and no name of an installed method, which a stored model would be loaded by.
+        """
+        if self.method is None or not is_own(self.method):
             return self.method
-        return self.facts.name
+        kind, _, rest = self.label.partition(":")
+        return rest if kind in {SHUFFLED, RELEASED, TUNED} else self.label
 
     def without_shuffling(self) -> MethodSpec:
         """The method itself, of which this is the permuted-image control."""

@@ -234,7 +234,8 @@ def _tunable(name: str) -> type[Method]:
 
 def _fixed(settings: Mapping[str, Any], method_spec: MethodSpec) -> dict[str, Any]:
     """What the user set for a method, as its settings have it."""
-    config, owners = method_spec.config, {method_spec.label, method_spec.name}
+    config, facts = method_spec.config, method_spec.facts
+    owners = {method_spec.label, method_spec.method, facts.name if facts else None}
     return {
         name: config[name]
         for name in config

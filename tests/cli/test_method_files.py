@@ -426,6 +426,22 @@ def test_a_class_goes_to_no_other_machine(results):
         make_plan(request, elsewhere=True)
 
 
+def test_nodes_of_ray_without_a_shared_disk_do_not_see_a_file(folder, results):
+    from bench.execute.executors.ray import RayExecutor
+
+    write_method(folder / "mine.py")
+    plan = make_plan(Request(("./mine.py",), "demo", results=results, oracles=False))
+    RayExecutor("local").prepare(plan.jobs())
+    with pytest.raises(BenchError, match="shrunk: with --no-shared-disk nodes do not see the file"):
+        RayExecutor("local", shared_disk=False).prepare(plan.jobs())
+
+
+def test_what_is_stored_names_no_installed_method(folder, results):
+    write_method(folder / "mine.py", name='name = "mean"')
+    (run,) = make_plan(Request(("mine.py",), "demo", results=results, oracles=False)).runs
+    assert (run.facts["label"], run.facts["method"]) == ("mine:mean", "mine:mean")
+
+
 def test_a_request_keeps_absolute_paths(folder):
     request = Request(("./mine.py", "shuffled:mine.py:Kind", "mean"), "demo")
     assert request.methods == (
