@@ -46,6 +46,8 @@ def absolute(reference: str) -> str:
 
 def split(reference: str) -> tuple[str, str] | None:
     """Path and class of a reference to a file, the class empty where none is named."""
+    if reference.startswith(_TWIN):
+        return None
     if reference.endswith(".py"):
         return reference, ""
     path, colon, name = reference.rpartition(":")

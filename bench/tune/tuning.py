@@ -20,6 +20,7 @@ from bench.execute.request import FoldSettings
 from bench.execute.run import RunResult, Uploads, run_request
 from bench.files import canonical_hash
 from bench.method import Method
+from bench.method_references import is_own
 from bench.own_methods import pickled_classes, take_over
 from bench.registry import load_method
 from bench.sources import code_hash
@@ -197,9 +198,13 @@ def plan_studies(request: TuneRequest, *, elsewhere: bool = False) -> list[Study
     """
     if request.jobs < 1 or request.trials < 1 or request.inner_folds < 2:
         raise ConfigError("tuning needs at least one job, one trial and two inner folds")
-    for name in request.run.methods:
-        _tunable(name)
+    methods = request.run.methods
+    for name in methods:
+        if not is_own(name):
+            _tunable(name)
     plan = make_plan(replace(request.run, oracles=False), elsewhere=elsewhere)
+    for name in filter(is_own, methods):  # another process has imported it without harm
+        _tunable(name)
     specs = []
     for run in plan.runs:
         fixed = _fixed(request.run.settings, run.method_spec)

@@ -177,6 +177,8 @@ def test_a_twin_and_isolation_none(run, folder):
     (folder / "mine.py").write_text(source)
     answer = run("./mine.py,shuffled", "--no-oracles", "--json")
     assert set(rows(answer)) == {"shrunk", "shuffled:shrunk"}
+    every = run("./mine.py,shuffled,shuffled:./mine.py", "--no-oracles", "--json")
+    assert set(rows(every)) == {"shrunk", "shuffled:shrunk"}
     again = run("shuffled:./mine.py", "--no-oracles", "--json", "--isolation", "none", "--force")
     assert set(rows(again)) == {"shuffled:shrunk"}
 
@@ -203,6 +205,19 @@ def test_it_is_tuned(bench, tiny, results, folder, jobs):
     (best,) = results.glob("tuning/**/best.yaml")
     again = bench("run", "--config", best, "--no-oracles", "--results", results, "--json")
     assert set(rows(again)) == {"shrunk"}
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        ("Shrunk.control = True\n", "shrunk is a control and is not tuned"),
+        ("Shrunk.search_space = Method.search_space\n", "shrunk offers no settings to search"),
+        ("import os\nos._exit(0)\n", "cannot be imported: its process ended"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_line(run, folder, after, words):
+    write_method(folder / "mine.py", after=after)
+    assert_refused(run("./mine.py", command="tune"), words)
 
 
 BROKEN = {
