@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from bench.method import Method
+
+    MethodLike = str | Path | type[Method]
+
 __all__ = ["__version__", "load_dataset", "run", "tables"]
 
 
@@ -54,7 +58,7 @@ def load_dataset(
 
 
 def run(
-    method: str | Sequence[str],
+    method: MethodLike | Sequence[MethodLike],
     dataset: str,
     *,
     protocol: str = Request.protocol,
@@ -78,6 +82,8 @@ def run(
 
     Parameters are the options of ``bench run``; `settings` are its ``--set`` pairs, and
     `oracles` adds the row of the depth oracle, and `jobs` is the number of worker processes.
+    `method` is a name, the path of a Python file, a class, or several of these. A class may be
+    defined anywhere, a notebook included; it is sent to the worker processes.
 
     Returns
     -------
@@ -96,16 +102,17 @@ def run(
     from bench.execute.executors.choose import make_executor
     from bench.execute.run import run_request
     from bench.fetch.fetch import fetch_if_absent
-    from bench.registry import dataset_card
+    from bench.registry import dataset_card, reference_to
     from bench.report.tables import score_table
     from bench.tracking.upload import Tracker, tracking_uri
 
+    methods = method if isinstance(method, Sequence) and not isinstance(method, str) else [method]
     fetch_if_absent(dataset_card(dataset), Path(data_root) if data_root is not None else None)
     results = Path(results)
     uri = tracking_uri(tracking, results)
     result = run_request(
         Request(
-            methods=(method,) if isinstance(method, str) else tuple(method),
+            methods=tuple(map(reference_to, methods)),
             dataset=dataset,
             protocol=protocol,
             panel=panel,

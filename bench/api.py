@@ -1,18 +1,65 @@
-"""All that the author of a method imports; :mod:`bench.readers` is for readers of datasets."""
+"""All that the author of a method imports; :mod:`bench.readers` is for readers of datasets.
 
+Importing it imports no torch: names of modules that need torch are imported when they are first
+asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bench.blocks.frozen import QUICK_ENCODER, FrozenEncoderConfig, in_image_order
 from bench.data.images.patches import PatchSize
 from bench.data.inputs import Slide, TrainingData, TrainingSection
 from bench.errors import BenchError, ConfigError, DataError, TrainingError
 from bench.files import atomic_write
 from bench.method import Context, Method, MethodConfig
+from bench.training.estimators import load_estimator, save_estimator
 from bench.training.network_method import NetworkConfig, NetworkMethod
 from bench.training.retrieval_method import RetrievalConfig, RetrievalMethod
 
+if TYPE_CHECKING:
+    from bench.blocks.augment import augmentation
+    from bench.blocks.features import FeatureSpace, FrozenEncoder
+    from bench.blocks.graph import neighbour_edges, neighbour_mean
+    from bench.blocks.images import (
+        ImageEncoder,
+        image_batches,
+        image_encoder,
+        to_network_scale,
+    )
+    from bench.blocks.positions import check_positions
+    from bench.blocks.precision import ImageModule, to_device
+    from bench.blocks.retrieval import retrieve, retrieve_each
+    from bench.blocks.weights import (
+        load_strict,
+        read_tensors,
+        released_tensors,
+        save_network,
+        tensor_size,
+    )
+    from bench.training.batches import (
+        SectionDataset,
+        ShuffledBatches,
+        SpotDataset,
+        section_loader,
+        spot_loader,
+    )
+    from bench.training.fitting import learned_sections, train, train_on
+    from bench.training.module import ContrastiveModule, TrainingModule
+
 __all__ = [
+    "QUICK_ENCODER",
     "BenchError",
     "ConfigError",
     "Context",
+    "ContrastiveModule",
     "DataError",
+    "FeatureSpace",
+    "FrozenEncoder",
+    "FrozenEncoderConfig",
+    "ImageEncoder",
+    "ImageModule",
     "Method",
     "MethodConfig",
     "NetworkConfig",
@@ -20,9 +67,69 @@ __all__ = [
     "PatchSize",
     "RetrievalConfig",
     "RetrievalMethod",
+    "SectionDataset",
+    "ShuffledBatches",
     "Slide",
+    "SpotDataset",
     "TrainingData",
     "TrainingError",
+    "TrainingModule",
     "TrainingSection",
     "atomic_write",
+    "augmentation",
+    "check_positions",
+    "image_batches",
+    "image_encoder",
+    "in_image_order",
+    "learned_sections",
+    "load_estimator",
+    "load_strict",
+    "neighbour_edges",
+    "neighbour_mean",
+    "read_tensors",
+    "released_tensors",
+    "retrieve",
+    "retrieve_each",
+    "save_estimator",
+    "save_network",
+    "section_loader",
+    "spot_loader",
+    "tensor_size",
+    "to_device",
+    "to_network_scale",
+    "train",
+    "train_on",
 ]
+
+
+# ruff: noqa: F401 - what __getattr__ imports is returned by name
+def __getattr__(name: str) -> Any:
+    """A name whose module needs torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Import statements, as bench.sources reads them to know what a fit depends on.
+    from bench.blocks.augment import augmentation
+    from bench.blocks.features import FeatureSpace, FrozenEncoder
+    from bench.blocks.graph import neighbour_edges, neighbour_mean
+    from bench.blocks.images import ImageEncoder, image_batches, image_encoder, to_network_scale
+    from bench.blocks.positions import check_positions
+    from bench.blocks.precision import ImageModule, to_device
+    from bench.blocks.retrieval import retrieve, retrieve_each
+    from bench.blocks.weights import (
+        load_strict,
+        read_tensors,
+        released_tensors,
+        save_network,
+        tensor_size,
+    )
+    from bench.training.batches import (
+        SectionDataset,
+        ShuffledBatches,
+        SpotDataset,
+        section_loader,
+        spot_loader,
+    )
+    from bench.training.fitting import learned_sections, train, train_on
+    from bench.training.module import ContrastiveModule, TrainingModule
+
+    return locals()[name]

@@ -67,7 +67,8 @@ class Context:
     notes
         Warnings that belong to the result.
     idle_parameters
-        Trained parameters that never got a gradient, by name; the training helper fills it.
+        Trained parameters that never got a gradient, by name; None unless the training helper
+        has trained, which alone can tell.
     precision
         Of image encoders, in training and prediction: ``float32`` or ``bf16``.
     compile
@@ -83,7 +84,7 @@ class Context:
     inspector: Inspector | None = None
     curves: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    idle_parameters: list[str] = field(default_factory=list)
+    idle_parameters: list[str] | None = None
     precision: Precision = "float32"
     compile: bool = False
     callbacks: list[Any] = field(default_factory=list)

@@ -6,7 +6,10 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -16,6 +19,8 @@ from bench.data.folders import cards_folder
 from bench.errors import BenchError, UnknownNameError
 from bench.files import one_line
 from bench.method import Method
+from bench.method_references import is_own
+from bench.own_methods import hand_over, own_class
 
 GROUP = "bench.methods"
 
@@ -61,10 +66,8 @@ def _summary(path: Path) -> str:
 def find_methods() -> dict[str, Found]:
     """All installed methods by name: those of this package and those of entry points.
 
-    Raises
-    ------
-    BenchError
-        Two of them have the same name.
+    A plugin whose name is that of a built-in method or of another plugin goes by
+    ``distribution:name``.
     """
     folder = _folder("bench.methods")
     found = {
@@ -72,14 +75,13 @@ def find_methods() -> dict[str, Found]:
         for module in pkgutil.iter_modules([str(folder)])
         if not module.name.startswith("_")
     }
-    for entry in entry_points(group=GROUP):
+    entries = list(entry_points(group=GROUP))
+    providers = Counter([*found, *(entry.name for entry in entries)])
+    for entry in entries:
         distribution = entry.dist.name if entry.dist else "unknown distribution"
-        if entry.name in found:
-            raise BenchError(
-                f"method '{entry.name}' of {distribution} is already provided by"
-                f" {found[entry.name].source}; uninstall one of them"
-            )
-        found[entry.name] = Found(entry.name, distribution, _summary_of(entry), entry)
+        alone = providers[entry.name] == 1
+        name = entry.name if alone else f"{distribution}:{entry.name}"
+        found[name] = Found(name, distribution, _summary_of(entry), entry)
     return found
 
 
@@ -92,7 +94,7 @@ def _summary_of(entry: EntryPoint) -> str:
 
 
 def method_class(name: str) -> type[Method]:
-    """Class of a method.
+    """Class of an installed method.
 
     Raises
     ------
@@ -102,8 +104,7 @@ def method_class(name: str) -> type[Method]:
         Its module cannot be imported, or holds no such method; the reason is given.
     """
     found = find_methods()
-    if name not in found:
-        raise UnknownNameError("method", name, found)
+    check_installed(name, found)
     entry = found[name].entry
     try:
         if entry is not None:
@@ -111,19 +112,90 @@ def method_class(name: str) -> type[Method]:
         else:
             module = importlib.import_module(f"bench.methods.{name}")
             candidates = [value for _, value in inspect.getmembers(module, inspect.isclass)]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # A contributor's module may fail in any way; the reason must reach the user.
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise BenchError(f"method '{name}' cannot be imported: {reason}") from error
+    own_name = entry.name if entry is not None else name
     for value in candidates:
         if (
             inspect.isclass(value)
             and issubclass(value, Method)
             and not inspect.isabstract(value)
-            and value.name == name
+            and value.name == own_name
         ):
             return value
     raise BenchError(f"method '{name}': its module holds no Method class of that name")
+
+
+def load_method(reference: str) -> type[Method]:
+    """Class of a method: an installed one by name, or one by reference.
+
+    Parameters
+    ----------
+    reference
+        Name, or what :mod:`bench.method_references` calls a reference.
+
+    Raises
+    ------
+    BenchError
+        As :func:`method_class` and :func:`bench.own_methods.own_class`.
+    """
+    return own_class(reference) if is_own(reference) else method_class(reference)
+
+
+def check_installed(name: str, found: Mapping[str, Found], others: Iterable[str] = ()) -> None:
+    """Refuse a name that no installed method has.
+
+    Parameters
+    ----------
+    name
+        The name.
+    found
+        Installed methods.
+    others
+        Further names that may be meant.
+
+    Raises
+    ------
+    BenchError
+        Several plugins have the name, or it looks like a path that is none of a Python file.
+    UnknownNameError
+        No such method; the nearest names are offered.
+    """
+    if name in found:
+        return
+    shared = sorted(key for key in found if key.rpartition(":")[2] == name)
+    if shared:
+        raise BenchError(f"several plugins provide method '{name}'; write {' or '.join(shared)}")
+    if "/" in name or os.sep in name:
+        raise BenchError(f"method '{one_line(name, 80)}': the file of a method ends in .py")
+    raise UnknownNameError("method", name, [*found, *others])
+
+
+def reference_to(method: object) -> str:
+    """What a request calls a method: a name or path as it is, a class by a reference.
+
+    Raises
+    ------
+    BenchError
+        It is none of these, or a class that cannot be handed over.
+    """
+    if isinstance(method, str | Path):
+        return str(method)
+    if not inspect.isclass(method) or not issubclass(method, Method):
+        shown = one_line(getattr(method, "__name__", repr(method)), 80)
+        raise BenchError(
+            f"{shown}: a method is a name, the path of a Python file, or a class derived from"
+            " Method of bench.api"
+        )
+    where = f"{method.__module__}:{method.__qualname__}"
+    for name, found in find_methods().items():
+        if found.entry is not None and found.entry.value == where:
+            return name
+        if found.entry is None and where.startswith(f"bench.methods.{name}:"):
+            return name
+    return hand_over(method)
 
 
 def find_datasets() -> dict[str, Path]:

@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from bench.method import Method, MethodConfig
+from bench.method_references import absolute
 
 _NONE = {"", "none", "null", "~"}
 """Spellings of None, in lower case."""
@@ -48,7 +49,9 @@ def _members(annotation: Any) -> Iterator[Any]:
         yield NoneType if annotation is None else origin or annotation
 
 
-def own_settings(kind: type[Method], settings: Mapping[str, Any], used: set[str]) -> dict[str, Any]:
+def own_settings(
+    kind: type[Method], settings: Mapping[str, Any], used: set[str], reference: str = ""
+) -> dict[str, Any]:
     """A request's settings that concern one method.
 
     Parameters
@@ -60,6 +63,8 @@ def own_settings(kind: type[Method], settings: Mapping[str, Any], used: set[str]
         precedence.
     used
         Receives the keys that concern the method.
+    reference
+        What the request calls the method, where that is not its name.
 
     Returns
     -------
@@ -69,7 +74,7 @@ def own_settings(kind: type[Method], settings: Mapping[str, Any], used: set[str]
     shared, own = {}, {}
     for key, value in settings.items():
         owner, _, name = key.rpartition(".")
-        if owner == kind.name:
+        if owner == kind.name or (owner and absolute(owner) == reference):
             own[name] = value
         elif not owner and name in kind.Config.model_fields:
             shared[name] = value
@@ -95,7 +100,9 @@ def changed_settings(
         settings are those of the preset.
     """
     own = config.model_dump(mode="json")
-    of_preset = kind.configure(dataset, preset).model_dump(mode="json")
+    # A setting without a default has no value in any preset.
+    required = {n: own[n] for n, of in kind.Config.model_fields.items() if of.is_required()}
+    of_preset = kind.configure(dataset, preset, required).model_dump(mode="json")
     return {
         name: [of_preset.get(name), value]
         for name, value in own.items()

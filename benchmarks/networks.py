@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bench.blocks.precision import reset
-from bench.data.inputs import TrainingData
 from bench.cache import cache_folder
+from bench.data.inputs import TrainingData
 from bench.method import Context, Method, Precision
 from bench.training.fitting import seed_batch
 from bench.worker.memory import peak_device_memory_mb, peak_memory_mb, reset_peak_memory

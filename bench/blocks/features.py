@@ -11,14 +11,17 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from bench.blocks.frozen import FrozenEncoderConfig
+from bench.blocks.frozen import FrozenEncoderConfig, in_image_order
 from bench.blocks.images import ImageEncoder, image_batches, image_encoder, to_network_scale
 from bench.blocks.precision import to_device
 from bench.cache import Cache
 from bench.data.inputs import Slide
 from bench.errors import DataError, TrainingError
-from bench.files import canonical_hash, file_hash
+from bench.files import atomic_write, canonical_hash, file_hash
 from bench.method import Context, Precision
+
+SPACE = "space.npz"
+"""File of a feature space in a method's folder."""
 
 _VERSION = 1
 _IMAGES_AT_ONCE = 32
@@ -108,7 +111,7 @@ class FrozenEncoder:
             with _FEATURES.new_entry(key) as temporary:
                 np.savez(temporary, features=features)
         # The order of a shuffled twin comes last: its features are those of the same patches.
-        return features if slide.image_order is None else features[slide.image_order]
+        return in_image_order(slide, features)
 
     @cached_property
     def _versions(self) -> list[str]:
@@ -212,6 +215,17 @@ class FeatureSpace:
                 " one that the method was fitted with; restore its weights or fit again"
             )
         return [self.standardise(part) for part in encoder.encode(slides)]
+
+    def save(self, folder: Path) -> None:
+        """Write ``space.npz`` into a method's folder."""
+        with atomic_write(folder / SPACE) as temporary:
+            np.savez(temporary, **self.arrays())
+
+    @classmethod
+    def load(cls, folder: Path, settings: FrozenEncoderConfig) -> Self:
+        """The space that :meth:`save` wrote."""
+        with np.load(folder / SPACE, allow_pickle=False) as arrays:
+            return cls.from_arrays(settings, arrays)
 
     def arrays(self) -> dict[str, Any]:
         """What :meth:`from_arrays` needs besides the settings, for an ``npz`` file."""

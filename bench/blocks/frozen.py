@@ -1,4 +1,4 @@
-"""Settings that methods on a frozen image encoder share. Importing them imports no torch."""
+"""What methods on features of images share. Importing it imports no torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
+from bench.data.inputs import Slide
 from bench.method import MethodConfig
 
 QUICK_ENCODER: Mapping[str, Any] = MappingProxyType(
@@ -42,3 +44,27 @@ class FrozenEncoderConfig(MethodConfig):
     input_size: int | None = Field(default=None, ge=8, le=4096)
     pixels: Literal["rgb01", "bgr255", "imagenet"] = "imagenet"
     clip: float | None = Field(default=5.0, gt=0, allow_inf_nan=False)
+
+
+def in_image_order(slide: Slide, values: np.ndarray) -> np.ndarray:
+    """Values that a method has computed of a slide's images, each at the spot of its image.
+
+    A method that looks up such values by section and spot passes them through this function, so
+    that the permuted-image control permutes them as it permutes patches. Elsewhere the values are
+    returned as they are.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    values
+        (spots, ...) array, row i computed of the image at spot i.
+
+    Raises
+    ------
+    ValueError
+        The array does not have one row a spot.
+    """
+    if len(values) != len(slide):
+        raise ValueError(f"section {slide.name}: {len(values)} rows for {len(slide)} spots")
+    return values if slide.image_order is None else values[slide.image_order]

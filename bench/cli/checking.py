@@ -9,12 +9,16 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import FAILED, JsonOption, ResultsOption
+from bench.cli.options import FAILED, JsonOption, ResultsOption, SettingsOption, settings_of
 from bench.execute.request import Request
 
 
 def check_command(
-    method: Annotated[str, typer.Argument(help="Method; see 'bench list methods'.")],
+    method: Annotated[
+        str,
+        typer.Argument(help="Method; see 'bench list methods', or the path of a Python file."),
+    ],
+    settings: SettingsOption = None,
     no_demo: Annotated[
         bool, typer.Option("--no-demo", help="Leave out the run on the demo, the longest check.")
     ] = False,
@@ -30,7 +34,13 @@ def check_command(
 
     printer = CheckDisplay(sys.stderr if as_json else sys.stdout, verbose)
     with redirect_stdout(sys.stderr):
-        results = check_method(method, demo=not no_demo, listener=printer, jobs=RunDisplay)
+        results = check_method(
+            method,
+            settings=settings_of(settings),
+            demo=not no_demo,
+            listener=printer,
+            jobs=RunDisplay,
+        )
     typer.echo(as_json_text(method, results) if as_json else summary(method, results))
     if any(result.outcome == "failed" for result in results):
         raise typer.Exit(FAILED)

@@ -20,9 +20,9 @@ from pydantic import (
 from bench.data.card import first_fault
 from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
-from bench.execute.method_specs import SHUFFLED
 from bench.execute.request import Request
 from bench.files import one_line
+from bench.method_references import SHUFFLED
 from bench.settings import as_none
 from bench.yaml_files import read_yaml
 

@@ -47,7 +47,11 @@ def run_command(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", "-m", help="Methods, comma-separated; see 'bench list'."),
+        typer.Option(
+            "--method",
+            "-m",
+            help="Methods, comma-separated: names of 'bench list' or paths such as ./mine.py.",
+        ),
     ] = None,
     config: Annotated[
         Path | None,

@@ -7,27 +7,18 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from bench.contract.outcome import ContractError, NotApplicableError
+from bench.contract.subject import Subject
 from bench.files import one_line
 
-if TYPE_CHECKING:
-    from bench.contract.subject import Subject
-
-Check = Callable[["Subject"], str | None]
+Check = Callable[[Subject], str | None]
 """A check returns, with a remark or none, where the promise of its docstring's first line is kept.
 
 It raises :class:`ContractError` where the promise is broken, and :class:`NotApplicableError` where
-there is nothing to check. Whatever else it raises is the method's own failure.
+there is nothing to check or it cannot be seen. Whatever else it raises is the method's own failure.
 """
-
-
-class ContractError(Exception):
-    """A promise that a method breaks; the message says in one line what was seen."""
-
-
-class NotApplicableError(Exception):
-    """There is nothing to check; the message says in one line why."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.contract.check import ContractError
+from bench.contract.outcome import ContractError
 from bench.contract.subject import Subject
 
 QUICK_SECONDS = 60.0
@@ -21,9 +21,10 @@ def is_quick_on_the_demo(subject: Subject) -> str:
 
     with TemporaryDirectory(dir=subject.folder) as folder, subject.jobs() as watcher:
         request = Request(
-            methods=(subject.kind.name,),
+            methods=(subject.reference,),
             dataset="demo",
             preset="quick",
+            settings=subject.settings,
             device="cpu",
             results=Path(folder),
             oracles=False,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.contract.check import ContractError
+from bench.contract.outcome import ContractError
 from bench.contract.small_fold import SPOTS, AnySlide, first_spots, with_arrays
 from bench.contract.subject import Subject
 from bench.data.inputs import Slide, TrainingData, TrainingSection

@@ -6,9 +6,10 @@ import json
 import subprocess
 import sys
 
-from bench.contract.check import ContractError
+from bench.contract.outcome import ContractError, NotApplicableError
 from bench.contract.subject import Subject
 from bench.files import one_line
+from bench.method_references import is_own
 from bench.registry import Found, find_methods
 
 IMPORT_SECONDS = 2.0
@@ -38,6 +39,8 @@ def module_of(found: Found) -> str:
 
 def imports_little(subject: Subject) -> None:
     """Importing it is quick, and imports no heavy library and no other method."""
+    if is_own(subject.reference):
+        raise NotApplicableError("it is not installed: the process that fits it imports it alone")
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, subject.module, json.dumps(sys.path)],
         capture_output=True,

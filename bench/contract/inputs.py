@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.contract.check import ContractError
+from bench.contract.outcome import ContractError
 from bench.contract.small_fold import arrays_of, small_sections
 from bench.contract.subject import Subject, difference
 from bench.data.inputs import Slide, TrainingData

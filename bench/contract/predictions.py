@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from bench.contract.check import ContractError, NotApplicableError
+from bench.contract.outcome import ContractError, NotApplicableError
 from bench.contract.subject import SEED, Subject, check_predictions, difference
 from bench.data.inputs import TrainingData
 from bench.method import Context, Method, MethodConfig

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from bench.contract.check import ContractError, NotApplicableError
+from bench.contract.outcome import ContractError, NotApplicableError
 from bench.contract.subject import DATASET, Subject
 from bench.errors import BenchError
 from bench.method import MethodConfig
@@ -70,7 +70,7 @@ def _valid(
     subject: Subject, dataset: str, preset: str, changes: dict[str, Any], where: str
 ) -> MethodConfig:
     try:
-        config = subject.kind.configure(dataset, preset, changes)
+        config = subject.kind.configure(dataset, preset, {**subject.settings, **changes})
     except BenchError as error:
         raise ContractError(f"{where}: {error}") from error
     if not isinstance(config, subject.kind.Config):

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.contract.check import ContractError
+from bench.contract.outcome import ContractError
 from bench.contract.subject import Subject, difference
 
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"}

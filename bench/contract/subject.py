@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.contract.check import ContractError, NotApplicableError
+from bench.contract.outcome import ContractError, NotApplicableError
 from bench.contract.small_fold import as_slide, copied, first_spots, small_fold
 from bench.data.inputs import Slide, TrainingData
 from bench.method import Context, Method, MethodConfig
@@ -57,6 +57,10 @@ class Subject:
         Module that an import of the method begins with; that of `kind` where None.
     jobs
         Opens a watcher of the run on the demo.
+    reference
+        What a request calls the method; its name where None.
+    settings
+        Settings that differ from those of every preset.
     """
 
     def __init__(
@@ -65,8 +69,12 @@ class Subject:
         folder: Path,
         module: str | None = None,
         jobs: Callable[[], AbstractContextManager[JobWatcher | None]] = nullcontext,
+        reference: str | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.kind = kind
+        self.reference = reference or kind.name
+        self.settings = dict(settings or {})
         self.folder = folder
         self.module = module or kind.__module__
         self.jobs = jobs
@@ -78,7 +86,7 @@ class Subject:
 
     def configured(self, changes: Mapping[str, Any] | None = None) -> MethodConfig:
         """Settings that fit the small fold."""
-        return self.kind.configure(DATASET, self.preset, changes)
+        return self.kind.configure(DATASET, self.preset, {**self.settings, **(changes or {})})
 
     @cached_property
     def _data(self) -> TrainingData:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.contract.check import Check, Result, name_of, run_check, title_of
 from bench.contract.demo import is_quick_on_the_demo
@@ -30,13 +30,14 @@ from bench.contract.predictions import (
 )
 from bench.contract.settings import presets_are_valid, search_space_is_valid
 from bench.contract.storage import comes_back_from_its_folder, saves_plain_files_in_its_folder
-from bench.contract.subject import Subject
+from bench.contract.subject import DATASET, Subject
 from bench.contract.training import (
     devices_agree,
     early_stopping_needs_validation,
     every_parameter_learns,
 )
-from bench.registry import find_methods, method_class
+from bench.method_references import absolute, is_own
+from bench.registry import check_installed, find_methods, load_method
 
 if TYPE_CHECKING:
     from bench.execute.executors.base import JobWatcher
@@ -80,18 +81,21 @@ class Listener:
 
 
 def check_method(
-    name: str,
+    method: str,
     *,
+    settings: Mapping[str, Any] | None = None,
     demo: bool = True,
     listener: Listener | None = None,
     jobs: Callable[[], AbstractContextManager[JobWatcher | None]] = nullcontext,
 ) -> list[Result]:
-    """Carry out all checks on a method, built-in or of an installed plugin.
+    """Carry out all checks on a method: built-in, of an installed plugin, or in a file.
 
     Parameters
     ----------
-    name
-        What users type.
+    method
+        Name of the method, or a reference to one; see :mod:`bench.method_references`.
+    settings
+        Settings that differ from those of every preset, as of ``bench run``.
     demo
         Whether to run it on the demo, which takes longest.
     listener
@@ -107,15 +111,25 @@ def check_method(
     Raises
     ------
     UnknownNameError
-        No such method.
+        No such method or setting.
     BenchError
         Its module cannot be imported.
     """
-    listener = listener or Listener()
-    kind = method_class(name)
+    from bench.execute.method_specs import resolve_methods
+    from bench.settings import own_settings
+
+    listener, method = listener or Listener(), absolute(method)
+    installed = find_methods()
+    if not is_own(method):
+        check_installed(method, installed)
+    # What cannot be imported, or has no such settings, is found out in another process.
+    resolve_methods([method], DATASET, "authors", settings or {})
+    kind = load_method(method)
+    module = kind.__module__ if is_own(method) else module_of(installed[method])
+    changes = own_settings(kind, settings or {}, set(), method)
     results = []
     with TemporaryDirectory(prefix="bench-check-", ignore_cleanup_errors=True) as folder:
-        subject = Subject(kind, Path(folder), module_of(find_methods()[name]), jobs)
+        subject = Subject(kind, Path(folder), module, jobs, method, changes)
         for check in CHECKS:
             listener.started(title_of(check))
             if check is is_quick_on_the_demo and not demo:

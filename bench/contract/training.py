@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.contract.check import ContractError, NotApplicableError
+from bench.contract.outcome import ContractError, NotApplicableError
 from bench.contract.subject import Subject
 from bench.data.inputs import TrainingData
 from bench.errors import BenchError
@@ -16,10 +16,11 @@ with 10-bit mantissas by default."""
 
 def every_parameter_learns(subject: Subject) -> None:
     """Every parameter gets a gradient unless it is declared frozen."""
-    context = subject.fitted.context
-    if not context.curves:
-        raise NotApplicableError("it does not train through bench.training")
-    idle = context.idle_parameters
+    idle = subject.fitted.context.idle_parameters
+    if idle is None:
+        raise NotApplicableError(
+            "it does not train through the training helper, which watches gradients"
+        )
     if idle:
         more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
         raise ContractError(

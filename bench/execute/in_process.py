@@ -9,7 +9,7 @@ from typing import Any
 from bench.errors import BenchError
 from bench.execute.inputs import FoldInputs
 from bench.files import one_line
-from bench.registry import method_class
+from bench.registry import load_method
 from bench.worker.fitting import fit_and_predict
 from bench.worker.handover import map_array, take_over
 from bench.worker.process import Answer, WorkerFailedError, WorkerRefusedError
@@ -45,7 +45,7 @@ class InProcess:
             training, slides = take_over(
                 self._inputs.handed_over, self._cut, images=self._task.images
             )
-            kind = method_class(self._task.method)
+            kind = load_method(self._task.method)
             report = fit_and_predict(self._task, kind, training, slides, self)
             self._result = vars(report)
         except TrialEndedError:

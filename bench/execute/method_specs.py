@@ -11,11 +11,12 @@ from typing import Any
 from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
 from bench.execute.request import FoldSettings
-from bench.registry import find_methods
+from bench.method_references import SHUFFLED, is_handed, is_own
+from bench.own_methods import prefix
+from bench.registry import Found, check_installed, find_methods
 from bench.worker.describe import describe
 from bench.worker.process import WorkerFailedError, run_worker
 
-SHUFFLED = "shuffled"
 RELEASED = "released"
 TUNED = "tuned"
 
@@ -28,6 +29,8 @@ class MethodFacts:
     ----------
     built_in
         Whether it is part of this package.
+    name
+        Name of its class.
     needs_image
         Whether it looks at images.
     control
@@ -46,6 +49,7 @@ class MethodFacts:
     """
 
     built_in: bool
+    name: str
     needs_image: bool
     control: bool
     has_presets: bool
@@ -64,7 +68,8 @@ class MethodSpec:
     label
         The row's name: ``mclstexp``, ``shuffled:mclstexp``, ``depth``.
     method
-        Name of the method, None for an oracle.
+        Name of the method, or a reference to one that is not installed (see
+        :mod:`bench.method_references`); None for an oracle.
     shuffled
         Whether test images are permuted among the spots.
     config
@@ -104,9 +109,20 @@ class MethodSpec:
         """Whether it looks at images."""
         return self.facts is not None and self.facts.needs_image
 
+    @property
+    def name(self) -> str | None:
+        """What stored results call the method: its row, for one that is not installed.
+
+        No path, and no name of an installed method, which a stored model would be loaded by.
+        """
+        if self.method is None or not is_own(self.method):
+            return self.method
+        kind, _, rest = self.label.partition(":")
+        return rest if kind in {SHUFFLED, RELEASED, TUNED} else self.label
+
     def without_shuffling(self) -> MethodSpec:
         """The method itself, of which this is the permuted-image control."""
-        return replace(self, label=str(self.method), shuffled=False)
+        return replace(self, label=self.label.removeprefix(f"{SHUFFLED}:"), shuffled=False)
 
     @property
     def has_presets(self) -> bool:
@@ -122,8 +138,9 @@ def resolve_methods(
     Parameters
     ----------
     methods
-        Names of methods and oracles, ``shuffled:METHOD``, or ``shuffled`` for the permuted-image
-        controls of all methods beside it that look at images.
+        Names of methods and oracles, references to methods (see :mod:`bench.method_references`),
+        ``shuffled:METHOD``, or ``shuffled`` for the permuted-image controls of all methods beside
+        it that look at images.
     dataset, preset
         Choose a method's settings.
     settings
@@ -138,8 +155,8 @@ def resolve_methods(
     described: dict[str, dict[str, Any]] = {}
 
     def of(name: str) -> dict[str, Any]:
-        if name not in known:
-            raise UnknownNameError("method", name, [*known, *ORACLES, SHUFFLED])
+        if not is_own(name):
+            check_installed(name, known, [*ORACLES, SHUFFLED])
         if name not in described:
             described[name] = _describe(name, dataset, preset, settings)
         return described[name]
@@ -150,7 +167,7 @@ def resolve_methods(
             twins = [
                 f"{SHUFFLED}:{name}"
                 for name in methods
-                if name in known and of(name)["facts"].needs_image
+                if (name in known or is_own(name)) and of(name)["facts"].needs_image
             ]
             if not twins:
                 raise BenchError(
@@ -172,11 +189,14 @@ def resolve_methods(
         shuffled = label.startswith(f"{SHUFFLED}:")
         name = label.removeprefix(f"{SHUFFLED}:")
         found = of(name)
+        row = _row_name(name, found["facts"], known)
         if shuffled and not found["facts"].needs_image:
-            raise BenchError(f"{label}: {name} does not look at images, shuffling changes nothing")
+            raise BenchError(
+                f"{SHUFFLED}:{row}: {row} does not look at images, shuffling changes nothing"
+            )
         specs.append(
             MethodSpec(
-                label=label,
+                label=f"{SHUFFLED}:{row}" if shuffled else row,
                 method=name,
                 shuffled=shuffled,
                 config=found["config"],
@@ -184,6 +204,7 @@ def resolve_methods(
                 changes=found["changes"],
             )
         )
+    _check_rows_differ(specs)
     unused = set(settings).difference(*(found["used"] for found in described.values()))
     if unused:
         names = {name for found in described.values() for name in found["facts"].settings}
@@ -203,13 +224,18 @@ def released_spec(
     """
     if not checkpoint.is_file():
         raise DataError(f"{checkpoint}: no such checkpoint file")
-    if ":" in method or method in ORACLES:
+    if is_twin(method) or method in ORACLES:
         raise BenchError(f"{method}: a checkpoint belongs to a method, not to a control or oracle")
     (method_spec,) = resolve_methods([method], dataset, preset, settings)
     assert method_spec.facts is not None  # only oracles have none
     if not method_spec.facts.released:
-        raise ConfigError(f"{method} has no released checkpoints to read")
-    return replace(method_spec, label=f"{RELEASED}:{method}", checkpoint=checkpoint)
+        raise ConfigError(f"{method_spec.label} has no released checkpoints to read")
+    return replace(method_spec, label=f"{RELEASED}:{method_spec.label}", checkpoint=checkpoint)
+
+
+def is_twin(method: str) -> bool:
+    """Whether a request's name asks for a permuted-image control."""
+    return method == SHUFFLED or method.startswith(f"{SHUFFLED}:")
 
 
 def tuned_spec(
@@ -223,7 +249,25 @@ def tuned_spec(
     (method_spec,) = resolve_methods([method], dataset, preset, settings)
     whole = _describe(method, dataset, preset, settings, [of.config for of in found.values()])
     chosen = dict(zip(found, whole["whole"], strict=True))
-    return replace(method_spec, label=f"{TUNED}:{method}", fold_configs=chosen)
+    return replace(method_spec, label=f"{TUNED}:{method_spec.label}", fold_configs=chosen)
+
+
+def _row_name(method: str, facts: MethodFacts, known: Mapping[str, Found]) -> str:
+    """What a row is called: the name of an installed method stands for that method alone."""
+    if not is_own(method):
+        return method
+    taken = facts.name in known or facts.name in ORACLES
+    return f"{prefix(method)}:{facts.name}" if taken else facts.name
+
+
+def _check_rows_differ(specs: Sequence[MethodSpec]) -> None:
+    methods: dict[str, str | None] = {}
+    for spec in specs:
+        if methods.setdefault(spec.label, spec.method) != spec.method:
+            raise BenchError(
+                f"two methods are called '{spec.label}'; change the attribute 'name' of one of the"
+                " classes"
+            )
 
 
 def _describe(
@@ -233,17 +277,20 @@ def _describe(
     settings: Mapping[str, Any],
     whole: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Facts and settings of a method; the module of another distribution runs in a worker."""
+    """Facts and settings of a method; a module that is not of this package runs in a worker."""
     question: dict[str, Any] = {"method": method, "dataset": dataset, "preset": preset}
     question |= {"settings": dict(settings), "whole": [dict(one) for one in whole]}
-    built_in = find_methods()[method].entry is None
-    if built_in:
+    known = find_methods().get(method)
+    built_in = known is not None and known.entry is None
+    # A class that was handed over is in this process, where its source can be found.
+    if built_in or is_handed(method):
         found = describe(**question)
     else:
         try:
             found = run_worker("describe", json.dumps(question))
         except WorkerFailedError as error:
-            raise BenchError(f"method '{method}' cannot be imported: {error}") from error
+            where = f"{method}:" if is_own(method) else f"method '{method}'"
+            raise BenchError(f"{where} cannot be imported: {error}") from error
     facts = {"built_in": built_in, **found["facts"]}
     for name in ("settings", "harness"):
         facts[name] = tuple(facts[name])

@@ -23,6 +23,7 @@ from bench.execute.request import Request
 from bench.fetch.overview import summarize
 from bench.files import canonical_hash, file_hash
 from bench.method import Precision
+from bench.method_references import is_handed
 from bench.protocol.audit import (
     Finding,
     audit,
@@ -127,6 +128,8 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
     if request.panel is not None:
         protocol = with_panel(protocol, request.panel, card.panels)
     specs = _method_specs(request, card.name)
+    if elsewhere:
+        _check_sendable(specs)
     devices = Devices(request.device, request.precision, elsewhere=elsewhere)
     check_writable(request.results)
 
@@ -171,7 +174,7 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
             "tables_hash": dataset.tables_hash,
             "label": method_spec.label,
             "kind": method_spec.kind,
-            "method": method_spec.method,
+            "method": method_spec.name,
             "preset": request.preset if method_spec.has_presets else "-",
             "config": dict(method_spec.config),
             "changes": dict(method_spec.changes),
@@ -302,6 +305,15 @@ def _method_specs(request: Request, dataset: str) -> list[MethodSpec]:
     # What a score rewards must be seen beside what was scored.
     named = {method_spec.label for method_spec in specs}
     return specs + [MethodSpec(name, None) for name in ORACLES if name not in named]
+
+
+def _check_sendable(specs: Sequence[MethodSpec]) -> None:
+    for spec in specs:
+        if spec.method is not None and is_handed(spec.method):
+            raise BenchError(
+                f"{spec.label}: a class of this process cannot be sent to another machine; write it"
+                " to a file that all nodes see and give the file's path"
+            )
 
 
 def _checkpoint(method_spec: MethodSpec) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.method_references import absolute
+
 
 @dataclass(frozen=True)
 class FoldSettings:
@@ -30,6 +32,8 @@ class Request:
 
     Attributes
     ----------
+    methods
+        Names and references of methods, see :mod:`bench.method_references`; paths become absolute.
     settings
         Values by ``setting``, for every method that has it, or by ``method.setting``.
     tuned
@@ -54,3 +58,7 @@ class Request:
     oracles: bool = True
     checkpoint: Path | None = None
     tuned: Mapping[str, Mapping[int, FoldSettings]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Jobs may be planned again in another working directory.
+        object.__setattr__(self, "methods", tuple(map(absolute, self.methods)))

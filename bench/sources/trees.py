@@ -146,6 +146,8 @@ class _Fields(dict[type, Callable[[Any], tuple[Any, ...]]]):
 
 _FIELDS = _Fields()
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_LAZY = "__getattr__"
+"""Function by which a module imports names when they are first asked for (PEP 562)."""
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, *_FUNCTIONS)
 
 
@@ -195,16 +197,18 @@ def _read_names(tree: ast.Module, source: SourceFile) -> None:
     origins: dict[str, list[Import]] = {}
     otherwise: set[str] = set()
     roots: set[str] = set()
-    # Statements with the scope they run in: module, class or function.
+    # Statements with the scope they run in: module, class, function, or the module's __getattr__,
+    # whose imports provide names of the module.
     waiting: list[tuple[ast.AST, str]] = [(statement, "module") for statement in tree.body]
     while waiting:
         node, scope = waiting.pop()
         at_top = scope == "module"
         if isinstance(node, ast.Import | ast.ImportFrom):
-            for bound, statement in _imports_of(node, deferred=scope == "function"):
+            deferred = scope in {"function", _LAZY}
+            for bound, statement in _imports_of(node, deferred=deferred):
                 source.imports.append(statement)
                 source.opaque |= at_top and bound == "*"
-                if at_top:
+                if at_top or scope == _LAZY:
                     origins.setdefault(bound, []).append(statement)
                 if statement.name is None and statement.module.startswith(f"{bound}."):
                     roots.add(bound)
@@ -236,7 +240,8 @@ def _imports_of(node: ast.Import | ast.ImportFrom, deferred: bool) -> Iterator[t
 def _statements_in(node: ast.AST, scope: str) -> Iterator[tuple[ast.AST, str]]:
     """Statements inside a statement, but those that are for type checking alone."""
     if isinstance(node, _FUNCTIONS):
-        scope = "function"
+        lazy = scope == "module" and node.name == _LAZY
+        scope = _LAZY if lazy else "function"
     elif isinstance(node, ast.ClassDef) and scope == "module":
         scope = "class"
     skipped = None

@@ -76,7 +76,9 @@ class _Bookkeeping(Callback):
             del self.idle[name]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.context.idle_parameters[:] = self.idle or ()
+        # A fit that went on from its last checkpoint may have made no step here.
+        if self.idle is not None:
+            self.context.idle_parameters = list(self.idle)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         row = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -122,6 +122,21 @@ class NetworkMethod(Method):
         """(spots, height, width, 3) uint8 patches of a slide as the settings ask for them."""
         return slide.patches(self.config.patch_size, self.config.input_size)
 
+    def loader(self, sections: Sequence[TrainingSection], seed: int) -> Any:
+        """Batches of sections for a training, in an order that follows from `seed`.
+
+        They hold ``patches``, :meth:`inputs` and :meth:`training_arrays`, of a few spots or of one
+        whole section as :attr:`unit` says.
+        """
+        from bench.training.batches import SectionDataset, SpotDataset, section_loader, spot_loader
+
+        patches = [self.patches(section) for section in sections]
+        each = [{**self.inputs(part), **self.training_arrays(part)} for part in sections]
+        arrays = {name: [values[name] for values in each] for name in each[0]}
+        if self.unit == "section":
+            return section_loader(SectionDataset(patches, arrays), seed)
+        return spot_loader(SpotDataset(patches, arrays), self.config.batch_size, seed)
+
     def complete(self, data: TrainingData, context: Context) -> None:
         """Make what predicting needs beside the network, from the network as it is.
 
@@ -144,26 +159,15 @@ class NetworkMethod(Method):
         """Build the network and train it."""
         import torch
 
-        from bench.training.batches import SectionDataset, SpotDataset, section_loader, spot_loader
         from bench.training.fitting import train_on
 
         torch.manual_seed(context.seed)
         self.network = self.build(data, context)
-
-        def loader(sections: Sequence[TrainingSection]) -> Any:
-            patches = [self.patches(section) for section in sections]
-            each = [{**self.inputs(part), **self.training_arrays(part)} for part in sections]
-            arrays = {name: [values[name] for values in each] for name in each[0]}
-            if self.unit == "section":
-                return section_loader(SectionDataset(patches, arrays), context.seed)
-            dataset = SpotDataset(patches, arrays)
-            return spot_loader(dataset, self.config.batch_size, context.seed)
-
         complete = partial(self.complete, data, context)
         train_on(
             self.training_module(),
             data,
-            loader,
+            partial(self.loader, seed=context.seed),
             epochs=self.config.epochs,
             patience=self.config.patience,
             context=context,

@@ -66,8 +66,8 @@ class Objective:
 
     Parameters
     ----------
-    kind
-        The method's class.
+    method, kind
+        What a worker knows the method by, and its class.
     base
         Dataset's name and preset, which the settings begin with.
     fixed
@@ -86,6 +86,7 @@ class Objective:
 
     def __init__(
         self,
+        method: str,
         kind: type[Method],
         base: tuple[str, str],
         fixed: Mapping[str, Any],
@@ -98,6 +99,7 @@ class Objective:
         prunes: bool,
         worker: str,
     ) -> None:
+        self._method = method
         self._kind, self._base, self._fixed, self._folds = kind, base, dict(fixed), list(folds)
         self._score, self._seed = BY_NAME[score], seed
         self._device, self._precision = device, precision
@@ -174,7 +176,7 @@ class Objective:
     ) -> FitTask:
         """What a worker is asked to do for one inner fold."""
         return FitTask(
-            method=self._kind.name,
+            method=self._method,
             configs=tuple(config.model_dump(mode="json") for config in configs),
             inputs=str(inputs.handed_over.absolute()),
             images=self._kind.needs_image,

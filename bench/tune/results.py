@@ -96,7 +96,7 @@ def write_results(spec: StudySpec, study: Study) -> Tuned:
         {
             "study": spec.name,
             "run_key": job.run.key,
-            "method": job.method_spec.method,
+            "method": job.method_spec.name,
             "dataset": job.source.dataset.card.name,
             "protocol": job.source.protocol.name,
             "fold": job.fold,

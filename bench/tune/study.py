@@ -26,7 +26,7 @@ from bench.evaluate.scores import BY_NAME
 from bench.execute.inputs import InputsOfFolds
 from bench.execute.plan import Job
 from bench.method import Method
-from bench.registry import method_class
+from bench.registry import load_method
 from bench.tune.choices import Pruner, Sampler
 from bench.tune.inner import inner_folds, inner_inputs
 from bench.tune.objective import (
@@ -81,7 +81,7 @@ class StudySpec:
     @property
     def kind(self) -> type[Method]:
         """The method's class."""
-        return method_class(str(self.job.method_spec.method))
+        return load_method(str(self.job.method_spec.method))
 
     @property
     def base(self) -> tuple[str, str]:
@@ -140,6 +140,7 @@ def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) ->
     start_server(networks=spec.job.method_spec.needs_image)
     with living_worker(spec.folder) as worker, closing(InputsOfFolds()) as pool:
         objective = Objective(
+            str(spec.job.method_spec.method),
             spec.kind,
             spec.base,
             spec.fixed,

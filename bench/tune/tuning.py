@@ -14,12 +14,15 @@ from filelock import FileLock
 
 from bench.errors import BenchError, ConfigError
 from bench.execute.executors.base import Executor, JobWatcher
+from bench.execute.method_specs import MethodSpec, is_twin
 from bench.execute.plan import Job, make_plan
 from bench.execute.request import FoldSettings
 from bench.execute.run import RunResult, Uploads, run_request
 from bench.files import canonical_hash
 from bench.method import Method
-from bench.registry import method_class
+from bench.method_references import is_own
+from bench.own_methods import pickled_classes, take_over
+from bench.registry import load_method
 from bench.sources import code_hash
 from bench.store import read_record
 from bench.tune.figures import study_figures
@@ -135,7 +138,8 @@ def tune(
         done = counts(trials)
         said = ", ".join(f"{number} {name}" for name, number in done.items() if number)
         if not done["complete"]:
-            failed.append(AllFailed(method, fold, tuple(common_reasons(trials))))
+            label = spec.job.method_spec.label
+            failed.append(AllFailed(label, fold, tuple(common_reasons(trials))))
             watcher.study_done(spec, None, said)
             continue
         known = read_record(spec.folder / STUDY).get("trials")
@@ -194,12 +198,16 @@ def plan_studies(request: TuneRequest, *, elsewhere: bool = False) -> list[Study
     """
     if request.jobs < 1 or request.trials < 1 or request.inner_folds < 2:
         raise ConfigError("tuning needs at least one job, one trial and two inner folds")
-    for name in request.run.methods:
-        _tunable(name)
+    methods = request.run.methods
+    for name in methods:
+        if not is_own(name):
+            _tunable(name)
     plan = make_plan(replace(request.run, oracles=False), elsewhere=elsewhere)
+    for name in filter(is_own, methods):  # another process has imported it without harm
+        _tunable(name)
     specs = []
     for run in plan.runs:
-        fixed = _fixed(request.run.settings, run.method_spec.label, run.method_spec.config)
+        fixed = _fixed(request.run.settings, run.method_spec)
         for job in run.jobs:
             name = _study_name(request, run.folder.key, job, fixed)
             folder = (
@@ -218,20 +226,26 @@ def plan_studies(request: TuneRequest, *, elsewhere: bool = False) -> list[Study
 
 
 def _tunable(name: str) -> type[Method]:
-    if ":" in name or name == "shuffled":
+    if is_twin(name):
         raise BenchError(f"{name}: a twin has the settings of its method; tune the method")
-    kind = method_class(name)
+    kind = load_method(name)
     if kind.control:
-        raise BenchError(f"{name} is a control and is not tuned")
+        raise BenchError(f"{kind.name} is a control and is not tuned")
     searched = kind.search_space.__func__ is not Method.search_space.__func__  # type: ignore[attr-defined]
     if not searched and not kind.predict_space:
-        raise BenchError(f"{name} offers no settings to search")
+        raise BenchError(f"{kind.name} offers no settings to search")
     return kind
 
 
-def _fixed(settings: Mapping[str, Any], method: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def _fixed(settings: Mapping[str, Any], method_spec: MethodSpec) -> dict[str, Any]:
     """What the user set for a method, as its settings have it."""
-    return {n: config[n] for n in config if n in settings or f"{method}.{n}" in settings}
+    config, facts = method_spec.config, method_spec.facts
+    owners = {method_spec.label, method_spec.method, facts.name if facts else None}
+    return {
+        name: config[name]
+        for name in config
+        if name in settings or any(f"{owner}.{name}" in settings for owner in owners)
+    }
 
 
 def _study_name(request: TuneRequest, run_key: str, job: Job, fixed: Mapping[str, Any]) -> str:
@@ -272,7 +286,8 @@ def run_study(spec: StudySpec, told: Callable[[Study], None]) -> None:
     threads = max(1, (os.cpu_count() or 1) // spec.request.jobs)
     workers = []
     for _ in range(spec.request.jobs):
-        worker = context.Process(target=_work_quietly, args=(spec, threads))
+        classes = pickled_classes(str(spec.job.method_spec.method))
+        worker = context.Process(target=_work_quietly, args=(spec, threads, classes))
         worker.start()
         workers.append(worker)
     try:
@@ -295,10 +310,11 @@ def run_study(spec: StudySpec, told: Callable[[Study], None]) -> None:
         )
 
 
-def _work_quietly(spec: StudySpec, threads: int) -> None:
+def _work_quietly(spec: StudySpec, threads: int, classes: Mapping[str, bytes]) -> None:
     """Work of a worker process; an error that no setting can mend is one line."""
     from bench.worker.child import limit_threads
 
+    take_over(classes)
     try:
         if "OMP_NUM_THREADS" not in os.environ:
             limit_threads(threads)

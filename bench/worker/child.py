@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import own_methods
 from bench.errors import BenchError, DataError
 from bench.files import one_line
 from bench.worker.handover import map_array, take_over
@@ -78,11 +79,13 @@ def main(
         Environment variables of the harness, which the server that forks may not have.
     setup
         ``log``: file for what is printed, or None; ``threads``: number of threads of numerical
-        libraries, or None.
+        libraries, or None; ``classes``: methods that were handed over, see
+        :func:`bench.own_methods.pickled_classes`.
     """
     channel = Channel(connection)
     try:
         _settle(environment, setup)
+        own_methods.take_over(setup.get("classes", {}))
         answer = _WORK[work](text, channel)
         channel.tell("answer", **answer)
         status = 0
@@ -183,12 +186,12 @@ def _text(error: BaseException, limit: int) -> str:
 
 
 def _fit(text: str, channel: Channel) -> dict[str, Any]:
-    from bench.registry import method_class
+    from bench.registry import load_method
     from bench.worker.fitting import fit_and_predict
 
     task = read_task(text)
     training, slides = take_over(Path(task.inputs), channel.cut, images=task.images)
-    report = fit_and_predict(task, method_class(task.method), training, slides, channel)
+    report = fit_and_predict(task, load_method(task.method), training, slides, channel)
     return vars(report)
 
 

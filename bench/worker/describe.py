@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from bench.errors import ConfigError
 from bench.files import one_line
 from bench.method import Method, MethodConfig
-from bench.registry import find_methods, method_class
+from bench.own_methods import own_code
+from bench.registry import find_methods, load_method
 from bench.settings import changed_settings, own_settings
-from bench.sources import harness_imports, method_code
 
 
 def describe(
@@ -27,7 +27,7 @@ def describe(
     Parameters
     ----------
     method
-        Name of the method.
+        Name of the method, or a reference to one; see :mod:`bench.method_references`.
     dataset, preset
         Choose the settings to begin with.
     settings
@@ -49,23 +49,24 @@ def describe(
         The module cannot be imported, the preset or a setting does not exist, or a value is not
         allowed.
     """
-    kind = method_class(method)
+    kind = load_method(method)
     used: set[str] = set()
-    changes = own_settings(kind, settings, used)
+    changes = own_settings(kind, settings, used, method)
     config = kind.configure(dataset, preset, changes)
-    code = method_code(kind)
-    entry = find_methods()[method].entry
-    if entry is not None and entry.dist is not None:
-        code[f"dist {entry.dist.name}"] = entry.dist.version
+    code, harness = own_code(method, kind)
+    found = find_methods().get(method)
+    if found is not None and found.entry is not None and found.entry.dist is not None:
+        code[f"dist {found.entry.dist.name}"] = found.entry.dist.version
     return {
         "facts": {
+            "name": kind.name,
             "needs_image": kind.needs_image,
             "control": kind.control,
             "has_presets": any(kind.presets.values()),
             "released": _overrides(kind, "from_released"),
             "settings": list(kind.Config.model_fields),
             "code": code,
-            "harness": sorted(harness_imports(kind)),
+            "harness": sorted(harness),
         },
         "config": _values(config),
         "used": sorted(used),

@@ -15,6 +15,7 @@ from bench.data.inputs import Slide, TrainingData
 from bench.files import one_line
 from bench.method import Context, Method
 from bench.worker.memory import peak_device_memory_mb, peak_memory_mb, reset_peak_memory
+from bench.worker.shuffling import ShuffledSlide, check_shuffled, shuffled_slides
 from bench.worker.task import (
     MODEL,
     FitReport,
@@ -47,7 +48,7 @@ def fit_and_predict(
     Raises
     ------
     BenchError
-        What the method refuses.
+        What the method refuses, or a permuted-image control whose images were not permuted.
     TrainingError
         It predicted something that is no prediction.
     """
@@ -60,11 +61,9 @@ def fit_and_predict(
         scratch=Path(task.scratch) if task.scratch else None,
         progress=harness.progress,
     )
+    shuffled: list[ShuffledSlide] = []
     if task.shuffled is not None:
-        slides = [
-            slide.with_images_shuffled(task.shuffled + number)
-            for number, slide in enumerate(slides)
-        ]
+        slides = shuffled = shuffled_slides(slides, task.shuffled)
     configs = [kind.Config.model_validate(config) for config in task.configs]
     panel = training.panel
     # Whatever a method draws from follows from the seed.
@@ -87,8 +86,9 @@ def fit_and_predict(
     else:
         each = method.predict_each(slides, context, configs)
     for number, predictions in enumerate(each):
-        _write(out, 0, number, checked_predictions(task.method, slides, panel, predictions))
+        _write(out, 0, number, checked_predictions(kind.name, slides, panel, predictions))
     predicted = time.perf_counter()
+    check_shuffled(shuffled, kind.name)
     if task.save:
         (out / MODEL).mkdir()
         method.save(out / MODEL)
@@ -133,7 +133,8 @@ class _Look:
     def __call__(self, done: int, total: int) -> None:
         look = self._epochs(total).index(done) + 1
         predictions = self._method.predict(self._slides, self._context)
-        checked = checked_predictions(self._task.method, self._slides, self._panel, predictions)
+        name = self._method.name
+        checked = checked_predictions(name, self._slides, self._panel, predictions)
         _write(Path(self._task.out), look, 0, checked)
         if not self._harness.ask("look", look=look)["go_on"]:
             raise TrialEndedError

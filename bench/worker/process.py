@@ -29,6 +29,7 @@ from bench.errors import (
     TrainingError,
 )
 from bench.files import one_line
+from bench.own_methods import pickled_classes
 from bench.worker import child
 
 _LONGEST_MESSAGE = 1 << 24
@@ -128,7 +129,11 @@ class Worker:
             start_server(networks=True)
         context: Any = multiprocessing.get_context("spawn" if alone else _how())
         self._connection, theirs = context.Pipe()
-        setup = {"log": str(log) if log else None, "threads": threads}
+        setup = {
+            "log": str(log) if log else None,
+            "threads": threads,
+            "classes": pickled_classes(text),
+        }
         variables = {**os.environ, **(environment or {})}
         self._process = context.Process(
             target=child.main, args=(theirs, work, text, variables, setup), daemon=False

@@ -28,7 +28,7 @@ class FitTask:
     Attributes
     ----------
     method
-        Name of the method.
+        Name of the method, or a reference to one; see :mod:`bench.method_references`.
     configs
         Settings; the method is fitted under the first and predicts under each.
     inputs

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from bench.api import (
+    QUICK_ENCODER,
     Context,
+    FrozenEncoderConfig,
     Method,
     MethodConfig,
+    NetworkMethod,
     Slide,
     TrainingData,
     TrainingSection,
-    atomic_write,
 )
-from bench.blocks.frozen import QUICK_ENCODER, FrozenEncoderConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.blocks.features import FeatureSpace
+    from bench.methods.mlp.network import MLPNetwork
+    from bench.methods.mlp.recipe import MLPRecipe
 
 _QUICK = {
     **QUICK_ENCODER,
@@ -52,8 +59,14 @@ class MLPConfig(FrozenEncoderConfig):
     patience: int | None = Field(default=None, ge=1)
 
 
-class MLP(Method):
-    """What a frozen encoder knows of expression, read out by a network."""
+class MLP(NetworkMethod):
+    """What a frozen encoder knows of expression, read out by a network.
+
+    Attributes
+    ----------
+    space
+        Standardised features of the encoder.
+    """
 
     name: ClassVar[str] = "mlp"
     Config: ClassVar[type[MethodConfig]] = MLPConfig
@@ -61,6 +74,8 @@ class MLP(Method):
         "quick": _QUICK,
         "tiny": {**_QUICK, "input_size": 32, "batch_size": 8, "epochs": 2, "hidden": 16},
     }
+    memory: ClassVar[str | None] = "space.npz"
+    space: FeatureSpace
     config: MLPConfig
 
     @classmethod
@@ -74,44 +89,47 @@ class MLP(Method):
             "epochs": trial.suggest_int("epochs", 5, 100, log=True),
         }
 
-    def fit(self, data: TrainingData, context: Context) -> None:
-        """Train on standardised features, starting at the mean target."""
-        import torch
-
+    def build(self, data: TrainingData, context: Context) -> MLPNetwork:
+        """The network on standardised features, which begins by predicting the mean target."""
         from bench.blocks.features import FeatureSpace, FrozenEncoder
         from bench.methods.mlp.network import MLPNetwork
-        from bench.methods.mlp.recipe import MLPRecipe, feature_loader
-        from bench.training.fitting import learned_sections, train_on
+        from bench.training.fitting import learned_sections
 
-        torch.manual_seed(context.seed)
-        config = self.config
-        encoder = FrozenEncoder(config, context.seed, context.device, context.precision)
+        encoder = FrozenEncoder(self.config, context.seed, context.device, context.precision)
         names = [section.name for section in data.sections]
-        features = dict(zip(names, encoder.encode(data.sections, context), strict=True))
-        learned = learned_sections(data, config.patience)
-        self._space = FeatureSpace.fit(encoder, [features[section.name] for section in learned])
-        self._network = MLPNetwork(
-            self._space.size, len(data.panel), hidden=config.hidden, dropout=config.dropout
-        )
-        targets = np.concatenate([section.target for section in learned])
-        self._network.start_from(targets.mean(axis=0, dtype=np.float64))
+        self._features = dict(zip(names, encoder.encode(data.sections, context), strict=True))
+        learned = learned_sections(data, self.config.patience)
+        self.space = FeatureSpace.fit(encoder, [self._features[s.name] for s in learned])
+        network = MLPNetwork(self.space.size, len(data.panel), **self.chosen("hidden", "dropout"))
+        network.start_from(self.mean_target(data))
+        return network
 
-        def loader(sections: Sequence[TrainingSection]) -> Any:
-            return feature_loader(
-                [self._space.standardise(features[section.name]) for section in sections],
-                [section.target for section in sections],
-                config.batch_size,
-                context.seed,
-            )
+    def restore(self, source: Any) -> MLPNetwork:
+        """The network of a file, which tells all sizes."""
+        from bench.methods.mlp.network import MLPNetwork
 
-        train_on(
-            MLPRecipe(self._network, config),
-            data,
-            loader,
-            epochs=config.epochs,
-            patience=config.patience,
-            context=context,
-        )
+        return MLPNetwork.from_file(source, dropout=self.config.dropout)
+
+    # No checkpoint holds the feature space that belongs to the network.
+    from_released = vars(Method)["from_released"]
+
+    def training_module(self) -> MLPRecipe:
+        """AdamW on the mean squared error."""
+        from bench.methods.mlp.recipe import MLPRecipe
+
+        return MLPRecipe(self.network, self.config)
+
+    def loader(self, sections: Sequence[TrainingSection], seed: int) -> Any:
+        """Shuffled batches of features and targets."""
+        from bench.methods.mlp.recipe import feature_loader
+
+        features = [self.space.standardise(self._features[section.name]) for section in sections]
+        targets = [section.target for section in sections]
+        return feature_loader(features, targets, self.config.batch_size, seed)
+
+    def complete(self, data: TrainingData, context: Context) -> None:
+        """Let go of the training features."""
+        self._features = {}
 
     def predict(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
         """The network's output for each spot's features."""
@@ -119,30 +137,23 @@ class MLP(Method):
 
         from bench.blocks.precision import to_device
 
-        network = to_device(self._network, context).eval()
+        network = to_device(self.network, context).eval()
         with torch.inference_mode():
             return [
                 network(torch.from_numpy(features).to(context.device)).cpu().numpy()
-                for features in self._space.embed(slides, context)
+                for features in self.space.embed(slides, context)
             ]
 
-    def save(self, folder: Path) -> None:
-        """Write ``network.safetensors``, and its input space as ``space.npz``."""
-        from bench.blocks.weights import save_network
+    def predict_slide(self, images: Iterator[Tensor], **inputs: Tensor) -> Tensor:
+        """Not used: the network reads features in place of patches."""
+        raise NotImplementedError
 
-        save_network(self._network, folder)
-        with atomic_write(folder / "space.npz") as temporary:
-            np.savez(temporary, **self._space.arrays())
+    def remembered(self) -> dict[str, np.ndarray]:
+        """The feature space."""
+        return self.space.arrays()
 
-    @classmethod
-    def load(cls, folder: Path, config: MethodConfig) -> Self:
-        """Read what :meth:`save` wrote."""
+    def remember(self, arrays: dict[str, np.ndarray]) -> None:
+        """The feature space."""
         from bench.blocks.features import FeatureSpace
-        from bench.blocks.weights import NETWORK
-        from bench.methods.mlp.network import MLPNetwork
 
-        method = cls(config)
-        with np.load(folder / "space.npz", allow_pickle=False) as space:
-            method._space = FeatureSpace.from_arrays(method.config, space)
-        method._network = MLPNetwork.from_file(folder / NETWORK, dropout=method.config.dropout)
-        return method
+        self.space = FeatureSpace.from_arrays(self.config, arrays)

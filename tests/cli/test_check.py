@@ -112,3 +112,66 @@ def test_a_plugin_without_a_method_is_refused(check, plugins):
     write_plugin(plugins, "empty")
     (plugins / "plugin_empty.py").write_text("Plugin = 3\n")
     assert_refused(check("empty"), "method 'empty'", "no Method class")
+
+
+NEEDS_A_FACTOR = """
+import numpy as np
+from bench.api import Method, MethodConfig, atomic_write
+
+
+class FactorConfig(MethodConfig):
+    factor: float
+
+
+class Factor(Method):
+    name = "factor"
+    Config = FactorConfig
+    needs_image = False
+
+    def fit(self, data, context):
+        targets = np.concatenate([section.target for section in data.sections])
+        self.mean = self.config.factor * targets.mean(axis=0)
+
+    def predict(self, slides, context):
+        return [np.tile(self.mean, (len(s), 1)).astype(np.float32) for s in slides]
+
+    def save(self, folder):
+        with atomic_write(folder / "mean.npy") as temporary:
+            np.save(temporary, self.mean)
+
+    @classmethod
+    def load(cls, folder, config):
+        method = cls(config)
+        method.mean = np.load(folder / "mean.npy")
+        return method
+"""
+
+
+@pytest.fixture
+def factor(tmp_path):
+    path = tmp_path / "factor.py"
+    path.write_text(NEEDS_A_FACTOR)
+    return path
+
+
+@pytest.mark.parametrize("key", ["factor", "factor.factor"])
+def test_a_file_is_checked_under_given_settings(check, factor, key):
+    answer = check(factor, "--set", f"{key}=2")
+    lines, last = lines_of(answer)
+    assert answer.status == 0, answer
+    assert " 0 failed, " in last
+    (imports,) = [told for mark, told in lines if told.startswith("Importing it is quick")]
+    assert "it is not installed" in imports
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), ["setting of factor: factor: Field required"]),
+        (("--set", "factor=many"), ["setting of factor: factor"]),
+        (("--set", "factor=1", "--set", "facter=1"), ["unknown setting 'facter'", "factor"]),
+        (("--set", "factor"), ["write key=value"]),
+    ],
+)
+def test_settings_that_are_none_are_refused(check, factor, options, words):
+    assert_refused(check(factor, *options), *words)

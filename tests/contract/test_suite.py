@@ -126,6 +126,17 @@ def test_the_reason_says_what_was_seen(name, reason, tmp_path):
     assert result.reason.startswith(reason)
 
 
+def test_gradients_of_a_loop_of_its_own_are_not_vouched_for(tmp_path):
+    class OwnLoop(Brightness):
+        def fit(self, data, context):
+            super().fit(data, context)
+            context.curves.append({"epoch": 0.0, "train_loss": 1.0})
+
+    result = run_check(BY_NAME["every_parameter_learns"], Subject(OwnLoop, tmp_path))
+    assert result.outcome == "not applicable"
+    assert "does not train through the training helper" in result.reason
+
+
 def test_an_exception_of_the_method_keeps_its_traceback_and_a_broken_promise_has_none(tmp_path):
     by_name = {kind.__name__: kind for kind in BROKEN}
     check = BY_NAME["predicts_each_slide"]

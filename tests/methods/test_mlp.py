@@ -108,10 +108,10 @@ def centre_of(method, sections):
 def test_a_fixed_number_of_epochs_learns_from_validation_too_and_patience_does_not(data, usual):
     fixed, context = usual
     assert "val_loss" not in context.curves[0]
-    np.testing.assert_array_equal(fixed._space.centre, centre_of(fixed, data.sections))
+    np.testing.assert_array_equal(fixed.space.centre, centre_of(fixed, data.sections))
     early, context = fitted(data, epochs=3, patience=1)
     assert "val_loss" in context.curves[0]
-    np.testing.assert_array_equal(early._space.centre, centre_of(early, data.train))
+    np.testing.assert_array_equal(early.space.centre, centre_of(early, data.train))
 
 
 def test_early_stopping_keeps_the_network_of_the_least_validation_loss(data):
@@ -120,8 +120,8 @@ def test_early_stopping_keeps_the_network_of_the_least_validation_loss(data):
     assert len(losses) < 60
     section = data.validation[0]
     encoder = FrozenEncoder(method.config, 1, "cpu")
-    values = torch.from_numpy(method._space.standardise(encoder.encode([section])[0]))
-    error = method._network.eval()(values).detach().numpy() - section.target
+    values = torch.from_numpy(method.space.standardise(encoder.encode([section])[0]))
+    error = method.network.eval()(values).detach().numpy() - section.target
     assert float(np.mean(error**2)) == pytest.approx(min(losses), rel=1e-4)
 
 
@@ -174,7 +174,7 @@ def test_a_saved_network_tells_its_sizes(usual, data, slide, tmp_path):
     method, _ = fitted(data, hidden=24)
     method.save(tmp_path)
     loaded = MLP.load(tmp_path, usual[0].config)  # says 16
-    assert loaded._network.hidden.out_features == 24
+    assert loaded.network.hidden.out_features == 24
     np.testing.assert_array_equal(predict(loaded, slide), predict(method, slide))
 
 
@@ -198,6 +198,6 @@ def test_a_tensor_that_does_not_fit_is_named(usual, tmp_path, change, named):
 
 
 def test_shapes_of_the_usual_fit(usual):
-    network = usual[0]._network
+    network = usual[0].network
     assert network.hidden.weight.shape == (16, FEATURES)
     assert network.head.weight.shape == (GENES, 16)

@@ -16,6 +16,10 @@ FILES = {
     "bleep": {"network.safetensors": None, "bank.npz": ["keys", "values"]},
     "hist2st": {"network.safetensors": None},
     "histogene": {"network.safetensors": None},
+    "mlp": {
+        "network.safetensors": None,
+        "space.npz": ["encoder_seed", "encoder_identity", "feature_centre", "feature_scale"],
+    },
     "mclstexp": {"network.safetensors": None, "bank.npz": ["keys", "values"]},
     "stnet": {"network.safetensors": None, "colour.npz": ["mean", "std"]},
     "thitogene": {"network.safetensors": None, "graph.json": ["as_released"]},

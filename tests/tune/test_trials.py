@@ -296,7 +296,7 @@ def test_scores_are_those_of_a_run(name):
     totals = rng.integers(1, 100, 20)
     truth = SimpleNamespace(expression=expression, heg=heg, totals=totals)
     objective = Objective(
-        *(None, ("tiny", "-"), {}, ()), score=name, seed=0, device="cpu", precision="32",
+        *("", None, ("tiny", "-"), {}, ()), score=name, seed=0, device="cpu", precision="32",
         prunes=False, worker="",
     )  # fmt: skip
     wanted = score_section(ScoredSection(expression, prediction, heg, totals=totals))[0][name]

@@ -27,6 +27,7 @@ from bench.execute.inputs import InputsOfFolds
 from bench.execute.job import job_keys
 from bench.execute.plan import Job, Plan
 from bench.files import one_line
+from bench.method_references import is_file
 
 RETRIES = 3
 """How often a task is begun again whose node or process was lost."""
@@ -110,9 +111,22 @@ class RayExecutor:
         return job
 
     def prepare(self, jobs: Sequence[Job]) -> None:
-        """Fetch the weights that jobs need, since nodes fetch nothing."""
+        """Fetch the weights that jobs need, since nodes fetch nothing.
+
+        Raises
+        ------
+        BenchError
+            A method is a file that nodes do not see, or weights cannot be fetched.
+        """
         if self.shared_disk:
             fetch_weights(jobs)
+            return
+        for job in jobs:
+            if is_file(str(job.method_spec.method)):
+                raise BenchError(
+                    f"{job.method_spec.label}: with --no-shared-disk nodes do not see the file of"
+                    " the method; install it as a package on all nodes"
+                )
 
     def run_workers(
         self, job: Job, work: Callable[[Job], None], number: int, told: Callable[[], None]

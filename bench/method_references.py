@@ -1,0 +1,54 @@
+"""Names of methods that are not installed: texts alone, nothing is read or imported.
+
+A reference is the text that stands for a method wherever a name may stand: the path of a file
+(``/home/me/my_method.py``), a path and a class (``/home/me/my_method.py:MyMethod``), or, for a
+class handed to :func:`bench.run`, ``class:MyMethod@`` and a hash.
+"""
+
+from __future__ import annotations
+
+import os
+
+SHUFFLED = "shuffled"
+"""Before a colon: the permuted-image control of a method."""
+
+HANDED = "class:"
+"""Begins the reference of a class that was handed over."""
+
+_TWIN = f"{SHUFFLED}:"
+
+
+def is_file(reference: str) -> bool:
+    """Whether a reference names a Python file, with or without a class."""
+    return split(reference) is not None
+
+
+def is_handed(reference: str) -> bool:
+    """Whether a reference names a class that was handed over."""
+    return reference.startswith(HANDED)
+
+
+def is_own(reference: str) -> bool:
+    """Whether a reference names a method that is not installed."""
+    return is_file(reference) or is_handed(reference)
+
+
+def absolute(reference: str) -> str:
+    """The reference with an absolute path; one that names no file is returned as it is."""
+    if reference.startswith(_TWIN):
+        return f"{_TWIN}{absolute(reference.removeprefix(_TWIN))}"
+    parts = split(reference)
+    if parts is None:
+        return reference
+    path, name = parts
+    return f"{os.path.abspath(os.path.expanduser(path))}{':' if name else ''}{name}"
+
+
+def split(reference: str) -> tuple[str, str] | None:
+    """Path and class of a reference to a file, the class empty where none is named."""
+    if reference.startswith(_TWIN):
+        return None
+    if reference.endswith(".py"):
+        return reference, ""
+    path, colon, name = reference.rpartition(":")
+    return (path, name) if colon and path.endswith(".py") else None
