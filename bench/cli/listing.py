@@ -10,6 +10,7 @@ import typer
 
 from bench.cli.options import JsonOption
 from bench.cli.terminal import print_rows
+from bench.errors import DataError
 
 
 class ListedKind(StrEnum):
@@ -32,8 +33,8 @@ def list_command(
     listing: dict[str, list[dict[str, str]]] = {}
     if kind in {ListedKind.all, ListedKind.methods}:
         listing["methods"] = [
-            {"name": found.name, "from": found.source, "summary": found.summary}
-            for found in find_methods().values()
+            {"name": method.name, "from": method.source, "summary": method.summary}
+            for method in find_methods().values()
         ]
         listing["methods"].append(
             {
@@ -49,10 +50,14 @@ def list_command(
     if kind in {ListedKind.all, ListedKind.datasets}:
         listing["datasets"] = []
         for name in find_datasets():
-            card = dataset_card(name)
-            count = f"{len(card.sections)} / {len(card.patients)}"
+            try:
+                card = dataset_card(name)
+            except DataError as error:  # one card must not hide the others
+                count, summary = "-", f"cannot be read: {error}"
+            else:
+                count, summary = f"{len(card.sections)} / {len(card.patients)}", card.title
             listing["datasets"].append(
-                {"name": name, "sections / patients": count, "summary": card.title}
+                {"name": name, "sections / patients": count, "summary": summary}
             )
     if kind in {ListedKind.all, ListedKind.protocols}:
         from bench.protocol.rules import PROTOCOLS

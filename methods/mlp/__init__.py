@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.blocks.features import FeatureSpace
-    from bench.methods.mlp.network import MLPNetwork
-    from bench.methods.mlp.recipe import MLPRecipe
+    from bench.methods.mlp.network import MLPModule, MLPNetwork
 
 _QUICK = {
     **QUICK_ENCODER,
@@ -113,15 +112,15 @@ class MLP(NetworkMethod):
     # No checkpoint holds the feature space that belongs to the network.
     from_released = vars(Method)["from_released"]
 
-    def training_module(self) -> MLPRecipe:
+    def training_module(self) -> MLPModule:
         """AdamW on the mean squared error."""
-        from bench.methods.mlp.recipe import MLPRecipe
+        from bench.methods.mlp.network import MLPModule
 
-        return MLPRecipe(self.network, self.config)
+        return MLPModule(self.network, self.config)
 
     def loader(self, sections: Sequence[TrainingSection], seed: int) -> Any:
         """Shuffled batches of features and targets."""
-        from bench.methods.mlp.recipe import feature_loader
+        from bench.methods.mlp.network import feature_loader
 
         features = [self.space.standardise(self._features[section.name]) for section in sections]
         targets = [section.target for section in sections]

@@ -310,3 +310,14 @@ def test_an_empty_folder_says_what_is_looked_for(bench, home, tmp_path):
     table = patients(tmp_path / "map.csv", {"S1": "P1"})
     answer = bench("data", "add", tmp_path / "empty", "--name", "mine", "--patients", table)
     assert_refused(answer, "no section found", "Space Ranger")
+
+
+def test_a_broken_card_hides_no_other_dataset(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPOTBENCH_DATA", str(tmp_path))
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "broken.yaml").write_text("name: [\n")
+    answer = bench("list", "datasets", "--json")
+    assert answer.status == 0
+    rows = {row["name"]: row for row in json.loads(answer.stdout)["datasets"]}
+    assert rows["broken"]["summary"].startswith("cannot be read")
+    assert rows["demo"]["sections / patients"] == "6 / 3"

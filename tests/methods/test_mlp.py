@@ -11,8 +11,7 @@ from bench.blocks.features import FeatureSpace, FrozenEncoder
 from bench.blocks.weights import NETWORK
 from bench.contract.small_fold import GENES, SPOTS
 from bench.methods.mlp import MLP
-from bench.methods.mlp.network import MLPNetwork
-from bench.methods.mlp.recipe import MLPRecipe, feature_loader
+from bench.methods.mlp.network import MLPModule, MLPNetwork, feature_loader
 
 FEATURES = 96
 
@@ -56,12 +55,12 @@ def test_training_starts_at_the_mean_target():
 def test_the_loss_is_the_mean_squared_error():
     torch.manual_seed(0)
     network = MLPNetwork(5, 3, hidden=7).eval()
-    recipe = MLPRecipe(network, MLP.configure("any", "tiny"))
+    module = MLPModule(network, MLP.configure("any", "tiny"))
     logged = {}
-    recipe.log = lambda name, value, **options: logged.update({name: float(value.detach())})
+    module.log = lambda name, value, **options: logged.update({name: float(value.detach())})
     batch = {"features": torch.randn(4, 5), "target": torch.randn(4, 3)}
-    loss = recipe.training_step(batch)
-    recipe.validation_step(batch)
+    loss = module.training_step(batch)
+    module.validation_step(batch)
     error = network(batch["features"]).detach().numpy() - batch["target"].numpy()
     wanted = float(np.mean(error.astype(np.float64) ** 2))
     assert float(loss.detach()) == pytest.approx(wanted, rel=1e-5)
