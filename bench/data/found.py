@@ -90,7 +90,9 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue
         seen.add((state.st_dev, state.st_ino))
         folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and name not in _LEFTOVERS
+            name
+            for name in folders
+            if not name.startswith(".") and name not in _LEFTOVERS and not name.endswith(".zarr")
         )
         for name in files:
             path = Path(place, name)

@@ -94,6 +94,7 @@ def find_sections(
         if readable := [one for one in sections if not one.missing]:
             by_layout[name] = readable
     if not by_layout:
+        missing += _other_forms(folder)
         raise DataError(f"{folder}: no section found; {_what_is_needed(missing)}")
     if len(by_layout) > 1:
         raise DataError(
@@ -112,6 +113,21 @@ def find_sections(
     if twice:
         raise DataError(f"{folder}: two sections would both be called {twice[0]}; rename a folder")
     return chosen, sections, missing
+
+
+def _other_forms(folder: Path) -> list[str]:
+    """What else is known to lie in such folders, and how to get from it to what is read."""
+    said = []
+    if stores := sorted(path for path in folder.rglob("*.zarr") if path.is_dir()):
+        said.append(
+            f"{stores[0]} is a Zarr store, which is not read; write its table with"
+            " spatialdata.read_zarr(...).tables[...].write_h5ad, coordinates in obsm['spatial']"
+        )
+    if files := sorted(folder.rglob("alignment_table*")):
+        said.append(
+            f"{files[0]} is a file of Loupe; tissue_positions.csv of Space Ranger is needed"
+        )
+    return said
 
 
 def _what_is_needed(missing: Sequence[str]) -> str:
