@@ -35,16 +35,16 @@ def test_it_imports_no_torch_until_a_name_needs_it():
     [
         ("FrozenEncoder", "bench.blocks.features"),
         ("TrainingModule", "bench.training.module"),
-        ("place", "bench.blocks.precision"),
+        ("to_device", "bench.blocks.precision"),
         ("save_estimator", "bench.training.estimators"),
     ],
 )
 def test_a_fit_depends_on_the_module_of_a_name_and_on_no_other(name, module):
     closure = import_closure([f"bench.api:{name}"])
     assert module in closure
-    assert "bench.data.card" not in closure
+    assert "bench.training.retrieval_method" not in closure
     assert ("bench.blocks.graph" in closure) == (module == "bench.blocks.graph")
 
 
 def test_the_whole_of_it_depends_on_all_modules():
-    assert {"bench.blocks.graph", "bench.data.card"} <= set(import_closure(["bench.api"]))
+    assert {"bench.blocks.graph", "bench.training.retrieval_method"} <= set(import_closure(["bench.api"]))

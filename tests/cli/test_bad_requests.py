@@ -362,7 +362,7 @@ def test_published_protocol_on_an_unpublished_dataset(run, damaged, results, mis
 def test_one_patient_cannot_be_left_out(run, damaged, results):
     card = yaml.safe_load(damaged.card.read_text())
     damaged.edit_card(sections=[{**section, "patient": "A"} for section in card["sections"]])
-    assert_refused(run(dataset=damaged), "leaves one patient out", "1 patient", "published")
+    assert_refused(run(dataset=damaged), "leaves one patient out", "1 patient", "by-section")
     assert_nothing_half_written(results)
 
 

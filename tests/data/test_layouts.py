@@ -234,7 +234,7 @@ def test_a_name_of_two_packages_is_refused_and_others_go_on(install, slides, exa
     install("twin_b", FAILING, {"twin": "twin_b"})
     with pytest.raises(DataError, match="provided by twin-a and by twin-b; uninstall one"):
         load_reader("twin")
-    name, sections, faults = find_sections(slides)
+    name, sections, faults = find_sections(slides, {})
     assert (name, [section.name for section in sections]) == ("wide_table", ["S1", "S2"])
     assert len(faults) == 1
 

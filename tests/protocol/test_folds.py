@@ -164,7 +164,7 @@ def test_two_patients_of_one_section_train_without_validation():
 
 def test_one_patient_is_refused_with_what_would_work():
     with pytest.raises(
-        BenchError, match=r"belong to 1 patient.*published, which splits by section, works"
+        BenchError, match=r"belong to 1 patient.*by-section, which splits by section, works"
     ) as caught:
         make_folds("d", facts_of([[5, 5]]), STRICT)
     assert "\n" not in str(caught.value)
@@ -174,7 +174,7 @@ def test_one_patient_is_refused_with_what_would_work():
     ("layout", "protocol"), [([[5]], PUBLISHED), ([], PUBLISHED), ([], STRICT)]
 )
 def test_too_few_sections_are_refused(layout, protocol):
-    with pytest.raises(BenchError, match=r"needs at least 2|0 patient"):
+    with pytest.raises(BenchError, match=r"needs at least 2|0 section"):
         make_folds("d", facts_of(layout), protocol)
 
 

@@ -108,7 +108,6 @@ def test_an_object_array_of_every_pickle_protocol_is_read(tmp_path, protocol):
         ("small.txt", TEXT.replace(b"FASN\nACTB", b"ACTB\nFASN")),
         ("small.txt", TEXT + b"\nEXTRA"),
         ("small.txt", b""),
-        ("small.txt", b"\xef\xbb\xbf" + TEXT),
         ("small.npy", npy(np.array(SYMBOLS[::-1], dtype=object), allow_pickle=True)),
     ],
 )
