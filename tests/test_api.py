@@ -47,4 +47,6 @@ def test_a_fit_depends_on_the_module_of_a_name_and_on_no_other(name, module):
 
 
 def test_the_whole_of_it_depends_on_all_modules():
-    assert {"bench.blocks.graph", "bench.training.retrieval_method"} <= set(import_closure(["bench.api"]))
+    assert {"bench.blocks.graph", "bench.training.retrieval_method"} <= set(
+        import_closure(["bench.api"])
+    )
