@@ -1,8 +1,11 @@
 """The audit finds every leak that is planted, and none where there is none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from scipy.spatial.distance import cdist
 
 from bench.cache import JsonCache
 from bench.errors import LeakError
@@ -134,3 +137,53 @@ def test_findings_are_stored_and_a_damaged_file_counts_as_absent(make, own_cache
     for text in ("", "[]", "{}", '{"findings": [{"kind": 1}]}', '{"findings": 3}'):
         stored.path("key").write_text(text)
         assert stored.get("key") is None
+
+
+def blocks(make_section, tmp_path, block_of):
+    """Two blocks of 25 spots at 20 px each, ten a row, of which the second follows below."""
+    path = tmp_path / "shared.png"
+    picture(0).save(path)
+    sections = {}
+    for number, (name, section_of) in enumerate(block_of.items()):
+        drawn = np.random.default_rng(number).poisson(3, (25, 50))
+        section = make_section(name, "A", drawn, image=path, image_hash="sha256:shared")
+        section.adata.obsm["spatial"] = section.spatial + np.array([0, 20 * 3 * number])
+        sections[name] = replace(section, block_of=section_of)
+    return sections
+
+
+def test_blocks_of_one_section_are_one_finding_with_the_spots_whose_patches_overlap(
+    make_section, tmp_path, own_cache
+):
+    sections = blocks(make_section, tmp_path, {"S-b1": "S", "S-b2": "S"})
+    facts = [SectionFacts(s.name, "A", 1, s.image_hash, s.block_of) for s in sections.values()]
+    findings = audit(make_folds("small", facts, BY_SECTION), sections, BY_SECTION)
+    assert kinds(findings) == ["patient", "block"]
+    assert not any(finding.forbidden for finding in findings)
+    # The last row of the first block has five spots, 20 px above a row of ten; a patch is 32 px.
+    near = {
+        name: (cdist(sections[name].spatial, sections[other].spatial).min(axis=1) < 32).sum()
+        for name, other in (("S-b1", "S-b2"), ("S-b2", "S-b1"))
+    }
+    assert near == {"S-b1": 5, "S-b2": 6}
+    assert "of one section, divided into S-b1, S-b2; 11 test spots" in findings[1].message
+    assert findings[1].folds == (0, 1)
+    check_audit(findings, BY_SECTION)
+
+
+def test_blocks_of_one_section_are_forbidden_under_a_patient_split(
+    make_section, tmp_path, own_cache
+):
+    sections = blocks(make_section, tmp_path, {"S-b1": "S", "S-b2": "S"})
+    facts = [SectionFacts(s.name, "A", 1, s.image_hash, s.block_of) for s in sections.values()]
+    findings = audit(make_folds("small", facts, BY_SECTION), sections, STRICT)
+    assert [(f.kind, f.forbidden) for f in findings] == [("patient", True), ("block", True)]
+
+
+def test_one_image_of_blocks_of_two_sections_is_a_same_image_leak(
+    make_section, tmp_path, own_cache
+):
+    sections = blocks(make_section, tmp_path, {"S-b1": "S", "T-b1": "T"})
+    facts = [SectionFacts(s.name, "A", 1) for s in sections.values()]
+    findings = audit(make_folds("small", facts, BY_SECTION), sections, BY_SECTION)
+    assert kinds(findings) == ["patient", "image", "distance"]
