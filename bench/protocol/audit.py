@@ -324,12 +324,22 @@ def _alignments(folds: Folds, sections: Mapping[str, Section]) -> list[Finding]:
     """No leak, but a score on patches from elsewhere means as little."""
     every = tuple(fold.index for fold in folds.folds)
     found = []
-    for name, section in sections.items():
-        alignment = section_alignment(section)
+    for names in _whole_sections(sections):
+        # A block alone may lie better on tissue elsewhere in the image by chance.
+        spatial = np.vstack([sections[name].spatial for name in names])
+        alignment = section_alignment(sections[names[0]], spatial)
         if alignment is not None and alignment.warning:
-            message = f"section {name}: {alignment.warning}"
+            message = f"section {join_names(names)}: {alignment.warning}"
             found.append(Finding("alignment", message, every, forbidden=False))
     return found
+
+
+def _whole_sections(sections: Mapping[str, Section]) -> list[list[str]]:
+    """Names of sections, the blocks of one together."""
+    names: dict[str, list[str]] = {}
+    for name, section in sections.items():
+        names.setdefault(section.block_of or f"section {name}", []).append(name)
+    return list(names.values())
 
 
 def _signatures(section: Section) -> set[tuple[int, int]]:

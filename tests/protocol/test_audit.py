@@ -8,6 +8,7 @@ from PIL import Image, ImageFilter
 from scipy.spatial.distance import cdist
 
 from bench.cache import JsonCache
+from bench.data.alignment import section_alignment
 from bench.errors import LeakError
 from bench.protocol.audit import audit, check_audit, decode_findings, encode_findings
 from bench.protocol.folds import SectionFacts, make_folds
@@ -187,3 +188,28 @@ def test_one_image_of_blocks_of_two_sections_is_a_same_image_leak(
     facts = [SectionFacts(s.name, "A", 1) for s in sections.values()]
     findings = audit(make_folds("small", facts, BY_SECTION), sections, BY_SECTION)
     assert kinds(findings) == ["patient", "image", "distance"]
+
+
+def test_the_spots_of_all_blocks_are_compared_with_the_tissue_together(
+    make_section, tmp_path, own_cache
+):
+    """The last block lies off the tissue, and would lie on it mirrored; the section would not."""
+    pixels = np.full((600, 600, 3), 240, dtype=np.uint8)
+    pixels[:300] = (150, 70, 140)
+    path = tmp_path / "shared.png"
+    Image.fromarray(pixels).save(path)
+    grid = np.stack(np.meshgrid(np.arange(20.0, 600, 20), np.arange(20.0, 400, 20)), -1)
+    spatial = grid.reshape(-1, 2)
+    rows = np.array_split(np.arange(len(spatial)), 4)
+    sections = {}
+    for name, spots in zip(("S-b1", "S-b2", "S-b3", "S-b4"), rows, strict=True):
+        drawn = np.random.default_rng(len(sections)).poisson(3, (len(spots), 50))
+        section = make_section(name, "A", drawn, image=path, image_hash="sha256:half")
+        section.adata.obsm["spatial"] = spatial[spots]
+        sections[name] = replace(section, block_of="S")
+    facts = [SectionFacts(s.name, "A", 1, s.image_hash, s.block_of) for s in sections.values()]
+    findings = audit(make_folds("small", facts, BY_SECTION), sections, BY_SECTION)
+    assert kinds(findings) == ["patient", "block"]
+    alone = section_alignment(sections["S-b4"])
+    assert alone is not None
+    assert alone.warning is not None
