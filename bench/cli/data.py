@@ -194,6 +194,15 @@ def add_command(
         str | None,
         typer.Option(help="Genome to keep where the reference holds several.", metavar="NAME"),
     ] = None,
+    blocks: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=16,
+            help="Divide each section into so many blocks of spots, for data of one section.",
+            show_default="sections stay whole",
+        ),
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Write over a dataset that you added before.")
     ] = False,
@@ -213,6 +222,7 @@ def add_command(
             patch=patch,
             sections=names(sections),
             options={"bin_micrometres": _micrometres(bin_size), "by": by, "genome": genome},
+            blocks=blocks,
             replace=replace,
         )
     if as_json:
@@ -223,6 +233,7 @@ def add_command(
             "shared_genes": made.shared_genes,
             "assumed": made.assumed,
             "warnings": made.warnings,
+            "left_out": made.left_out,
         }
         typer.echo(json.dumps(content, indent=2))
         return
@@ -231,9 +242,9 @@ def add_command(
         f" {made.shared_genes:,} genes are in all of them"
     )
     print_rows("", [_added_row(line) for line in made.sections])
-    for line in made.sections:
-        if line["left out"]:
-            typer.echo(f"left out: {line['section']}: {_left_out(line['left out'])}")
+    for section, numbers in made.left_out.items():
+        if numbers:
+            typer.echo(f"left out: {section}: {_left_out(numbers)}")
     for one in made.assumed:
         typer.echo(f"assumed: {one}")
     for one in made.warnings:

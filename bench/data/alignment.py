@@ -256,16 +256,24 @@ def _warning(shares: Mapping[str, float], best: str) -> str | None:
     return None
 
 
-def section_alignment(section: Section) -> Alignment | None:
+def section_alignment(section: Section, spatial: np.ndarray | None = None) -> Alignment | None:
     """Alignment of a section's spots with its own image; None where it has no image.
 
     It is cached under the hash of the image and the coordinates of the spots.
+
+    Parameters
+    ----------
+    section
+        Section whose image is looked at.
+    spatial
+        (spots, 2) pixel (x, y) of other spots in that image; the section's own where None.
     """
     from bench.data.images.image import image_size, thumbnail
 
     if section.image is None:
         return None
-    places = canonical_hash([section.image_scale, section.spatial.tolist()])
+    spatial = section.spatial if spatial is None else spatial
+    places = canonical_hash([section.image_scale, spatial.tolist()])
     key = canonical_hash([section.image_hash, places, code_hash([__name__])])
     alignment = _ALIGNMENTS.get(key)
     if alignment is None:
@@ -274,7 +282,7 @@ def section_alignment(section: Section) -> Alignment | None:
             section.image, section.max_image_pixels, _THUMBNAIL, section.image_hash
         )
         extent = (width / section.image_scale, height / section.image_scale)
-        alignment = check_alignment(section.spatial, extent, small)
+        alignment = check_alignment(spatial, extent, small)
         shares = {n: None if np.isnan(share) else share for n, share in alignment.shares.items()}
         content = {"shares": shares, "best": alignment.best, "warning": alignment.warning}
         _ALIGNMENTS.put(key, content)

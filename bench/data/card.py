@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from bench.errors import DataError, UnknownNameError
-from bench.files import file_hash, one_line
+from bench.files import canonical_hash, file_hash, one_line
 from bench.yaml_files import read_yaml
 
 _HASH = re.compile(r"(git-blob:[0-9a-f]{40}|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})")
@@ -42,6 +42,25 @@ InsidePath = Annotated[str, AfterValidator(_inside)]
 Name = Annotated[str, AfterValidator(_name)]
 Setting = Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,31}$")]
 Module = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+FEWEST_BLOCKS, MOST_BLOCKS = 2, 16
+"""Blocks that a section can be divided into."""
+
+
+def _block(value: tuple[int, int]) -> tuple[int, int]:
+    number, of = value
+    if number > of:
+        raise ValueError(f"there is no block {number} of {of}")
+    return value
+
+
+Block = Annotated[
+    tuple[
+        Annotated[int, Field(strict=True, ge=1)],
+        Annotated[int, Field(strict=True, ge=FEWEST_BLOCKS, le=MOST_BLOCKS)],
+    ],
+    AfterValidator(_block),
+]
 
 
 class _Card(BaseModel):
@@ -144,6 +163,9 @@ class SectionCard(_Card):
         reduced one.
     settings
         Keyword arguments of the layout's reader for this section, such as ``library``.
+    block
+        ``[number, of]``: this section is one of `of` blocks of the spots in its files, counted
+        from 1; see :func:`bench.data.section.block_spots`. None: all spots.
     """
 
     name: Name
@@ -153,6 +175,21 @@ class SectionCard(_Card):
     micrometres_per_pixel: float | None = Field(default=None, gt=0)
     image_scale: float = Field(default=1.0, gt=0, le=1)
     settings: dict[Setting, str | int] = {}
+    block: Block | None = None
+
+    def block_of(self, hashes: Mapping[str, str]) -> str | None:
+        """Identifier that all blocks of one section share; None where it is not divided.
+
+        Parameters
+        ----------
+        hashes
+            Hash of each usable file by role: sections of other content are never taken for one,
+            whatever the names of their files.
+        """
+        if self.block is None:
+            return None
+        files = {role: [self.files[role].path, value] for role, value in hashes.items()}
+        return canonical_hash([files, self.settings, self.block[1]])
 
     def replaced(self, files: Mapping[str, Mapping[str, Any]], *, where: str) -> SectionCard:
         """The same section with other file cards in some roles.
@@ -263,9 +300,28 @@ class DatasetCard(_Card):
                 raise ValueError(f"{file.path} names an unknown archive '{file.archive}'")
             if (file.archive is None) != (file.member is None):
                 raise ValueError(f"{file.path} must name an archive and its member, or neither")
+        self._check_blocks()
         if self.published_panel is not None and self.published_panel not in self.panels:
             raise ValueError(f"published_panel '{self.published_panel}' is not among the panels")
         return self
+
+    def _check_blocks(self) -> None:
+        """Refuse blocks that share spots, or that hide from a patient split that they are one's."""
+        same_spots: dict[str, list[SectionCard]] = {}
+        for section in self.sections:
+            paths = {role: file.path for role, file in section.files.items()}
+            same_spots.setdefault(canonical_hash([paths, section.settings]), []).append(section)
+        for sections in same_spots.values():
+            blocks = [section.block for section in sections if section.block is not None]
+            if not blocks:
+                continue
+            where = f"sections {join_names(section.name for section in sections)} of the same files"
+            if len(blocks) < len(sections) or len({of for _, of in blocks}) > 1:
+                raise ValueError(f"{where} must all be blocks of one division")
+            if len(set(blocks)) < len(blocks):
+                raise ValueError(f"{where} name a block twice")
+            if len({section.patient for section in sections}) > 1:
+                raise ValueError(f"{where} must be of one patient")
 
     @property
     def patients(self) -> tuple[str, ...]:

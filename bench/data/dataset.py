@@ -12,7 +12,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from bench.data.aliases import Aliases, read_aliases
-from bench.data.card import DatasetCard, SectionCard
+from bench.data.card import DatasetCard, FileCard, SectionCard
 from bench.data.folders import data_folder
 from bench.data.layouts import reader_hash, resolve
 from bench.data.lock import locked
@@ -99,7 +99,7 @@ class Dataset:
         return canonical_hash({**self._facts({*OPTIONAL, "image"}), "reader": reader})
 
     def _facts(self, without: set[str]) -> dict[str, Any]:
-        sections = {}
+        sections: dict[str, dict[str, Any]] = {}
         for name, hashes in self.hashes.items():
             card = self.card.section(name)
             sections[name] = {
@@ -108,6 +108,9 @@ class Dataset:
                 "image_scale": card.image_scale,
                 "files": {role: value for role, value in hashes.items() if role not in without},
             }
+            # Only where there is one: the keys of undivided datasets stay as they are.
+            if card.block is not None:
+                sections[name]["block"] = card.block
         panels = {name: panel.symbols_sha256 for name, panel in self.card.panels.items()}
         return {
             "name": self.card.name,
@@ -217,8 +220,8 @@ def open_dataset(
     """
     root = data_folder(card, data_root)
     card = local_card(card, root)
-    paths = Counter(file.path for section in card.sections for file in section.files.values())
-    shared = {path for path, sections in paths.items() if sections > 1}
+    shared = _shared_paths(card)
+    verified: dict[FileCard, str] = {}
     hashes: dict[str, dict[str, str]] = {}
     left_out: dict[str, str] = {}
     for name in names or [section.name for section in card.sections]:
@@ -231,9 +234,11 @@ def open_dataset(
         seen = pictured if images is None else images
         roles = [*required_roles(section), *(["image"] if seen else [])]
         roles += [r for r in OPTIONAL if r in section.files and _path(section, r, root).is_file()]
-        hashes[name] = {
-            role: section.files[role].verify(_path(section, role, root)) for role in roles
-        }
+        for role in roles:
+            file = section.files[role]
+            if file not in verified:  # blocks share files, which may be large
+                verified[file] = file.verify(_path(section, role, root))
+        hashes[name] = {role: verified[section.files[role]] for role in roles}
     if not hashes:
         name, reason = next(iter(left_out.items()))
         raise DataError(
@@ -266,6 +271,18 @@ def required_roles(section: SectionCard) -> list[str]:
     if "counts" not in section.files:
         raise DataError(f"card: section {section.name} names no counts file")
     return [role for role in section.files if role not in {"image", *OPTIONAL}]
+
+
+def _shared_paths(card: DatasetCard) -> set[str]:
+    """Paths of files that several sections use, where these are not blocks of one section."""
+    files = {
+        tuple(sorted(file.path for file in section.files.values()))
+        if section.block
+        else section.name: section.files
+        for section in card.sections
+    }
+    paths = Counter(file.path for of in files.values() for file in of.values())
+    return {path for path, sections in paths.items() if sections > 1}
 
 
 def _path(section: SectionCard, role: str, root: Path) -> Path:

@@ -22,6 +22,7 @@ from bench.errors import DataError
 from bench.files import canonical_hash, file_hash
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 OUTSIDE_LIMIT = 0.01
@@ -58,7 +59,10 @@ class Section:
     dropped_spots
         Spots left out because their centre lies outside the image.
     left_out
-        What the reader left out: number by reason, such as ``spots out of tissue``.
+        What the reader left out: number by reason, such as ``spots out of tissue``; of a block, of
+        the whole section.
+    block_of
+        Identifier that all blocks of one divided section share; None where it is not divided.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Section:
     image_scale: float = 1.0
     dropped_spots: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
+    block_of: str | None = None
 
     @property
     def spatial(self) -> np.ndarray:
@@ -114,6 +119,8 @@ def load_section(
             adata.write_h5ad(temporary)
     left_out = {str(reason): int(n) for reason, n in adata.uns.pop(LEFT_OUT, {}).items()}
 
+    # Before spots are dropped: blocks are the same with and without the image.
+    block = block_names(adata, section)
     image, image_hash = _image_file(card, section, files.get("image"), hashes.get("image"))
     dropped = 0
     if image is not None:
@@ -122,6 +129,10 @@ def load_section(
         adata, dropped = drop_outside(adata, *extent, f"section {section.name}", image)
         check_enough_spots(adata, f"section {section.name}, inside its image")
     scale = card.scale(section) or _measured_scale(adata, card)
+    if section.block is not None:
+        adata = adata[adata.obs_names.isin(block)].copy()
+        dropped = len(block) - adata.n_obs
+        check_enough_spots(adata, f"section {section.name}, inside its image")
     adata.uns["spatial"] = {
         section.name: {
             "images": {},
@@ -144,7 +155,47 @@ def load_section(
         image_scale=section.image_scale,
         dropped_spots=dropped,
         left_out=left_out,
+        block_of=section.block_of(hashes),
     )
+
+
+def block_spots(spatial: np.ndarray, number: int, of: int) -> np.ndarray:
+    """Indices of the spots in one block of a section, in ascending order.
+
+    Blocks are stripes of equal numbers of spots along the longer axis of the spots' extent, along x
+    where the extents are equal. Where the numbers cannot be equal, the first blocks have one spot
+    more. Spots at the same coordinate are divided in their order.
+
+    Parameters
+    ----------
+    spatial
+        (spots, 2) pixel (x, y).
+    number, of
+        Number of the block, from 1, and number of blocks.
+    """
+    width, height = np.ptp(spatial, axis=0)
+    order = np.argsort(spatial[:, int(height > width)], kind="stable")
+    return np.sort(np.array_split(order, of)[number - 1])
+
+
+def block_names(adata: AnnData, section: SectionCard) -> pd.Index:
+    """Names of the spots that a section of the card consists of: all, or those of its block.
+
+    Raises
+    ------
+    DataError
+        Too few spots for so many blocks.
+    """
+    if section.block is None:
+        return adata.obs_names
+    number, of = section.block
+    if adata.n_obs < of * FEWEST_SPOTS:
+        raise DataError(
+            f"section {section.name}: {adata.n_obs} spots cannot be divided into {of} blocks of at"
+            f" least {FEWEST_SPOTS} spots; choose fewer blocks"
+        )
+    spatial = np.asarray(adata.obsm["spatial"], dtype=np.float64)
+    return adata.obs_names[block_spots(spatial, number, of)]
 
 
 def _image_file(

@@ -391,6 +391,7 @@ def section_facts(dataset: Dataset, protocol: Protocol) -> list[SectionFacts]:
             card.patient,
             spots[card.name] if balanced else 1,
             dataset.hashes[card.name].get("image"),
+            card.block_of(dataset.hashes[card.name]),
         )
         for card in cards
     ]

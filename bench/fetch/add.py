@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from bench.data.alignment import section_alignment
-from bench.data.card import DatasetCard, first_fault, join_names
+from bench.data.card import FEWEST_BLOCKS, DatasetCard, SectionCard, first_fault, join_names
 from bench.data.dataset import Dataset, open_dataset
 from bench.data.features import genomes_of
 from bench.data.folders import cards_folder
@@ -23,7 +23,7 @@ from bench.data.found import FoundSection
 from bench.data.layouts import BUILT_IN, discover, find_layouts
 from bench.data.pitch import pitch_disagreement, spot_pitch
 from bench.data.reading.parsing import read_bytes
-from bench.data.section import Section
+from bench.data.section import FEWEST_SPOTS, Section
 from bench.errors import DataError, UnknownNameError
 from bench.files import atomic_write, file_hash
 
@@ -51,6 +51,8 @@ class OwnDataset:
         Assumptions that were made, a line each.
     warnings
         Possible problems that the user should check, a line each.
+    left_out
+        What was not read, by section as it was found: number by reason.
     """
 
     card: DatasetCard
@@ -59,6 +61,7 @@ class OwnDataset:
     shared_genes: int
     assumed: tuple[str, ...]
     warnings: tuple[str, ...]
+    left_out: Mapping[str, Mapping[str, int]]
 
 
 def find_sections(
@@ -212,6 +215,7 @@ def add_dataset(
     patch: float | None = None,
     sections: Sequence[str] = (),
     options: Mapping[str, str | int | None] | None = None,
+    blocks: int | None = None,
     replace: bool = False,
 ) -> OwnDataset:
     """Check a folder of sections and write a card for it.
@@ -237,6 +241,8 @@ def add_dataset(
         Sections to take; all that are found where empty.
     options
         See :func:`find_sections`.
+    blocks
+        Number of blocks that each section is divided into, 2 to 16; None: sections stay whole.
     replace
         Overwrite a card of that name.
 
@@ -255,6 +261,7 @@ def add_dataset(
     card = _card(folder, name, layout, discovered, whose, pitch)
     dataset = open_dataset(card, images=False)
     lines, scales = [], []
+    left_out: dict[str, Mapping[str, int]] = {}
     warnings = [f"not read: {one}" for one in missing]
     warnings += [f"{section.name}: {one}" for section in discovered for one in section.warnings]
     shared: set[str] | None = None
@@ -263,6 +270,7 @@ def add_dataset(
         line, said = _look_at(read)
         lines.append(line)
         warnings += said
+        left_out[section.name] = line["left out"]
         scales.append(read.micrometres_per_pixel)
         genes = set(read.adata.var_names)
         shared = genes if shared is None else shared & genes
@@ -275,6 +283,14 @@ def add_dataset(
             f" {_LARGEST_PATCH} px can be cut, choose another size with --patch"
         )
     card = card.model_copy(update={"patch_pixels": round(edge)})
+    if blocks is not None:
+        card = _divided(folder, card, blocks)
+        read_blocks = open_dataset(card, images=None)
+        lines = [
+            _look_at_block(read_blocks.section(f"{line['section']}-b{number}"), line)
+            for line in lines
+            for number in range(1, blocks + 1)
+        ]
     _write(card, path)
     assumed = [f"{section.name}: {one}" for section in discovered for one in section.assumed]
     stated = all(section.micrometres_per_pixel for section in discovered)
@@ -301,10 +317,43 @@ def add_dataset(
     if len(set(whose.values())) == 1:
         warnings.append(
             "all sections are of one patient; protocol strict needs two, by-section does not"
-            if len(discovered) > 1
-            else "there is one section; every protocol needs two, and strict those of two patients"
+            if len(card.sections) > 1
+            else _one_section(lines[0]["spots"])
         )
-    return OwnDataset(card, path, tuple(lines), len(shared), tuple(assumed), tuple(warnings))
+    if blocks is not None:
+        warnings.append(
+            f"each section is divided into {blocks} blocks, which are no independent samples:"
+            " patches overlap at their borders, and scores say nothing of other sections"
+        )
+    return OwnDataset(
+        card, path, tuple(lines), len(shared), tuple(assumed), tuple(warnings), left_out
+    )
+
+
+def _one_section(spots: int) -> str:
+    blocks = min(4, spots // FEWEST_SPOTS)
+    if blocks < FEWEST_BLOCKS:
+        return "there is one section; every protocol needs two, and strict those of two patients"
+    return (
+        "there is one section, and every protocol needs two; add it again with"
+        f" --blocks {blocks} --replace, which divides it into {blocks} for protocol by-section"
+    )
+
+
+def _divided(folder: Path, card: DatasetCard, blocks: int) -> DatasetCard:
+    """The card with the blocks of each section as sections."""
+    try:
+        sections = [
+            SectionCard.model_validate(
+                {**dict(section), "name": f"{section.name}-b{number}", "block": [number, blocks]}
+            )
+            for section in card.sections
+            for number in range(1, blocks + 1)
+        ]
+        title = f"{card.title}, divided into {blocks} blocks each"
+        return DatasetCard.model_validate({**dict(card), "title": title, "sections": sections})
+    except ValidationError as error:
+        raise DataError(f"{folder}: {first_fault(error)}") from error
 
 
 def _card(
@@ -393,6 +442,19 @@ def _with_image(dataset: Dataset, section: FoundSection) -> Dataset:
     if "image" not in section.files:
         return dataset
     return open_dataset(dataset.card, names=[section.name])
+
+
+def _look_at_block(block: Section, whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Line of a block: that of the whole section, which has scale and pitch, with its own spots."""
+    alignment = section_alignment(block)
+    on_tissue = float("nan") if alignment is None else alignment.share_on_tissue
+    return {
+        **whole,
+        "section": block.name,
+        "spots": block.adata.n_obs,
+        "counts": float(np.median(np.asarray(block.adata.X.sum(axis=1)))),
+        "on tissue": None if np.isnan(on_tissue) else on_tissue,
+    }
 
 
 def _look_at(section: Section) -> tuple[dict[str, Any], list[str]]:

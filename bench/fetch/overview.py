@@ -19,7 +19,7 @@ from bench.data.dataset import required_roles
 from bench.data.features import LEFT_OUT
 from bench.data.layouts import reader_hash
 from bench.data.pitch import spot_pitch
-from bench.data.section import parse_section
+from bench.data.section import block_names, parse_section
 from bench.errors import DataError
 from bench.files import canonical_hash
 
@@ -148,7 +148,7 @@ def _measured(
     card: DatasetCard, section: SectionCard, files: dict[str, Path], plain: SectionOverview
 ) -> SectionOverview:
     adata = parse_section(card, section, files)
-    totals = np.asarray(adata.X.sum(axis=1), dtype=np.float64).ravel()
+    block = block_names(adata, section)
     array_xy = adata.obs[["array_col", "array_row"]].to_numpy()
     try:
         pitch = spot_pitch(array_xy, np.asarray(adata.obsm["spatial"], dtype=np.float64))
@@ -157,6 +157,8 @@ def _measured(
     scale = plain.micrometres_per_pixel
     if scale is None and pitch is not None and card.spot_pitch_micrometres is not None:
         scale = card.spot_pitch_micrometres / pitch
+    adata = adata[block]
+    totals = np.asarray(adata.X.sum(axis=1), dtype=np.float64).ravel()
     return SectionOverview(
         section.name,
         section.patient,

@@ -64,6 +64,7 @@ _LISTS = {
 TITLES = {
     "patient": "Same-patient leak",
     "image": "Same-image leak",
+    "block": "Blocks of one section",
     "distance": "Overlapping patches",
     "counts": "Repeated counts",
     "panel": "Panel leak",
@@ -102,6 +103,7 @@ def shared_data(folds: Folds, sections: Mapping[str, Section], protocol: Protoco
     """Patients, images and counts that are on both sides; parameters as for :func:`audit`."""
     return [
         *_patients(folds, protocol),
+        *_blocks(folds, sections, protocol),
         *_images(folds, sections, protocol),
         *_counts(folds, sections, protocol),
     ]
@@ -191,6 +193,34 @@ def _patients(folds: Folds, protocol: Protocol) -> list[Finding]:
     ]
 
 
+def _blocks(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -> list[Finding]:
+    """Training and test spots of one section, a finding a section."""
+    divided: dict[str, dict[str, int]] = {}
+    affected: dict[str, set[int]] = {}
+    for fold in folds.folds:
+        for name in fold.test:
+            tested = sections[name]
+            if tested.block_of is None:
+                continue
+            seen = [sections[other] for other in _seen(fold)]
+            beside = [other.spatial for other in seen if other.block_of == tested.block_of]
+            if beside:
+                close = _close_spots(np.vstack(beside), tested.spatial, tested.patch_pixels)
+                divided.setdefault(tested.block_of, {})[name] = close
+                affected.setdefault(tested.block_of, set()).add(fold.index)
+    return [
+        Finding(
+            "block",
+            f"training and test spots are of one section, divided into {join_names(close)};"
+            f" {sum(close.values())} test spots lie within a patch width of the border, where"
+            " patches overlap with those of training spots",
+            tuple(sorted(affected[section])),
+            protocol.split == "patient",
+        )
+        for section, close in divided.items()
+    ]
+
+
 def _images(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -> list[Finding]:
     prints = {
         name: _perceptual_hash(section)
@@ -201,6 +231,9 @@ def _images(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -
     for (first, second), indices in _pairs_across(folds).items():
         if first not in prints or second not in prints:
             continue
+        block_of = sections[first].block_of
+        if block_of is not None and block_of == sections[second].block_of:
+            continue  # reported as blocks of one section
         same_file = sections[first].image_hash == sections[second].image_hash
         if not same_file and np.mean(prints[first] != prints[second]) >= NEAR_IMAGES:
             continue
@@ -213,7 +246,8 @@ def _images(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -
                 protocol.split == "patient",
             )
         )
-        close = _close_spots(sections[first], sections[second])
+        edge = max(sections[first].patch_pixels, sections[second].patch_pixels)
+        close = _close_spots(sections[first].spatial, sections[second].spatial, edge)
         if close:
             findings.append(
                 Finding(
@@ -261,11 +295,11 @@ _FINGERPRINTS = JsonCache("fingerprints", _decode_bits)
 """Perceptual hashes by the hash of the image file."""
 
 
-def _close_spots(first: Section, second: Section) -> int:
+def _close_spots(first: np.ndarray, second: np.ndarray, edge: float) -> int:
+    """Number of the second spots nearer than `edge` pixels to one of the first."""
     from scipy.spatial import cKDTree
 
-    distance = cKDTree(first.spatial).query(second.spatial)[0]
-    return int((distance < max(first.patch_pixels, second.patch_pixels)).sum())
+    return int((cKDTree(first).query(second)[0] < edge).sum())
 
 
 def _counts(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -> list[Finding]:
@@ -290,12 +324,22 @@ def _alignments(folds: Folds, sections: Mapping[str, Section]) -> list[Finding]:
     """No leak, but a score on patches from elsewhere means as little."""
     every = tuple(fold.index for fold in folds.folds)
     found = []
-    for name, section in sections.items():
-        alignment = section_alignment(section)
+    for names in _whole_sections(sections):
+        # A block alone may lie better on tissue elsewhere in the image by chance.
+        spatial = np.vstack([sections[name].spatial for name in names])
+        alignment = section_alignment(sections[names[0]], spatial)
         if alignment is not None and alignment.warning:
-            message = f"section {name}: {alignment.warning}"
+            message = f"section {join_names(names)}: {alignment.warning}"
             found.append(Finding("alignment", message, every, forbidden=False))
     return found
+
+
+def _whole_sections(sections: Mapping[str, Section]) -> list[list[str]]:
+    """Names of sections, the blocks of one together."""
+    names: dict[str, list[str]] = {}
+    for name, section in sections.items():
+        names.setdefault(section.block_of or f"section {name}", []).append(name)
+    return list(names.values())
 
 
 def _signatures(section: Section) -> set[tuple[int, int]]:

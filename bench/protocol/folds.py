@@ -27,12 +27,15 @@ class SectionFacts:
         Number of spots, for balancing; 1 where it does not matter.
     image_hash
         Hash of the image file, None without an image.
+    block_of
+        Identifier that all blocks of one divided section share; None where it is not divided.
     """
 
     name: str
     patient: str
     spots: int = 1
     image_hash: str | None = None
+    block_of: str | None = None
 
 
 class Fold(BaseModel):
@@ -94,11 +97,14 @@ def make_folds(dataset: str, facts: Sequence[SectionFacts], protocol: Protocol) 
     return folds
 
 
+_DIVIDE = "'bench data add --blocks 4' divides each section of a folder of yours into four"
+
+
 def _by_section(facts: Sequence[SectionFacts], protocol: Protocol) -> list[Fold]:
     if len(facts) < 2:
         raise BenchError(
             f"protocol {protocol.name} leaves one section out and needs at least 2 sections,"
-            f" but {len(facts)} can be used"
+            f" but {len(facts)} can be used; {_DIVIDE}"
         )
     names = [fact.name for fact in facts]
     return [
@@ -123,7 +129,7 @@ def _by_patient(facts: Sequence[SectionFacts], protocol: Protocol) -> list[Fold]
         if len(facts) < 2:
             raise BenchError(
                 f"protocol {protocol.name} leaves one patient out, but {len(facts)} section can be"
-                " used; sections of two patients are needed"
+                f" used; sections of two patients are needed, or {BY_SECTION.name}: {_DIVIDE}"
             )
         raise BenchError(
             f"protocol {protocol.name} leaves one patient out, but the {len(facts)} usable"
@@ -185,6 +191,7 @@ def check_folds(folds: Folds, facts: Sequence[SectionFacts], protocol: Protocol)
 
     Every protocol forbids a section, or an image, on both sides of a test split, and every
     section must be tested exactly once. Under a patient split, no patient may be on both sides.
+    Under a section split, blocks of one section share its image; the audit reports them.
 
     Raises
     ------
@@ -205,6 +212,8 @@ def check_folds(folds: Folds, facts: Sequence[SectionFacts], protocol: Protocol)
         seen = [by_name[name] for name in (*fold.train, *fold.validation)]
         test = [by_name[name] for name in fold.test]
         shared_images = {f.image_hash for f in seen if f.image_hash} & {f.image_hash for f in test}
+        if protocol.split == "section":
+            shared_images = {i for i in shared_images if not _of_one_section((*seen, *test), i)}
         if shared_images:
             pair = [f.name for f in (*seen, *test) if f.image_hash in shared_images]
             raise LeakError(
@@ -212,7 +221,9 @@ def check_folds(folds: Folds, facts: Sequence[SectionFacts], protocol: Protocol)
                 f" (sections {join_names(pair)})"
             )
         kept = {f.image_hash for f in seen if f.image_hash and f.name in fold.validation}
-        if kept & {f.image_hash for f in seen if f.name in fold.train}:
+        kept &= {f.image_hash for f in seen if f.name in fold.train}
+        # Validation stops the training early; it may be of a block beside the training blocks.
+        if any(not _of_one_section(seen, image) for image in kept):
             raise LeakError(f"fold {fold.index}: the same image in training and in validation")
         if protocol.split == "patient":
             shared = {f.patient for f in seen} & {f.patient for f in test}
@@ -224,6 +235,12 @@ def check_folds(folds: Folds, facts: Sequence[SectionFacts], protocol: Protocol)
         tested.extend(fold.test)
     if sorted(tested) != sorted(by_name):
         raise LeakError("folds: every section must be tested exactly once")
+
+
+def _of_one_section(facts: Sequence[SectionFacts], image_hash: str | None) -> bool:
+    """Whether all that show an image are blocks of one section."""
+    sections = {fact.block_of for fact in facts if fact.image_hash == image_hash}
+    return len(sections) == 1 and None not in sections
 
 
 def write_folds(folder: Path, folds: Folds) -> Path:

@@ -305,6 +305,83 @@ def test_a_changed_file_of_an_added_dataset_is_refused(bench, home, tmp_path, re
     assert_refused(answer, "tissue_positions_list.csv", "hash")
 
 
+def one_section(folder):
+    """A section of 20 x 6 spots, 50 px apart, whose tissue fills its image; its table."""
+    row, column = np.divmod(np.arange(120), 20)
+    rng = np.random.default_rng(0)
+    anndata.AnnData(
+        X=rng.poisson(4 + column[:, None] % 5, (120, 30)).astype(np.float32),
+        obs=pd.DataFrame(
+            {"array_row": row, "array_col": column}, index=[f"spot{i}" for i in range(120)]
+        ),
+        var=pd.DataFrame(index=[f"GENE{i}" for i in range(30)]),
+        obsm={"spatial": np.column_stack([100 + 50.0 * column, 100 + 50.0 * row])},
+    ).write_h5ad(folder / "one.h5ad")
+    pixels = rng.integers(100, 180, (460, 1160, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "one.png")
+    return patients(folder / "map.csv", {"one": "P1"})
+
+
+def test_one_section_is_divided_into_blocks_as_it_is_told_and_runs(bench, home, tmp_path, results):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    table = one_section(folder)
+    add = ("data", "add", folder, "--name", "mine", "--patients", table)
+    whole = bench(*add)
+    assert whole.status == 0, whole.stderr
+    assert "add it again with --blocks 4 --replace" in whole.stderr
+    assert "bench run" not in whole.stdout
+    divided = bench(*add, "--blocks", "4", "--replace")
+    assert divided.status == 0, divided.stderr
+    card = yaml.safe_load((home / "cards" / "mine.yaml").read_text())
+    assert [s["name"] for s in card["sections"]] == ["one-b1", "one-b2", "one-b3", "one-b4"]
+    assert [s["block"] for s in card["sections"]] == [[1, 4], [2, 4], [3, 4], [4, 4]]
+    rows = {row["section"]: row for row in shown(bench, "mine")["sections"]}
+    assert [rows[f"one-b{n}"]["spots"] for n in (1, 2, 3, 4)] == [30, 30, 30, 30]
+
+    advice = divided.stdout.split("run a method:")[1].split()
+    assert advice[:2] == ["bench", "run"]
+    assert advice[-2:] == ["--protocol", "by-section"]
+    advice[advice.index("--method") + 1] = "coordinates"  # any method that takes no time
+    answer = bench(*advice[1:], "--results", results, "--tracking", "none", "--panel", "hvg:20")
+    assert answer.status == 0, answer.stderr
+    assert "4 folds" in answer.stderr + answer.stdout
+    # A patch is 112 um, 56 px: at each border, the last column of six spots and the first.
+    assert "Blocks of one section: training and test spots are of one section" in answer.stdout
+    assert "36 test spots lie within a patch width" in answer.stdout
+    assert_refused(bench("run", "-m", "mean", "-d", "mine", "--results", results), "by-section")
+
+
+def test_sections_of_two_patients_are_divided_and_run_under_strict(bench, home, tmp_path, results):
+    folder = visium(tmp_path / "slides")
+    table = patients(tmp_path / "map.csv", {"S1": "P1", "S2": "P2"})
+    made = added(bench, folder, table, "mine", "--blocks", "2")
+    assert [line["section"] for line in made["sections"]] == ["S1-b1", "S1-b2", "S2-b1", "S2-b2"]
+    assert [line["spots"] for line in made["sections"]] == [6, 6, 6, 6]
+    answer = bench(
+        *("run", "--method", "mean", "--dataset", "mine", "--results", results),
+        *("--tracking", "none", "--panel", "expressed:5"),
+    )
+    assert answer.status == 0, answer.stderr
+    assert "Blocks of one section" not in answer.stdout
+
+
+@pytest.mark.parametrize("blocks", ["1", "17", "x", "0", "-2"])
+def test_a_number_of_blocks_that_cannot_be_is_refused(bench, home, tmp_path, blocks):
+    table = one_section(tmp_path)
+    add = ("data", "add", tmp_path, "--name", "mine", "--patients", table, "--blocks", blocks)
+    assert_refused(bench(*add), "--blocks")
+    assert not (home / "cards").exists()
+
+
+def test_more_blocks_than_the_spots_of_a_section_allow_are_refused(bench, home, tmp_path):
+    folder = visium(tmp_path / "slides", names=("S1",))
+    table = patients(tmp_path / "map.csv", {"S1": "P1"})
+    add = ("data", "add", folder, "--name", "mine", "--patients", table, "--blocks", "5")
+    assert_refused(bench(*add), "12 spots cannot be divided into 5 blocks")
+    assert not (home / "cards").exists()
+
+
 def test_an_empty_folder_says_what_is_looked_for(bench, home, tmp_path):
     (tmp_path / "empty").mkdir()
     table = patients(tmp_path / "map.csv", {"S1": "P1"})

@@ -1,10 +1,14 @@
 """The audit finds every leak that is planted, and none where there is none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from scipy.spatial.distance import cdist
 
 from bench.cache import JsonCache
+from bench.data.alignment import section_alignment
 from bench.errors import LeakError
 from bench.protocol.audit import audit, check_audit, decode_findings, encode_findings
 from bench.protocol.folds import SectionFacts, make_folds
@@ -134,3 +138,78 @@ def test_findings_are_stored_and_a_damaged_file_counts_as_absent(make, own_cache
     for text in ("", "[]", "{}", '{"findings": [{"kind": 1}]}', '{"findings": 3}'):
         stored.path("key").write_text(text)
         assert stored.get("key") is None
+
+
+def blocks(make_section, tmp_path, block_of):
+    """Two blocks of 25 spots at 20 px each, ten a row, of which the second follows below."""
+    path = tmp_path / "shared.png"
+    picture(0).save(path)
+    sections = {}
+    for number, (name, section_of) in enumerate(block_of.items()):
+        drawn = np.random.default_rng(number).poisson(3, (25, 50))
+        section = make_section(name, "A", drawn, image=path, image_hash="sha256:shared")
+        section.adata.obsm["spatial"] = section.spatial + np.array([0, 20 * 3 * number])
+        sections[name] = replace(section, block_of=section_of)
+    return sections
+
+
+def test_blocks_of_one_section_are_one_finding_with_the_spots_whose_patches_overlap(
+    make_section, tmp_path, own_cache
+):
+    sections = blocks(make_section, tmp_path, {"S-b1": "S", "S-b2": "S"})
+    facts = [SectionFacts(s.name, "A", 1, s.image_hash, s.block_of) for s in sections.values()]
+    findings = audit(make_folds("small", facts, BY_SECTION), sections, BY_SECTION)
+    assert kinds(findings) == ["patient", "block"]
+    assert not any(finding.forbidden for finding in findings)
+    # The last row of the first block has five spots, 20 px above a row of ten; a patch is 32 px.
+    near = {
+        name: (cdist(sections[name].spatial, sections[other].spatial).min(axis=1) < 32).sum()
+        for name, other in (("S-b1", "S-b2"), ("S-b2", "S-b1"))
+    }
+    assert near == {"S-b1": 5, "S-b2": 6}
+    assert "of one section, divided into S-b1, S-b2; 11 test spots" in findings[1].message
+    assert findings[1].folds == (0, 1)
+    check_audit(findings, BY_SECTION)
+
+
+def test_blocks_of_one_section_are_forbidden_under_a_patient_split(
+    make_section, tmp_path, own_cache
+):
+    sections = blocks(make_section, tmp_path, {"S-b1": "S", "S-b2": "S"})
+    facts = [SectionFacts(s.name, "A", 1, s.image_hash, s.block_of) for s in sections.values()]
+    findings = audit(make_folds("small", facts, BY_SECTION), sections, STRICT)
+    assert [(f.kind, f.forbidden) for f in findings] == [("patient", True), ("block", True)]
+
+
+def test_one_image_of_blocks_of_two_sections_is_a_same_image_leak(
+    make_section, tmp_path, own_cache
+):
+    sections = blocks(make_section, tmp_path, {"S-b1": "S", "T-b1": "T"})
+    facts = [SectionFacts(s.name, "A", 1) for s in sections.values()]
+    findings = audit(make_folds("small", facts, BY_SECTION), sections, BY_SECTION)
+    assert kinds(findings) == ["patient", "image", "distance"]
+
+
+def test_the_spots_of_all_blocks_are_compared_with_the_tissue_together(
+    make_section, tmp_path, own_cache
+):
+    """The last block lies off the tissue, and would lie on it mirrored; the section would not."""
+    pixels = np.full((600, 600, 3), 240, dtype=np.uint8)
+    pixels[:300] = (150, 70, 140)
+    path = tmp_path / "shared.png"
+    Image.fromarray(pixels).save(path)
+    grid = np.stack(np.meshgrid(np.arange(20.0, 600, 20), np.arange(20.0, 400, 20)), -1)
+    spatial = grid.reshape(-1, 2)
+    rows = np.array_split(np.arange(len(spatial)), 4)
+    sections = {}
+    for name, spots in zip(("S-b1", "S-b2", "S-b3", "S-b4"), rows, strict=True):
+        drawn = np.random.default_rng(len(sections)).poisson(3, (len(spots), 50))
+        section = make_section(name, "A", drawn, image=path, image_hash="sha256:half")
+        section.adata.obsm["spatial"] = spatial[spots]
+        sections[name] = replace(section, block_of="S")
+    facts = [SectionFacts(s.name, "A", 1, s.image_hash, s.block_of) for s in sections.values()]
+    findings = audit(make_folds("small", facts, BY_SECTION), sections, BY_SECTION)
+    assert kinds(findings) == ["patient", "block"]
+    alone = section_alignment(sections["S-b4"])
+    assert alone is not None
+    assert alone.warning is not None

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from bench.protocol.folds import (
     read_folds,
     write_folds,
 )
-from bench.protocol.rules import PUBLISHED, STRICT
+from bench.protocol.rules import BY_SECTION, PUBLISHED, STRICT
 
 
 def facts_of(layout, images=True):
@@ -327,3 +328,49 @@ def test_folds_cannot_be_changed_in_memory():
     with pytest.raises(ValueError, match="frozen"):
         folds.folds[0].train = ()
     assert isinstance(folds, Folds)
+
+
+def blocks_of_one_section(*sections, image="sha256:1"):
+    """Facts of four blocks of a patient's section for each name."""
+    return [
+        SectionFacts(f"{name}-b{number}", f"P-{name}", 1, f"{image}-{name}", f"block of {name}")
+        for name in sections
+        for number in range(1, 5)
+    ]
+
+
+def test_blocks_of_one_section_are_left_out_one_by_one_by_a_section_split():
+    folds = make_folds("d", blocks_of_one_section("S"), BY_SECTION).folds
+    assert [fold.test for fold in folds] == [("S-b1",), ("S-b2",), ("S-b3",), ("S-b4",)]
+    assert folds[1].train == ("S-b1", "S-b3", "S-b4")
+
+
+def test_a_patient_split_keeps_blocks_of_one_section_on_one_side_of_the_test_split():
+    folds = make_folds("d", blocks_of_one_section("S", "T"), STRICT).folds
+    assert [fold.test for fold in folds] == [
+        ("S-b1", "S-b2", "S-b3", "S-b4"),
+        ("T-b1", "T-b2", "T-b3", "T-b4"),
+    ]
+    assert folds[0].validation == ("T-b4",)
+    assert folds[0].train == ("T-b1", "T-b2", "T-b3")
+
+
+def test_blocks_of_one_section_under_two_patients_are_refused_by_a_patient_split():
+    facts = [replace(fact, patient=fact.name) for fact in blocks_of_one_section("S")]
+    with pytest.raises(LeakError, match="the same image on both sides"):
+        make_folds("d", facts, STRICT)
+
+
+@pytest.mark.parametrize("other", [None, "block of T"])
+def test_an_image_that_a_block_shares_with_another_section_is_refused(other):
+    facts = blocks_of_one_section("S")
+    facts[3] = replace(facts[3], block_of=other)
+    with pytest.raises(LeakError, match="the same image on both sides"):
+        make_folds("d", facts, BY_SECTION)
+
+
+@pytest.mark.parametrize("protocol", [STRICT, BY_SECTION])
+def test_one_section_is_told_how_to_be_divided(protocol):
+    with pytest.raises(BenchError, match=r"bench data add --blocks 4") as caught:
+        make_folds("d", facts_of([[5]]), protocol)
+    assert "by-section" in str(caught.value)
