@@ -266,7 +266,7 @@ def _is_importable(module: ModuleType) -> bool:
 
 def _used_code(kind: type) -> dict[str, str]:
     """Hashes of what a class uses of the names of its module, directly or through others."""
-    module, found = kind.__module__, {}
+    module, used = kind.__module__, {}
     waiting: list[Any] = [kind]
     seen = {id(kind)}
     while waiting:
@@ -276,12 +276,12 @@ def _used_code(kind: type) -> dict[str, str]:
             if isinstance(value, _CONSTANTS):
                 text = repr(value)
                 if " at 0x" not in text:  # an address differs between processes
-                    found[f"{module}.{name}"] = text
+                    used[f"{module}.{name}"] = text
             elif isinstance(value, type | FunctionType) and value.__module__ == module:
                 seen.add(id(value))
                 waiting.append(value)
-                found[f"{module}.{name}"] = hashlib.sha256(_text_of(value)).hexdigest()
-    return found
+                used[f"{module}.{name}"] = hashlib.sha256(_text_of(value)).hexdigest()
+    return used
 
 
 def _names_in(value: type | FunctionType, module: str) -> Iterator[tuple[str, Any]]:

@@ -154,12 +154,12 @@ def tune_command(
         budget,
     )
     with redirect_stdout(sys.stderr), TuningDisplay() as watcher:
-        found, failed = tune(request, watcher, make_study_runner(executor, watcher))
+        tuned, failed = tune(request, watcher, make_study_runner(executor, watcher))
         outcomes = []
-        if found:
+        if tuned:
             uri = tracking_uri(group.tracking, group.results)
             tracker = Tracker(uri, group.results, watcher.warn)
-            outcomes = refit(request, found, uploads=tracker, watcher=watcher, executor=executor)
+            outcomes = refit(request, tuned, uploads=tracker, watcher=watcher, executor=executor)
     if outcomes:
         _print_tuned(outcomes, as_json)
     for one in failed:

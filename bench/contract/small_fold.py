@@ -133,8 +133,8 @@ def as_slide(section: TrainingSection) -> Slide:
 
 def arrays_of(section: Slide) -> dict[str, np.ndarray]:
     """Arrays that a section hands to a method, by name; not copied."""
-    found = {field.name: getattr(section, field.name) for field in fields(section)}
-    arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+    values = {field.name: getattr(section, field.name) for field in fields(section)}
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     if section.patch_source is not None:
         arrays["centres"] = section.patch_source.centres
     return arrays

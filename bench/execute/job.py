@@ -257,7 +257,7 @@ def _take_model(job: Job, made: Path, target: Path) -> None:
 
 def _small_images(job: Job, data: FoldData) -> dict[str, dict[str, object]]:
     """Small copies of the test sections' images, made once for all runs; what maps are drawn on."""
-    found: dict[str, dict[str, object]] = {}
+    copies: dict[str, dict[str, object]] = {}
     for slide in data.slides:
         source = slide.patch_source
         if source is None:
@@ -272,5 +272,5 @@ def _small_images(job: Job, data: FoldData) -> dict[str, dict[str, object]]:
             with atomic_write(path) as temporary:
                 image.save(temporary, format="JPEG", quality=85)
             write_record(scale, {"scale": of_pixel * source.image_scale})
-        found[slide.name] = {"file": name.as_posix(), **read_record(scale)}
-    return found
+        copies[slide.name] = {"file": name.as_posix(), **read_record(scale)}
+    return copies

@@ -106,10 +106,10 @@ def _by_content(value: Any) -> Any:
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    versions = {"python": ".".join(platform.python_version_tuple()[:2])}
     for package in packages:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+            versions[package] = "absent"
+    return versions

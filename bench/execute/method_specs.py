@@ -13,7 +13,7 @@ from bench.evaluate.oracles import ORACLES
 from bench.execute.request import FoldSettings
 from bench.method_references import SHUFFLED, is_handed, is_own
 from bench.own_methods import prefix
-from bench.registry import Found, check_installed, find_methods
+from bench.registry import InstalledMethod, check_installed, find_methods
 from bench.worker.describe import describe
 from bench.worker.process import WorkerFailedError, run_worker
 
@@ -188,9 +188,9 @@ def resolve_methods(
             continue
         shuffled = label.startswith(f"{SHUFFLED}:")
         name = label.removeprefix(f"{SHUFFLED}:")
-        found = of(name)
-        row = _row_name(name, found["facts"], known)
-        if shuffled and not found["facts"].needs_image:
+        description = of(name)
+        row = _row_name(name, description["facts"], known)
+        if shuffled and not description["facts"].needs_image:
             raise BenchError(
                 f"{SHUFFLED}:{row}: {row} does not look at images, shuffling changes nothing"
             )
@@ -199,15 +199,17 @@ def resolve_methods(
                 label=f"{SHUFFLED}:{row}" if shuffled else row,
                 method=name,
                 shuffled=shuffled,
-                config=found["config"],
-                facts=found["facts"],
-                changes=found["changes"],
+                config=description["config"],
+                facts=description["facts"],
+                changes=description["changes"],
             )
         )
     _check_rows_differ(specs)
-    unused = set(settings).difference(*(found["used"] for found in described.values()))
+    unused = set(settings).difference(*(description["used"] for description in described.values()))
     if unused:
-        names = {name for found in described.values() for name in found["facts"].settings}
+        names = {
+            name for description in described.values() for name in description["facts"].settings
+        }
         raise UnknownNameError("setting", sorted(unused)[0], names or {"(none)"})
     return specs
 
@@ -240,19 +242,21 @@ def is_twin(method: str) -> bool:
 
 def tuned_spec(
     method: str,
-    found: Mapping[int, FoldSettings],
+    fold_settings: Mapping[int, FoldSettings],
     dataset: str,
     preset: str,
     settings: Mapping[str, Any],
 ) -> MethodSpec:
     """A method with settings of its own for every fold; it gets a row of its own."""
     (method_spec,) = resolve_methods([method], dataset, preset, settings)
-    whole = _describe(method, dataset, preset, settings, [of.config for of in found.values()])
-    chosen = dict(zip(found, whole["whole"], strict=True))
+    whole = _describe(
+        method, dataset, preset, settings, [of.config for of in fold_settings.values()]
+    )
+    chosen = dict(zip(fold_settings, whole["whole"], strict=True))
     return replace(method_spec, label=f"{TUNED}:{method_spec.label}", fold_configs=chosen)
 
 
-def _row_name(method: str, facts: MethodFacts, known: Mapping[str, Found]) -> str:
+def _row_name(method: str, facts: MethodFacts, known: Mapping[str, InstalledMethod]) -> str:
     """What a row is called: the name of an installed method stands for that method alone."""
     if not is_own(method):
         return method
@@ -284,14 +288,14 @@ def _describe(
     built_in = known is not None and known.entry is None
     # A class that was handed over is in this process, where its source can be found.
     if built_in or is_handed(method):
-        found = describe(**question)
+        description = describe(**question)
     else:
         try:
-            found = run_worker("describe", json.dumps(question))
+            description = run_worker("describe", json.dumps(question))
         except WorkerFailedError as error:
             where = f"{method}:" if is_own(method) else f"method '{method}'"
             raise BenchError(f"{where} cannot be imported: {error}") from error
-    facts = {"built_in": built_in, **found["facts"]}
+    facts = {"built_in": built_in, **description["facts"]}
     for name in ("settings", "harness"):
         facts[name] = tuple(facts[name])
-    return {**found, "facts": MethodFacts(**facts)}
+    return {**description, "facts": MethodFacts(**facts)}

@@ -324,14 +324,14 @@ def _checkpoint(method_spec: MethodSpec) -> dict[str, Any]:
 def _tuned(method_spec: MethodSpec) -> dict[str, Any]:
     """Settings by fold, as ``run.json`` has them."""
     configs = method_spec.fold_configs
-    found = {str(fold): dict(config) for fold, config in sorted(configs.items())}
-    return {"tuned": found} if found else {}
+    by_fold = {str(fold): dict(config) for fold, config in sorted(configs.items())}
+    return {"tuned": by_fold} if by_fold else {}
 
 
 def _studies(request: Request, method_spec: MethodSpec) -> dict[str, Any]:
     """Folders of the studies that found the settings, by fold."""
-    found = request.tuned.get(str(method_spec.method), {})
-    return {"studies": {str(fold): of.study for fold, of in found.items()}} if found else {}
+    by_fold = request.tuned.get(str(method_spec.method), {})
+    return {"studies": {str(fold): of.study for fold, of in by_fold.items()}} if by_fold else {}
 
 
 def _shared_folds(results: Path, folds: Folds) -> Folds:

@@ -134,9 +134,9 @@ def decode_findings(content: Any) -> list[Finding]:
 def rule_findings(folds: Folds, protocol: Protocol) -> list[Finding]:
     """What the protocol's own rules take from the test sections."""
     every = tuple(fold.index for fold in folds.folds)
-    found = []
+    findings = []
     if protocol.panel in {"published", "listed"}:
-        found.append(
+        findings.append(
             Finding(
                 "panel",
                 _LISTS[protocol.panel],
@@ -145,7 +145,7 @@ def rule_findings(folds: Folds, protocol: Protocol) -> list[Finding]:
             )
         )
     if protocol.heg == "test":
-        found.append(
+        findings.append(
             Finding(
                 "heg",
                 "the highly expressed genes are read off the test section's own truth",
@@ -154,7 +154,7 @@ def rule_findings(folds: Folds, protocol: Protocol) -> list[Finding]:
             )
         )
     if protocol.target.total == "gene":
-        found.append(
+        findings.append(
             Finding(
                 "scale",
                 "truth is scaled by each gene's total over the test section's own spots, which"
@@ -163,7 +163,7 @@ def rule_findings(folds: Folds, protocol: Protocol) -> list[Finding]:
                 forbidden=False,
             )
         )
-    return found
+    return findings
 
 
 def _seen(fold: Fold) -> tuple[str, ...]:
@@ -289,13 +289,13 @@ def _counts(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -
 def _alignments(folds: Folds, sections: Mapping[str, Section]) -> list[Finding]:
     """No leak, but a score on patches from elsewhere means as little."""
     every = tuple(fold.index for fold in folds.folds)
-    found = []
+    findings = []
     for name, section in sections.items():
         alignment = section_alignment(section)
         if alignment is not None and alignment.warning:
             message = f"section {name}: {alignment.warning}"
-            found.append(Finding("alignment", message, every, forbidden=False))
-    return found
+            findings.append(Finding("alignment", message, every, forbidden=False))
+    return findings
 
 
 def _signatures(section: Section) -> set[tuple[int, int]]:

@@ -92,10 +92,10 @@ def read_symbols(path: Path) -> list[str]:
 
 
 def _checked(symbols: list[str], panel: PanelCard, path: Path) -> tuple[str, ...]:
-    found = hashlib.sha256("\n".join(symbols).encode()).hexdigest()
-    if found != panel.symbols_sha256 or len(symbols) != panel.genes:
+    digest = hashlib.sha256("\n".join(symbols).encode()).hexdigest()
+    if digest != panel.symbols_sha256 or len(symbols) != panel.genes:
         raise DataError(
-            f"{path}: {len(symbols)} symbols hashing to {found[:12]}, the card says"
+            f"{path}: {len(symbols)} symbols hashing to {digest[:12]}, the card says"
             f" {panel.genes} hashing to {panel.symbols_sha256[:12]}; fetch the file again"
         )
     return tuple(symbols)

@@ -213,8 +213,8 @@ def has_uploads(path: Path, tag: str, values: Iterable[str]) -> bool:
     if not is_ready(path):
         return False
     with closing(_connect(path)) as connection:
-        found = connection.execute("SELECT value FROM tags WHERE key = ?", (tag,))
-        return wanted <= {value for (value,) in found}
+        rows = connection.execute("SELECT value FROM tags WHERE key = ?", (tag,))
+        return wanted <= {value for (value,) in rows}
 
 
 # ------------------------------------------------------------------------------ making
@@ -412,12 +412,12 @@ def _not_readable(path: Path, error: BaseException) -> StoreError:
 def _former_roots(connection: sqlite3.Connection, root: str) -> set[str]:
     """Roots of our experiments' locations that are not where the artifacts lie now."""
     rows = connection.execute("SELECT experiment_id, name, artifact_location FROM experiments")
-    found = set()
+    roots = set()
     for number, name, location in rows:
         former, _, last = str(location or "").rpartition("/")
         if former.endswith(f"/{ARTIFACTS}") and unquote(last) in {str(number), name}:
-            found.add(former)
-    return found - {root}
+            roots.add(former)
+    return roots - {root}
 
 
 def _rewrite(connection: sqlite3.Connection, former: str, root: str) -> int:

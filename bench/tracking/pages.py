@@ -195,8 +195,8 @@ def compared_map(run: StoredRun, index: int) -> np.ndarray | None:
     genes = run.folder.fold(index).read_table("genes.parquet")
     section = min(genes["section"])
     order = genes[genes["section"] == section].sort_values(["heg", "truth_mean"], ascending=False)
-    found = section_map([StoredRun(run.folder, run.facts, (index,))], section)
-    figure = gene_maps(found, list(order["gene"][:_GENES_COMPARED]))
+    maps = section_map([StoredRun(run.folder, run.facts, (index,))], section)
+    figure = gene_maps(maps, list(order["gene"][:_GENES_COMPARED]))
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -241,14 +241,14 @@ def dataset_input(run: StoredRun, card: DatasetCard | None) -> DatasetInput:
 
 def listed_runs(results: Path, dataset: str, protocol: str) -> list[StoredRun]:
     """Stored runs as their manifests say, whose files are not hashed: for the description alone."""
-    found = []
+    runs = []
     for path in sorted((results / "runs" / dataset / protocol).glob("*/run.json")):
         facts = read_run(path.parent)
         if facts is not None:
             folder = RunFolder(path.parent, facts["key"])
             done = [i for i in range(int(facts["n_folds"])) if _has_manifest(folder, i)]
-            found.append(StoredRun(folder, facts, tuple(done)))
-    return [run for run in found if run.done]
+            runs.append(StoredRun(folder, facts, tuple(done)))
+    return [run for run in runs if run.done]
 
 
 def _has_manifest(run: RunFolder, index: int) -> bool:

@@ -53,8 +53,8 @@ class RunUpload:
 
     def find(self, key: str) -> Run | None:
         """The MLflow run with a key, None where there is none."""
-        found = self.client.search_runs([self.experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
-        return found[0] if found else None
+        runs = self.client.search_runs([self.experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
+        return runs[0] if runs else None
 
     def new_run(self, name: str, begin: int, tags: dict[str, str]) -> str:
         """Make an MLflow run; gives its id."""
@@ -72,12 +72,15 @@ class RunUpload:
         begin, end = _times(fold)
         key = pages.fold_key(self.run.folder, index)
         identity = {KEY: key, VERSION: fold.version(), "mlflow.parentRunId": parent}
-        found = self.find(key)
-        if found is not None:
-            if found.info.status == "FINISHED" and identity.items() <= found.data.tags.items():
+        existing = self.find(key)
+        if existing is not None:
+            if (
+                existing.info.status == "FINISHED"
+                and identity.items() <= existing.data.tags.items()
+            ):
                 return
             # Done again since, or broken off in the middle: MLflow's histories only grow.
-            self._discard(found)
+            self._discard(existing)
         name = f"{self.run.facts['label']} fold {index}"
         child = self.new_run(name, begin, identity)
         tags = {"level": "fold", "method": self.run.facts["label"], "fold": str(index)}

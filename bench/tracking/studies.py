@@ -24,12 +24,12 @@ def study_folders(run: StoredRun) -> dict[int, Path]:
     """Folders of the studies that found a run's settings, by fold; those that are there."""
     named = run.facts.get("studies")
     root = (run.folder.results / "tuning").resolve()
-    found = {}
+    folders = {}
     for fold, name in named.items() if isinstance(named, dict) else ():
         folder = (run.folder.results / str(name)).resolve()
         if str(fold).isdigit() and folder.is_relative_to(root) and folder.is_dir():
-            found[int(fold)] = folder
-    return found
+            folders[int(fold)] = folder
+    return folders
 
 
 def upload_studies(
@@ -96,17 +96,17 @@ def _upload_trial(
 def _settings(facts: dict[str, Any]) -> dict[str, Any]:
     """What of ``study.json`` is a setting."""
     budget = facts.get("budget")
-    found = dict(budget) if isinstance(budget, dict) else {}
-    return found | {k: facts.get(k) for k in ("sampler", "pruner", "inner_folds", "objective")}
+    settings = dict(budget) if isinstance(budget, dict) else {}
+    return settings | {k: facts.get(k) for k in ("sampler", "pruner", "inner_folds", "objective")}
 
 
 def _run(
     client: MlflowClient, experiment: str, parent: str, key: str, name: str, tags: dict[str, str]
 ) -> Any:
     """The MLflow run of a key, made if there is none."""
-    found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
-    if found:
-        return found[0]
+    runs = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
+    if runs:
+        return runs[0]
     of_mlflow = {"mlflow.parentRunId": parent, "mlflow.source.name": "bench tune"}
     return client.create_run(experiment, tags={KEY: key, **of_mlflow, **tags}, run_name=name)
 

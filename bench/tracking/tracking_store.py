@@ -249,18 +249,18 @@ class TrackingStore:
         if not isinstance(run_id, str):
             return None
         try:
-            found = client.get_run(run_id)
+            mlflow_run = client.get_run(run_id)
         except MlflowException as error:
             if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 raise
             return None
-        return found if found.data.tags.get(KEY) == run.folder.key else None
+        return mlflow_run if mlflow_run.data.tags.get(KEY) == run.folder.key else None
 
     def _experiment(self, client: MlflowClient, run: StoredRun) -> str:
         from mlflow.exceptions import MlflowException
 
         name = f"{run.facts['dataset']}-{run.facts['protocol']}"
-        if (found := client.get_experiment_by_name(name)) is None:
+        if (experiment := client.get_experiment_by_name(name)) is None:
             location = None
             if self.uri.startswith("sqlite:"):
                 location = (self._results / ARTIFACTS / name).resolve().as_uri()
@@ -271,12 +271,12 @@ class TrackingStore:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
                 # Another process has just made it.
-                found = client.get_experiment_by_name(name)
+                experiment = client.get_experiment_by_name(name)
             else:
                 return str(made)
-        if found.lifecycle_stage == "deleted":
+        if experiment.lifecycle_stage == "deleted":
             raise BenchError(f"experiment {name} was deleted there; restore it or purge it")
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _describe_experiment(self, client: MlflowClient, experiment: str, run: StoredRun) -> None:
         # One at a time, so that the last one to write has seen all runs.
@@ -289,10 +289,10 @@ class TrackingStore:
     def _write_description(self, client: MlflowClient, experiment: str, run: StoredRun) -> None:
         facts = run.facts
         beside = []
-        for found in pages.listed_runs(self._results, facts["dataset"], facts["protocol"]):
-            versions = ",".join(found.folder.fold(index).version() for index in found.done)
+        for listed in pages.listed_runs(self._results, facts["dataset"], facts["protocol"]):
+            versions = ",".join(listed.folder.fold(index).version() for index in listed.done)
             # The same object, so that the rows of the table are not made anew.
-            beside.append(self._listed.setdefault(found.folder.key + versions, found))
+            beside.append(self._listed.setdefault(listed.folder.key + versions, listed))
         client.set_experiment_tag(experiment, pages.NOTE, pages.experiment_note(beside))
         if pages.VIEW_TAG not in client.get_experiment(experiment).tags:
             view = pages.saved_view(created_at(run))

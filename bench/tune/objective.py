@@ -49,14 +49,14 @@ class FixedOrSuggested:
         self._trial, self._fixed = trial, fixed
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._trial, name)
+        attribute = getattr(self._trial, name)
         if not name.startswith("suggest_"):
-            return found
+            return attribute
 
         def suggest(setting: str, *arguments: Any, **options: Any) -> Any:
             if setting in self._fixed:
                 return self._fixed[setting]
-            return found(setting, *arguments, **options)
+            return attribute(setting, *arguments, **options)
 
         return suggest
 

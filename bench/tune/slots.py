@@ -25,13 +25,13 @@ def settled(trial: FrozenTrial) -> bool:
 
 def holders(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
     """The trial that counts for each slot: the first that was not lost with its worker."""
-    found: dict[int, FrozenTrial] = {}
+    by_slot: dict[int, FrozenTrial] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
         slot = trial.user_attrs.get(SLOT)
         lost = trial.state == TrialState.FAIL and not settled(trial)
         if slot is not None and not lost:
-            found.setdefault(int(slot), trial)
-    return found
+            by_slot.setdefault(int(slot), trial)
+    return by_slot
 
 
 def fill(study: Study, slots: int, defaults: Mapping[str, Any] | None) -> None:
@@ -55,10 +55,10 @@ def fill(study: Study, slots: int, defaults: Mapping[str, Any] | None) -> None:
 
 def counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
     """Settled trials by what became of them."""
-    found = Counter(
+    by_state = Counter(
         trial.state.name.lower() for trial in holders(trials).values() if settled(trial)
     )
-    return {name: found.get(name, 0) for name in ("complete", "pruned", "fail")}
+    return {name: by_state.get(name, 0) for name in ("complete", "pruned", "fail")}
 
 
 def seconds(trials: Sequence[FrozenTrial]) -> float:

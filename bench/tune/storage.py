@@ -157,7 +157,7 @@ def requeue_stale_trials(study: Study, folder: Path) -> int:
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
-    found = 0
+    requeued = 0
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         path = folder / WORKERS / f"{trial.user_attrs.get('worker')}.lock"
         if not path.is_file():
@@ -170,7 +170,7 @@ def requeue_stale_trials(study: Study, folder: Path) -> int:
                 if now.state == TrialState.RUNNING:
                     storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
                     retry(study, now)
-                    found += 1
+                    requeued += 1
         except (Timeout, UpdateFinishedTrialError):
             continue
-    return found
+    return requeued

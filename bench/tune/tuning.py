@@ -123,7 +123,7 @@ def tune(
         The request cannot be met, or the storage cannot be used.
     """
     watcher, runner = watcher or TuningWatcher(), runner or LocalStudies()
-    found: dict[str, dict[int, Tuned]] = {}
+    results: dict[str, dict[int, Tuned]] = {}
     failed: list[AllFailed] = []
     specs = plan_studies(request, elsewhere=runner.elsewhere)
     for spec in specs:  # the whole request is checked before the first trial
@@ -146,14 +146,14 @@ def tune(
         tuned = write_results(spec, study)
         if known != tuned.trials:
             study_figures(study, spec.folder, request.objective.value)
-        found.setdefault(method, {})[fold] = tuned
+        results.setdefault(method, {})[fold] = tuned
         watcher.study_done(spec, tuned, said)
-    return found, failed
+    return results, failed
 
 
 def refit(
     request: TuneRequest,
-    found: Mapping[str, Mapping[int, Tuned]],
+    results: Mapping[str, Mapping[int, Tuned]],
     *,
     uploads: Uploads | None = None,
     watcher: JobWatcher | None = None,
@@ -166,11 +166,11 @@ def refit(
     list of RunResult
         The default settings on the tuned folds, then the best ones: runs as any other.
     """
-    folds = tuple(sorted({fold for of in found.values() for fold in of}))
-    run = replace(request.run, methods=tuple(found), folds=folds, oracles=False)
+    folds = tuple(sorted({fold for of in results.values() for fold in of}))
+    run = replace(request.run, methods=tuple(results), folds=folds, oracles=False)
     best = {
         method: {fold: FoldSettings(tuned.config, tuned.study) for fold, tuned in of.items()}
-        for method, of in found.items()
+        for method, of in results.items()
     }
     # Workers that shared a study come here together: one does the work, the others find it done.
     lock = request.run.results / "tuning" / ".refit.lock"

@@ -153,7 +153,7 @@ def _planned(request: Request, assignments: Sequence[Assignment]) -> list[Job]:
     """The jobs that a task was assigned, from the plan as this node makes it."""
     plan = make_plan(request)
     jobs = {(job.method_spec.label, job.fold): job for job in plan.jobs()}
-    found = []
+    planned = []
     for of in assignments:
         job = jobs.get((of.label, of.fold))
         if job is None or job.run.key != of.key:
@@ -161,12 +161,12 @@ def _planned(request: Request, assignments: Sequence[Assignment]) -> list[Job]:
                 f"{of.label}, fold {of.fold}: code, packages or data have changed since the"
                 " submission; submit again"
             )
-        found.append(job)
+        planned.append(job)
     for run in plan.runs:
         # The calling process has done so, and removes it again if it is refused afterwards.
-        if any(job.run == run.folder for job in found):
+        if any(job.run == run.folder for job in planned):
             run.folder.describe(run.facts)
-    return found
+    return planned
 
 
 def _to_force(of: Assignment, job: Job) -> bool:

@@ -321,11 +321,11 @@ class ObjectStore:
     def _path(self, path: Path) -> SentPath:
         if str(path) not in self._paths:
             if path.is_file():
-                found = {_ITSELF: path}
+                by_name = {_ITSELF: path}
             else:
                 inner = sorted(file for file in path.rglob("*") if file.is_file())
-                found = {file.relative_to(path).as_posix(): file for file in inner}
-            files = {name: _put(file) for name, file in found.items()}
+                by_name = {file.relative_to(path).as_posix(): file for file in inner}
+            files = {name: _put(file) for name, file in by_name.items()}
             self._paths[str(path)] = SentPath(path.name, content_hash(path), files)
         return self._paths[str(path)]
 

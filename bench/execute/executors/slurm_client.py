@@ -124,8 +124,8 @@ def largest_array() -> int:
     SlurmError
         The controller does not answer, or has arrays switched off.
     """
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"), re.M)
-    limit = int(found[1]) if found else 1001
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"), re.M)
+    limit = int(match[1]) if match else 1001
     if limit < 1:
         raise SlurmError("job arrays are switched off on this cluster (MaxArraySize is 0)")
     return limit
@@ -172,13 +172,13 @@ def array_tasks(names: Collection[str]) -> dict[tuple[str, int], TaskState]:
         *("--noheader", "--array", "--states=all", f"--name={','.join(sorted(names))}"),
         "--format=%j|%F|%K|%T|%r",
     )
-    found: dict[tuple[str, int], TaskState] = {}
+    states: dict[tuple[str, int], TaskState] = {}
     for line in answer.splitlines():
         parts = [part.strip() for part in line.split("|", 4)]
         if len(parts) == 5 and parts[0] in names and parts[2].isdecimal():
             name, job, number, state, reason = parts
-            found[name, int(number)] = TaskState(state, reason, job)
-    return found
+            states[name, int(number)] = TaskState(state, reason, job)
+    return states
 
 
 def _call(program: str, *arguments: str) -> str:

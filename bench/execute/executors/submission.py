@@ -130,12 +130,12 @@ class Submission:
 
     def report(self, task: int) -> TaskReport:
         """What a task has written about itself; empty where it has not begun."""
-        found = read_record(self.folder / "tasks" / f"{task}.json")
+        record = read_record(self.folder / "tasks" / f"{task}.json")
         return TaskReport(
-            tuple(found.get("begun", ())),
-            tuple(found.get("kept", ())),
-            dict(found.get("failed", {})),
-            str(found.get("refused", "")),
+            tuple(record.get("begun", ())),
+            tuple(record.get("kept", ())),
+            dict(record.get("failed", {})),
+            str(record.get("refused", "")),
         )
 
     def write_report(self, task: int, report: TaskReport) -> None:
@@ -187,10 +187,10 @@ def read_submission(folder: Path) -> Submission:
     DataError
         The folder holds none.
     """
-    found = _read(folder / _SUBMISSION)
+    content = _read(folder / _SUBMISSION)
     try:
-        bundles = tuple(tuple(Assignment(**of) for of in bundle) for bundle in found["bundles"])
-        return Submission(folder, bool(found["fetch"]), int(found["array_size"]), bundles)
+        bundles = tuple(tuple(Assignment(**of) for of in bundle) for bundle in content["bundles"])
+        return Submission(folder, bool(content["fetch"]), int(content["array_size"]), bundles)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / _SUBMISSION}: not a submission of this version") from error
 
@@ -298,9 +298,9 @@ def _variables(profile: Profile) -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__})") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise DataError(f"{path}: not a JSON object")
-    return found
+    return content
