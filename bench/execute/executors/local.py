@@ -153,7 +153,7 @@ class _Loop:
             began = self._begin()
             if self._running:
                 waits = [on for running in self._running for on in running.worker.waits_on]
-                connections.wait(waits, self._patience())
+                connections.wait(waits, self._wait_seconds())
                 for running in list(self._running):
                     self._step(running)
             elif self._pending and not began:
@@ -164,7 +164,7 @@ class _Loop:
             self._end(running)
         self._folds.close()
 
-    def _patience(self) -> float:
+    def _wait_seconds(self) -> float:
         """Longest wait; an interruption that another thread raises is seen after it."""
         left = [running.worker.seconds_left for running in self._running]
         waits = [seconds for seconds in left if seconds is not None]
