@@ -1,4 +1,4 @@
-"""The machine and the installation that a run takes place in."""
+"""Versions of the packages and commit of the installation that runs the benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trials a study owes: numbered slots, so that no worker does another's again."""
+"""Planned trials of a study as numbered slots, so that no trial is run by two workers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 SLOT, WORKER, REASON = "slot", "worker", "reason"
-"""User attributes of a trial: its slot, who runs it, why it failed."""
+"""User attributes of a trial: its slot, its worker, its reason of failure."""
 
 
 def settled(trial: FrozenTrial) -> bool:
-    """Whether a trial has come to an end of its own: done, pruned, or failed with a reason."""
+    """Whether a trial is finished, pruned, or failed with a reason."""
     if trial.state == TrialState.FAIL:
         return REASON in trial.user_attrs
     return trial.state in {TrialState.COMPLETE, TrialState.PRUNED}
 
 
 def holders(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
-    """The trial that counts for each slot: the first that was not lost with its worker."""
+    """Trial that counts for each slot: the first that was not lost with its worker."""
     by_slot: dict[int, FrozenTrial] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
         slot = trial.user_attrs.get(SLOT)
@@ -35,14 +35,14 @@ def holders(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
 
 
 def fill(study: Study, slots: int, defaults: Mapping[str, Any] | None) -> None:
-    """Queue a trial for every slot that has none; the first one tries the default settings.
+    """Queue a trial for every slot without one; the first trial uses the default settings.
 
     Parameters
     ----------
     study
         The study.
     slots
-        Trials that are owed.
+        Number of planned trials.
     defaults
         Default value of every searched setting; None where one lies outside its range.
     """
@@ -54,7 +54,7 @@ def fill(study: Study, slots: int, defaults: Mapping[str, Any] | None) -> None:
 
 
 def counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
-    """Settled trials by what became of them."""
+    """Number of settled trials by state."""
     by_state = Counter(
         trial.state.name.lower() for trial in holders(trials).values() if settled(trial)
     )
@@ -62,7 +62,7 @@ def counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
 
 
 def seconds(trials: Sequence[FrozenTrial]) -> float:
-    """Time that the settled trials took, in seconds; interruptions do not count."""
+    """Duration of the settled trials in seconds, without interruptions."""
     lengths = [trial.duration for trial in holders(trials).values() if settled(trial)]
     return sum(length.total_seconds() for length in lengths if length is not None)
 

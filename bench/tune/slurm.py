@@ -1,7 +1,7 @@
 """Studies whose workers are tasks of a Slurm cluster.
 
 Each task is one worker of one study. The workers of a study share its trials through its storage,
-as processes on one machine do, so the caller has only to keep enough of them alive.
+as processes on one machine do, so the caller only keeps enough workers running.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class SlurmStudies:
     Parameters
     ----------
     executor
-        The cluster, and what to ask of it.
+        Executor of the cluster, with its profile.
     watcher
-        Told what the user should know.
+        Receives warnings.
     """
 
     elsewhere: ClassVar[bool] = True
@@ -52,7 +52,7 @@ class SlurmStudies:
         self._unsubmitted: list[list[Assignment]] = []
 
     def begin(self, specs: Sequence[StudySpec]) -> None:
-        """Submit the workers that are missing.
+        """Submit missing workers.
 
         Raises
         ------
@@ -86,12 +86,12 @@ class SlurmStudies:
             raise DetachedError(self._describe())
 
     def run(self, spec: StudySpec, told: Callable[[Study], None]) -> None:
-        """Wait until a study has what it owes.
+        """Wait until all planned trials of a study are settled.
 
         Raises
         ------
         DetachedError
-            The user interrupted this process; the workers go on.
+            The user interrupted this process; the workers continue.
         BenchError
             Its workers ended too often with trials left.
         """
@@ -147,7 +147,7 @@ class SlurmStudies:
 def run_worker(
     submission: Submission, task: int, content: Mapping[str, Any], watcher: JobWatcher
 ) -> None:
-    """Work on one study in this process until it is over; what a task does.
+    """Work on one study in this process until it is over; called by a task.
 
     Raises
     ------
@@ -180,12 +180,12 @@ def tune_request_to_json(request: TuneRequest) -> dict[str, Any]:
 
 
 def tune_request_from_json(content: Mapping[str, Any]) -> TuneRequest:
-    """The request that :func:`tune_request_to_json` was given.
+    """Request from the object that :func:`tune_request_to_json` made.
 
     Raises
     ------
     DataError
-        Not such an object, as when another version of the package wrote it.
+        Not such an object, for example written by another version of the package.
     """
     try:
         values = {**content, "run": request_from_json(content["run"])}

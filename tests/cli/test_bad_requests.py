@@ -35,7 +35,7 @@ def run(bench, tiny, results):
         ("mclstxp", ["unknown method 'mclstxp'", "mclstexp"]),
         ("mean,detph", ["unknown method 'detph'", "depth"]),
         ("shuffled:mclst", ["unknown method 'mclst'", "mclstexp"]),
-        ("shuffled:mean", ["does not look at images"]),
+        ("shuffled:mean", ["does not use images"]),
         ("shuffled", ["shuffled:METHOD"]),
         ("mean,shuffled", ["shuffled:METHOD"]),
         ("", ["no method", "bench list"]),
