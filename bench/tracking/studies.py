@@ -1,4 +1,4 @@
-"""The studies behind a tuned run as MLflow runs below it, a run a trial."""
+"""Studies of a tuned run as nested MLflow runs, one run per trial."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PARAM = "param."
 
 
 def study_folders(run: StoredRun) -> dict[int, Path]:
-    """Folders of the studies that found a run's settings, by fold; those that are there."""
+    """Existing folders of the studies that gave a run's settings, by fold."""
     named = run.facts.get("studies")
     root = (run.folder.results / "tuning").resolve()
     folders = {}
@@ -35,7 +35,7 @@ def study_folders(run: StoredRun) -> dict[int, Path]:
 def upload_studies(
     client: MlflowClient, experiment: str, parent: str, run: StoredRun, check: Callable[[], None]
 ) -> None:
-    """Upload what is not there yet of the studies of a tuned run.
+    """Upload the missing parts of the studies of a tuned run.
 
     Scores of trials are on inner folds; they are called ``inner_...``, so that no table mixes them
     with scores of test sections.
@@ -94,7 +94,7 @@ def _upload_trial(
 
 
 def _settings(facts: dict[str, Any]) -> dict[str, Any]:
-    """What of ``study.json`` is a setting."""
+    """Settings in ``study.json``."""
     budget = facts.get("budget")
     settings = dict(budget) if isinstance(budget, dict) else {}
     return settings | {k: facts.get(k) for k in ("sampler", "pruner", "inner_folds", "objective")}
@@ -103,7 +103,7 @@ def _settings(facts: dict[str, Any]) -> dict[str, Any]:
 def _run(
     client: MlflowClient, experiment: str, parent: str, key: str, name: str, tags: dict[str, str]
 ) -> Any:
-    """The MLflow run of a key, made if there is none."""
+    """MLflow run of a key; created if there is none."""
     runs = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
     if runs:
         return runs[0]

@@ -60,7 +60,7 @@ def study_figures(study: Study, folder: Path, score: str) -> list[Path]:
 
 
 def _save(picture: Callable[[], Any], path: Path) -> None:
-    """Save a figure of the library and close it, since the library uses matplotlib's global state."""
+    """Save a figure of the library and close it; the library draws in global state."""
     import matplotlib.pyplot as plt
 
     backend = plt.get_backend()
