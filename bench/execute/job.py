@@ -249,7 +249,7 @@ def _take_model(job: Job, made: Path, target: Path) -> None:
             path = Path(folder) / name
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
                 raise TrainingError(
-                    f"{job.method_spec.label}: saved {name}, which is no plain file"
+                    f"{job.method_spec.label}: saved {name}, which is not a regular file"
                 )
     shutil.rmtree(target, ignore_errors=True)
     os.replace(made, target)

@@ -153,7 +153,7 @@ class RunUpload:
         return str(model.model_id)
 
     def _upload_maps(self, parent: str, child: str, index: int) -> None:
-        """Upload figures of a fold's predictions: all to `child`, one of them also to `parent`."""
+        """Upload figures of a fold's predictions: all to `child`, the first section to `parent`."""
         fold = self.run.folder.fold(index)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "prediction_maps.png"
