@@ -66,7 +66,7 @@ def _summary(path: Path) -> str:
 def find_methods() -> dict[str, InstalledMethod]:
     """All installed methods by name: those of this package and those of entry points.
 
-    A plugin whose name is that of a built-in method or of another plugin goes by
+    A plugin with the name of a built-in method or of another plugin is listed as
     ``distribution:name``.
     """
     folder = _folder("bench.methods")
@@ -181,7 +181,7 @@ def reference_to(method: object) -> str:
     Raises
     ------
     BenchError
-        It is none of these, or a class that cannot be handed over.
+        It is none of these, or a class that cannot be serialised.
     """
     if isinstance(method, str | Path):
         return str(method)

@@ -48,7 +48,7 @@ WORK = "work"
 _RESCORED = "rescored"
 _HASH = "sha256"
 _SCORED = ("scores.parquet", "genes.parquet", "predictions.h5ad", "fold.json")
-"""Files that are made anew when a fold is scored again."""
+"""Files that are rewritten when a fold is scored again."""
 
 Use = Literal["run", "figures", "tables"]
 _READ_BY = {

@@ -90,7 +90,7 @@ def reset(network: nn.Module) -> None:
 
 
 def _compiled(part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    # As a function: a compiled module would stand among the parts that own the network's tensors.
+    # As a function: a compiled module would be registered as a submodule of the network.
     return torch.compile(lambda images: part(images))
 
 

@@ -114,7 +114,7 @@ def tensor_size(state: Mapping[str, Tensor], name: str, axis: int, where: str) -
 
 
 def numbered(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered parts, such as layers, stand behind a prefix of tensor names."""
+    """Number of numbered parts, such as layers, after a prefix of tensor names."""
     parts = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
     return len(parts)
 

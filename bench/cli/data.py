@@ -376,6 +376,6 @@ def get_command(
     for path, fault in outcome.failed.items():
         complain(f"{path}: {fault}")
     if outcome.failed and not as_json:
-        typer.echo(f"call again to go on, or put these files under {root} by the same paths")
+        typer.echo(f"call again to continue, or put these files under {root} by the same paths")
     if not outcome.complete:
         raise typer.Exit(FAILED)

@@ -103,7 +103,7 @@ AliasesOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Table of gene symbols, such as HGNC's; genes go by the approved ones.",
+        help="Table of gene symbols, such as HGNC's; genes are renamed to the approved symbols.",
         show_default="none",
     ),
 ]

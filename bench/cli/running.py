@@ -127,7 +127,7 @@ def tune_command(
 ) -> None:
     """Tune methods on the training sections of each fold, then score the best once on its test.
 
-    The same call goes on after an interruption, and a second one beside it shares the work.
+    The same call continues after an interruption; parallel calls share the work.
     --set fixes a setting.
     """
     from bench.cli.tuning_display import TuningDisplay

@@ -1,4 +1,4 @@
-"""What a prediction is, and what it may depend on."""
+"""Checks of predictions and of what they depend on."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def tries_settings_of_prediction_on_one_fit(subject: Subject) -> None:
         predictions = list(method.predict_each(subject.slides(), Context(seed=SEED), configs))
     left, method.config = method.config, own
     if left != own:
-        raise ContractError("predict_each leaves other settings behind than it found")
+        raise ContractError("predict_each changes the settings of the method")
     if len(predictions) != len(configs):
         raise ContractError(
             f"predict_each gave {len(predictions)} results for {len(configs)} settings"

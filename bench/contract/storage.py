@@ -1,4 +1,4 @@
-"""What a method writes, and that it comes back."""
+"""Checks of saving and loading."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _COMPRESSED: dict[bytes, Callable[[bytes], bytes]] = {
     **{bytes([0x78, level]): zlib.decompress for level in (0x01, 0x5E, 0x9C, 0xDA)},
 }
 _DEPTH = 3
-"""Archives within archives that are opened."""
+"""Maximum depth of nested archives that are opened."""
 
 
 def comes_back_from_its_folder(subject: Subject) -> None:
@@ -70,7 +70,7 @@ def saves_plain_files_in_its_folder(subject: Subject) -> None:
             method.save(folder)
     finally:
         tempfile.tempdir = usual
-    # Python's own writes are recorded wherever they go; those of libraries are found near by.
+    # Writes of Python code are recorded for all paths; those of libraries only in nearby folders.
     left = [path for path in around.rglob("*") if path.is_file()]
     for path in [Path(name) for name in written] + left:
         if path.is_file() and folder not in path.parents and "__pycache__" not in path.parts:

@@ -141,7 +141,7 @@ def fetch_if_absent(
         path, fault = next(iter(outcome.failed.items()))
         said.append(
             f"{len(outcome.failed)} of its files could not be fetched (first {path}: {fault});"
-            f" 'bench data get {card.name}' goes on where this ended, or put the files of"
+            f" 'bench data get {card.name}' continues the download, or put the files of"
             f" {card.source} into {root}"
         )
     needed = [file for file in outcome.by_hand if file.needed]

@@ -130,7 +130,7 @@ class FittedModel:
         if self.method.needs_image:
             if self._content.patch_pixels is None:
                 raise DataError(
-                    "the size of patches is not known, because the dataset's card was not at hand"
+                    "the size of patches is not known, because the dataset's card was not available"
                     " when the model was logged; load it with model_config={'patch_pixels': ...}"
                 )
             if not image.is_file():

@@ -133,7 +133,7 @@ class SlurmStudies:
                 spec = self._open[key]
                 raise BenchError(
                     f"study of {spec.kind.name}, fold {spec.job.fold}: every worker ended with"
-                    f" trials left, the last one: {reason}; call again to go on"
+                    f" trials left, the last one: {reason}; call again to continue"
                 )
 
     def _alive(self) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""What the harness must know of a method, found where its module may be imported."""
+"""Facts about a method for the harness, collected in a process that may import its module."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ class TaskPool:
             known = slurm_client.array_tasks({task.address[0] for task in self.tasks})
         except SlurmError as error:
             if not self._silent:
-                self._warn(f"{error}; jobs may go on meanwhile, Slurm is asked again")
+                self._warn(f"{error}; jobs may continue in the meantime, Slurm is queried again")
             self._silent = True
             return
         if self._silent:
