@@ -164,11 +164,11 @@ class FoldInputs:
     def patches(self, number: int, size: int, pixels: int | None) -> Path:
         """File with the patches of a section; cut if missing."""
         section = self.sections[number]
-        assert section.patch_source is not None  # workers ask for what has an image alone
+        assert section.patch_source is not None  # workers ask only for sections with an image
         return section.patch_source.store(size, pixels)
 
     def answer_patches(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer to a worker that asks for patches: their file, or why there are none."""
+        """Answer to a worker's request for patches: their file, or the reason for none."""
         try:
             pixels = message["pixels"]
             path = self.patches(

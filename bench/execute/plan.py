@@ -253,7 +253,7 @@ def divide(
     images: bool,
     aliases: Path | None = None,
 ) -> tuple[Dataset, Folds, tuple[str, ...] | None]:
-    """Open a dataset and divide its sections as a protocol says.
+    """Open a dataset and divide its sections by the rules of a protocol.
 
     Returns
     -------
@@ -270,8 +270,8 @@ def divide(
         names = card.published_order
         if not names:
             raise BenchError(
-                f"protocol {protocol.name} needs a published list of sections, which dataset"
-                f" {card.name} has not; protocol strict works"
+                f"dataset {card.name} has no published list of sections, which protocol"
+                f" {protocol.name} needs; use protocol strict"
             )
     dataset = open_dataset(card, data_root, images=images, names=names, aliases=aliases)
     panel = _panel_of(dataset, protocol)
@@ -352,8 +352,8 @@ def _panel_of(dataset: Dataset, protocol: Protocol) -> tuple[str, ...] | None:
     name = protocol.panel_name or card.published_panel
     if name is None:
         raise BenchError(
-            f"protocol {protocol.name} needs a published gene list, which dataset {card.name}"
-            " has not; protocol strict works"
+            f"dataset {card.name} has no published gene list, which protocol {protocol.name}"
+            " needs; use protocol strict"
         )
     return _spelled(read_panel(card, name, dataset.root), dataset)
 

@@ -128,7 +128,7 @@ def _by_patient(facts: Sequence[SectionFacts], protocol: Protocol) -> list[Fold]
         raise BenchError(
             f"protocol {protocol.name} leaves one patient out, but the {len(facts)} usable"
             f" sections belong to {len(patients)} patient; --protocol {BY_SECTION.name}, which"
-            " splits by section, works with one patient; its scores say nothing of new patients"
+            " splits by section, works with one patient; its scores do not apply to new patients"
         )
     if len(patients) <= protocol.leave_one_out_up_to:
         groups = [[patient] for patient in patients]

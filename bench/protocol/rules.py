@@ -126,7 +126,7 @@ BY_SECTION = Protocol(
     split="section",
     footnotes=(
         "Protocol by-section: test sections are of patients whose other sections were trained on;"
-        " the scores say nothing of new patients.",
+        " the scores do not apply to new patients.",
     ),
 )
 

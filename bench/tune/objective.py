@@ -122,7 +122,7 @@ class Objective:
         SurplusTrialError
             Another worker runs this slot.
         DataError, StoreError
-            What no setting can mend.
+            An error not caused by the settings.
         """
         trial.set_user_attr(WORKER, self._worker)
         slot = trial.user_attrs.get(SLOT)
@@ -229,7 +229,7 @@ class _Fit:
         TrialPruned
             Its score is too poor to continue.
         DataError, StoreError
-            What no setting can mend.
+            An error not caused by the settings.
         """
         cache = cache_folder()
         cache.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ class RayStudies:
         Raises
         ------
         BenchError
-            What no setting can mend, or every worker was lost.
+            An error not caused by the settings, or every worker was lost.
         """
         study = open_study(spec, runs=False)
         searched = search_space(spec)

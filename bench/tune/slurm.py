@@ -152,8 +152,8 @@ def run_worker(
     Raises
     ------
     BenchError
-        The data are not on this node, this installation would make another study, or what no
-        setting can mend; the caller is told by the task's report.
+        The data are not on this node, this installation makes a different study, or an error is
+        not caused by the settings; the caller reads it in the report of the task.
     """
     reporter = Reporter(submission, task, watcher)
     (of,) = submission.bundles[task]
@@ -189,7 +189,7 @@ def tune_request_from_json(content: Mapping[str, Any]) -> TuneRequest:
     """
     try:
         values = {**content, "run": request_from_json(content["run"])}
-        TuneRequest(**values)  # knows its fields, but reads no enumeration from its text
+        TuneRequest(**values)  # checks the names of fields, but does not parse enumerations
         return TypeAdapter(TuneRequest).validate_python(values)
     except (KeyError, TypeError, ValidationError) as error:
         reason = one_line(error)

@@ -122,7 +122,7 @@ def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) ->
     Raises
     ------
     BenchError
-        What no setting can mend: data, storage.
+        An error not caused by the settings, such as of data or storage.
     """
     study = open_study(spec)
     searched = search_space(spec)

@@ -110,7 +110,7 @@ def tune(
     watcher
         Told what happens.
     runner
-        Where the workers run; on this machine where None.
+        Runner of the workers; None: on this machine.
 
     Returns
     -------
@@ -275,7 +275,7 @@ def run_study(spec: StudySpec, told: Callable[[Study], None]) -> None:
     Raises
     ------
     BenchError
-        What no setting can mend, or that every worker died.
+        An error not caused by the settings, or every worker died.
     """
     if spec.request.jobs == 1:
         work(spec, told)

@@ -355,7 +355,7 @@ def test_panel_other_than_the_card_says(run, damaged, results):
 def test_published_protocol_on_an_unpublished_dataset(run, damaged, results, missing, words):
     damaged.edit_card(**missing)
     answer = run("--protocol", "published", dataset=damaged)
-    assert_refused(answer, words, "protocol strict works")
+    assert_refused(answer, words, "use protocol strict")
     assert_nothing_half_written(results)
 
 

@@ -49,7 +49,7 @@ class LocalExecutor:
     isolation
         ``none`` fits and predicts in this process, for debugging; the result records it.
     threads
-        Threads of a worker; its share of the cores where None.
+        Threads of a worker; None: its share of the cores.
     """
 
     elsewhere: ClassVar[bool] = False

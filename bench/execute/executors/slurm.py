@@ -78,7 +78,7 @@ class SlurmExecutor:
 
 
 def from_profile(path: Path | None, *, submit_only: bool = False) -> SlurmExecutor:
-    """Executor for the cluster of a profile file, the cluster's own defaults where None.
+    """Executor for the cluster of a profile file; None: the cluster's defaults.
 
     Raises
     ------

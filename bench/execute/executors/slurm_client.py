@@ -153,7 +153,7 @@ def submit(script: Path, options: Sequence[str] = ()) -> str:
 
 
 def array_tasks(names: Collection[str]) -> dict[tuple[str, int], TaskState]:
-    """Tasks of the named arrays that the controller knows of, ended ones for a few minutes.
+    """Tasks of the named arrays known to the controller, which keeps ended ones for some minutes.
 
     Returns
     -------
