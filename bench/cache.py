@@ -38,7 +38,7 @@ class Cache(Generic[Value]):
 
     An entry is written under another name and renamed when it is complete: two processes that
     make the same entry at the same time both succeed, and a reader never sees half a file. A
-    damaged entry counts as absent, so that it is made anew.
+    damaged entry counts as absent, so that it is made again.
 
     Parameters
     ----------

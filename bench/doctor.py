@@ -51,14 +51,16 @@ def _packages() -> list[MachineFinding]:
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue
         try:
-            found = version(needed.name)
+            installed = version(needed.name)
         except PackageNotFoundError:
             findings.append(MachineFinding(needed.name, "absent", False, f"pip install '{needed}'"))
             continue
-        if needed.specifier.contains(found, prereleases=True):
-            good.append(f"{needed.name} {found}")
+        if needed.specifier.contains(installed, prereleases=True):
+            good.append(f"{needed.name} {installed}")
         else:
-            findings.append(MachineFinding(needed.name, found, False, f"pip install '{needed}'"))
+            findings.append(
+                MachineFinding(needed.name, installed, False, f"pip install '{needed}'")
+            )
     return [MachineFinding("packages", ", ".join(good), True), *findings]
 
 
@@ -87,8 +89,10 @@ def _torch() -> MachineFinding:
             " pip install -c constraints.txt torch torchvision",
         )
     devices = ", ".join(f"{d} (bf16)" if has_bf16(d) else d for d in available_devices())
-    found = f"torch {torch.__version__}, torchvision {torchvision.__version__}, devices {devices},"
-    return MachineFinding("torch", f"{found} {torch.get_num_threads()} threads", True)
+    versions = (
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, devices {devices},"
+    )
+    return MachineFinding("torch", f"{versions} {torch.get_num_threads()} threads", True)
 
 
 def _memory() -> MachineFinding:

@@ -81,7 +81,7 @@ class TrainingError(Exception):
 
 
 class DetachedError(Exception):
-    """Jobs go on in a cluster, and this process no longer waits for them.
+    """Jobs continue in a cluster, and this process no longer waits for them.
 
     Attributes
     ----------

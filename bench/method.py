@@ -1,4 +1,4 @@
-"""What a method is, and what the harness hands it."""
+"""Interface of methods, and the context that the harness passes to them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Names of methods that are not installed: texts alone, nothing is read or imported.
 
-A reference is the text that stands for a method wherever a name may stand: the path of a file
+A reference is a text that identifies a method in place of a name: the path of a file
 (``/home/me/my_method.py``), a path and a class (``/home/me/my_method.py:MyMethod``), or, for a
-class handed to :func:`bench.run`, ``class:MyMethod@`` and a hash.
+class passed to :func:`bench.run`, ``class:MyMethod@`` and a hash.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ SHUFFLED = "shuffled"
 """Before a colon: the permuted-image control of a method."""
 
 HANDED = "class:"
-"""Begins the reference of a class that was handed over."""
+"""Prefix of the reference of a class passed to :func:`bench.run`."""
 
 _TWIN = f"{SHUFFLED}:"
 
@@ -24,7 +24,7 @@ def is_file(reference: str) -> bool:
 
 
 def is_handed(reference: str) -> bool:
-    """Whether a reference names a class that was handed over."""
+    """Whether a reference names a class passed to :func:`bench.run`."""
     return reference.startswith(HANDED)
 
 

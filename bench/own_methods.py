@@ -44,14 +44,14 @@ def own_class(reference: str) -> type[Method]:
     ------
     BenchError
         There is no such file, it cannot be imported, or it holds no method class or several; the
-        class was handed to another process.
+        class was passed to another process.
     """
     parts = split(reference)
     if parts is not None:
         return _class_of_file(Path(parts[0]), parts[1])
     if reference not in _handed:
         if reference not in _pickled:
-            raise BenchError(f"{reference}: this class was handed to another process, give it anew")
+            raise BenchError(f"{reference}: class of another process; pass the class again")
         import cloudpickle
 
         # Written by the user's own process, which started this one.
@@ -62,11 +62,11 @@ def own_class(reference: str) -> type[Method]:
 
 
 def own_code(reference: str, kind: type[Method]) -> tuple[dict[str, str], set[str]]:
-    """What the fit key takes of a method: hashes of its code, and what it imports of the harness.
+    """Code of a method for the fit key: hashes of its code, and its imports of the harness.
 
     See :func:`bench.sources.method_code` and :func:`bench.sources.harness_imports`. For a class
-    that was handed over, functions, classes and constants of its module that it uses count as
-    well; where its source is not to be had, its pickle counts, which differs between processes.
+    passed to :func:`bench.run`, functions, classes and constants of its module that it uses
+    count too; without its source, its pickle counts, which differs between processes.
     """
     if not is_handed(reference):
         return method_code(kind), harness_imports(kind)
@@ -203,7 +203,7 @@ def _check_name(kind: type[Method], default: str, where: str) -> None:
         )
 
 
-# ------------------------------------------------------------------- classes handed over
+# -------------------------------------------------------------- classes passed to bench.run
 
 
 def hand_over(kind: type[Method]) -> str:
@@ -266,7 +266,7 @@ def _is_importable(module: ModuleType) -> bool:
 
 def _used_code(kind: type) -> dict[str, str]:
     """Hashes of what a class uses of the names of its module, directly or through others."""
-    module, found = kind.__module__, {}
+    module, used = kind.__module__, {}
     waiting: list[Any] = [kind]
     seen = {id(kind)}
     while waiting:
@@ -276,12 +276,12 @@ def _used_code(kind: type) -> dict[str, str]:
             if isinstance(value, _CONSTANTS):
                 text = repr(value)
                 if " at 0x" not in text:  # an address differs between processes
-                    found[f"{module}.{name}"] = text
+                    used[f"{module}.{name}"] = text
             elif isinstance(value, type | FunctionType) and value.__module__ == module:
                 seen.add(id(value))
                 waiting.append(value)
-                found[f"{module}.{name}"] = hashlib.sha256(_text_of(value)).hexdigest()
-    return found
+                used[f"{module}.{name}"] = hashlib.sha256(_text_of(value)).hexdigest()
+    return used
 
 
 def _names_in(value: type | FunctionType, module: str) -> Iterator[tuple[str, Any]]:

@@ -6,8 +6,8 @@ layout in a card (``layout: NAME``); docs/datasets.md has an example.
 """
 
 from bench.data.card import DatasetCard
+from bench.data.discovery import IMAGE_ENDINGS, FoundSection, files_under, images_in, not_read
 from bench.data.features import LEFT_OUT, expressed_genes
-from bench.data.found import IMAGE_ENDINGS, FoundSection, files_under, images_in, not_read
 from bench.data.grid import array_of_grid
 from bench.data.images.image import image_size
 from bench.data.layouts import (

@@ -26,7 +26,7 @@ GROUP = "bench.methods"
 
 
 @dataclass(frozen=True)
-class Found:
+class InstalledMethod:
     """A method that is installed; its module has not been imported.
 
     Attributes
@@ -63,26 +63,26 @@ def _summary(path: Path) -> str:
     return text.strip().split("\n")[0]
 
 
-def find_methods() -> dict[str, Found]:
+def find_methods() -> dict[str, InstalledMethod]:
     """All installed methods by name: those of this package and those of entry points.
 
-    A plugin whose name is that of a built-in method or of another plugin goes by
+    A plugin with the name of a built-in method or of another plugin is listed as
     ``distribution:name``.
     """
     folder = _folder("bench.methods")
-    found = {
-        module.name: Found(module.name, "built-in", _summary(folder / module.name))
+    methods = {
+        module.name: InstalledMethod(module.name, "built-in", _summary(folder / module.name))
         for module in pkgutil.iter_modules([str(folder)])
         if not module.name.startswith("_")
     }
     entries = list(entry_points(group=GROUP))
-    providers = Counter([*found, *(entry.name for entry in entries)])
+    providers = Counter([*methods, *(entry.name for entry in entries)])
     for entry in entries:
         distribution = entry.dist.name if entry.dist else "unknown distribution"
         alone = providers[entry.name] == 1
         name = entry.name if alone else f"{distribution}:{entry.name}"
-        found[name] = Found(name, distribution, _summary_of(entry), entry)
-    return found
+        methods[name] = InstalledMethod(name, distribution, _summary_of(entry), entry)
+    return methods
 
 
 def _summary_of(entry: EntryPoint) -> str:
@@ -103,9 +103,9 @@ def method_class(name: str) -> type[Method]:
     BenchError
         Its module cannot be imported, or holds no such method; the reason is given.
     """
-    found = find_methods()
-    check_installed(name, found)
-    entry = found[name].entry
+    installed = find_methods()
+    check_installed(name, installed)
+    entry = installed[name].entry
     try:
         if entry is not None:
             candidates = [entry.load()]
@@ -144,14 +144,16 @@ def load_method(reference: str) -> type[Method]:
     return own_class(reference) if is_own(reference) else method_class(reference)
 
 
-def check_installed(name: str, found: Mapping[str, Found], others: Iterable[str] = ()) -> None:
+def check_installed(
+    name: str, installed: Mapping[str, InstalledMethod], others: Iterable[str] = ()
+) -> None:
     """Refuse a name that no installed method has.
 
     Parameters
     ----------
     name
         The name.
-    found
+    installed
         Installed methods.
     others
         Further names that may be meant.
@@ -163,14 +165,14 @@ def check_installed(name: str, found: Mapping[str, Found], others: Iterable[str]
     UnknownNameError
         No such method; the nearest names are offered.
     """
-    if name in found:
+    if name in installed:
         return
-    shared = sorted(key for key in found if key.rpartition(":")[2] == name)
+    shared = sorted(key for key in installed if key.rpartition(":")[2] == name)
     if shared:
         raise BenchError(f"several plugins provide method '{name}'; write {' or '.join(shared)}")
     if "/" in name or os.sep in name:
         raise BenchError(f"method '{one_line(name, 80)}': the file of a method ends in .py")
-    raise UnknownNameError("method", name, [*found, *others])
+    raise UnknownNameError("method", name, [*installed, *others])
 
 
 def reference_to(method: object) -> str:
@@ -179,7 +181,7 @@ def reference_to(method: object) -> str:
     Raises
     ------
     BenchError
-        It is none of these, or a class that cannot be handed over.
+        It is none of these, or a class that cannot be serialised.
     """
     if isinstance(method, str | Path):
         return str(method)
@@ -190,10 +192,10 @@ def reference_to(method: object) -> str:
             " Method of bench.api"
         )
     where = f"{method.__module__}:{method.__qualname__}"
-    for name, found in find_methods().items():
-        if found.entry is not None and found.entry.value == where:
+    for name, installed in find_methods().items():
+        if installed.entry is not None and installed.entry.value == where:
             return name
-        if found.entry is None and where.startswith(f"bench.methods.{name}:"):
+        if installed.entry is None and where.startswith(f"bench.methods.{name}:"):
             return name
     return hand_over(method)
 

@@ -48,7 +48,7 @@ WORK = "work"
 _RESCORED = "rescored"
 _HASH = "sha256"
 _SCORED = ("scores.parquet", "genes.parquet", "predictions.h5ad", "fold.json")
-"""Files that are made anew when a fold is scored again."""
+"""Files that are rewritten when a fold is scored again."""
 
 Use = Literal["run", "figures", "tables"]
 _READ_BY = {
@@ -420,8 +420,8 @@ def stored_runs(results: Path, dataset: str, protocol: str, use: Use = "tables")
 
     paths = sorted((results / "runs" / dataset / protocol).glob(f"*/{RUN}"))
     # One after another: threads wait for one another longer than for the disk.
-    found = [run for run in map(read, paths) if run is not None]
-    return sorted(found, key=lambda run: str(run.facts.get("created", "")))
+    runs = [run for run in map(read, paths) if run is not None]
+    return sorted(runs, key=lambda run: str(run.facts.get("created", "")))
 
 
 def damaged_records(results: Path, dataset: str, protocol: str) -> list[Path]:

@@ -103,8 +103,8 @@ def _check_events(text: str) -> None:
                 extents[anchor] = (total - before, below)
         elif isinstance(event, yaml.ScalarEvent):
             if control := _CONTROL.search(event.value):
-                found = printable(control[0])
-                raise ValueError(f"{_line(event)}: control character {found} in a value")
+                character = printable(control[0])
+                raise ValueError(f"{_line(event)}: control character {character} in a value")
             total += 1 + len(event.value)
             if event.anchor is not None:
                 extents[event.anchor] = (1 + len(event.value), 0)

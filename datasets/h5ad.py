@@ -410,14 +410,14 @@ def discover(
     genome
         Genome whose genes are kept where the reference holds several.
     """
-    found = []
+    sections = []
     for path in files_under(folder):
         if path.suffix.lower() != ".h5ad" or is_of_hest(path):
             continue
         with open_hdf5(path) as file:
             if not any(file.kind(place) for place in _COORDINATES):
                 names = ", ".join(file.names("obsm")[:5]) if file.kind("obsm") else ""
-                found.append(
+                sections.append(
                     not_read(
                         path.stem,
                         f"{path} has no obsm['spatial'] with pixel (x, y) of the spots"
@@ -430,8 +430,8 @@ def discover(
         if by is not None and not several:
             raise DataError(f"{path}: obs has no column '{by[:40]}'")
         chosen: list[str | None] = list(several) if len(several) > 1 else [None]
-        found += [_found(path, library, by, genome) for library in chosen]
-    return found
+        sections += [_section(path, library, by, genome) for library in chosen]
+    return sections
 
 
 def is_of_hest(path: Path) -> bool:
@@ -440,7 +440,7 @@ def is_of_hest(path: Path) -> bool:
     return path.parent.name == "st" and any((root / n).is_dir() for n in ("wsis", "metadata"))
 
 
-def _found(path: Path, library: str | None, by: str | None, genome: str | None) -> FoundSection:
+def _section(path: Path, library: str | None, by: str | None, genome: str | None) -> FoundSection:
     settings: dict[str, str | int] = {}
     if library is not None:
         settings |= {"library": library}

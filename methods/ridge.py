@@ -201,8 +201,8 @@ class Ridge(Method):
                     prediction = solution.predict(scores, alpha)
                     correlations[i].append(mean_correlation(part.target, prediction))
                     errors[i].append(float(np.mean((part.target - prediction) ** 2)))
-        correlation = [_nanmean(found) for found in correlations]
-        error = [_nanmean(found) for found in errors]
+        correlation = [_nanmean(values) for values in correlations]
+        error = [_nanmean(values) for values in errors]
         context.curves.extend(
             {"epoch": float(i), "alpha": alpha, "val_pcc": correlation[i], "val_mse": error[i]}
             for i, alpha in enumerate(alphas)

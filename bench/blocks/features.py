@@ -85,12 +85,12 @@ class FrozenEncoder:
         TrainingError
             A feature is not finite.
         """
-        found = []
+        features = []
         for number, slide in enumerate(slides):
             if context is not None:
                 context.progress(number, len(slides), f"features of {slide.name}")
-            found.append(self._features(slide))
-        return found
+            features.append(self._features(slide))
+        return features
 
     def _features(self, slide: Slide) -> np.ndarray:
         source = slide.patch_source
@@ -132,8 +132,8 @@ class FrozenEncoder:
         features = np.empty((len(patches), encoder.features), dtype=np.float32)
         start = 0
         for images in image_batches(patches, self.device, _IMAGES_AT_ONCE):
-            found = encoder(to_network_scale(images, self.settings.pixels))
-            features[start : start + len(images)] = found.float().cpu().numpy()
+            batch = encoder(to_network_scale(images, self.settings.pixels))
+            features[start : start + len(images)] = batch.float().cpu().numpy()
             start += len(images)
         return features
 

@@ -36,7 +36,7 @@ def neighbour_edges(
     position = np.asarray(array_xy, dtype=np.float64)
     count = min(neighbours, len(position) - 1)
     tree = cKDTree(position)
-    found = []
+    edges = []
     for start in range(0, len(position), _SPOTS_AT_ONCE):
         centres = position[start : start + _SPOTS_AT_ONCE]
         # Nearest to a spot is itself, so the last of its neighbours is one further on.
@@ -50,8 +50,8 @@ def neighbour_edges(
         order = np.lexsort((other, distance, spot))
         spot, other = spot[order], other[order]
         first = np.arange(len(spot)) - np.searchsorted(spot, spot) < count
-        found.append(np.stack([spot[first], other[first]]))
-    return np.concatenate(found, axis=1)
+        edges.append(np.stack([spot[first], other[first]]))
+    return np.concatenate(edges, axis=1)
 
 
 def neighbour_mean(values: Tensor, edges: Tensor) -> Tensor:

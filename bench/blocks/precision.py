@@ -48,8 +48,8 @@ class ImageModule(nn.Module):
             part = self._compiled
         images = images.contiguous(memory_format=self._layout)
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            found = part(images)
-        return found.float() if self.bf16 else found
+            output = part(images)
+        return output.float() if self.bf16 else output
 
     @property
     def _layout(self) -> torch.memory_format:
@@ -90,7 +90,7 @@ def reset(network: nn.Module) -> None:
 
 
 def _compiled(part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    # As a function: a compiled module would stand among the parts that own the network's tensors.
+    # As a function: a compiled module would be registered as a submodule of the network.
     return torch.compile(lambda images: part(images))
 
 

@@ -92,9 +92,9 @@ def retrieve(
     # Results are written into arrays made once: fresh memory costs more than the work on it.
     with torch.no_grad():
         unit_keys = F.normalize(keys, dim=1) if unit_keys is None else unit_keys
-        found = values.new_empty(len(queries), values.shape[1])
+        retrieved = values.new_empty(len(queries), values.shape[1])
         similarity = keys.new_empty(min(rows, len(queries)), len(keys))
-        for part, into in zip(queries.split(rows), found.split(rows), strict=True):
+        for part, into in zip(queries.split(rows), retrieved.split(rows), strict=True):
             cosine = similarity[: len(part)]
             torch.mm(F.normalize(part, dim=1), unit_keys.T, out=cosine)
             nearest = _columns_of_largest(cosine, top_k)
@@ -104,7 +104,7 @@ def retrieve(
             weights = _weights(_distances(part, keys, nearest, distance), weighting)
             weights = weights.to(values.dtype)
             into.copy_(F.embedding_bag(nearest, values, per_sample_weights=weights, mode="sum"))
-    return found
+    return retrieved
 
 
 def _columns_of_largest(rows: Tensor, count: int) -> Tensor:
@@ -138,12 +138,12 @@ def _distances(queries: Tensor, keys: Tensor, nearest: Tensor, distance: Distanc
     top_k, width = nearest.shape[1], keys.shape[1]
     most = _GATHERED_ELEMENTS if keys.device.type == "cpu" else _GPU_ELEMENTS
     rows = max(1, most // (top_k * width))
-    found = keys.new_empty(nearest.shape)
+    distances = keys.new_empty(nearest.shape)
     gathered = keys.new_empty(min(rows, len(queries)) * top_k, width)
-    parts = (array.split(rows) for array in (queries, nearest, found))
+    parts = (array.split(rows) for array in (queries, nearest, distances))
     for part, columns, into in zip(*parts, strict=True):
         gap = gathered[: columns.numel()]
         torch.index_select(keys, 0, columns.flatten(), out=gap)
         gap = gap.view(*columns.shape, width).sub_(part[:, None, :])
         torch.sum(gap.abs_() if distance == "l1" else gap.square_(), dim=2, out=into)
-    return found if distance == "l1" else found.sqrt_()
+    return distances if distance == "l1" else distances.sqrt_()

@@ -75,8 +75,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors without the prefixes that parallel training and Lightning put on all."""
     tensors = dict(state)
-    while found := next((p for p in _WRAPPERS if all(k.startswith(p) for k in tensors)), None):
-        tensors = {key.removeprefix(found): value for key, value in tensors.items()}
+    while prefix := next((p for p in _WRAPPERS if all(k.startswith(p) for k in tensors)), None):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors
 
 
@@ -114,7 +114,7 @@ def tensor_size(state: Mapping[str, Tensor], name: str, axis: int, where: str) -
 
 
 def numbered(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered parts, such as layers, stand behind a prefix of tensor names."""
+    """Number of numbered parts, such as layers, after a prefix of tensor names."""
     parts = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
     return len(parts)
 

@@ -95,6 +95,6 @@ def main() -> None:
 
 
 def _again(arguments: list[str]) -> str:
-    """The call that goes on where this one ended."""
+    """Command that continues an interrupted one."""
     once = {"--force", "--submit-only"}
     return shlex.join(["bench", *(part for part in arguments if part not in once)])

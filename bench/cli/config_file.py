@@ -108,16 +108,16 @@ def read_config(path: Path) -> dict[str, Any]:
         if name not in _ConfigFile.model_fields:
             raise UnknownNameError(f"field of {path}", str(name), _ConfigFile.model_fields)
     try:
-        found = _ConfigFile.model_validate(content)
+        parsed = _ConfigFile.model_validate(content)
     except ValidationError as error:
         raise DataError(f"{path}: {first_fault(error)}") from error
     for one, several in (("method", "methods"), ("fold", "folds")):
-        if {one, several} <= found.model_fields_set:
+        if {one, several} <= parsed.model_fields_set:
             raise DataError(f"{path}: has both {one} and {several}; keep one of them")
     fields = {
         name: value
-        for name, value in found
-        if name in found.model_fields_set and name not in INFORMATIVE
+        for name, value in parsed
+        if name in parsed.model_fields_set and name not in INFORMATIVE
     }
     if "method" in fields and (label := fields.pop("method")) is not None:
         fields["methods"] = (label,)

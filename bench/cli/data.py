@@ -64,10 +64,10 @@ def show_command(
             raise
         note = str(error)
     with redirect_stdout(sys.stderr):
-        found = summarize(card, root, chosen)
+        overviews = summarize(card, root, chosen)
     if as_json:
         facts = card.model_dump(mode="json", exclude={"sections"})
-        rows = [asdict(section) for section in found]
+        rows = [asdict(section) for section in overviews]
         content = {"card": facts, "folder": str(root) if root else None, "sections": rows}
         typer.echo(json.dumps(content, indent=2))
     else:
@@ -77,20 +77,20 @@ def show_command(
             if value:
                 typer.echo(f"{name}: {value}")
         typer.echo(f"folder: {root or note}")
-        print_rows("", [_overview_row(section) for section in found])
-        for section in found:
+        print_rows("", [_overview_row(section) for section in overviews])
+        for section in overviews:
             if section.left_out:
                 typer.echo(f"left out: {section.section}: {_left_out(section.left_out)}")
         typer.echo("counts: median of a spot; pitch: pixels between spots; labels: labelled spots")
-        for section in found:
+        for section in overviews:
             if section.problem:
                 complain(section.problem)
     if plot is not None:
-        images = any("image" not in section.missing for section in found)
-        there = [s.section for s in found if not s.problem and (not images or _drawable(s))]
+        images = any("image" not in section.missing for section in overviews)
+        there = [s.section for s in overviews if not s.problem and (not images or _drawable(s))]
         opened = open_dataset(card, root, images=images, names=there)
         typer.echo(f"wrote {draw_sections(list(opened), plot)}")
-    if any(section.problem for section in found):
+    if any(section.problem for section in overviews):
         raise typer.Exit(REFUSED)
 
 
@@ -144,9 +144,9 @@ def preview_command(
     card = local_card(card, root)
     image = card.section(section).files.get("image")
     with_image = image is not None and (root / image.path).is_file()
-    found = open_dataset(card, root, images=with_image, names=[section]).section(section)
-    path = draw_gene(found, gene, picture)
-    counts = found.adata[:, gene].X.toarray().ravel()
+    section_data = open_dataset(card, root, images=with_image, names=[section]).section(section)
+    path = draw_gene(section_data, gene, picture)
+    counts = section_data.adata[:, gene].X.toarray().ravel()
     typer.echo(
         f"{gene} in {section}: detected in {(counts > 0).mean():.0%} of {len(counts)} spots,"
         f" median {np.median(counts):g}, largest {counts.max()} counts; wrote {path}"
@@ -309,27 +309,27 @@ def verify_command(
     card = dataset_card(dataset)
     root = data_folder(card, data_root)
     card = local_card(card, root)
-    found = survey(verified_files(card, root, names(sections)), root)
-    unchecked = found.unchecked
+    checked = survey(verified_files(card, root, names(sections)), root)
+    unchecked = checked.unchecked
     if lock and unchecked:
         write_lock(root, {path: entry_of(root / path) for path in unchecked})
-    wrong = [f"{root / path}: {fault}; fetch it again" for path, fault in found.wrong.items()]
+    wrong = [f"{root / path}: {fault}; fetch it again" for path, fault in checked.wrong.items()]
     if as_json:
-        facts = {"good": len(found.good), "unchecked": unchecked, "missing": found.missing}
+        facts = {"good": len(checked.good), "unchecked": unchecked, "missing": checked.missing}
         typer.echo(json.dumps({"folder": str(root), **facts, "wrong": wrong}, indent=2))
     else:
         typer.echo(
-            f"{len(found.good)} files are what the card says, {len(found.missing)} are missing,"
+            f"{len(checked.good)} files are what the card says, {len(checked.missing)} are missing,"
             f" {len(wrong)} are wrong"
         )
         if unchecked and lock:
             typer.echo(f"{len(unchecked)} hashes that the card does not name are now in {LOCK}")
         elif unchecked:
             typer.echo(f"{len(unchecked)} files have no hash to compare with; --lock keeps today's")
-        for name in found.missing[:10]:
+        for name in checked.missing[:10]:
             typer.echo(f"  missing: {name}")
-        if len(found.missing) > 10:
-            typer.echo(f"  and {len(found.missing) - 10} more")
+        if len(checked.missing) > 10:
+            typer.echo(f"  and {len(checked.missing) - 10} more")
         for line in wrong:
             complain(line)
     if wrong:
@@ -387,6 +387,6 @@ def get_command(
     for path, fault in outcome.failed.items():
         complain(f"{path}: {fault}")
     if outcome.failed and not as_json:
-        typer.echo(f"call again to go on, or put these files under {root} by the same paths")
+        typer.echo(f"call again to continue, or put these files under {root} by the same paths")
     if not outcome.complete:
         raise typer.Exit(FAILED)

@@ -103,7 +103,7 @@ AliasesOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Table of gene symbols, such as HGNC's; genes go by the approved ones.",
+        help="Table of gene symbols, such as HGNC's; genes are renamed to the approved symbols.",
         show_default="none",
     ),
 ]
@@ -216,10 +216,10 @@ def read_seconds(text: str, option: str = "--timeout") -> float:
     import pandas as pd
 
     try:
-        found = pd.Timedelta(text).total_seconds()
+        seconds = pd.Timedelta(text).total_seconds()
     except ValueError:
-        found = float("nan")
+        seconds = float("nan")
     # A bare number would be read as nanoseconds.
-    if text.strip().replace(".", "", 1).isdigit() or not found > 0:
+    if text.strip().replace(".", "", 1).isdigit() or not seconds > 0:
         raise ConfigError(f"{option} '{text}': write a length of time such as 2h, 90min or 45s")
-    return found
+    return seconds

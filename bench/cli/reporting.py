@@ -89,11 +89,11 @@ def tables_command(
     if score not in COMPARABLE:
         raise UnknownNameError("score", score, COMPARABLE)
 
-    found = _stored(results, dataset, protocol)
-    if len(found) > 1 and how in {TableFormat.csv, TableFormat.json}:
-        names = ", ".join(name for name, _ in found)
+    by_protocol = _stored(results, dataset, protocol)
+    if len(by_protocol) > 1 and how in {TableFormat.csv, TableFormat.json}:
+        names = ", ".join(name for name, _ in by_protocol)
         raise BenchError(f"{dataset} has runs under protocols {names}; name one with --protocol")
-    for name, runs in found:
+    for name, runs in by_protocol:
         title = f"{dataset}, protocol {name}"
         if pairs:
             from bench.report.pairs import render_pairs

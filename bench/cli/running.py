@@ -127,7 +127,7 @@ def tune_command(
 ) -> None:
     """Tune methods on the training sections of each fold, then score the best once on its test.
 
-    The same call goes on after an interruption, and a second one beside it shares the work.
+    The same call continues after an interruption; parallel calls share the work.
     --set fixes a setting.
     """
     from bench.cli.tuning_display import TuningDisplay
@@ -154,12 +154,12 @@ def tune_command(
         budget,
     )
     with redirect_stdout(sys.stderr), TuningDisplay() as watcher:
-        found, failed = tune(request, watcher, make_study_runner(executor, watcher))
+        tuned, failed = tune(request, watcher, make_study_runner(executor, watcher))
         outcomes = []
-        if found:
+        if tuned:
             uri = tracking_uri(group.tracking, group.results)
             tracker = Tracker(uri, group.results, watcher.warn)
-            outcomes = refit(request, found, uploads=tracker, watcher=watcher, executor=executor)
+            outcomes = refit(request, tuned, uploads=tracker, watcher=watcher, executor=executor)
     if outcomes:
         _print_tuned(outcomes, as_json)
     for one in failed:

@@ -1,1 +1,1 @@
-"""What every method promises, as checks that run on any method, whoever wrote it."""
+"""The contract of methods, as checks that run on any method."""

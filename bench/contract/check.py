@@ -1,4 +1,4 @@
-"""What a check is, and what comes of one."""
+"""Checks of the contract, and their results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ there is nothing to check or it cannot be seen. Whatever else it raises is the m
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a check.
+    """Result of a check.
 
     Attributes
     ----------
@@ -34,9 +34,9 @@ class Result:
     reason
         One line: why it failed or does not apply, or a remark.
     seconds
-        Time it took.
+        Duration of the check.
     traceback
-        Where the method's own exception came from, empty without one.
+        Traceback of the method's own exception, empty without one.
     """
 
     name: str
@@ -58,7 +58,7 @@ def title_of(check: Check) -> str:
 
 
 def run_check(check: Check, subject: Subject) -> Result:
-    """Carry out one check; nothing that the method raises gets through."""
+    """Run one check; errors of the method become its result."""
     start = time.perf_counter()
     outcome: Literal["passed", "failed", "not applicable"] = "failed"
     trace = ""

@@ -1,4 +1,4 @@
-"""The quick preset on the demo, as ``bench run`` would do it."""
+"""The quick preset on the demo, run as by ``bench run``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.contract.outcome import ContractError
 from bench.contract.subject import Subject
 
 QUICK_SECONDS = 60.0
-"""Most time that all fits and predictions of the demo may take together."""
+"""Maximum seconds of all fits and predictions of the demo together."""
 _CORES = 2
 
 

@@ -1,4 +1,4 @@
-"""Folds as real datasets have them at their edges: a method works, or says why it does not."""
+"""Folds with edge cases of real datasets: a method works, or gives the reason why it cannot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.data.inputs import Slide, TrainingData, TrainingSection
 from bench.errors import BenchError
 
 _APART = 15
-"""Array units between a spot and the next; the whole grid stays below position 64."""
+"""Array units between neighbouring spots; the whole grid stays below position 64."""
 
 
 def fits_without_validation_sections(subject: Subject) -> str | None:
@@ -78,7 +78,7 @@ def _scattered(section: AnySlide) -> AnySlide:
 
 
 def _flat(section: TrainingSection) -> TrainingSection:
-    """One gene is never seen, another has the same value everywhere."""
+    """Section in which one gene is zero and another has the same value in all spots."""
     arrays = {name: getattr(section, name).copy() for name in ("expression", "target", "counts")}
     for name, values in arrays.items():
         values[:, 2] = 5 if name == "counts" else 0.5

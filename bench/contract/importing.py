@@ -1,4 +1,4 @@
-"""What an import of a method's module costs."""
+"""Cost of importing a method's module."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from bench.contract.outcome import ContractError, NotApplicableError
 from bench.contract.subject import Subject
 from bench.files import one_line
 from bench.method_references import is_own
-from bench.registry import Found, find_methods
+from bench.registry import InstalledMethod, find_methods
 
 IMPORT_SECONDS = 2.0
-"""Most processor time that an import may take beside that of the interface."""
+"""Maximum CPU seconds of an import, in addition to that of the interface."""
 
 HEAVY = {
     "anndata", "jax", "lightning", "mlflow", "pandas", "scanpy", "sklearn", "tensorflow", "timm",
     "torch", "torchvision",
 }  # fmt: skip
-"""Libraries that take long to import."""
+"""Libraries that are slow to import."""
 
 _PROGRAM = """
 import importlib, json, sys, time
@@ -32,9 +32,9 @@ print(json.dumps({"seconds": seconds, "modules": sorted(set(sys.modules) - befor
 """
 
 
-def module_of(found: Found) -> str:
-    """Name of the module that an import of a method begins with."""
-    return found.entry.module if found.entry else f"bench.methods.{found.name}"
+def module_of(method: InstalledMethod) -> str:
+    """Name of the module that an import of a method starts with."""
+    return method.entry.module if method.entry else f"bench.methods.{method.name}"
 
 
 def imports_little(subject: Subject) -> None:
@@ -67,6 +67,6 @@ def imports_little(subject: Subject) -> None:
 
 
 def _is_of_another(name: str, own: str) -> bool:
-    """Whether a module is one that another method begins with."""
-    modules = {module_of(found) for found in find_methods().values()} - {own}
+    """Whether a module belongs to another method."""
+    modules = {module_of(method) for method in find_methods().values()} - {own}
     return name in modules and not own.startswith(f"{name}.")

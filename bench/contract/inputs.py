@@ -1,4 +1,4 @@
-"""What a method may do to its inputs, and what it may not know."""
+"""Checks that a method does not change its inputs and does not see test expression."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def never_sees_test_expression(subject: Subject) -> None:
 
 
 def _predictions_of_c1(subject: Subject, scrambled: str | None) -> list[np.ndarray]:
-    """What a method predicts of a section that is read and split as in a run."""
+    """Predictions of a method for a section that is read and split as in a run."""
     from bench.protocol.fold_data import fold_data
     from bench.protocol.folds import Fold
 

@@ -1,11 +1,11 @@
-"""How a check ends other than well."""
+"""Exceptions with which a check ends."""
 
 from __future__ import annotations
 
 
 class ContractError(Exception):
-    """A promise that a method breaks; the message says in one line what was seen."""
+    """A method breaks the contract; the message describes the observation in one line."""
 
 
 class NotApplicableError(Exception):
-    """There is nothing to check, or it cannot be seen; the message says in one line why."""
+    """A check does not apply; the message gives the reason in one line."""

@@ -1,4 +1,4 @@
-"""What a prediction is, and what it may depend on."""
+"""Checks of predictions and of what they depend on."""
 
 from __future__ import annotations
 
@@ -68,13 +68,15 @@ def tries_settings_of_prediction_on_one_fit(subject: Subject) -> None:
         each_alone = Method.predict_each(method, subject.slides(), Context(seed=SEED), configs)
         wanted = list(each_alone)
     with subject.surroundings():
-        found = list(method.predict_each(subject.slides(), Context(seed=SEED), configs))
+        predictions = list(method.predict_each(subject.slides(), Context(seed=SEED), configs))
     left, method.config = method.config, own
     if left != own:
-        raise ContractError("predict_each leaves other settings behind than it found")
-    if len(found) != len(configs):
-        raise ContractError(f"predict_each gave {len(found)} results for {len(configs)} settings")
-    for config, one, other in zip(configs, wanted, found, strict=True):
+        raise ContractError("predict_each changes the settings of the method")
+    if len(predictions) != len(configs):
+        raise ContractError(
+            f"predict_each gave {len(predictions)} results for {len(configs)} settings"
+        )
+    for config, one, other in zip(configs, wanted, predictions, strict=True):
         check_predictions(other, subject.slides(), subject.data().panel)
         differs = difference(one, other)
         if differs:

@@ -1,4 +1,4 @@
-"""Presets, settings by dataset, and the space a tuner searches."""
+"""Checks of presets, settings by dataset, and search spaces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.method import MethodConfig
 from bench.registry import find_datasets
 
 _PLACES = 9
-"""Places of a range that are tried, both ends among them."""
+"""Number of points of a range that are tried, including both ends."""
 _DRAWS = 5
 
 
@@ -79,9 +79,9 @@ def _valid(
 
 
 class RehearsalTrial:
-    """Suggests values without a study: one fixed or random place in each range.
+    """Trial without a study: suggests a fixed or random point of each range.
 
-    It has the methods that search spaces use of optuna's trial, and its rules.
+    It has the methods of optuna's trial that search spaces use, with the same rules.
 
     Parameters
     ----------

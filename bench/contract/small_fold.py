@@ -1,4 +1,4 @@
-"""A fold small enough to fit any method on in a second, and the same as a protocol makes it."""
+"""A small fold on which any method is fitted in seconds, and its sections as a dataset."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def small_sections(folder: Path, *, scrambled: str | None = None) -> dict[str, S
     folder
         Where the images are written.
     scrambled
-        Section whose counts are dealt anew among its spots and genes, and made larger.
+        Section whose counts are shuffled among its spots and genes, and increased.
     """
     import pandas as pd
     import scipy.sparse as sp
@@ -105,7 +105,7 @@ def small_sections(folder: Path, *, scrambled: str | None = None) -> dict[str, S
 
 
 def _write_image(path: Path, level: np.ndarray) -> Path:
-    """A strip with one patch a spot, each of one brightness but for its darker top."""
+    """Image with one patch per spot, each of constant brightness except for a darker top."""
     pixels = np.zeros((_EDGE, _EDGE * SPOTS, 3), dtype=np.uint8)
     for spot, value in enumerate(level):
         pixels[:, _EDGE * spot : _EDGE * spot + _EDGE] = value
@@ -125,23 +125,23 @@ def _array_xy(row: int) -> np.ndarray:
 
 
 def as_slide(section: TrainingSection) -> Slide:
-    """What a method would be given of a section to predict."""
+    """Slide for prediction from a section."""
     return Slide(
         section.name, section.array_xy, section.spatial, section.patch_pixels, section.patch_source
     )
 
 
 def arrays_of(section: Slide) -> dict[str, np.ndarray]:
-    """Arrays that a section hands to a method, by name; not copied."""
-    found = {field.name: getattr(section, field.name) for field in fields(section)}
-    arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+    """Arrays of a section that a method can access, by name; not copied."""
+    values = {field.name: getattr(section, field.name) for field in fields(section)}
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     if section.patch_source is not None:
         arrays["centres"] = section.patch_source.centres
     return arrays
 
 
 def with_arrays(section: AnySlide, arrays: Mapping[str, np.ndarray]) -> AnySlide:
-    """The section with some of its arrays replaced, by the names of :func:`arrays_of`."""
+    """Section with some arrays replaced, by the names of :func:`arrays_of`."""
     changes: dict[str, Any] = {k: v for k, v in arrays.items() if k != "centres"}
     if "centres" in arrays and section.patch_source is not None:
         changes["patch_source"] = replace(section.patch_source, centres=arrays["centres"])
@@ -149,12 +149,12 @@ def with_arrays(section: AnySlide, arrays: Mapping[str, np.ndarray]) -> AnySlide
 
 
 def first_spots(section: AnySlide, spots: int) -> AnySlide:
-    """The section with its first spots alone."""
+    """Section reduced to its first spots."""
     return with_arrays(section, {k: v[:spots].copy() for k, v in arrays_of(section).items()})
 
 
 def copied(section: AnySlide, *, writeable: bool = True) -> AnySlide:
-    """The section with arrays of its own, which can be made to refuse every write."""
+    """Copy of a section with copied arrays, optionally read-only."""
     arrays = {name: value.copy() for name, value in arrays_of(section).items()}
     for value in arrays.values():
         value.flags.writeable = writeable

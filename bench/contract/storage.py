@@ -1,4 +1,4 @@
-"""What a method writes, and that it comes back."""
+"""Checks of saving and loading."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _COMPRESSED: dict[bytes, Callable[[bytes], bytes]] = {
     **{bytes([0x78, level]): zlib.decompress for level in (0x01, 0x5E, 0x9C, 0xDA)},
 }
 _DEPTH = 3
-"""Archives within archives that are opened."""
+"""Maximum depth of nested archives that are opened."""
 
 
 def comes_back_from_its_folder(subject: Subject) -> None:
@@ -70,7 +70,7 @@ def saves_plain_files_in_its_folder(subject: Subject) -> None:
             method.save(folder)
     finally:
         tempfile.tempdir = usual
-    # Python's own writes are recorded wherever they go; those of libraries are found near by.
+    # Writes of Python code are recorded for all paths; those of libraries only in nearby folders.
     left = [path for path in around.rglob("*") if path.is_file()]
     for path in [Path(name) for name in written] + left:
         if path.is_file() and folder not in path.parents and "__pycache__" not in path.parts:
@@ -79,10 +79,10 @@ def saves_plain_files_in_its_folder(subject: Subject) -> None:
         if path.is_symlink():
             raise ContractError(f"{path.name} is a link, which leads nowhere on another machine")
         if path.is_file():
-            found = "is a pickle by its name" if path.suffix.lower() in _PICKLES else None
-            found = found or pickle_in(path.read_bytes())
-            if found:
-                raise ContractError(f"{path.name} {found}; whoever loads one runs its code")
+            fault = "is a pickle by its name" if path.suffix.lower() in _PICKLES else None
+            fault = fault or pickle_in(path.read_bytes())
+            if fault:
+                raise ContractError(f"{path.name} {fault}; whoever loads one runs its code")
 
 
 def _fresh(subject: Subject, name: str) -> Path:
@@ -104,17 +104,17 @@ def pickle_in(content: bytes, depth: int = _DEPTH) -> str | None:
             for name in archive.namelist():
                 if archive.getinfo(name).flag_bits & 1:
                     return f"holds {name}, which is encrypted"
-                found = pickle_in(archive.read(name), depth - 1)
-                if found:
-                    return f"holds {name}, which {found}"
+                fault = pickle_in(archive.read(name), depth - 1)
+                if fault:
+                    return f"holds {name}, which {fault}"
     for magic, unpack in _COMPRESSED.items():
         if content.startswith(magic):
             try:
                 unpacked = unpack(content)
             except (OSError, EOFError, zlib.error, lzma.LZMAError):
                 continue  # it only begins like an archive
-            found = pickle_in(unpacked, depth - 1)
-            return f"is compressed and {found}" if found else None
+            fault = pickle_in(unpacked, depth - 1)
+            return f"is compressed and {fault}" if fault else None
     return None
 
 

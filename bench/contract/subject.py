@@ -52,7 +52,7 @@ class Subject:
     kind
         Class of the method.
     folder
-        For everything that is written on the way.
+        Folder for all files written by the checks.
     module
         Module that an import of the method begins with; that of `kind` where None.
     jobs
@@ -93,7 +93,7 @@ class Subject:
         return small_fold(self.folder / "fold")
 
     def data(self, *, writeable: bool = True) -> TrainingData:
-        """The small fold, its arrays anew: what one check spoils, no other one sees."""
+        """Small fold with new arrays, so that changes by one check do not affect another."""
         return TrainingData(
             self._data.panel,
             tuple(copied(section, writeable=writeable) for section in self._data.train),
@@ -101,7 +101,7 @@ class Subject:
         )
 
     def slides(self, *, writeable: bool = True) -> tuple[Slide, Slide]:
-        """Two slides of different length, their arrays anew."""
+        """Two slides of different length, with new arrays."""
         whole = as_slide(self._data.validation[0])
         part = first_spots(as_slide(self._data.train[0]), 7)
         return copied(whole, writeable=writeable), copied(part, writeable=writeable)
@@ -146,19 +146,19 @@ class Subject:
         device: str = "cpu",
         state: int = 0,
     ) -> Method:
-        """A fit of its own, of the small fold where `data` is None.
+        """Separate fit, by default of the small fold.
 
         Parameters
         ----------
         data, config, device
             Passed on.
         state
-            What the global random generators are seeded with.
+            Seed of the global random generators.
 
         Raises
         ------
         NotApplicableError
-            The shared fit failed, so that this one would tell nothing new.
+            The shared fit failed, so that this one gives no further information.
         """
         shared = self.fitted
         method = self.kind(config or shared.method.config)
@@ -180,7 +180,7 @@ class Subject:
         Raises
         ------
         ContractError
-            What it predicts is no prediction; see :func:`check_predictions`.
+            The predictions are invalid; see :func:`check_predictions`.
         """
         chosen = slides or self.slides()
         with self.surroundings(state, device):
@@ -212,7 +212,7 @@ class Subject:
     def surroundings(self, state: int = 0, device: str = "cpu") -> Iterator[None]:
         """Global generators in a known state, and a cache folder that nobody else uses.
 
-        What is kept of one device must not stand for another, so each has its own.
+        Each device has its own folder, because cached results of one must not be used for another.
         """
         import torch
 
@@ -231,12 +231,12 @@ class Subject:
 
 
 def check_predictions(predictions: Any, slides: Sequence[Slide], panel: Sequence[str]) -> None:
-    """Refuse what is not one finite float32 (spots, panel) array a slide.
+    """Check that predictions are one finite float32 (spots, panel) array per slide.
 
     Raises
     ------
     ContractError
-        Saying what it is instead.
+        They are not; the message describes them.
     """
     if not isinstance(predictions, list | tuple):
         raise ContractError(f"predict gave {type(predictions).__name__}, not a list of arrays")

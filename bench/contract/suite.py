@@ -1,4 +1,4 @@
-"""All checks, and carrying them out on a method."""
+"""All checks, and running them on a method."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ CHECKS: tuple[Check, ...] = (
     imports_little,
     is_quick_on_the_demo,
 )
-"""In the order in which they are carried out."""
+"""Checks in the order in which they run."""
 
 
 class Listener:
-    """Told how far the checks are; the base class ignores it."""
+    """Receiver of the progress of the checks; the base class ignores it."""
 
     def started(self, title: str) -> None:
-        """A check begins."""
+        """Report that a check begins."""
 
     def finished(self, result: Result) -> None:
-        """A check has a result."""
+        """Report the result of a check."""
 
 
 def check_method(
@@ -88,25 +88,25 @@ def check_method(
     listener: Listener | None = None,
     jobs: Callable[[], AbstractContextManager[JobWatcher | None]] = nullcontext,
 ) -> list[Result]:
-    """Carry out all checks on a method: built-in, of an installed plugin, or in a file.
+    """Run all checks on a method: built-in, of an installed plugin, or in a file.
 
     Parameters
     ----------
     method
         Name of the method, or a reference to one; see :mod:`bench.method_references`.
     settings
-        Settings that differ from those of every preset, as of ``bench run``.
+        Settings that replace those of every preset, as in ``bench run``.
     demo
         Whether to run it on the demo, which takes longest.
     listener
-        Told of each check.
+        Receives the progress.
     jobs
         Opens a watcher of the run on the demo.
 
     Returns
     -------
     list of Result
-        One a check, in the order of :data:`CHECKS`.
+        One per check, in the order of :data:`CHECKS`.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def check_method(
     installed = find_methods()
     if not is_own(method):
         check_installed(method, installed)
-    # What cannot be imported, or has no such settings, is found out in another process.
+    # Another process checks that the method can be imported and has the settings.
     resolve_methods([method], DATASET, "authors", settings or {})
     kind = load_method(method)
     module = kind.__module__ if is_own(method) else module_of(installed[method])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from bench.data.card import DatasetCard
-from bench.data.found import FoundSection
+from bench.data.discovery import FoundSection
 from bench.errors import BenchError, DataError, UnknownNameError
 from bench.files import canonical_hash, one_line
 from bench.sources import code_hash, import_closure, tree_hash

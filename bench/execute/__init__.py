@@ -1,1 +1,1 @@
-"""From a request to finished folds: the plan of jobs, one job, and who runs it."""
+"""Execution of a request: the plan of jobs, one job, and the executors that run it."""

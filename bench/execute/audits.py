@@ -19,7 +19,7 @@ from bench.protocol.rules import Protocol
 def full_audit(
     card: DatasetCard, protocol: Protocol, data_root: Path | None
 ) -> tuple[Folds, list[str], list[Finding]]:
-    """Look for leaks among all sections of a dataset, by image where one is there.
+    """Search all sections of a dataset for leaks, by image where the image is on this machine.
 
     Returns
     -------
@@ -39,14 +39,14 @@ def full_audit(
 def cross_audit(
     trained: DatasetCard, tested: DatasetCard, protocol: Protocol, roots: Sequence[Path | None]
 ) -> tuple[list[str], list[Finding]]:
-    """What a model of one dataset knows of another: patients, images and counts that both hold.
+    """Overlap of a training and a test dataset: patients, images and counts that both contain.
 
     Parameters
     ----------
     trained, tested
         Cards of the dataset that a model was fitted on and of the one it is tested on.
     protocol
-        Its rules; what two datasets share is forbidden under every protocol.
+        Rules of the audit; data shared by two datasets are forbidden under every protocol.
     roots
         Their data folders. A dataset that is not on this machine is judged by its card alone.
 

@@ -1,4 +1,4 @@
-"""Noise ceilings of a whole dataset under a protocol; no method takes part."""
+"""Noise ceilings of a whole dataset under a protocol, independent of any method."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def section_ceilings(genes: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     genes
-        As :func:`gene_ceilings` gives it.
+        Table returned by :func:`gene_ceilings`.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The machine and the installation that a run takes place in."""
+"""Versions of the packages and commit of the installation that runs the benchmark."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ PACKAGES = (
 
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that can change numbers."""
-    found = {}
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+            versions[package] = "absent"
+    return versions
 
 
 def git_commit() -> str | None:

@@ -1,4 +1,4 @@
-"""Fit and prediction in this process, for a debugger: what ``--isolation none`` means."""
+"""Fit and prediction in this process, for debugging (``--isolation none``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.worker.task import TrialEndedError, read_task
 
 
 class InProcess:
-    """Does what a worker does, without a process; the same calls as of a worker.
+    """Worker without a process of its own; it has the methods of a worker.
 
     Parameters
     ----------
@@ -58,20 +58,20 @@ class InProcess:
         return True
 
     def result(self) -> dict[str, Any]:
-        """What came of it; raises as a worker's does."""
+        """Report of the task; raises the same errors as a worker's ``result``."""
         if self._error is not None:
             raise self._error
         return self._result
 
     def end(self) -> None:
-        """Nothing is left to be ended."""
+        """Do nothing: there is no process to end."""
 
     def progress(self, done: int, total: int, note: str) -> None:
-        """Say how far the fit has come."""
+        """Report the progress of the fit."""
         self._answer({"kind": "progress", "done": done, "total": total, "note": note})
 
     def ask(self, kind: str, **facts: Any) -> dict[str, Any]:
-        """Ask something and take the answer."""
+        """Send a question and return the answer."""
         answer: Mapping[str, Any] | None = self._answer({"kind": kind, **facts})
         return dict(answer or {})
 

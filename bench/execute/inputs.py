@@ -1,4 +1,4 @@
-"""Data of a fold, made once for all jobs on it: what a worker is handed, and the truth."""
+"""Data of a fold, made once for all its jobs: the input of workers, and the truth."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _PACKAGES = ("anndata", "numpy", "pandas", "scanpy", "scipy")
 
 @dataclass(frozen=True)
 class FoldSource:
-    """What the data of a fold are made of.
+    """Sources of the data of a fold.
 
     Attributes
     ----------
     dataset
-        Sections; those of the fold are among them.
+        Sections, including those of the fold.
     protocol
         Panel, scales and HEG rules.
     listed_panel
@@ -48,7 +48,7 @@ class FoldSource:
     folds
         All folds.
     index
-        Number of this one.
+        Number of this fold.
     """
 
     dataset: Dataset
@@ -64,7 +64,7 @@ class FoldSource:
 
     @cached_property
     def key(self) -> str:
-        """Hash of files, rules and code from which the data are made; cheap."""
+        """Hash of the files, rules and code that the data are made from; cheap to compute."""
         dataset = self.dataset
         names = (*self.fold.train, *self.fold.validation, *self.fold.test)
         return canonical_hash(
@@ -87,9 +87,9 @@ class FoldHashes(NamedTuple):
     Attributes
     ----------
     with_images, without
-        Of what a worker is handed, for a method that looks at images or does not.
+        Hash of the input of a worker, for methods that use images and for those that do not.
     truth
-        Of the measured values of the test sections.
+        Hash of the measured values of the test sections.
     """
 
     with_images: str
@@ -97,7 +97,7 @@ class FoldHashes(NamedTuple):
     truth: str
 
     def seen_by(self, method_spec: MethodSpec) -> str:
-        """Hash of what decides predictions: an oracle is shown the truth instead."""
+        """Hash of the input of the predictions, which is the truth for an oracle."""
         if method_spec.method is None:
             return self.truth
         return self.with_images if method_spec.needs_image else self.without
@@ -109,9 +109,9 @@ class FoldInputs:
     Parameters
     ----------
     source
-        What they are made of.
+        Sources of the data.
     folder
-        Where files for workers go; they are removed by :meth:`let_go`.
+        Folder for the files of workers; :meth:`let_go` removes them.
     """
 
     def __init__(self, source: FoldSource, folder: Path) -> None:
@@ -129,15 +129,15 @@ class FoldInputs:
 
     @cached_property
     def references(self) -> list[Reference]:
-        """What predictions of the test sections are compared with."""
+        """References that predictions of the test sections are compared with."""
         with threadpool_limits(1):
             return [reference(truth, self.source.protocol) for truth in self.data.truth]
 
     @cached_property
     def hashes(self) -> FoldHashes:
-        """Hashes of what is handed over and of the truth, by content.
+        """Hashes of the workers' input and of the truth, by content.
 
-        They are remembered, so that a finished fold is recognised without reading its data.
+        The hashes are cached, so that a finished fold is recognised without reading its data.
         """
         known = _HASHES.get(self.source.key)
         if known is not None:
@@ -151,7 +151,7 @@ class FoldInputs:
 
     @cached_property
     def handed_over(self) -> Path:
-        """Folder with the files that workers are handed."""
+        """Folder with the files that workers read."""
         self._folder.mkdir(parents=True)
         hand_over(self.data.training, self.data.slides, self._folder)
         return self._folder
@@ -162,13 +162,13 @@ class FoldInputs:
         return sections_of(self.data.training, self.data.slides)
 
     def patches(self, number: int, size: int, pixels: int | None) -> Path:
-        """File of the patches of a section, cut if they are not there."""
+        """File with the patches of a section; cut if missing."""
         section = self.sections[number]
-        assert section.patch_source is not None  # workers ask for what has an image alone
+        assert section.patch_source is not None  # workers ask only for sections with an image
         return section.patch_source.store(size, pixels)
 
     def answer_patches(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer to a worker that asks for patches: their file, or why there are none."""
+        """Answer to a worker's request for patches: their file, or the reason for none."""
         try:
             pixels = message["pixels"]
             path = self.patches(
@@ -194,14 +194,14 @@ _HASHES = JsonCache(
 
 
 class InputsOfFolds:
-    """Data of the folds of a plan; only those that are being worked on are held in memory."""
+    """Data of the folds of a plan; only those of the folds in progress are kept in memory."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
         self._inputs: dict[str, FoldInputs] = {}
 
     def of(self, source: FoldSource) -> FoldInputs:
-        """Data of a fold, of which nothing is read yet."""
+        """Data of a fold, read when first accessed."""
         if source.key not in self._inputs:
             if self._folder is None:
                 self._folder = process_folder(cache_folder() / _HANDED_OVER)

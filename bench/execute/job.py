@@ -1,4 +1,4 @@
-"""One job: what a worker is asked, and what becomes of its answer."""
+"""One job: the task of a worker, and the result stored from its report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def job_keys(job: Job, inputs: FoldInputs) -> tuple[str, str]:
 
 
 def fit_task(job: Job, inputs: FoldInputs, *, twin_done: bool) -> FitTask:
-    """What a worker is asked to do for a job; the folder of the fold is cleared for it.
+    """Task of a worker for a job; clears the folder of the fold.
 
     Parameters
     ----------
@@ -72,12 +72,12 @@ def fit_task(job: Job, inputs: FoldInputs, *, twin_done: bool) -> FitTask:
 def read_predictions(
     label: str, data: FoldData, out: Path, *, look: int = 0, config: int = 0
 ) -> list[np.ndarray]:
-    """Predictions that a worker left, one (spots, panel) float32 array a test section.
+    """Predictions written by a worker, one (spots, panel) float32 array per test section.
 
     Raises
     ------
     TrainingError
-        A file is missing or holds something else.
+        A file is missing or contains something else.
     """
     predictions = []
     for number in range(len(data.slides)):
@@ -96,7 +96,7 @@ def store_fit(
     timings: Mapping[str, float],
     facts: Mapping[str, Any],
 ) -> None:
-    """Score what a worker predicted and keep it, manifest last.
+    """Score the predictions of a worker and store both; the manifest is written last.
 
     Parameters
     ----------
@@ -105,12 +105,12 @@ def store_fit(
     answer
         Fields of :class:`~bench.worker.task.FitReport`, from the worker.
     timings, facts
-        Further seconds by name, and what else ``fold.json`` has to say.
+        Further seconds by name, and further fields of ``fold.json``.
 
     Raises
     ------
     TrainingError
-        The worker left something that is no prediction or no plain file.
+        A prediction of the worker is invalid, or one of its files is not a regular file.
     """
     folder, out = job.folder, job.folder.work
     predictions = read_predictions(job.method_spec.label, inputs.data, out)
@@ -137,7 +137,7 @@ def store_fit(
 
 
 def run_oracle(job: Job, inputs: FoldInputs) -> None:
-    """Do the job of an oracle, which is no method and is shown the truth."""
+    """Run the job of an oracle, which reads the truth."""
     job.folder.clear()
     started = time.perf_counter()
     oracle, data = ORACLES[job.method_spec.label], inputs.data
@@ -150,12 +150,12 @@ def run_oracle(job: Job, inputs: FoldInputs) -> None:
 
 
 def rescore(job: Job, inputs: FoldInputs) -> None:
-    """Score the stored predictions of a fit anew; nothing is fitted.
+    """Score the stored predictions of a fit again, without fitting.
 
     Raises
     ------
     BenchError
-        The stored predictions are not of this fold.
+        The stored predictions belong to another fold.
     """
     import anndata
 
@@ -241,7 +241,7 @@ def _write_scores(
 
 
 def _take_model(job: Job, made: Path, target: Path) -> None:
-    """Move the folder that a method saved into the fold's; plain files alone."""
+    """Move the folder saved by a method into the fold's folder; only regular files are allowed."""
     if not made.is_dir() or made.is_symlink():
         raise TrainingError(f"{job.method_spec.label}: its worker left no model")
     for folder, subfolders, files in os.walk(made):
@@ -249,15 +249,15 @@ def _take_model(job: Job, made: Path, target: Path) -> None:
             path = Path(folder) / name
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
                 raise TrainingError(
-                    f"{job.method_spec.label}: saved {name}, which is no plain file"
+                    f"{job.method_spec.label}: saved {name}, which is not a regular file"
                 )
     shutil.rmtree(target, ignore_errors=True)
     os.replace(made, target)
 
 
 def _small_images(job: Job, data: FoldData) -> dict[str, dict[str, object]]:
-    """Small copies of the test sections' images, made once for all runs; what maps are drawn on."""
-    found: dict[str, dict[str, object]] = {}
+    """Small copies of the test sections' images for drawing maps, made once for all runs."""
+    copies: dict[str, dict[str, object]] = {}
     for slide in data.slides:
         source = slide.patch_source
         if source is None:
@@ -272,5 +272,5 @@ def _small_images(job: Job, data: FoldData) -> dict[str, dict[str, object]]:
             with atomic_write(path) as temporary:
                 image.save(temporary, format="JPEG", quality=85)
             write_record(scale, {"scale": of_pixel * source.image_scale})
-        found[slide.name] = {"file": name.as_posix(), **read_record(scale)}
-    return found
+        copies[slide.name] = {"file": name.as_posix(), **read_record(scale)}
+    return copies

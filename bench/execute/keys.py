@@ -1,8 +1,8 @@
-"""Keys: what a stored fit and its scores depend on, and nothing else.
+"""Keys: hashes of everything that a stored fit and its scores depend on.
 
 The fit key of a fold changes with everything that can change what is fitted and predicted: the
 method's code, its settings, the code of the harness that a fit runs through, the seed, the
-precision, versions of packages, and the values that the fold hands over. The score key changes
+precision, versions of packages, and the values in the fold's input. The score key changes
 with the measured values and the code that scores. Code is hashed as syntax trees, so comments and
 docstrings do not count.
 """
@@ -33,7 +33,7 @@ _SCORE_PACKAGES = ("numpy", "pandas", "scikit-image", "scikit-learn", "scipy")
 
 
 def run_key(method_spec: MethodSpec, shared: Mapping[str, Any]) -> str:
-    """Key of a run: all that its fit keys have in common.
+    """Key of a run: the part that its fit keys share.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def fit_key(run: str, fold: int, inputs: str) -> str:
     fold
         Number of the fold.
     inputs
-        Hash of what the fold hands over.
+        Hash of the fold's input.
     """
     return canonical_hash([run, fold, inputs])
 
@@ -90,7 +90,7 @@ def score_key(fit: str, truth: str) -> str:
 
 
 def _by_content(value: Any) -> Any:
-    """Settings in which the path of a file or folder stands for its content."""
+    """Settings with each path of a file or folder replaced by the hash of its content."""
     if isinstance(value, Mapping):
         return {str(name): _by_content(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -106,10 +106,10 @@ def _by_content(value: Any) -> Any:
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    versions = {"python": ".".join(platform.python_version_tuple()[:2])}
     for package in packages:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+            versions[package] = "absent"
+    return versions

@@ -1,4 +1,4 @@
-"""Who is compared: methods with their settings, their permuted-image controls, oracles."""
+"""Methods in a comparison with their settings, permuted-image controls, and oracles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.evaluate.oracles import ORACLES
 from bench.execute.request import FoldSettings
 from bench.method_references import SHUFFLED, is_handed, is_own
 from bench.own_methods import prefix
-from bench.registry import Found, check_installed, find_methods
+from bench.registry import InstalledMethod, check_installed, find_methods
 from bench.worker.describe import describe
 from bench.worker.process import WorkerFailedError, run_worker
 
@@ -23,7 +23,7 @@ TUNED = "tuned"
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What the harness knows of a method; its module need not be imported to use them.
+    """Facts about a method that the harness can use without importing its module.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class MethodFacts:
     name
         Name of its class.
     needs_image
-        Whether it looks at images.
+        Whether it reads images.
     control
         Whether it is a negative control.
     has_presets
@@ -45,7 +45,7 @@ class MethodFacts:
         Hashes of its modules and versions of distributions; see
         :func:`bench.sources.method_code`.
     harness
-        What it imports of the harness; see :func:`bench.sources.harness_imports`.
+        Modules of the harness that it imports; see :func:`bench.sources.harness_imports`.
     """
 
     built_in: bool
@@ -61,7 +61,7 @@ class MethodFacts:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """Something that is run and gets a row: a method, its permuted-image control, or an oracle.
+    """One row of a comparison: a method, its permuted-image control, or an oracle.
 
     Attributes
     ----------
@@ -75,13 +75,13 @@ class MethodSpec:
     config
         All settings of the method, as JSON has them.
     facts
-        What is known of the method; None for an oracle.
+        Facts about the method; None for an oracle.
     changes
         Settings that differ from the preset's: by name, the preset's value and the one used.
     checkpoint
-        Checkpoint of the method's authors that takes the place of a fit.
+        Checkpoint of the method's authors, loaded instead of fitting.
     fold_configs
-        Settings by fold where they differ, as after tuning; then there are no other folds.
+        Settings by fold where they differ between folds, as after tuning; no other folds are run.
     """
 
     label: str
@@ -106,12 +106,12 @@ class MethodSpec:
 
     @property
     def needs_image(self) -> bool:
-        """Whether it looks at images."""
+        """Whether it reads images."""
         return self.facts is not None and self.facts.needs_image
 
     @property
     def name(self) -> str | None:
-        """What stored results call the method: its row, for one that is not installed.
+        """Name of the method in stored results: the row's label for one that is not installed.
 
         No path, and no name of an installed method, which a stored model would be loaded by.
         """
@@ -121,7 +121,7 @@ class MethodSpec:
         return rest if kind in {SHUFFLED, RELEASED, TUNED} else self.label
 
     def without_shuffling(self) -> MethodSpec:
-        """The method itself, of which this is the permuted-image control."""
+        """The method that this is the permuted-image control of."""
         return replace(self, label=self.label.removeprefix(f"{SHUFFLED}:"), shuffled=False)
 
     @property
@@ -133,14 +133,14 @@ class MethodSpec:
 def resolve_methods(
     methods: Sequence[str], dataset: str, preset: str, settings: Mapping[str, Any]
 ) -> list[MethodSpec]:
-    """What the names of a request mean, each with its settings.
+    """Resolve the names of a request to methods with their settings.
 
     Parameters
     ----------
     methods
         Names of methods and oracles, references to methods (see :mod:`bench.method_references`),
         ``shuffled:METHOD``, or ``shuffled`` for the permuted-image controls of all methods beside
-        it that look at images.
+        it that read images.
     dataset, preset
         Choose a method's settings.
     settings
@@ -149,7 +149,7 @@ def resolve_methods(
     Raises
     ------
     BenchError
-        An unknown name, a setting that no method has, or a control that changes nothing.
+        An unknown name, a setting that no method has, or a control of a method without images.
     """
     known = find_methods()
     described: dict[str, dict[str, Any]] = {}
@@ -171,7 +171,7 @@ def resolve_methods(
             ]
             if not twins:
                 raise BenchError(
-                    "'shuffled' is the control of a method that looks at images; name one beside"
+                    "'shuffled' is the control of a method that uses images; name one beside"
                     " it, or write shuffled:METHOD"
                 )
             labels += twins
@@ -188,26 +188,28 @@ def resolve_methods(
             continue
         shuffled = label.startswith(f"{SHUFFLED}:")
         name = label.removeprefix(f"{SHUFFLED}:")
-        found = of(name)
-        row = _row_name(name, found["facts"], known)
-        if shuffled and not found["facts"].needs_image:
+        description = of(name)
+        row = _row_name(name, description["facts"], known)
+        if shuffled and not description["facts"].needs_image:
             raise BenchError(
-                f"{SHUFFLED}:{row}: {row} does not look at images, shuffling changes nothing"
+                f"{SHUFFLED}:{row}: {row} does not use images, so shuffling changes nothing"
             )
         specs.append(
             MethodSpec(
                 label=f"{SHUFFLED}:{row}" if shuffled else row,
                 method=name,
                 shuffled=shuffled,
-                config=found["config"],
-                facts=found["facts"],
-                changes=found["changes"],
+                config=description["config"],
+                facts=description["facts"],
+                changes=description["changes"],
             )
         )
     _check_rows_differ(specs)
-    unused = set(settings).difference(*(found["used"] for found in described.values()))
+    unused = set(settings).difference(*(description["used"] for description in described.values()))
     if unused:
-        names = {name for found in described.values() for name in found["facts"].settings}
+        names = {
+            name for description in described.values() for name in description["facts"].settings
+        }
         raise UnknownNameError("setting", sorted(unused)[0], names or {"(none)"})
     return specs
 
@@ -215,7 +217,7 @@ def resolve_methods(
 def released_spec(
     method: str, checkpoint: Path, dataset: str, preset: str, settings: Mapping[str, Any]
 ) -> MethodSpec:
-    """A method that takes an authors' checkpoint instead of fitting; it gets a row of its own.
+    """Method that loads an authors' checkpoint instead of fitting; it has its own row.
 
     Raises
     ------
@@ -240,20 +242,22 @@ def is_twin(method: str) -> bool:
 
 def tuned_spec(
     method: str,
-    found: Mapping[int, FoldSettings],
+    fold_settings: Mapping[int, FoldSettings],
     dataset: str,
     preset: str,
     settings: Mapping[str, Any],
 ) -> MethodSpec:
-    """A method with settings of its own for every fold; it gets a row of its own."""
+    """Method with different settings in every fold; it has its own row."""
     (method_spec,) = resolve_methods([method], dataset, preset, settings)
-    whole = _describe(method, dataset, preset, settings, [of.config for of in found.values()])
-    chosen = dict(zip(found, whole["whole"], strict=True))
+    whole = _describe(
+        method, dataset, preset, settings, [of.config for of in fold_settings.values()]
+    )
+    chosen = dict(zip(fold_settings, whole["whole"], strict=True))
     return replace(method_spec, label=f"{TUNED}:{method_spec.label}", fold_configs=chosen)
 
 
-def _row_name(method: str, facts: MethodFacts, known: Mapping[str, Found]) -> str:
-    """What a row is called: the name of an installed method stands for that method alone."""
+def _row_name(method: str, facts: MethodFacts, known: Mapping[str, InstalledMethod]) -> str:
+    """Label of a row; the name of an installed method is used for that method alone."""
     if not is_own(method):
         return method
     taken = facts.name in known or facts.name in ORACLES
@@ -277,21 +281,21 @@ def _describe(
     settings: Mapping[str, Any],
     whole: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Facts and settings of a method; a module that is not of this package runs in a worker."""
+    """Facts and settings of a method; a worker imports modules from outside this package."""
     question: dict[str, Any] = {"method": method, "dataset": dataset, "preset": preset}
     question |= {"settings": dict(settings), "whole": [dict(one) for one in whole]}
     known = find_methods().get(method)
     built_in = known is not None and known.entry is None
-    # A class that was handed over is in this process, where its source can be found.
+    # A class passed to bench.run exists in this process, where its source can be found.
     if built_in or is_handed(method):
-        found = describe(**question)
+        description = describe(**question)
     else:
         try:
-            found = run_worker("describe", json.dumps(question))
+            description = run_worker("describe", json.dumps(question))
         except WorkerFailedError as error:
             where = f"{method}:" if is_own(method) else f"method '{method}'"
             raise BenchError(f"{where} cannot be imported: {error}") from error
-    facts = {"built_in": built_in, **found["facts"]}
+    facts = {"built_in": built_in, **description["facts"]}
     for name in ("settings", "harness"):
         facts[name] = tuple(facts[name])
-    return {**found, "facts": MethodFacts(**facts)}
+    return {**description, "facts": MethodFacts(**facts)}

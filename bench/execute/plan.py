@@ -1,4 +1,4 @@
-"""The plan: which runs a request means, under which keys, on which folds."""
+"""The plan of a request: its runs, their keys, and their folds."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Row and fold, for people."""
+        """Row and fold, for messages."""
         return f"{self.method_spec.label} fold {self.fold}"
 
     @property
@@ -72,13 +72,13 @@ class Job:
 
     @property
     def folder(self) -> FoldFolder:
-        """Where the result lies."""
+        """Folder of the result."""
         return self.run.fold(self.fold)
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run with the jobs that were asked for."""
+    """A run with its requested jobs."""
 
     method_spec: MethodSpec
     folder: RunFolder
@@ -88,7 +88,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a request means."""
+    """All runs of a request."""
 
     request: Request
     dataset: Dataset
@@ -108,12 +108,12 @@ class Plan:
 
 
 def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
-    """Check a request and say what it takes; nothing is trained and no run is written.
+    """Check a request and plan its jobs; nothing is trained and no run is written.
 
     Parameters
     ----------
     request
-        What a user asked for.
+        Request of the user.
     elsewhere
         Whether the jobs run on other machines, whose devices are not known here.
 
@@ -154,7 +154,7 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
     commit, renamed = git_commit(), _aliases(dataset)
 
     def dataset_hash(method_spec: MethodSpec) -> str:
-        # A row is the same beside a method that looks at images and without one.
+        # A row does not depend on whether another method of the request reads images.
         return dataset.hash if method_spec.needs_image else dataset.hash_without_images
 
     def folder_of(method_spec: MethodSpec, precision: Precision) -> RunFolder:
@@ -213,7 +213,7 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
 
 
 class Devices:
-    """Device and precision of jobs; torch is asked only if a method looks at images."""
+    """Device and precision of jobs; torch is queried only if a method reads images."""
 
     def __init__(self, device: str, precision: str, *, elsewhere: bool = False) -> None:
         check_device(device)
@@ -223,7 +223,7 @@ class Devices:
             raise BenchError(f"device {device} is not available on this machine; use --device auto")
 
     def of(self, *, needs_image: bool) -> tuple[str, Precision]:
-        """Device and precision of a method; a fast device only for one that looks at images."""
+        """Device and precision of a method; an accelerator only for methods that read images."""
         device, precision = self._device, self._precision
         if device == "auto":
             device = next(iter(self._here)) if needs_image else "cpu"
@@ -253,12 +253,12 @@ def divide(
     images: bool,
     aliases: Path | None = None,
 ) -> tuple[Dataset, Folds, tuple[str, ...] | None]:
-    """Open a dataset and divide its sections as a protocol says.
+    """Open a dataset and divide its sections by the rules of a protocol.
 
     Returns
     -------
     tuple of Dataset, Folds and tuple of str
-        The last is the gene list where the protocol names one, otherwise None.
+        The last is the gene list if the protocol names one, otherwise None.
 
     Raises
     ------
@@ -270,8 +270,8 @@ def divide(
         names = card.published_order
         if not names:
             raise BenchError(
-                f"protocol {protocol.name} needs a published list of sections, which dataset"
-                f" {card.name} has not; protocol strict works"
+                f"dataset {card.name} has no published list of sections, which protocol"
+                f" {protocol.name} needs; use protocol strict"
             )
     dataset = open_dataset(card, data_root, images=images, names=names, aliases=aliases)
     panel = _panel_of(dataset, protocol)
@@ -279,7 +279,7 @@ def divide(
 
 
 def dataset_audit(dataset: Dataset, folds: Folds, protocol: Protocol) -> list[Finding]:
-    """Leaks of a dataset's folds; looked for once for the same data, folds and rules."""
+    """Leaks of a dataset's folds; computed once for the same data, folds and rules."""
     source = code_hash(["bench.protocol.audit"])
     key = canonical_hash([source, dataset.hash, folds.hash, protocol.hash])
     findings = _AUDITS.get(key)
@@ -302,7 +302,7 @@ def _method_specs(request: Request, dataset: str) -> list[MethodSpec]:
         specs = [released_spec(name, request.checkpoint, *chosen) for name in request.methods]
     if not request.oracles:
         return specs
-    # What a score rewards must be seen beside what was scored.
+    # Oracles show next to the scored methods what a score rewards.
     named = {method_spec.label for method_spec in specs}
     return specs + [MethodSpec(name, None) for name in ORACLES if name not in named]
 
@@ -322,20 +322,20 @@ def _checkpoint(method_spec: MethodSpec) -> dict[str, Any]:
 
 
 def _tuned(method_spec: MethodSpec) -> dict[str, Any]:
-    """Settings by fold, as ``run.json`` has them."""
+    """Settings by fold, in the form of ``run.json``."""
     configs = method_spec.fold_configs
-    found = {str(fold): dict(config) for fold, config in sorted(configs.items())}
-    return {"tuned": found} if found else {}
+    by_fold = {str(fold): dict(config) for fold, config in sorted(configs.items())}
+    return {"tuned": by_fold} if by_fold else {}
 
 
 def _studies(request: Request, method_spec: MethodSpec) -> dict[str, Any]:
     """Folders of the studies that found the settings, by fold."""
-    found = request.tuned.get(str(method_spec.method), {})
-    return {"studies": {str(fold): of.study for fold, of in found.items()}} if found else {}
+    by_fold = request.tuned.get(str(method_spec.method), {})
+    return {"studies": {str(fold): of.study for fold, of in by_fold.items()}} if by_fold else {}
 
 
 def _shared_folds(results: Path, folds: Folds) -> Folds:
-    """The folds as their file has them; written if they are new."""
+    """Folds as read from their file; written if they are new."""
     try:
         path = write_folds(folds_folder(results, folds.dataset, folds.protocol), folds)
     except OSError as error:
@@ -352,8 +352,8 @@ def _panel_of(dataset: Dataset, protocol: Protocol) -> tuple[str, ...] | None:
     name = protocol.panel_name or card.published_panel
     if name is None:
         raise BenchError(
-            f"protocol {protocol.name} needs a published gene list, which dataset {card.name}"
-            " has not; protocol strict works"
+            f"dataset {card.name} has no published gene list, which protocol {protocol.name}"
+            " needs; use protocol strict"
         )
     return _spelled(read_panel(card, name, dataset.root), dataset)
 
@@ -363,7 +363,7 @@ def _spelled(genes: tuple[str, ...], dataset: Dataset) -> tuple[str, ...]:
 
 
 def _aliases(dataset: Dataset) -> dict[str, Any]:
-    """Which genes go by other names than in their files, counted."""
+    """Hash of the alias table, and number of renamed genes by section; empty without a table."""
     if dataset.aliases is None:
         return {}
     plain = replace(dataset, aliases=None)
@@ -373,7 +373,7 @@ def _aliases(dataset: Dataset) -> dict[str, Any]:
 
 
 def section_facts(dataset: Dataset, protocol: Protocol) -> list[SectionFacts]:
-    """What splitting must know of the usable sections, in their order."""
+    """Facts for splitting about the usable sections, in their order."""
     cards = [dataset.card.section(name) for name in dataset.hashes]
     patients = {card.patient for card in cards}
     balanced = protocol.split == "patient" and len(patients) > protocol.leave_one_out_up_to

@@ -1,4 +1,4 @@
-"""What a user asks for: the one place that holds the defaults of a run."""
+"""Request of a user; defines the defaults of a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FoldSettings:
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked for; see the options of ``bench run``.
+    """Request of a user; see the options of ``bench run``.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Request:
     settings
         Values by ``setting``, for every method that has it, or by ``method.setting``.
     tuned
-        Settings of their own in each fold, by method; these rows are the only ones then.
+        Settings for each fold, by method; if given, only these rows are run.
     """
 
     methods: tuple[str, ...]

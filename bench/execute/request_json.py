@@ -12,7 +12,7 @@ from bench.errors import ConfigError, DataError
 from bench.execute.request import FoldSettings, Request
 
 _TAG = "$"
-"""First character of the key of an object that stands for what JSON cannot express."""
+"""First character of the key of an object that encodes a value without a JSON type."""
 
 
 def request_to_json(request: Request) -> dict[str, Any]:
@@ -27,12 +27,12 @@ def request_to_json(request: Request) -> dict[str, Any]:
 
 
 def request_from_json(content: Mapping[str, Any]) -> Request:
-    """The request that :func:`request_to_json` was given.
+    """Request from the object that :func:`request_to_json` made.
 
     Raises
     ------
     DataError
-        Not such an object, as when another version of the package wrote it.
+        Not such an object, for example written by another version of the package.
     """
     try:
         return Request(**{name: decode(value) for name, value in content.items()})
@@ -41,14 +41,14 @@ def request_from_json(content: Mapping[str, Any]) -> Request:
 
 
 def encode(value: Any, where: str) -> Any:
-    """A value as JSON; what JSON lacks becomes an object with one key such as ``$path``.
+    """Encode a value as JSON; other types become objects with one key such as ``$path``.
 
     Parameters
     ----------
     value
         Numbers, texts, paths, and sequences and mappings of them.
     where
-        What to call it in an error.
+        Name of the value in an error.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def encode(value: Any, where: str) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """The value that :func:`encode` was given; a mapping becomes a dict."""
+    """Inverse of :func:`encode`; a mapping becomes a dict."""
     if isinstance(value, list):
         return [decode(item) for item in value]
     if not isinstance(value, dict):

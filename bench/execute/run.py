@@ -1,4 +1,4 @@
-"""A request from beginning to end: plan, jobs, stored results."""
+"""Execution of a request: plan, jobs, stored results."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ class Uploads(Protocol):
     """Receives stored runs, as a tracking server does; the results on disk come first."""
 
     def upload(self, run: StoredRun) -> None:
-        """Upload what a run has now."""
+        """Upload the finished folds of a run."""
 
     def finish(self) -> None:
-        """Upload what is still missing."""
+        """Upload everything still missing."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a request.
+    """Result of a request.
 
     Attributes
     ----------
     plan
-        What was to be done.
+        Plan that was executed.
     runs
-        The runs as they lie on disk now.
+        Runs as stored on disk after the call.
     failures
         Folds whose method failed.
     """
@@ -49,18 +49,18 @@ def run_request(
     executor: Executor | None = None,
     uploads: Uploads | None = None,
 ) -> RunResult:
-    """Do what a request asks for; finished folds are kept unless it says otherwise.
+    """Execute a request; finished folds are kept unless ``force`` is set.
 
     Parameters
     ----------
     request
         Methods, dataset, protocol and the rest.
     watcher
-        Told what happens.
+        Receives events.
     executor
-        Where jobs run; on this machine, one at a time, where None.
+        Executor of the jobs; None: this machine, one job at a time.
     uploads
-        Given each run whenever one of its folds has been stored.
+        Receives a run each time one of its folds has been stored.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def run_request(
     runs = [stored for planned in plan.runs if (stored := stored_run(planned.folder)) is not None]
     if uploads is not None:
         for stored in runs:
-            # Folds of earlier calls that no store has seen, as after a server that was down.
+            # Folds of earlier calls that were not uploaded, for example as the server was down.
             uploads.upload(stored)
         uploads.finish()
     return RunResult(plan, runs, failures)

@@ -29,7 +29,7 @@ def section_ceiling(truth: Truth, protocol: Protocol) -> np.ndarray:
 
 
 def reference(truth: Truth, protocol: Protocol) -> Reference:
-    """Everything about a test section that its scores are compared with."""
+    """Reference data of a test section for computing scores."""
     weights = grid_neighbours(truth.array_xy)
     return Reference(
         ceiling=section_ceiling(truth, protocol),
@@ -53,13 +53,13 @@ def score_fold(
     Parameters
     ----------
     label, fold
-        What the rows are called.
+        Label and fold of the rows.
     data, references
-        The fold, and what :func:`reference` says of each test section.
+        The fold, and :func:`reference` of each test section.
     predictions
-        One (spots, panel) array a test section.
+        One (spots, panel) array per test section.
     scale_free
-        The predictions have a scale of their own: no errors are given.
+        Whether the predictions have a different scale, so that MSE and MAE are omitted.
     """
     rows: list[dict[str, object]] = []
     tables = []
@@ -107,7 +107,7 @@ def score_fold(
 
 
 def as_anndata(data: FoldData, predictions: Sequence[np.ndarray]) -> AnnData:
-    """Predictions in ``X`` and truth in a layer, with all that tables and figures need."""
+    """AnnData with predictions in ``X``, truth in a layer, and annotations of the spots."""
     from anndata import AnnData
 
     def column(of: str) -> list[str]:

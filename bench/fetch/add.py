@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from bench.data.alignment import section_alignment
 from bench.data.card import FEWEST_BLOCKS, DatasetCard, SectionCard, first_fault, join_names
 from bench.data.dataset import Dataset, open_dataset
+from bench.data.discovery import FoundSection
 from bench.data.features import genomes_of
 from bench.data.folders import cards_folder
-from bench.data.found import FoundSection
 from bench.data.layouts import BUILT_IN, discover, find_layouts
 from bench.data.pitch import pitch_disagreement, spot_pitch
 from bench.data.reading.parsing import read_bytes
@@ -413,26 +413,26 @@ def _stated(values: Iterable[str]) -> str:
     return ", ".join(sorted({value for value in values if value}))
 
 
-def _chosen(found: Sequence[FoundSection], names: Sequence[str]) -> list[FoundSection]:
+def _chosen(sections: Sequence[FoundSection], names: Sequence[str]) -> list[FoundSection]:
     """Sections that were asked for, in the order in which they were found."""
-    there = [section.name for section in found]
+    there = [section.name for section in sections]
     for name in names:
         if name not in there:
             raise UnknownNameError("section", name, there)
-    return [section for section in found if not names or section.name in names]
+    return [section for section in sections if not names or section.name in names]
 
 
-def _patients(table: Path | None, found: Sequence[FoundSection]) -> dict[str, str]:
-    names = [section.name for section in found]
+def _patients(table: Path | None, sections: Sequence[FoundSection]) -> dict[str, str]:
+    names = [section.name for section in sections]
     if table is not None:
         return read_patients(table, names)
-    unknown = [section.name for section in found if not section.patient]
+    unknown = [section.name for section in sections if not section.patient]
     if unknown:
         raise DataError(
             f"section {join_names(unknown)}: its patient is not known; name a table with columns"
             " section and patient with --patients"
         )
-    return {section.name: section.patient for section in found}
+    return {section.name: section.patient for section in sections}
 
 
 _IMAGE_CEILING = 4_000_000_000

@@ -53,7 +53,7 @@ class RetryPolicy:
     longest_pause: float = 60.0
 
 
-PATIENCE = RetryPolicy()
+DEFAULT_POLICY = RetryPolicy()
 
 
 class Watcher:
@@ -118,12 +118,12 @@ class _Body(io.RawIOBase):
         response: requests.Response,
         source: Source,
         limit: int,
-        patience: RetryPolicy,
+        policy: RetryPolicy,
         received: Callable[[int], None],
     ) -> None:
         self._raw = response.raw
         self._source = source
-        self._patience = patience
+        self._policy = policy
         self._received = received
         self._digest = hashlib.sha256()
         self._since, self._window = time.monotonic(), 0
@@ -164,8 +164,8 @@ class _Body(io.RawIOBase):
     def _check_speed(self, size: int) -> None:
         self._window += size
         seconds = time.monotonic() - self._since
-        if seconds > self._patience.read:
-            if self._window < self._patience.slowest * seconds:
+        if seconds > self._policy.read:
+            if self._window < self._policy.slowest * seconds:
                 raise _PassingError(f"{self._source.url} stalls")
             self._since, self._window = time.monotonic(), 0
 
@@ -186,8 +186,8 @@ class Downloader:
 
     Parameters
     ----------
-    patience
-        How long servers are waited for.
+    policy
+        Time limits and retries.
     limits
         How many bytes a file may have, and how far packed ones are followed.
     watcher
@@ -196,11 +196,11 @@ class Downloader:
 
     def __init__(
         self,
-        patience: RetryPolicy = PATIENCE,
+        policy: RetryPolicy = DEFAULT_POLICY,
         limits: Limits = LIMITS,
         watcher: Watcher | None = None,
     ) -> None:
-        self._patience = patience
+        self._policy = policy
         self._limits = limits
         self._watcher = watcher or Watcher()
         self._session = _Session()
@@ -242,7 +242,7 @@ class Downloader:
         def attempt() -> Any:
             content = io.BytesIO()
             with self._answer(url) as response:
-                body = _Body(response, Source(url), _MAX_LISTING, self._patience, lambda n: None)
+                body = _Body(response, Source(url), _MAX_LISTING, self._policy, lambda n: None)
                 copy_bounded(cast("IO[bytes]", body), content, _MAX_LISTING)
             try:
                 return parse(content.getvalue())
@@ -253,7 +253,7 @@ class Downloader:
 
     def _persist(self, url: str, attempt: Callable[[], Any]) -> Any:
         server = url.split("/")[2] if _is_web_address(url) else url
-        attempts = 1 if server in self._unreachable else self._patience.attempts
+        attempts = 1 if server in self._unreachable else self._policy.attempts
         unlike = 0
 
         def worth_another(error: BaseException) -> bool:
@@ -263,11 +263,11 @@ class Downloader:
                 isinstance(error, _UnlikeError) and unlike < 2
             )
 
-        patience = self._patience
+        policy = self._policy
         retrying = Retrying(
             retry=retry_if_exception(worth_another),
             stop=stop_after_attempt(attempts),
-            wait=wait_exponential(multiplier=patience.pause, max=patience.longest_pause),
+            wait=wait_exponential(multiplier=policy.pause, max=policy.longest_pause),
             reraise=True,
         )
         try:
@@ -288,7 +288,7 @@ class Downloader:
             source = replace(source, size=file.size)
         try:
             with self._answer(source.url) as response, atomic_write(target) as temporary:
-                body = _Body(response, source, on_the_way, self._patience, self._watcher.received)
+                body = _Body(response, source, on_the_way, self._policy, self._watcher.received)
                 with open(temporary, "wb") as stream:
                     if file.unpack == "gzip":
                         self._unzip(body, stream, limit, source.url)
@@ -336,7 +336,7 @@ class Downloader:
         raise DataError(f"{url} redirects more than {_REDIRECTS} times")
 
     def _ask(self, url: str) -> requests.Response:
-        timeouts = (self._patience.connect, self._patience.read)
+        timeouts = (self._policy.connect, self._policy.read)
         try:
             return self._session.get(url, stream=True, timeout=timeouts, allow_redirects=False)
         except requests.ReadTimeout as error:

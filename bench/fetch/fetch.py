@@ -18,7 +18,7 @@ from bench.data.lock import Entry, locked
 from bench.errors import DataError
 from bench.fetch.archives import LIMITS, Limits, extract
 from bench.fetch.download import (
-    PATIENCE,
+    DEFAULT_POLICY,
     Downloader,
     RetryPolicy,
     Source,
@@ -49,7 +49,7 @@ def fetch_dataset(
     sections: Sequence[str] = (),
     force: bool = False,
     keep_archives: bool = False,
-    patience: RetryPolicy = PATIENCE,
+    policy: RetryPolicy = DEFAULT_POLICY,
     limits: Limits = LIMITS,
     watcher: Watcher | None = None,
 ) -> Outcome:
@@ -71,7 +71,7 @@ def fetch_dataset(
         Download again files that exist but do not match the card.
     keep_archives
         Keep archives in the folder ``.downloads`` after their members are extracted.
-    patience, limits
+    policy, limits
         Limits on time and on sizes.
     watcher
         Receives the progress.
@@ -89,7 +89,7 @@ def fetch_dataset(
         The data folder cannot be used, the disk is too full, or the lock file is damaged.
     """
     chosen_sections(card, sections)
-    fetching = _Fetching(card, root, force, keep_archives, patience, limits, watcher or Watcher())
+    fetching = _Fetching(card, root, force, keep_archives, policy, limits, watcher or Watcher())
     try:
         here = locked(card, root)
         if here.index is not None:
@@ -141,7 +141,7 @@ def fetch_if_absent(
         path, fault = next(iter(outcome.failed.items()))
         said.append(
             f"{len(outcome.failed)} of its files could not be fetched (first {path}: {fault});"
-            f" 'bench data get {card.name}' goes on where this ended, or put the files of"
+            f" 'bench data get {card.name}' continues the download, or put the files of"
             f" {card.source} into {root}"
         )
     needed = [file for file in outcome.by_hand if file.needed]
@@ -165,7 +165,7 @@ class _Fetching:
         root: Path,
         force: bool,
         keep_archives: bool,
-        patience: RetryPolicy,
+        policy: RetryPolicy,
         limits: Limits,
         watcher: Watcher,
     ) -> None:
@@ -175,7 +175,7 @@ class _Fetching:
         self._keep_archives = keep_archives
         self._limits = limits
         self._watcher = watcher
-        self._downloader = Downloader(patience, limits, watcher)
+        self._downloader = Downloader(policy, limits, watcher)
         self._listing: dict[str, list[Source]] | None = None
         self.outcome = Outcome()
 

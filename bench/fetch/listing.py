@@ -33,7 +33,7 @@ _LISTING: TypeAdapter[list[_Listed] | _Listing] = TypeAdapter(list[_Listed] | _L
 
 
 def read_listing(downloader: Downloader, url: str) -> dict[str, list[Source]]:
-    """Files of a server's list by name; a name may stand for several.
+    """Files of a server's list by name; several files may share a name.
 
     Parameters
     ----------

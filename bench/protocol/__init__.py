@@ -1,1 +1,1 @@
-"""Rules of a comparison: split, gene panel, normalisation, and what they are called together."""
+"""Rules of a comparison: split, gene panel, normalisation, and named protocols."""

@@ -20,10 +20,10 @@ from bench.protocol.folds import Fold, Folds
 from bench.protocol.rules import Protocol
 
 NEAR_IMAGES = 0.1
-"""Share of differing bits of two perceptual hashes below which images count as the same."""
+"""Maximum share of differing bits of the perceptual hashes of equal images."""
 
 FEWEST_COUNTS = 20
-"""Spots of fewer counts may agree by chance."""
+"""Minimum counts of a compared spot; spots with fewer counts may agree by chance."""
 
 _HASH_SIDE = 16
 _THUMBNAIL = 1024
@@ -31,16 +31,16 @@ _THUMBNAIL = 1024
 
 @dataclass(frozen=True)
 class Finding:
-    """One way in which a test section is known before it is tested.
+    """One leak of information from a test section into training.
 
     Attributes
     ----------
     kind
-        A key of :data:`TITLES`.
+        Key of :data:`TITLES`.
     message
         One line.
     folds
-        Folds it concerns.
+        Affected folds.
     forbidden
         Whether the protocol forbids it.
     """
@@ -52,7 +52,7 @@ class Finding:
 
     @property
     def title(self) -> str:
-        """Heading of its kind."""
+        """Heading of this kind of finding."""
         return TITLES[self.kind]
 
 
@@ -76,21 +76,21 @@ TITLES = {
 
 
 def audit(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -> list[Finding]:
-    """Look for every leak we know of.
+    """Search for every known kind of leak.
 
     Parameters
     ----------
     folds
         Division of the sections.
     sections
-        All sections of the folds by name; those without an image are not compared by image.
+        All sections of the folds by name; sections without an image are not compared by image.
     protocol
-        Its rules. Under a patient split, anything that two sides share is forbidden.
+        Rules of the division. Under a patient split, any data shared by two sides are forbidden.
 
     Returns
     -------
     list of Finding
-        Empty where nothing was found.
+        Findings; empty if there is no leak.
     """
     return [
         *shared_data(folds, sections, protocol),
@@ -110,7 +110,7 @@ def shared_data(folds: Folds, sections: Mapping[str, Section], protocol: Protoco
 
 
 def check_audit(findings: Sequence[Finding], protocol: Protocol) -> None:
-    """Refuse what a protocol forbids.
+    """Raise if a finding is forbidden by the protocol.
 
     Raises
     ------
@@ -124,21 +124,21 @@ def check_audit(findings: Sequence[Finding], protocol: Protocol) -> None:
 
 
 def encode_findings(findings: Sequence[Finding]) -> dict[str, Any]:
-    """Findings as JSON has them."""
+    """Encode findings as JSON values."""
     return {"findings": [vars(finding) for finding in findings]}
 
 
 def decode_findings(content: Any) -> list[Finding]:
-    """Findings that :func:`encode_findings` encoded."""
+    """Decode the result of :func:`encode_findings`."""
     return [Finding(**{**one, "folds": tuple(one["folds"])}) for one in content["findings"]]
 
 
 def rule_findings(folds: Folds, protocol: Protocol) -> list[Finding]:
-    """What the protocol's own rules take from the test sections."""
+    """Findings on rules of the protocol that use test sections."""
     every = tuple(fold.index for fold in folds.folds)
-    found = []
+    findings = []
     if protocol.panel in {"published", "listed"}:
-        found.append(
+        findings.append(
             Finding(
                 "panel",
                 _LISTS[protocol.panel],
@@ -147,7 +147,7 @@ def rule_findings(folds: Folds, protocol: Protocol) -> list[Finding]:
             )
         )
     if protocol.heg == "test":
-        found.append(
+        findings.append(
             Finding(
                 "heg",
                 "the highly expressed genes are read off the test section's own truth",
@@ -156,7 +156,7 @@ def rule_findings(folds: Folds, protocol: Protocol) -> list[Finding]:
             )
         )
     if protocol.target.total == "gene":
-        found.append(
+        findings.append(
             Finding(
                 "scale",
                 "truth is scaled by each gene's total over the test section's own spots, which"
@@ -165,7 +165,7 @@ def rule_findings(folds: Folds, protocol: Protocol) -> list[Finding]:
                 forbidden=False,
             )
         )
-    return found
+    return findings
 
 
 def _seen(fold: Fold) -> tuple[str, ...]:
@@ -262,7 +262,7 @@ def _images(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -
 
 
 def _pairs_across(folds: Folds) -> dict[tuple[str, str], tuple[int, ...]]:
-    """Pairs (seen, tested) in alphabetical order, with the folds in which they are that."""
+    """Pairs (seen, tested) in alphabetical order, with the folds in which they occur."""
     pairs: dict[tuple[str, str], set[int]] = {}
     for fold in folds.folds:
         for pair in product(_seen(fold), fold.test):
@@ -272,7 +272,7 @@ def _pairs_across(folds: Folds) -> dict[tuple[str, str], tuple[int, ...]]:
 
 
 def _perceptual_hash(section: Section) -> np.ndarray:
-    """(256,) bool: the coarse structure of an image, whatever its size and compression."""
+    """(256,) bool: coarse structure of an image, independent of its size and compression."""
     import imagehash
 
     assert section.image is not None
@@ -321,17 +321,17 @@ def _counts(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -
 
 
 def _alignments(folds: Folds, sections: Mapping[str, Section]) -> list[Finding]:
-    """No leak, but a score on patches from elsewhere means as little."""
+    """Findings on misaligned images: no leaks, but they invalidate the scores as well."""
     every = tuple(fold.index for fold in folds.folds)
-    found = []
+    findings = []
     for names in _whole_sections(sections):
         # A block alone may lie better on tissue elsewhere in the image by chance.
         spatial = np.vstack([sections[name].spatial for name in names])
         alignment = section_alignment(sections[names[0]], spatial)
         if alignment is not None and alignment.warning:
             message = f"section {join_names(names)}: {alignment.warning}"
-            found.append(Finding("alignment", message, every, forbidden=False))
-    return found
+            findings.append(Finding("alignment", message, every, forbidden=False))
+    return findings
 
 
 def _whole_sections(sections: Mapping[str, Section]) -> list[list[str]]:
@@ -343,11 +343,11 @@ def _whole_sections(sections: Mapping[str, Section]) -> list[list[str]]:
 
 
 def _signatures(section: Section) -> set[tuple[int, int]]:
-    """One number pair a spot that is equal where all counts are, whatever the genes' order."""
+    """One pair of numbers per spot, equal for equal counts regardless of the order of genes."""
     counts = section.adata.X.tocsr().astype(np.uint64)
     digests = [hashlib.sha256(str(gene).encode()).digest() for gene in section.adata.var_names]
     weights = np.array([np.frombuffer(digest[:16], dtype="<u8") for digest in digests])
     enough = np.asarray(counts.sum(axis=1)).ravel() >= FEWEST_COUNTS
-    # Sums wrap around: they are hashes.
+    # Overflow of the sums is harmless: they are hashes.
     values = [np.asarray(counts @ weights[:, side]).ravel()[enough] for side in (0, 1)]
     return set(zip(*(value.tolist() for value in values), strict=True))

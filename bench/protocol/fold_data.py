@@ -1,4 +1,4 @@
-"""From sections to what fit, predict and evaluate get, each no more than its share."""
+"""Data of a fold for fitting, prediction and evaluation, separated by access."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.protocol.rules import Protocol
 
 @dataclass(frozen=True)
 class Truth:
-    """What only the evaluation sees of a test section.
+    """Truth of a test section, visible to the evaluation alone.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Truth:
     counts
         (spots, panel + 1) raw counts of the panel genes, and of all others together.
     labels
-        (spots,) a pathologist's labels, empty where there is none.
+        (spots,) labels of a pathologist, empty strings where there are none.
     spot_names
         Names of the spots, in the order of the rows.
     spatial, array_xy
@@ -56,20 +56,20 @@ class Truth:
 
 @dataclass(frozen=True)
 class FoldData:
-    """A fold, split by who may see what.
+    """Data of a fold, split by access.
 
     Attributes
     ----------
     training, slides, truth
-        For ``fit``, for ``predict`` and for the evaluation alone.
+        Data for ``fit``, for ``predict``, and for the evaluation alone.
     unmeasured_genes
-        Test section to the number of panel genes it did not measure; they count as zero.
+        Number of panel genes not measured, by test section; they count as zero.
     dropped_spots
-        Section to the number of spots left out because they lie outside its image.
+        Number of spots left out because they lie outside the image, by section.
     left_out
-        Section to what its reader left out, such as ``12 spots out of tissue``.
+        Data left out by the reader, by section, such as ``12 spots out of tissue``.
     reduced_images
-        Section to how much smaller than the full resolution its image is, where it is.
+        Reduction of images that are smaller than the full resolution, by section.
     """
 
     training: TrainingData
@@ -98,7 +98,7 @@ def fold_data(
     protocol
         Panel, scales and HEG rules.
     listed_panel
-        The card's gene list, for a protocol that uses it.
+        Gene list of the card, for a protocol that uses one.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def fold_data(
 
 
 def _check_measured(panel: Sequence[str], sections: Sequence[Section]) -> None:
-    """Refuse a gene list that names what no section measured: it is a slip of the pen."""
+    """Refuse a gene list with a gene that no section measured, such as a typing error."""
     measured = {gene for section in sections for gene in section.adata.var_names}
     unknown = [gene for gene in panel if gene not in measured]
     if unknown:

@@ -1,4 +1,4 @@
-"""Folds: one division of the sections for every method, refused if it leaks."""
+"""Folds: one division of the sections for all methods, checked for leakage."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from bench.protocol.rules import BY_SECTION, Protocol
 
 @dataclass(frozen=True)
 class SectionFacts:
-    """What splitting needs to know of a section.
+    """Facts about a section that splitting uses.
 
     Attributes
     ----------
     name, patient
-        As in the card.
+        Name and patient in the card.
     spots
-        Number of spots, for balancing; 1 where it does not matter.
+        Number of spots, for balancing; 1 if not used.
     image_hash
         Hash of the image file, None without an image.
     block_of
@@ -50,7 +50,7 @@ class Fold(BaseModel):
 
 
 class Folds(BaseModel):
-    """All folds of a dataset under a protocol; the same file for every method."""
+    """All folds of a dataset under a protocol; shared by all methods."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,12 +62,12 @@ class Folds(BaseModel):
 
     @property
     def hash(self) -> str:
-        """SHA-256 over everything above."""
+        """SHA-256 over all fields."""
         return canonical_hash(self.model_dump(mode="json"))
 
 
 def make_folds(dataset: str, facts: Sequence[SectionFacts], protocol: Protocol) -> Folds:
-    """Divide sections as the protocol says.
+    """Divide sections by the rules of the protocol.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def make_folds(dataset: str, facts: Sequence[SectionFacts], protocol: Protocol) 
     BenchError
         Too few patients or sections for the protocol.
     LeakError
-        The result breaks what the protocol promises (see :func:`check_folds`).
+        The result violates the protocol (see :func:`check_folds`).
     """
     divide = _by_patient if protocol.split == "patient" else _by_section
     folds = Folds(
@@ -134,7 +134,7 @@ def _by_patient(facts: Sequence[SectionFacts], protocol: Protocol) -> list[Fold]
         raise BenchError(
             f"protocol {protocol.name} leaves one patient out, but the {len(facts)} usable"
             f" sections belong to {len(patients)} patient; --protocol {BY_SECTION.name}, which"
-            " splits by section, works with one patient; its scores say nothing of new patients"
+            " splits by section, works with one patient; its scores do not apply to new patients"
         )
     if len(patients) <= protocol.leave_one_out_up_to:
         groups = [[patient] for patient in patients]
@@ -143,14 +143,14 @@ def _by_patient(facts: Sequence[SectionFacts], protocol: Protocol) -> list[Fold]
 
     folds = []
     for index, test in enumerate(groups):
-        # The validation patient follows the test patients, so that every patient gets a turn.
+        # The validation patient follows the test patients, so that every patient is used once.
         after = patients[patients.index(test[-1]) + 1 :] + patients
         training = [patient for patient in patients if patient not in test]
         held = next(patient for patient in after if patient in training)
         if len(training) > 1:
             validation = sections[held]
         else:
-            # One training patient: its last section validates, if another one is left to train.
+            # One training patient: its last section is for validation, if another is left to train.
             validation = sections[held][1:][-1:]
         folds.append(
             Fold(
@@ -168,7 +168,7 @@ def _by_patient(facts: Sequence[SectionFacts], protocol: Protocol) -> list[Fold]
 
 
 def balanced_groups(spots: Mapping[str, int], groups: int) -> list[list[str]]:
-    """Patients in `groups` groups of about equal spots: the largest first, to the lightest group.
+    """Divide patients into `groups` groups of about equal spots: largest first, into the smallest.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def balanced_groups(spots: Mapping[str, int], groups: int) -> list[list[str]]:
 
 
 def check_folds(folds: Folds, facts: Sequence[SectionFacts], protocol: Protocol) -> None:
-    """Refuse folds that leak what the protocol forbids.
+    """Raise if folds have a leak that the protocol forbids.
 
     Every protocol forbids a section, or an image, on both sides of a test split, and every
     section must be tested exactly once. Under a patient split, no patient may be on both sides.
@@ -196,7 +196,7 @@ def check_folds(folds: Folds, facts: Sequence[SectionFacts], protocol: Protocol)
     Raises
     ------
     LeakError
-        Naming the fold and what is shared.
+        A leak; the message names the fold and the shared data.
     """
     by_name = {fact.name: fact for fact in facts}
     tested: list[str] = []
@@ -244,7 +244,7 @@ def _of_one_section(facts: Sequence[SectionFacts], image_hash: str | None) -> bo
 
 
 def write_folds(folder: Path, folds: Folds) -> Path:
-    """Write the folds under their hash; all runs on them refer to the same file."""
+    """Write the folds to a file named by their hash, which all their runs refer to."""
     path = folder / f"folds-{folds.hash[:12]}.json"
     if not path.is_file():
         write_json(path, folds.model_dump(mode="json"))

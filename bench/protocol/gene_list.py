@@ -1,4 +1,4 @@
-"""Gene lists from outside: a card's published one, or a file of the user's own."""
+"""External gene lists: published lists of a card, or a user's file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_PANEL_BYTES = 16 << 20
 def read_panel(card: DatasetCard, name: str, root: Path) -> tuple[str, ...]:
     """Published gene list of a card, in the published order.
 
-    Looked for under the data folder as plain text or as the published file, beside the data
+    Searched in the data folder as plain text or as the published file, beside the data
     folder as plain text, then in the cache, then downloaded.
 
     Raises
@@ -28,7 +28,7 @@ def read_panel(card: DatasetCard, name: str, root: Path) -> tuple[str, ...]:
     UnknownNameError
         The card has no such panel.
     DataError
-        No source is at hand, or the symbols differ from those whose hash the card holds.
+        No source is available, or the hash of the symbols differs from that in the card.
     """
     if name not in card.panels:
         raise UnknownNameError(f"panel of {card.name}", name, card.panels)
@@ -49,7 +49,7 @@ def read_panel(card: DatasetCard, name: str, root: Path) -> tuple[str, ...]:
 
 
 def _download(panel: PanelCard) -> tuple[str, ...]:
-    """Symbols of a panel's file, which is downloaded where the cache has none."""
+    """Symbols of a panel's file, downloaded if not cached."""
     from bench.fetch.download import Downloader, Source
 
     file = panel.file
@@ -74,12 +74,12 @@ def _download(panel: PanelCard) -> tuple[str, ...]:
 
 
 def read_symbols(path: Path) -> list[str]:
-    """Gene symbols of a file: one a line of a text, or a numpy or pandas array of strings.
+    """Gene symbols of a file: text with one per line, or a numpy or pandas array of strings.
 
     Raises
     ------
     DataError
-        Too large, or no such list.
+        The file is too large or not such a list.
     """
     if path.stat().st_size > _MAX_PANEL_BYTES:
         raise DataError(f"{path}: too large for a gene list")
@@ -92,17 +92,17 @@ def read_symbols(path: Path) -> list[str]:
 
 
 def _checked(symbols: list[str], panel: PanelCard, path: Path) -> tuple[str, ...]:
-    found = hashlib.sha256("\n".join(symbols).encode()).hexdigest()
-    if found != panel.symbols_sha256 or len(symbols) != panel.genes:
+    digest = hashlib.sha256("\n".join(symbols).encode()).hexdigest()
+    if digest != panel.symbols_sha256 or len(symbols) != panel.genes:
         raise DataError(
-            f"{path}: {len(symbols)} symbols hashing to {found[:12]}, the card says"
+            f"{path}: {len(symbols)} symbols hashing to {digest[:12]}, the card says"
             f" {panel.genes} hashing to {panel.symbols_sha256[:12]}; fetch the file again"
         )
     return tuple(symbols)
 
 
 class _PickledArray:
-    """Stands for an array, or for its type, and takes in what numpy would have restored."""
+    """Placeholder for an array or its type that receives the state numpy would restore."""
 
     shape: Any = None
     items: Any = None
@@ -120,7 +120,7 @@ class _PickledArray:
 
 
 class _StringArrayUnpickler(pickle.Unpickler):
-    """Reads the items of an object array and refuses to name anything else.
+    """Unpickler for the items of an object array; it refuses every other global name.
 
     No numpy object is made: an array or dtype restored from a hostile or damaged state points
     anywhere in memory.
@@ -150,13 +150,13 @@ class _StringArrayUnpickler(pickle.Unpickler):
 def read_string_array(path: Path) -> list[str]:
     """Strings of a one-dimensional ``.npy`` file, also of an object array, or of a pandas index.
 
-    An object array and an index (``.pkl``) are pickles; they are read by an unpickler that can
-    build a list of strings and nothing else.
+    Object arrays and indices (``.pkl``) are pickles; they are read by an unpickler that can
+    only build a list of strings.
 
     Raises
     ------
     DataError
-        Not such a file, or a pickle that names anything else.
+        Not such a file, or a pickle with any other global name.
     """
     try:
         with open(path, "rb") as stream:

@@ -1,4 +1,4 @@
-"""Counts to expression, on the scale a protocol names."""
+"""Normalisation of counts to expression on the scale of a protocol."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def normalise(counts: sp.csr_matrix, panel: np.ndarray, scale: Scale) -> np.ndar
         (panel,) int column of each panel gene; -1 for a gene the section did not measure, whose
         counts are then zero.
     scale
-        What a count is divided by, and the logarithm.
+        Divisor of the counts, and logarithm.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def normalise(counts: sp.csr_matrix, panel: np.ndarray, scale: Scale) -> np.ndar
 
     Notes
     -----
-    With ``log10`` and totals over the panel this is what scprep's ``library_size_normalize`` and
+    With ``log10`` and totals over the panel this equals scprep's ``library_size_normalize`` and
     ``log`` give, per spot or, on the transposed matrix, per gene.
     """
     listed = panel_counts(counts, panel)

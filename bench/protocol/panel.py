@@ -1,4 +1,4 @@
-"""Gene panels that are chosen inside a fold, from its training sections alone."""
+"""Gene panels chosen inside a fold from its training sections alone."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 NEIGHBOURS = 6
-"""Nearest spots over which Moran's I compares a spot with its surroundings."""
+"""Number of nearest spots in the weights of Moran's I."""
 
-_GENES_AT_ONCE = 512  # that are dense in memory
+_GENES_AT_ONCE = 512  # as a dense array in memory
 
 
 def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, ...]:
@@ -34,9 +34,9 @@ def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, 
     Parameters
     ----------
     sections
-        Training sections, those kept for validation included.
+        Training sections, including those for validation.
     protocol
-        Names both numbers.
+        Rules with the size of the panel and the share of spots.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, 
     Raises
     ------
     BenchError
-        No gene passes.
+        No gene meets the criteria.
     """
     import anndata
 
@@ -68,14 +68,14 @@ def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, 
     pooled = pooled[:, detected].copy()
     if pooled.n_vars <= protocol.panel_size:
         return tuple(pooled.var_names)
-    import scanpy  # takes seconds, and is needed only to choose among the genes
+    import scanpy  # the import takes seconds and is needed only to rank genes
 
     pooled.X = pooled.X.astype(np.float32)
     scanpy.pp.normalize_total(pooled, target_sum=1e4)
     scanpy.pp.log1p(pooled)
     if protocol.panel == "hvg":
         with warnings.catch_warnings():
-            # scanpy 1.11 ranks with an indexing pattern that pandas announces to change.
+            # scanpy 1.11 ranks with an indexing pattern for which pandas warns of a future change.
             warnings.simplefilter("ignore", FutureWarning)
             scanpy.pp.highly_variable_genes(
                 pooled, n_top_genes=protocol.panel_size, batch_key="section"
@@ -92,7 +92,7 @@ def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, 
 def _morans_i(pooled: AnnData) -> np.ndarray:
     """(genes,) Moran's I on the nearest spots, averaged over the sections.
 
-    A gene that is constant in a section has no Moran's I there, and is left out of its mean.
+    Moran's I is undefined for a gene constant in a section, which is left out of its mean.
     """
     from sklearn.neighbors import kneighbors_graph
 

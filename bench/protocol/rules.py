@@ -21,14 +21,14 @@ class _Rules(BaseModel):
 
 
 class Scale(_Rules):
-    """How counts become expression: ``log(1 + 10,000 * count / total)``.
+    """Scale of expression: ``log(1 + 10,000 * count / total)``.
 
     Attributes
     ----------
     total
         ``spot``: the spot's counts; ``gene``: the gene's counts over the spots of its section.
     genes
-        Over ``all`` measured genes or over the ``panel`` alone. No difference for ``gene``.
+        Genes in the total: ``all`` measured or only the ``panel``. Not used for ``gene``.
     log
         ``ln`` or ``log10``.
     """
@@ -39,7 +39,7 @@ class Scale(_Rules):
 
 
 class Protocol(_Rules):
-    """A set of rules under which methods are compared.
+    """Set of rules under which methods are compared.
 
     Attributes
     ----------
@@ -54,18 +54,18 @@ class Protocol(_Rules):
         :func:`bench.protocol.panel.choose_panel` says; ``published``: a list of the card's;
         ``listed``: `genes`.
     panel_size, detected_share
-        Size of a chosen panel, and the share of the training spots that must show a gene.
+        Size of a chosen panel, and minimum share of training spots in which a gene is detected.
     panel_name
-        Which list of the card's is meant, where not its published one.
+        Name of the card's list, if not its published one.
     genes
-        The panel, where it is listed.
+        Genes of a ``listed`` panel.
     input, target
-        Scale of the expression encoders' input; scale of target and truth.
+        Scale of the input of expression encoders; scale of target and truth.
     heg, heg_genes
         Highly expressed genes are those of highest mean in the ``training`` sections or in the
         ``test`` section's own truth; and their number.
     footnotes
-        What every table made under the protocol has to say, beside what the audit finds.
+        Footnotes of every table under the protocol, in addition to findings of the audit.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
@@ -96,7 +96,7 @@ class Protocol(_Rules):
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all rules; the title and footnotes are words, not rules."""
+        """SHA-256 over all rules; title and footnotes are excluded."""
         return canonical_hash(self.model_dump(mode="json", exclude={"title", "footnotes"}))
 
 
@@ -126,7 +126,7 @@ BY_SECTION = Protocol(
     split="section",
     footnotes=(
         "Protocol by-section: test sections are of patients whose other sections were trained on;"
-        " the scores say nothing of new patients.",
+        " the scores do not apply to new patients.",
     ),
 )
 
@@ -134,14 +134,14 @@ PROTOCOLS = {protocol.name: protocol for protocol in (STRICT, PUBLISHED, BY_SECT
 
 
 def find_protocol(name: str) -> Protocol:
-    """Protocol by name, or from a YAML file of the same fields.
+    """Protocol by name, or from a YAML file with the same fields.
 
     Raises
     ------
     UnknownNameError
-        Neither a known name nor a file.
+        The name is neither a known protocol nor a file.
     DataError
-        The file is not YAML or breaks the schema.
+        The file is not YAML or violates the schema.
     """
     if name in PROTOCOLS:
         return PROTOCOLS[name]
@@ -165,24 +165,24 @@ CHOSEN = ("hvg", "svg", "expressed")
 
 
 def with_panel(protocol: Protocol, asked: str, listed: Collection[str]) -> Protocol:
-    """The same rules with another panel, under a name that says so.
+    """Rules with another panel, and a name that includes the panel.
 
     Parameters
     ----------
     protocol
         Rules to change.
     asked
-        ``hvg``, ``svg`` or ``expressed``, with a size as in ``svg:500``; a list of the dataset's
-        card; or a text file of one gene symbol a line.
+        ``hvg``, ``svg`` or ``expressed``, optionally with a size (``svg:500``); a list of the
+        dataset's card; or a text file with one gene symbol per line.
     listed
         Names of the card's lists.
 
     Raises
     ------
     UnknownNameError
-        None of these.
+        The panel is none of these.
     DataError
-        The file is no list of genes.
+        The file is not a list of genes.
     """
     way, _, size = asked.partition(":")
     change: dict[str, Any]

@@ -25,7 +25,7 @@ _KINDS = ("method", "control", "oracle")
 
 
 def comparison_figures(runs: Sequence[StoredRun]) -> dict[str, Figure]:
-    """All figures that the runs allow.
+    """All figures that can be drawn of the runs.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def score_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure:
 
 
 def gene_figure(runs: Sequence[StoredRun]) -> Figure:
-    """Distribution over genes of the mean PCC, one box a run."""
+    """Distribution over genes of the mean PCC, one box per run."""
     import seaborn as sns
 
     table = score_table(runs)
@@ -122,7 +122,7 @@ def gene_figure(runs: Sequence[StoredRun]) -> Figure:
 
 
 def cost_figure(runs: Sequence[StoredRun]) -> Figure:
-    """Score against seconds of training; the area of a point is its peak memory."""
+    """Score against training time in seconds; the area of a point shows peak memory."""
     table = score_table(runs)
     table = _contestants(table[table[LEADING].notna()])  # controls cost nothing
     memory = {run.facts["key"][:12]: peak_memory(run) for run in runs}
@@ -158,7 +158,7 @@ def cost_figure(runs: Sequence[StoredRun]) -> Figure:
 def rank_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure | None:
     """Critical-difference diagram: mean ranks over sections, ties joined by bars.
 
-    Methods alone where there are three, otherwise all runs. Those are joined that the permutation
+    Only methods if there are at least three, otherwise all runs. Bars join those that permutation
     over patients, after Holm's correction, does not tell apart. None where fewer than three runs
     share three sections.
     """
@@ -170,7 +170,7 @@ def rank_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure | Non
         return None
     ranks = scores.rank(axis=1, ascending=COMPARABLE[score].better == "lower").mean()
     pairs = pair_table(runs, score)
-    # The library walks over sets of names, whose order changes from process to process; that of
+    # The library iterates over sets of names, whose order differs between processes; that of
     # sets of small numbers does not.
     number = {name: place for place, name in enumerate(ranks.index)}
     p = pd.DataFrame(1.0, index=range(len(ranks)), columns=range(len(ranks)))
@@ -214,18 +214,18 @@ def peak_memory(run: StoredRun) -> float:
 
 
 def plain(name: str) -> str:
-    """A name as matplotlib must be given it to draw it as it is: dollar signs begin formulas."""
+    """Escape a name for matplotlib, in which dollar signs begin formulas."""
     return str(name).replace("$", r"\$")
 
 
 def _contestants(table: pd.DataFrame) -> pd.DataFrame:
-    """Methods, or everything where there are none."""
+    """Rows of methods, or all rows if there are none."""
     methods = table[table["kind"] == "method"]
     return methods if len(methods) else table
 
 
 def _field(runs: Sequence[StoredRun]) -> list[StoredRun]:
-    """Runs of methods where they make a field of three, otherwise all."""
+    """Runs of methods if there are at least three, otherwise all runs."""
     methods = [run for run in runs if run.facts["kind"] == "method"]
     return methods if len(methods) >= 3 else list(runs)
 
@@ -278,7 +278,7 @@ def _colours() -> dict[str, Any]:
 
 
 def _marker(row: Any) -> str:
-    # Shape repeats what colour says.
+    # Shape encodes the same as colour.
     return {"method": "o", "control": "s", "oracle": "D"}[row["kind"]]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a dataset: its spots on its images, and a gene on a section."""
+"""Figures of a dataset: its spots on its images, and a gene on a section."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def draw_sections(sections: Sequence[Section], path: Path) -> Path:
     sections
         Sections; one without an image shows its spots alone.
     path
-        Picture to write; its ending decides its form.
+        Image file to write; its suffix determines the format.
     """
     columns = min(_COLUMNS, len(sections))
     rows = -(-len(sections) // columns)
@@ -105,7 +105,7 @@ def draw_gene(section: Section, gene: str, path: Path) -> Path:
 
 
 _ROBUST = (2.0, 98.0)
-"""Percentiles of the expressing spots that the colours span."""
+"""Percentiles of the expressing spots that limit the colour range."""
 
 
 def _crop_to_spots(axes: Axes, section: Section, scale: float) -> None:
@@ -147,7 +147,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _background(axes: Axes, section: Section, alpha: float = 1.0) -> float:
-    """Show the image; how many of its pixels a full-resolution pixel is there."""
+    """Show the image; return its pixels per full-resolution pixel."""
     axes.set_aspect("equal")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -165,7 +165,7 @@ def _background(axes: Axes, section: Section, alpha: float = 1.0) -> float:
 
 
 def _spot_points(axes: Axes, section: Section, scale: float) -> float:
-    """Area of a spot in points, so that it covers in the picture what it covers on the slide."""
+    """Area of a spot in points, to the scale of the slide."""
     spot = section.adata.uns["spatial"][section.name]["scalefactors"]["spot_diameter_fullres"]
     axes.figure.canvas.draw()  # the layout decides how large the axes are
     (left, _), (right, _) = axes.transData.transform([(0, 0), (spot * scale, 0)])
@@ -174,12 +174,12 @@ def _spot_points(axes: Axes, section: Section, scale: float) -> float:
 
 
 def check_picture(path: Path) -> None:
-    """Refuse a picture of a kind that is not drawn.
+    """Check that the format of an image file is supported.
 
     Raises
     ------
     BenchError
-        The name ends otherwise than .png, .pdf or .svg.
+        The suffix is not .png, .pdf or .svg.
     """
     if path.suffix.lower() not in _ENDINGS:
         raise BenchError(f"{path}: write a picture as {', '.join(_ENDINGS)}")

@@ -31,12 +31,12 @@ def draw_figures(
     runs
         Runs on one dataset under one protocol.
     folder
-        Where the files go.
+        Folder for the files.
     sections
-        Sections to draw maps of; the first one where none is named, and every one with labels
+        Sections to draw maps of; by default the first one, and every section with labels
         for the domains.
     genes
-        Genes of the maps; the best-predicted markers where none is named.
+        Genes of the maps; by default the best-predicted markers.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def draw_figures(
         for kind in ("png", "pdf"):
             path = folder / f"{name}.{kind}"
             with atomic_write(path) as temporary:
-                # Without the time of day, so that the same results give the same file.
+                # Without a time stamp, so that the same results give the same file.
                 metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
                 figure.savefig(temporary, format=kind, dpi=_DPI, metadata=metadata)
             written.append(path)

@@ -1,4 +1,4 @@
-"""Pictures of stored predictions."""
+"""Figures of stored predictions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def prediction_map(fold: FoldFolder, path: Path, title: str) -> Path:
     Parameters
     ----------
     fold
-        A fold that is done.
+        Finished fold.
     path
         PNG file to write.
     title
-        Heading.
+        Title of the figure.
 
     Returns
     -------

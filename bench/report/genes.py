@@ -1,4 +1,4 @@
-"""Which genes a run predicts: ranking, marker sets, over-represented gene sets."""
+"""Genes that a run predicts well: ranking, marker sets, over-represented gene sets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def section_genes(run: StoredRun) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        What ``genes.parquet`` holds, with ``q_value``: Benjamini and Hochberg's adjustment over
+        Columns of ``genes.parquet``, with ``q_value``: Benjamini and Hochberg's adjustment over
         the genes of a section. Both rank genes and prove nothing: neighbouring spots are not
         independent.
     """
@@ -113,14 +113,14 @@ def marker_sets() -> dict[str, frozenset[str]]:
 def over_representation(
     best: Iterable[str], panel: Iterable[str], sets: Mapping[str, frozenset[str]]
 ) -> pd.DataFrame:
-    """Gene sets that hold more of the best-predicted genes than a draw from the panel would.
+    """Gene sets over-represented among the best-predicted genes, relative to the panel.
 
     Parameters
     ----------
     best
         Best-predicted genes.
     panel
-        All genes they were picked from; genes of a set that are not among them do not count.
+        All genes that they were selected from; other genes of a set are ignored.
     sets
         Genes by name of the set.
 
@@ -166,7 +166,7 @@ def render_genes(run: StoredRun, how: Format, *, top: int, title: str = "") -> s
     how, title
         See :func:`bench.report.tables.render`.
     top
-        Genes to list; machines get them all.
+        Number of genes to list; csv and json contain all genes.
     """
     ranking = gene_ranking(run)
     belongs = {

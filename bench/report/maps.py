@@ -1,4 +1,4 @@
-"""Maps on the tissue: genes measured and predicted, domains beside the pathologist's."""
+"""Maps on the tissue: measured and predicted genes, and domains beside a pathologist's labels."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL = 1.75
-"""Inches of one map."""
+"""Width of a map in inches."""
 
 COLUMNS = 4
-"""Maps beside one another: a page is as wide."""
+"""Maps per row, limited by the width of a page."""
 
 GENES_SHOWN = 3
 RUNS_SHOWN = 6
-"""Runs whose domains are drawn; of the genes' maps as many as fit in a row."""
+"""Number of runs whose domains are drawn; gene maps show as many as fit in a row."""
 
 
 @dataclass(frozen=True)
 class SectionMap:
-    """What the runs say of one section.
+    """Measured and predicted expression of one section.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class SectionMap:
     labels
         (spots,) a pathologist's labels, empty where there is none.
     image, scale
-        Small copy of the image, None where there is none, and its pixels per image pixel.
+        Small copy of the image, None without one, and its pixels per image pixel.
     """
 
     section: str
@@ -72,7 +72,7 @@ def stored_sections(runs: Sequence[StoredRun]) -> list[str]:
 def section_map(runs: Sequence[StoredRun], section: str) -> SectionMap:
     """Truth and predictions of one section, from the runs' stored files.
 
-    Runs of another panel for the section are left out; so are oracles, whose scale is their own.
+    Runs with another panel for the section are left out; so are oracles, which have another scale.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def _image(run: StoredRun, name: object) -> Path | None:
 
 
 def shown_genes(runs: Sequence[StoredRun], panel: Sequence[str]) -> list[str]:
-    """Marker genes of the panel that the best run predicts best, then its best genes."""
+    """Marker genes of the panel best predicted by the best run, then its other best genes."""
     best = score_table([run for run in runs if run.done])
     best = best[best["kind"] == "method"] if (best["kind"] == "method").any() else best
     key = best.iloc[0]["key"]
@@ -142,8 +142,8 @@ def shown_genes(runs: Sequence[StoredRun], panel: Sequence[str]) -> list[str]:
 def gene_maps(section: SectionMap, genes: Sequence[str]) -> Figure:
     """Measured beside predicted expression of some genes, on the H&E image where it is stored.
 
-    Every map has a colour range of its own: methods differ in scale, and the eye compares
-    structure.
+    Every map has its own colour range, because methods differ in scale and the maps compare
+    spatial structure.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def domain_maps(section: SectionMap) -> Figure | None:
 
 
 def _matched(clusters: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Clusters renumbered so that as many spots as can be have the number of their label."""
+    """Clusters renumbered to maximise the number of spots whose cluster matches their label."""
     from scipy.optimize import linear_sum_assignment
 
     size = int(max(clusters.max(), codes.max())) + 1
@@ -239,7 +239,7 @@ def _background(axes: Axes, section: SectionMap) -> None:
 
 @lru_cache(maxsize=1)
 def _pale(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
-    """An image in pale colours and no finer than a map can show, and its true size."""
+    """Image in pale colours at the resolution of a map, and its original size."""
     from PIL import Image
 
     with Image.open(path, formats=("JPEG",)) as image:
@@ -253,7 +253,7 @@ _MAP_PIXELS = 400
 
 
 def _spot_area(section: SectionMap) -> float:
-    """Area of a spot in points, so that neighbours nearly touch."""
+    """Area of a spot in points, such that neighbours nearly touch."""
     from scipy.spatial import cKDTree
 
     if len(section.spatial) < 2:

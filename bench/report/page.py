@@ -1,4 +1,4 @@
-"""One HTML file with everything that a results folder says; it opens without a network."""
+"""One self-contained HTML file with all results of a results folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAP_BYTES = 28_000_000
-"""What maps and images of a page may take together; the rest is small."""
+"""Maximum size of the maps and images of a page together; the rest is small."""
 
 _FIGURES = {
     "scores": (
@@ -55,7 +55,7 @@ _LOW_IS_BEST = {
 }
 
 _NUMBER = re.compile(r"(?:< )?([+-]?\d+(?:\.\d+)?)(?: ± .*| to .*| %|/\d+)?")
-"""A cell that sorts by the number it begins with."""
+"""Pattern of a cell that is sorted by its first number."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class ComparedRuns:
     dataset, protocol
         Names.
     runs
-        Runs that are shown.
+        Runs on the page.
     older
-        How many are not, because one that differs in code or versions alone is newer.
+        Number of runs left out, because a newer one differs only in code or versions.
     """
 
     dataset: str
@@ -81,7 +81,7 @@ class ComparedRuns:
 def stored_comparisons(
     results: Path, dataset: str | None = None, protocol: str | None = None
 ) -> list[ComparedRuns]:
-    """All comparisons in a results folder, or those of one dataset or protocol.
+    """Comparisons in a results folder: all, or those of one dataset or protocol.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def write_page(results: Path, path: Path, comparisons: Sequence[ComparedRuns]) -
     path
         HTML file to write.
     comparisons
-        As :func:`stored_comparisons` gives them.
+        Result of :func:`stored_comparisons`.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def page(results: Path, comparisons: Sequence[ComparedRuns]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    # What a browser's JSON.parse would refuse must not be written.
+    # Values that a browser's JSON.parse refuses must not be written.
     environment.policies["json.dumps_kwargs"] = {
         "sort_keys": True,
         "allow_nan": False,
@@ -177,13 +177,13 @@ def page(results: Path, comparisons: Sequence[ComparedRuns]) -> str:
 
 
 def named_rows(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[Row]:
-    """Runs in the order of their score table, each with a name that no other has."""
+    """Runs in the order of their score table, each with a unique name."""
     by_key = {run.facts["key"][:12]: run for run in runs}
     return [Row(row_name(row, table), by_key[row["key"]]) for row in table.to_dict("records")]
 
 
 def _maps(rows: Sequence[Sequence[Row]], budget: float) -> list[dict[str, Any]]:
-    """Maps of each comparison, with the genes that found no room."""
+    """Maps of each comparison, with the genes that did not fit into the budget."""
     needs = [map_needs(of_one) for of_one in rows]
     shares = share_out([need.total for need in needs], max(budget, 0.0))
     packed = []
@@ -220,7 +220,7 @@ def _part(
 
 
 def _sheet(shown: pd.DataFrame, kinds: Sequence[str] = ()) -> dict[str, Any]:
-    """A table for the template: headings, and cells with the numbers that they sort by."""
+    """Table for the template: headings, and cells with their numbers for sorting."""
     columns = []
     for heading in shown:
         texts = [str(text) for text in shown[heading]]
@@ -267,7 +267,7 @@ def _figures(runs: Sequence[StoredRun]) -> list[dict[str, str]]:
 
 
 def _svg(figure: Figure) -> str:
-    """A figure as a data address; an image keeps its names apart from those of the page."""
+    """Figure as a data URI; identifiers inside an image do not clash with those of the page."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 

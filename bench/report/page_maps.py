@@ -1,4 +1,4 @@
-"""Measured and predicted maps of genes, packed small enough to lie in a page."""
+"""Measured and predicted maps of genes, packed for embedding in a page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.report.genes import marker_sets
 from bench.store import FoldFolder, StoredRun
 
 IMAGE_BYTES = 8_000_000
-"""What the images of a page may take together."""
+"""Maximum size of the images of a page together."""
 
 _IMAGE_SIDES = (600, 420, 300, 200, 120)
 _STORED_IMAGE_PIXELS = 4_000_000
@@ -28,12 +28,12 @@ _NUMBERS = 3 * 4
 """Bytes of a gene's lowest and highest value and its PCC in one map."""
 
 _SAME_TRUTH = 1e-4
-"""Machines may differ by rounding in the measured values, not by more."""
+"""Tolerance for measured values, which may differ between machines by rounding."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run by the name that tells it from the others."""
+    """Run with its unique name."""
 
     name: str
     run: StoredRun
@@ -41,14 +41,14 @@ class Row:
 
 @dataclass
 class Needs:
-    """What maps of every gene would take.
+    """Sizes of the maps of every gene.
 
     Attributes
     ----------
     order
-        Genes, those to be kept first in front.
+        Genes in descending order of priority.
     size
-        Bytes of each in that order.
+        Bytes of each gene in that order.
     """
 
     order: list[str]
@@ -60,13 +60,13 @@ class Needs:
         return float(np.cumsum(self.size)[-1]) if len(self.size) else 0.0
 
     def within(self, budget: float) -> list[str]:
-        """As many genes from the front as `budget` bytes hold."""
+        """The first genes whose sizes fit into `budget` bytes."""
         return self.order[: int(np.searchsorted(np.cumsum(self.size), budget, side="right"))]
 
 
 @dataclass
 class _Variant:
-    """A section as some runs have it: same spots, same genes, same measured values."""
+    """Section in runs with the same spots, genes and measured values."""
 
     name: str
     patient: str
@@ -102,7 +102,7 @@ def map_needs(rows: Sequence[Row]) -> Needs:
     table = pd.concat(tables, ignore_index=True)
     spots = _spots(rows)
     drawn = spots.reindex(pd.MultiIndex.from_frame(table[["row", "section"]])).to_numpy()
-    # A map of one value a gene, as that of the mean, is stored without its spots.
+    # A map with one value per gene, such as that of the mean, is stored without its spots.
     flat = table.groupby(["row", "section"])["pcc"].transform("count") == 0
     table["size"] = _BASE64 * (np.where(flat, 0.0, drawn) + _NUMBERS)
     size = table.groupby("gene")["size"].sum()
@@ -126,7 +126,7 @@ def _spots(rows: Sequence[Row]) -> pd.Series:
 
 
 def share_out(wanted: Sequence[float], budget: float) -> list[float]:
-    """Divide a budget: nobody gets more than wanted, and what is left goes to the others.
+    """Divide a budget: no share exceeds its request, and the remainder is given to the others.
 
     Examples
     --------
@@ -206,7 +206,7 @@ def _read_fold(
             )
             variant.ceiling = of_genes["ceiling"].to_numpy()
             known.append(variant)
-        # Methods that read no image may have been run where there was none.
+        # Methods that read no image may have been run without images.
         variant.image = variant.image or images.get(section, {}).get("file")
         variant.maps[number] = {
             **_quantised(predicted[here]),

@@ -16,13 +16,13 @@ SIGNIFICANT = 0.05
 
 
 def section_scores(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
-    """One score of every run on every test section.
+    """Table of one score for every run and test section.
 
     Returns
     -------
     DataFrame
-        Sections in rows (index ``section``, column ``patient`` first), then one column a run in
-        the order of the score table; NaN where a run lacks a section. Names are those of
+        Sections in rows (index ``section``, column ``patient`` first), then one column per run in
+        the order of the score table; NaN if a run lacks a section. Names are those of
         :func:`bench.report.tables.row_name`.
     """
     table = score_table(runs)
@@ -44,13 +44,13 @@ def section_scores(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
 
 
 def pair_table(runs: Sequence[StoredRun], score: str = LEADING) -> pd.DataFrame:
-    """All pairs of runs on the same folds, the better one first; Holm's correction is over them.
+    """All pairs of runs on the same folds, the better run first, with Holm's correction over all.
 
     Returns
     -------
     DataFrame
-        See :class:`bench.evaluate.uncertainty.Comparison`; ``difference`` is of the score as it
-        is, so that a lower error has a negative one.
+        See :class:`bench.evaluate.uncertainty.Comparison`; ``difference`` is of the plain score,
+        so that a lower error has a negative difference.
     """
     folds = [run.facts["folds_hash"] for run in runs]
     tables = [
@@ -75,7 +75,7 @@ def _pairs(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
 
 
 def tuned_pairs(runs: Sequence[StoredRun], score: str = LEADING) -> pd.DataFrame:
-    """Every method's tuned run against its default one, as :func:`pair_table` gives pairs."""
+    """Pairs of each method's tuned and default run, in the form of :func:`pair_table`."""
     labels = {run.facts["label"]: run for run in runs}
     tables = [
         pair_table([labels[f"tuned:{name}"], run], score)
@@ -91,7 +91,7 @@ def tuned_pairs(runs: Sequence[StoredRun], score: str = LEADING) -> pd.DataFrame
 def render_pairs(
     runs: Sequence[StoredRun], how: Format, *, score: str = LEADING, title: str = ""
 ) -> str:
-    """The pairs as text; see :func:`bench.report.tables.render`."""
+    """Table of pairs as text; see :func:`bench.report.tables.render`."""
     notes = preset_notes([run.facts for run in runs])
     return write_pairs(pair_table(runs, score), how, score=score, title=title, notes=notes)
 
@@ -109,7 +109,7 @@ def write_pairs(
     Parameters
     ----------
     table
-        As :func:`pair_table` gives it.
+        Result of :func:`pair_table`.
     how, score, title
         See :func:`render_pairs`.
     notes
@@ -120,7 +120,7 @@ def write_pairs(
 
 
 def pairs_for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of :func:`pair_table` with rounded numbers, and words where a test has no power."""
+    """Table of :func:`pair_table` with rounded numbers, and a remark if a test has no power."""
     power = table["patients"] >= PATIENTS_FOR_A_TEST
     return pd.DataFrame(
         {
@@ -143,7 +143,7 @@ def pairs_for_people(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def pair_notes(table: pd.DataFrame, score: str = LEADING) -> list[str]:
-    """What a reader of the pairs must know."""
+    """Footnotes of a table of pairs."""
     notes = [
         f"Differences of {score} on the sections that both methods have; 95 % interval: bootstrap"
         " over patients, then their sections.",
@@ -161,7 +161,7 @@ def pair_notes(table: pd.DataFrame, score: str = LEADING) -> list[str]:
 
 
 def few_patients(table: pd.DataFrame) -> str:
-    """What to say where the patients suffice for one test, but not for so many; else nothing."""
+    """Footnote if the patients suffice for one test but not for all tests; otherwise empty."""
     patients = int(table["patients"].max()) if len(table) else 0
     smallest = len(table) * 2.0 ** (1 - patients)
     if patients < PATIENTS_FOR_A_TEST or smallest <= SIGNIFICANT:

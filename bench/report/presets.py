@@ -1,4 +1,4 @@
-"""The preset of a run as tables show it: marked where settings were changed, and which ones."""
+"""Preset of a run in tables, with a mark and a footnote for changed settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST = 12
 def shown_preset(facts: Mapping[str, Any]) -> str:
     """Name of a run's preset, with a star where its settings differ from the preset's.
 
-    ``default*`` stands for changed settings of a method without presets.
+    ``default*`` denotes changed settings of a method without presets.
 
     Parameters
     ----------
@@ -31,14 +31,14 @@ def shown_preset(facts: Mapping[str, Any]) -> str:
 
 
 def plain_preset(shown: str) -> str:
-    """The preset that settings begin with, of a name that :func:`shown_preset` gave."""
+    """Preset in a name from :func:`shown_preset`."""
     return shown.removesuffix(MARK)
 
 
 def used_values(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that differ from the preset's, each with the value used.
 
-    Where tuning chose different values in the folds, the value is a mapping from fold to value.
+    If tuning chose different values in the folds, the value is a mapping from fold to value.
     """
     return {name: used for name, (_, used) in _changes(facts).items()}
 
@@ -81,7 +81,7 @@ def preset_notes(runs_facts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _changes(facts: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """By setting: the preset's value, and the value used or, where they differ, those by fold."""
+    """By setting: the preset's value, and the value used or, if folds differ, those by fold."""
     recorded = facts.get("changes")  # absent from results of earlier versions
     recorded_changes = {
         str(name): (pair[0], pair[1])
@@ -105,7 +105,7 @@ def _changes(facts: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
 
 
 def _of_folds(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Settings to which tuning gave several values, by fold."""
+    """Settings with several values from tuning, by fold."""
     tuned = _tuned(facts)
     settings = {}
     for name in next(iter(tuned.values()), {}):

@@ -1,4 +1,4 @@
-"""Published numbers beside ours."""
+"""Comparison of our scores with published numbers."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ COLUMNS = (
 
 
 def read_published(dataset: str, folder: Path | None = None) -> pd.DataFrame:
-    """Numbers that others have published on a dataset.
+    """Published numbers on a dataset.
 
     Parameters
     ----------
     dataset
         Name of the dataset.
     folder
-        Where the CSV files lie, the package's own where None.
+        Folder with the CSV files; None: those of the package.
 
     Returns
     -------
     DataFrame
-        :data:`COLUMNS`: ``obtained`` says how the number came here, ``comparable`` is ``yes`` or
-        ``no`` with the ``reason`` in the last column. Empty where nothing is known.
+        :data:`COLUMNS`: ``obtained`` is the origin of the number, ``comparable`` is ``yes`` or
+        ``no`` with the ``reason`` in the last column. Empty if no number is known.
 
     Raises
     ------
@@ -62,7 +62,7 @@ _NUMBERS = ("value", "sd")
 def beside_published(
     runs: Sequence[StoredRun], published: pd.DataFrame, protocol: str
 ) -> pd.DataFrame:
-    """Our scores with those published for the same method under the same protocol.
+    """Our scores and those published for the same method under the same protocol.
 
     Returns
     -------
@@ -104,12 +104,12 @@ def beside_published(
 def render_published(
     runs: Sequence[StoredRun], dataset: str, protocol: str, how: Format, *, title: str = ""
 ) -> str:
-    """Ours beside theirs as text; see :func:`bench.report.tables.render`.
+    """Comparison with published numbers as text; see :func:`bench.report.tables.render`.
 
     Raises
     ------
     BenchError
-        Nothing is known to be published on the dataset under the protocol.
+        No published number on the dataset under the protocol is known.
     """
     table = beside_published(runs, read_published(dataset), protocol)
     if table.empty:

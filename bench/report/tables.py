@@ -41,7 +41,7 @@ _COSTS = {"fit_seconds": "fit s"}
 """Headings of the columns after the scores."""
 
 _GIVE_WAY = {"fit s": 2, "sections": 5, "folds": 10}
-"""As :attr:`bench.evaluate.scores.Score.gives_way`, for columns that are no scores."""
+"""Like :attr:`bench.evaluate.scores.Score.gives_way`, for columns other than scores."""
 
 _SAME = (
     *("label", "preset", "config", "tuned", "seed"),
@@ -50,9 +50,9 @@ _SAME = (
 
 
 def newest(runs: Sequence[StoredRun]) -> list[StoredRun]:
-    """Of runs that differ in code or versions alone, the newest.
+    """The newest of each group of runs that differ only in code or versions.
 
-    Runs on other folds or data, with other settings, presets or seeds stay beside one another.
+    Runs that differ in folds, data, settings, preset or seed are all kept.
     """
     latest: dict[str, StoredRun] = {}
     for run in sorted(runs, key=lambda run: str(run.facts.get("created", ""))):
@@ -61,7 +61,7 @@ def newest(runs: Sequence[StoredRun]) -> list[StoredRun]:
 
 
 def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
-    """One row a run, best value of the leading score first.
+    """One row per run, best value of the leading score first.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
     if table.empty:
         return table
     order = table[LEADING].to_numpy(dtype=np.float64)
-    # Undefined scores and oracles go below; a row that is no contestant must not lead.
+    # Undefined scores and oracles are sorted last: an oracle must not lead the table.
     contestant = (table["kind"] != "oracle").to_numpy()
     ranked = np.lexsort((table["method"].to_numpy(), -np.nan_to_num(order, nan=-2), ~contestant))
     return table.iloc[ranked].reset_index(drop=True)
@@ -103,7 +103,7 @@ _rows: WeakKeyDictionary[StoredRun, dict[str, Any]] = WeakKeyDictionary()
 
 
 def _row(run: StoredRun) -> dict[str, Any]:
-    # The tables and figures of one comparison ask for the same rows again and again.
+    # The tables and figures of one comparison use the same rows repeatedly.
     if run not in _rows:
         _rows[run] = _new_row(run)
     return _rows[run]
@@ -153,14 +153,14 @@ def _new_row(run: StoredRun) -> dict[str, Any]:
 
 
 def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "text") -> list[str]:
-    """What a reader of the table must know.
+    """Footnotes of a table.
 
     Parameters
     ----------
     runs, table
         Runs, and their :func:`score_table`.
     place
-        Kind of table; scores that it does not show are not explained.
+        Kind of table; only scores that it shows are explained.
     """
     notes: list[str] = []
     for run in runs:
@@ -245,7 +245,7 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
 
 
 def _has_values(score: Score, table: pd.DataFrame) -> bool:
-    """Whether a column needs an explanation: a sum that is zero everywhere needs none."""
+    """Whether a column needs an explanation; a sum that is zero everywhere does not."""
     values = table[score.shown_as]
     return bool((values.fillna(0) > 0).any() if score.combine == "sum" else values.notna().any())
 
@@ -257,17 +257,17 @@ def _in_order(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[dict[str, 
 
 
 def row_name(row: Mapping[Any, Any], table: pd.DataFrame) -> str:
-    """Name of a row that no other row of the table has, marked where its preset was changed."""
+    """Unique name of a row, marked if its preset was changed."""
     name = str(row["method"])
     if (table["method"] == name).sum() > 1:
         return f"{name} ({row['preset']}, seed {row['seed']}, {row['key'][:6]})"
-    # Tuned rows say so by their names.
+    # The label of a tuned row already marks it.
     changed = row["preset"].endswith(MARK) and not name.startswith("tuned:")
     return f"{name} ({row['preset']})" if changed else name
 
 
 def _patients(runs: Sequence[StoredRun]) -> int:
-    """Fewest patients that a row has scores of."""
+    """Minimum number of patients over the rows."""
     counts = [{*run.score_columns()[2]} - {""} for run in runs if run.done]
     return min(map(len, counts), default=0)
 
@@ -278,11 +278,11 @@ _DATA_NOTES = {
     "left_out": "The reader left out",
     "reduced_images": "Images smaller than the full resolution were used",
 }
-"""What the data of a fold may have to say, by its name in ``fold.json``."""
+"""Footnotes on the data of a fold, by field of ``fold.json``."""
 
 
 def _damage(run: StoredRun) -> list[str]:
-    """Damaged or edited folds of a run, which its row leaves out."""
+    """Footnotes on damaged or edited folds of a run, which its row leaves out."""
     return [
         f"{run.facts['label']}: fold {index} is left out, its {damage}; the same 'bench run'"
         " does it again."
@@ -291,7 +291,7 @@ def _damage(run: StoredRun) -> list[str]:
 
 
 def _above_ceiling(table: pd.DataFrame) -> list[str]:
-    """Rows above the noise ceiling, which a method reaches only by leakage or by chance."""
+    """Footnotes on rows above the noise ceiling, which is exceeded only by leakage or by chance."""
     score = BY_NAME[LEADING]
     if not score.ceiling:
         return []
@@ -412,12 +412,12 @@ def write_table(
 
 
 def _escaped(cell: str) -> str:
-    """A cell of a Markdown table, in which a bar would begin the next one."""
+    """Cell of a Markdown table with bars escaped, since a bar separates cells."""
     return cell.replace("|", r"\|")
 
 
 def _fitting(shown: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
-    """The table without the columns that do not fit, and their headings."""
+    """Table without the columns that do not fit, and the headings of those."""
     widths = {str(name): _column_width(shown, name) for name in shown}
     hidden = [
         heading
@@ -432,7 +432,7 @@ def _fitting(shown: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _expendable() -> list[str]:
-    """Headings of the columns that give way on a narrow terminal, the first of them first."""
+    """Headings of columns hidden on a narrow terminal, in the order in which they are hidden."""
     ranks = dict(_GIVE_WAY)
     for score in SCORES:
         columns = (Column(score.heading, score.gives_way), score.interval, score.share)
@@ -463,12 +463,12 @@ _IF_SEVERAL = (
 
 
 def for_people(table: pd.DataFrame, place: Place = "text") -> pd.DataFrame:
-    """The table with rounded numbers, and only the columns that tell rows apart.
+    """Table with rounded numbers, and of the identifying columns only those in which rows differ.
 
     Parameters
     ----------
     table
-        As :func:`score_table` gives it.
+        Result of :func:`score_table`.
     place
         ``text`` for the columns of every table, ``page`` for those of the HTML page.
     """
@@ -483,7 +483,7 @@ def for_people(table: pd.DataFrame, place: Place = "text") -> pd.DataFrame:
             shown[heading] = [method + marks.get(kind, "") for method, kind in pairs]
         else:
             shown[heading] = table[name].astype(str)
-    # A ceiling stands beside its score.
+    # A ceiling is placed next to its score.
     ceilings = {score.ceiling: score for score in SCORES if score.ceiling}
     for score in SCORES:
         if score.is_in(place) and score.name not in ceilings:
@@ -516,7 +516,7 @@ def _score_columns(score: Score, table: pd.DataFrame, place: Place) -> dict[str,
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """A table for people: numbers with four decimals, underscores as spaces."""
+    """Table for reading: numbers with four decimals, underscores as spaces."""
     shown = pd.DataFrame()
     for name in table:
         values = table[name]

@@ -219,7 +219,7 @@ class _MethodWalk(ImportWalk):
 
 
 def _code_files(kind: type) -> Iterator[str]:
-    """Names of the files in which the functions of a class stand."""
+    """Names of the files that define the functions of a class."""
     for value in vars(kind).values():
         function = getattr(value, "__func__", value)
         if inspect.isfunction(function):

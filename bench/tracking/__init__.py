@@ -1,1 +1,1 @@
-"""MLflow: what is uploaded of stored runs, and what its own pages show of them."""
+"""MLflow: upload of stored runs, and their presentation on its pages."""

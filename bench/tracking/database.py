@@ -1,4 +1,4 @@
-"""The SQLite database of a results folder: made whole, and its locations follow the folder.
+"""The SQLite database of a results folder: atomic creation, and update of moved locations.
 
 MLflow makes and upgrades its tables in place, in dozens of steps; a process that is ended in the
 middle leaves a database that no later one can open. Here both are done on a file of another name,
@@ -36,7 +36,7 @@ _BUSY_SECONDS = 30.0
 _SIDECARS = ("-journal", "-wal", "-shm")
 _HEX = "[0-9a-f]" * 32
 
-# Where MLflow keeps locations of artifacts.
+# Columns in which MLflow keeps locations of artifacts.
 _LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -48,14 +48,14 @@ _LOCATIONS = (
     ("workspaces", "trace_archival_location"),
 )
 
-# Rows that a user or an upload has made; the default experiment is MLflow's own.
+# Rows made by a user or an upload; MLflow itself makes the default experiment.
 _CONTENT = (
     "SELECT 1 FROM runs LIMIT 1",
     "SELECT 1 FROM experiments WHERE experiment_id <> 0 LIMIT 1",
     "SELECT 1 FROM registered_models LIMIT 1",
 )
 
-# Errors of the machine, not of what the file holds.
+# Errors of the machine, not of the content of the file.
 _OF_THE_MACHINE = (
     *("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_READONLY"),
     *("SQLITE_CANTOPEN", "SQLITE_NOMEM", "SQLITE_PERM", "SQLITE_AUTH", "SQLITE_INTERRUPT"),
@@ -63,19 +63,19 @@ _OF_THE_MACHINE = (
 
 
 class _UnusableError(Exception):
-    """A database that can neither be used nor upgraded."""
+    """The database can neither be used nor upgraded."""
 
 
 @dataclass(frozen=True)
 class _Schema:
-    """What a database file holds.
+    """Content of a database file.
 
     Attributes
     ----------
     version
-        Revision of MLflow's tables, None where there is none.
+        Revision of MLflow's tables, None without one.
     content
-        Whether there is anything in it that would be lost without it.
+        Whether it contains data that would be lost with it.
     """
 
     version: str | None
@@ -83,7 +83,7 @@ class _Schema:
 
 
 def database_path(results: Path) -> Path:
-    """Where the database of a results folder lies."""
+    """Path of the database of a results folder."""
     return (results / DATABASE).resolve()
 
 
@@ -112,8 +112,8 @@ def is_ready(path: Path) -> bool:
 def make_ready(path: Path, artifacts: Path) -> str | None:
     """Make a database, or upgrade or replace one that the installed MLflow cannot use.
 
-    One process does so and others wait for it. Ended at any moment, it leaves what was there
-    before, or the complete database.
+    One process does so and others wait for it. If killed at any moment, it leaves either the file
+    from before or the complete database.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def make_ready(path: Path, artifacts: Path) -> str | None:
     Returns
     -------
     str
-        What became of a database that could not be used, None where nothing has to be told.
+        Message on a database that could not be used, None without such a message.
 
     Raises
     ------
@@ -163,17 +163,17 @@ def make_ready(path: Path, artifacts: Path) -> str | None:
 
 
 def follow_folder(path: Path, artifacts: Path) -> int:
-    """Rewrite locations of artifacts under the former place of the results folder.
+    """Rewrite locations of artifacts under the former path of the results folder.
 
-    Only experiments that lie in a folder ``mlartifacts`` under their own name or number are taken
-    for ours. Does nothing where the folder has not moved.
+    Only experiments in a folder ``mlartifacts`` under their own name or number are rewritten.
+    Does nothing if the folder has not moved.
 
     Parameters
     ----------
     path
-        A database that is ready.
+        Database in a usable state.
     artifacts
-        Where the folder of its artifacts lies now.
+        Current folder of its artifacts.
 
     Returns
     -------
@@ -213,24 +213,24 @@ def has_uploads(path: Path, tag: str, values: Iterable[str]) -> bool:
     if not is_ready(path):
         return False
     with closing(_connect(path)) as connection:
-        found = connection.execute("SELECT value FROM tags WHERE key = ?", (tag,))
-        return wanted <= {value for (value,) in found}
+        rows = connection.execute("SELECT value FROM tags WHERE key = ?", (tag,))
+        return wanted <= {value for (value,) in rows}
 
 
 # ------------------------------------------------------------------------------ making
 
 
 def _make(path: Path, artifacts: Path, lease: SoftFileLease, kept: Path | None = None) -> None:
-    """Make an empty database, under the name `path` once it is complete.
+    """Create an empty database, renamed to `path` once it is complete.
 
     Parameters
     ----------
     path, artifacts
-        As of :func:`make_ready`.
+        As in :func:`make_ready`.
     lease
         Claim of this process.
     kept
-        New name of the file that has the name now, None to replace it.
+        New name of the existing file, None to replace it.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -247,7 +247,7 @@ def _upgrade(path: Path, schema: _Schema, lease: SoftFileLease) -> None:
 
     with closing(_connect(path)) as former, _replacement(path, lease) as made:
         try:
-            # Until the end no other program writes what the copy would lack.
+            # The lock keeps other programs from writing rows that the copy would lack.
             former.execute("BEGIN IMMEDIATE")
             with closing(_connect(path)) as reader, closing(sqlite3.connect(made)) as copy:
                 reader.backup(copy)
@@ -275,7 +275,7 @@ def _upgrade(path: Path, schema: _Schema, lease: SoftFileLease) -> None:
 
 @contextmanager
 def _replacement(path: Path, lease: SoftFileLease, kept: Path | None = None) -> Iterator[Path]:
-    """A new file that takes the place of a database at the end of the block."""
+    """New file that replaces a database at the end of the block."""
     with atomic_write(path) as made:
         try:
             with _without_waiting_for_the_disk():
@@ -292,7 +292,7 @@ def _replacement(path: Path, lease: SoftFileLease, kept: Path | None = None) -> 
 
 @contextmanager
 def _without_waiting_for_the_disk() -> Iterator[None]:
-    """Let SQLAlchemy's connections that are opened in the block not wait for the disk.
+    """Disable waiting for the disk in SQLAlchemy connections opened in the block.
 
     Dozens of small transactions make a database; it is written to disk once, when it is complete.
     """
@@ -310,7 +310,7 @@ def _without_waiting_for_the_disk() -> Iterator[None]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what a process left that was ended while it made a database."""
+    """Remove files of a process that was killed while it created a database."""
     for leftover in path.parent.glob(f".{path.stem}-{_HEX}{path.suffix}*"):
         leftover.unlink(missing_ok=True)
 
@@ -324,7 +324,7 @@ def _remove_sidecars(path: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # Not read-only: what a process left that was ended in the middle has to be rolled back.
+    # Not read-only: the journal of a killed process has to be rolled back.
     address = f"{path.as_uri()}?mode=rw"
     return sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
 
@@ -373,7 +373,7 @@ def _inspect(path: Path) -> _Schema:
     if _size(path) == 0:
         return _Schema(None, content=False)
     try:
-        # Waits for a program that is just making it.
+        # Waits for a program that is creating it.
         with closing(_connect(path)) as connection, _transaction(connection):
             tables = "SELECT name FROM sqlite_master WHERE type = 'table'"
             names = {name for (name,) in connection.execute(tables)}
@@ -385,7 +385,7 @@ def _inspect(path: Path) -> _Schema:
     except sqlite3.DatabaseError as error:
         if _is_of_the_machine(error):
             raise _not_readable(path, error) from error
-        # Whatever it is, it is not ours to throw away.
+        # A file of unknown content must not be deleted.
         return _Schema(None, content=True)
 
 
@@ -410,14 +410,14 @@ def _not_readable(path: Path, error: BaseException) -> StoreError:
 
 
 def _former_roots(connection: sqlite3.Connection, root: str) -> set[str]:
-    """Roots of our experiments' locations that are not where the artifacts lie now."""
+    """Former roots of our experiments' locations, other than the current one."""
     rows = connection.execute("SELECT experiment_id, name, artifact_location FROM experiments")
-    found = set()
+    roots = set()
     for number, name, location in rows:
         former, _, last = str(location or "").rpartition("/")
         if former.endswith(f"/{ARTIFACTS}") and unquote(last) in {str(number), name}:
-            found.add(former)
-    return found - {root}
+            roots.add(former)
+    return roots - {root}
 
 
 def _rewrite(connection: sqlite3.Connection, former: str, root: str) -> int:

@@ -1,4 +1,4 @@
-"""Importing MLflow, which is slow and talkative, when it is needed."""
+"""Import of MLflow when needed, since it is slow, with telemetry and output switched off."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 import os
 from collections.abc import Mapping
 
-# Nobody asked to be counted, to be shown bars and addresses, or to have the working folder's
-# files uploaded.
+# No telemetry, no progress bars and addresses on the terminal, and no upload of the working
+# folder's files.
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -18,12 +18,12 @@ _QUIET = {
 
 
 def import_mlflow(settings: Mapping[str, str] | None = None) -> None:
-    """Import MLflow so that it prints warnings alone.
+    """Import MLflow such that it prints only warnings.
 
     Parameters
     ----------
     settings
-        More of MLflow's environment variables; those that the user has set are kept.
+        Further environment variables of MLflow; those set by the user are kept.
     """
     for name, value in {**(settings or {}), **_QUIET}.items():
         os.environ.setdefault(name, value)

@@ -29,7 +29,7 @@ COLUMNS = ("image", "x", "y", "array_col", "array_row")
 """Columns that :meth:`FittedModel.predict` needs, one row a spot."""
 
 DATA = "data/fitted"
-"""Folder of an MLflow model that MLflow hands to the loader: the last name is ours."""
+"""Folder of an MLflow model that MLflow passes to the loader; we chose the last name."""
 
 _CONTENT = "spotbench.json"
 _LOGGED = "models:/"
@@ -37,7 +37,7 @@ _LARGE_IMAGE = 1_000_000_000
 
 
 class _Content(BaseModel):
-    """What has to be known beside the files that the method saved."""
+    """Facts about a model in addition to the files saved by the method."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,7 +58,7 @@ class FittedModel:
     method
         The fitted method.
     panel
-        Genes that it predicts, in the order of its columns.
+        Predicted genes, in the order of the columns.
     """
 
     def __init__(self, method: Method, content: _Content, device: str) -> None:
@@ -68,14 +68,14 @@ class FittedModel:
         self._device = device
 
     def predict(self, spots: pd.DataFrame) -> pd.DataFrame:
-        """Predict the expression of spots from their images and places.
+        """Predict the expression of spots from their images and coordinates.
 
         Parameters
         ----------
         spots
             One row a spot; spots of one image are one section. ``image``: path of the image
             file, or any name of the section for a method that looks at no image; ``x``, ``y``:
-            centre in pixels of that image; ``array_col``, ``array_row``: whole-number place
+            centre in pixels of that image; ``array_col``, ``array_row``: integer coordinates
             on the array.
 
         Returns
@@ -87,7 +87,7 @@ class FittedModel:
         Raises
         ------
         DataError
-            A column is missing or holds something else, an image cannot be read, or the size
+            A column is missing or invalid, an image cannot be read, or the size
             of patches is not known.
         """
         import pandas as pd
@@ -130,7 +130,7 @@ class FittedModel:
         if self.method.needs_image:
             if self._content.patch_pixels is None:
                 raise DataError(
-                    "the size of patches is not known, because the dataset's card was not at hand"
+                    "the size of patches is not known, because the dataset's card was not available"
                     " when the model was logged; load it with model_config={'patch_pixels': ...}"
                 )
             if not image.is_file():
@@ -153,23 +153,23 @@ class FittedModel:
 def fetch_model(uri: str, tracking: str | None = None, **changes: Any) -> FittedModel:
     """Load a logged model from a store that need not be trusted.
 
-    Only files are fetched. What the store says about Python modules and code, which
-    ``mlflow.pyfunc.load_model`` would follow, is left alone.
+    Only files are fetched. References of the store to Python modules and code, which
+    ``mlflow.pyfunc.load_model`` would follow, are ignored.
 
     Parameters
     ----------
     uri
-        ``models:/m-...`` as it stands in the tag ``model`` of a fold's run, or where else the
-        model's files lie.
+        ``models:/m-...`` from the tag ``model`` of a fold's run, or another location of the
+        model's files.
     tracking
-        MLflow tracking URI; MLflow's own default where None.
+        MLflow tracking URI; None: MLflow's default.
     changes
         ``device``, ``patch_pixels`` or ``max_image_pixels`` to use instead of what was logged.
 
     Raises
     ------
     DataError
-        It is no model of ours.
+        It is not a model logged by this package.
     UnknownNameError
         Its method is not installed.
     ConfigError
@@ -190,18 +190,18 @@ def fetch_model(uri: str, tracking: str | None = None, **changes: Any) -> Fitted
 def save_model(
     folder: Path, run: StoredRun, index: int, card: DatasetCard | None, model_id: str | None = None
 ) -> None:
-    """Write what MLflow needs to know of a fold's model into a new folder.
+    """Write the metadata that MLflow needs about a fold's model into a new folder.
 
-    The files that the method saved are not copied: they belong into ``model`` of that folder.
+    The files saved by the method are not copied: they belong into ``model`` of that folder.
 
     Parameters
     ----------
     folder
         Folder to make.
     run, index
-        The run, and which of its folds.
+        The run, and the number of the fold.
     card
-        Card of the dataset, which knows the size of patches; None where it is not at hand.
+        Card of the dataset, with the size of patches; None if not available.
     model_id
         The store's id of the model.
     """
@@ -227,9 +227,9 @@ def save_model(
             loader_module=__name__,
             data_path=str(data),
             mlflow_model=Model(model_id=model_id, model_uuid=model_id),
-            # Named, so that MLflow does not load the model in order to find out.
+            # Stated, so that MLflow does not load the model to infer it.
             pip_requirements=[f"{name}=={version}" for name, version in packages],
-            # What load_model(..., model_config=...) may change.
+            # Values that load_model(..., model_config=...) may change.
             model_config={"device": None, "patch_pixels": None, "max_image_pixels": None},
         )
 

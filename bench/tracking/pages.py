@@ -1,4 +1,4 @@
-"""What MLflow's own pages show of stored runs: descriptions, the sorted table, the dataset."""
+"""Content of MLflow's own pages on stored runs: descriptions, the sorted table, the dataset."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 """Tag in which MLflow's pages keep a saved view."""
 
 NOTE_LENGTH = 5000
-"""Characters that every MLflow accepts in a tag of an experiment."""
+"""Number of characters that every version of MLflow accepts in a tag of an experiment."""
 
 _DIGEST = 36
 _GENES_COMPARED = 2
@@ -43,14 +43,14 @@ _SHOWN = (
 """Chosen columns of the runs' table, by MLflow's own names."""
 
 _BY_SECTION = {score.name for score in SCORES if score.spread}
-"""Scores of which a fold's run has the value of each section."""
+"""Scores logged for each section in a fold's run."""
 
 _EXPENDABLE = [
     *("sections", "fit s"),
     *(score.heading for score in SCORES if score.scope == "pooled" or score.better is None),
     *(score.share.heading for score in SCORES if score.share and score.name != LEADING),
 ]
-"""Columns that a description has no room for."""
+"""Columns left out of a description for lack of space."""
 
 _HOW_TO_COMPARE = (
     "A row of the runs' table is a run; its folds are below it. The view *Leaderboard* sorts runs"
@@ -67,9 +67,9 @@ def page(experiment: str) -> str:
 
 
 def saved_view(created: int) -> str:
-    """A view of the runs' table as MLflow's menu *Views* saves it.
+    """Saved view of the runs' table, in the form of MLflow's menu *Views*.
 
-    A version of MLflow that does not know the form shows its usual table.
+    A version of MLflow that does not know this form shows its default table.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def saved_view(created: int) -> str:
 
 
 def experiment_note(runs: Sequence[StoredRun]) -> str:
-    """Markdown table of all newest runs with its footnotes, and how to go on from there.
+    """Markdown table of all newest runs with footnotes, and a hint on MLflow's comparison views.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def experiment_note(runs: Sequence[StoredRun]) -> str:
 
 
 def run_note(run: StoredRun) -> str:
-    """Markdown description of a run: what it is, its row of the table, its footnotes."""
+    """Markdown description of a run: its identity, its row of the table, its footnotes."""
     facts = run.facts
     what = {"oracle": "an oracle", "control": "a control", "method": "a method"}[facts["kind"]]
     shown = shown_preset(facts)
@@ -120,7 +120,7 @@ def run_note(run: StoredRun) -> str:
 
 
 def run_metrics(run: StoredRun) -> dict[str, float]:
-    """Numbers of a run by metric name, without those that are undefined.
+    """Metrics of a run by name, without undefined ones.
 
     MLflow groups charts by the prefix before a slash, and shows ``system/`` last.
     """
@@ -151,7 +151,7 @@ def fold_scores(fold: FoldFolder) -> dict[str, float]:
 
 
 def fold_costs(fold: FoldFolder) -> dict[str, float]:
-    """Seconds and memory of a fold by metric name, as far as the machine told them."""
+    """Seconds and memory of a fold by metric name, as far as they were measured."""
     facts = fold.facts()
     costs = {**facts["timings"]}
     costs |= {name: facts[name] for name in ("peak_memory_mb", "peak_device_memory_mb")}
@@ -166,7 +166,7 @@ def fold_curves(fold: FoldFolder) -> pd.DataFrame:
 def mean_curves(run: StoredRun) -> pd.DataFrame:
     """Training curves averaged over folds, in long form: ``name``, ``epoch``, ``value``.
 
-    Folds that stopped early are left out of the epochs that they did not have.
+    Folds that stopped early are left out of the later epochs.
     """
     curves = [fold_curves(run.folder.fold(index)) for index in run.done]
     together = pd.concat(curves, ignore_index=True)
@@ -180,11 +180,11 @@ def _long(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def compared_map(run: StoredRun, index: int) -> np.ndarray | None:
-    """A picture of a fold's predictions to stand beside those of other runs, as pixels.
+    """Figure of a fold's predictions for comparison with other runs, as pixels.
 
     Measured beside predicted expression of the best-measured genes of the first test section,
-    which are the same for all runs on the same folds; None for an oracle, whose scale is its own.
-    All sections are in the picture of the fold's own run.
+    which are the same for all runs on the same folds; None for an oracle, which has another scale.
+    The figure of the fold's own run shows all sections.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -195,8 +195,8 @@ def compared_map(run: StoredRun, index: int) -> np.ndarray | None:
     genes = run.folder.fold(index).read_table("genes.parquet")
     section = min(genes["section"])
     order = genes[genes["section"] == section].sort_values(["heg", "truth_mean"], ascending=False)
-    found = section_map([StoredRun(run.folder, run.facts, (index,))], section)
-    figure = gene_maps(found, list(order["gene"][:_GENES_COMPARED]))
+    maps = section_map([StoredRun(run.folder, run.facts, (index,))], section)
+    figure = gene_maps(maps, list(order["gene"][:_GENES_COMPARED]))
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -204,7 +204,7 @@ def compared_map(run: StoredRun, index: int) -> np.ndarray | None:
 
 
 def model_note(genes: int) -> str:
-    """Markdown description of a fitted model that predicts some genes."""
+    """Markdown description of a fitted model."""
     columns = ", ".join(f"`{name}`" for name in COLUMNS)
     return (
         f"Predicts {genes} genes of spots: a table with a row a spot and the columns {columns}."
@@ -221,7 +221,7 @@ def dataset_input(run: StoredRun, card: DatasetCard | None) -> DatasetInput:
     run
         The run.
     card
-        Card of the dataset, which says where it comes from; None where it is not at hand.
+        Card of the dataset, with its source; None if not available.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -240,15 +240,15 @@ def dataset_input(run: StoredRun, card: DatasetCard | None) -> DatasetInput:
 
 
 def listed_runs(results: Path, dataset: str, protocol: str) -> list[StoredRun]:
-    """Stored runs as their manifests say, whose files are not hashed: for the description alone."""
-    found = []
+    """Stored runs by their manifests, without verifying hashes; used only for the description."""
+    runs = []
     for path in sorted((results / "runs" / dataset / protocol).glob("*/run.json")):
         facts = read_run(path.parent)
         if facts is not None:
             folder = RunFolder(path.parent, facts["key"])
             done = [i for i in range(int(facts["n_folds"])) if _has_manifest(folder, i)]
-            found.append(StoredRun(folder, facts, tuple(done)))
-    return [run for run in found if run.done]
+            runs.append(StoredRun(folder, facts, tuple(done)))
+    return [run for run in runs if run.done]
 
 
 def _has_manifest(run: RunFolder, index: int) -> bool:
@@ -258,16 +258,16 @@ def _has_manifest(run: RunFolder, index: int) -> bool:
 
 
 def fold_key(run: RunFolder, index: int) -> str:
-    """Key under which a fold is found in a store."""
+    """Key of a fold in a tracking store."""
     return canonical_hash([run.key, index])
 
 
 def _table(runs: Sequence[StoredRun], title: str = "") -> str:
-    """Markdown table with footnotes, as narrow as MLflow's description."""
+    """Markdown table with footnotes, narrow enough for MLflow's description."""
     table = score_table(runs)
     shown = for_people(table).drop(columns=_EXPENDABLE, errors="ignore")
     text = write_table(table, shown, footnotes(runs, table), "markdown", title=title)
-    # Padding counts against the length of a description, and MLflow shows cells without any.
+    # No padding: it counts towards the maximum length, and MLflow does not show it.
     text = re.sub(r"-{4,}", "---", re.sub(r" {2,}", " ", text))
     return re.sub(r"(?m)(?<=[^|\n-]) \|(?!$)", "&emsp;|", text)
 
@@ -280,5 +280,5 @@ def _fitted(text: str) -> str:
 
 
 def public(text: Any) -> str:
-    """Text in which no address carries a user name or password."""
+    """Text with user names and passwords removed from all URLs."""
     return re.sub(r"(?<=://)[^/@\s]+@", "", str(text))

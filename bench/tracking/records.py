@@ -1,4 +1,4 @@
-"""What a run's folder says that tracking stores have been given, and claims on an upload."""
+"""Records of uploads in a run's folder, and claims on an upload."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def claimed_upload(run: StoredRun, wait: float) -> Iterator[SoftFileLease]:
 
 
 def store_name(uri: str, results: Path) -> str:
-    """Name of a store in the records; that of the default one does not change with its place."""
+    """Name of a store in the records; that of the default store does not depend on its path."""
     path = local_file(uri)
     is_default = path is not None and path.resolve() == database_path(results)
     return DATABASE if is_default else public(uri)
 
 
 def local_file(uri: str) -> Path | None:
-    """File of an SQLite database, None where a URI names none."""
+    """File of an SQLite database, None if the URI names none."""
     path = uri.removeprefix(SQLITE)
     if path == uri or "?" in path or path in {"", ":memory:"}:
         return None
@@ -52,12 +52,12 @@ def local_file(uri: str) -> Path | None:
 
 
 def as_stored(run: StoredRun) -> StoredRun:
-    """A run as it lies on disk now."""
+    """Run as currently stored on disk."""
     return stored_run(run.folder, "figures") or replace(run, done=())
 
 
 def read_uploads(path: Path) -> dict[str, Any]:
-    """A run's record of uploads; empty where it is missing or damaged."""
+    """Record of a run's uploads; empty if it is missing or damaged."""
     try:
         return read_record(path)
     except RecursionError:
@@ -65,17 +65,17 @@ def read_uploads(path: Path) -> dict[str, Any]:
 
 
 def known_uploads(path: Path, name: str) -> dict[str, Any]:
-    """What a run's record says that a store was given."""
+    """Recorded uploads of a run to a store."""
     record = read_uploads(path)
     known = record.get(name)
     if known is None and name == DATABASE:
-        # The name that older versions gave to it.
+        # Name in records of older versions.
         known = record.get(f"{SQLITE}{database_path(path.parents[4])}")
     return known if isinstance(known, dict) and isinstance(known.get("folds"), dict) else {}
 
 
 def with_uploaded(run: StoredRun, known: dict[str, Any]) -> StoredRun:
-    """A run with the folds that another process has finished and uploaded meanwhile."""
+    """Run with the folds that another process has finished and uploaded in the meantime."""
     done = set(run.done)
     for index in range(int(run.facts["n_folds"])):
         path = run.folder.fold(index).path / MANIFEST
@@ -86,7 +86,7 @@ def with_uploaded(run: StoredRun, known: dict[str, Any]) -> StoredRun:
 
 
 def upload_state(run: StoredRun) -> dict[str, Any]:
-    """What of a run a store has to be given: its folds as they are now, and how it ended."""
+    """State of a run to upload: the versions of its folds, and its status."""
     status = "FINISHED"
     if len(run.done) < run.facts["n_folds"]:
         failed = any(run.folder.path.glob(f"fold-*/{FAILURE}"))

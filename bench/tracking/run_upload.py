@@ -40,9 +40,9 @@ class RunUpload:
     client, experiment
         Store, and id of the experiment.
     run, card
-        The run, and the card of its dataset where there is one.
+        The run, and the card of its dataset, None if not available.
     check
-        Raises when the upload has taken too long, or its claim is lost.
+        Function that raises when the upload has taken too long or its claim is lost.
     """
 
     client: MlflowClient
@@ -52,12 +52,12 @@ class RunUpload:
     check: Callable[[], None]
 
     def find(self, key: str) -> Run | None:
-        """The MLflow run with a key, None where there is none."""
-        found = self.client.search_runs([self.experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
-        return found[0] if found else None
+        """MLflow run with a key, None if there is none."""
+        runs = self.client.search_runs([self.experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
+        return runs[0] if runs else None
 
     def new_run(self, name: str, begin: int, tags: dict[str, str]) -> str:
-        """Make an MLflow run; gives its id."""
+        """Create an MLflow run; return its id."""
         self.check()
         from_us = {"mlflow.source.name": "bench run", "mlflow.source.type": "LOCAL"}
         made = self.client.create_run(self.experiment, begin, {**from_us, **tags}, run_name=name)
@@ -72,12 +72,15 @@ class RunUpload:
         begin, end = _times(fold)
         key = pages.fold_key(self.run.folder, index)
         identity = {KEY: key, VERSION: fold.version(), "mlflow.parentRunId": parent}
-        found = self.find(key)
-        if found is not None:
-            if found.info.status == "FINISHED" and identity.items() <= found.data.tags.items():
+        existing = self.find(key)
+        if existing is not None:
+            if (
+                existing.info.status == "FINISHED"
+                and identity.items() <= existing.data.tags.items()
+            ):
                 return
-            # Done again since, or broken off in the middle: MLflow's histories only grow.
-            self._discard(found)
+            # Repeated since, or interrupted: MLflow's histories cannot be replaced, only extended.
+            self._discard(existing)
         name = f"{self.run.facts['label']} fold {index}"
         child = self.new_run(name, begin, identity)
         tags = {"level": "fold", "method": self.run.facts["label"], "fold": str(index)}
@@ -119,7 +122,7 @@ class RunUpload:
             self.check()
 
     def _upload_model(self, child: str, index: int) -> str | None:
-        """Log the fitted model of a fold; gives its id, None where there is none to log."""
+        """Log the fitted model of a fold; return its id, None without a model to log."""
         from mlflow.entities import LoggedModelOutput
 
         folder = self.run.folder.fold(index).path / MODEL
@@ -150,7 +153,7 @@ class RunUpload:
         return str(model.model_id)
 
     def _upload_maps(self, parent: str, child: str, index: int) -> None:
-        """Pictures of a fold's predictions: all with its run, one in the run's row of pictures."""
+        """Upload figures of a fold's predictions: all to `child`, the first section to `parent`."""
         fold = self.run.folder.fold(index)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "prediction_maps.png"
@@ -158,7 +161,7 @@ class RunUpload:
             self.client.log_artifact(child, str(path))
         self.check()
         end = _times(fold)[1]
-        # MLflow's names of such images; one more of the same would be shown twice.
+        # MLflow's names of such images; a second upload would be shown twice.
         same = re.compile(rf"[+%]step[+%]{index}[+%]timestamp[+%]{end}[+%]")
         if any(same.search(item.path) for item in self.client.list_artifacts(parent, "images")):
             return
@@ -167,7 +170,7 @@ class RunUpload:
             self.client.log_image(parent, picture, key=_MAPS, step=index, timestamp=end)
 
     def describe(self, run_id: str) -> None:
-        """Settings, versions and data of the run."""
+        """Log settings, versions and data of the run."""
         from mlflow.entities import Param, RunTag
 
         facts = self.run.facts
@@ -199,7 +202,7 @@ class RunUpload:
         self.client.log_inputs(run_id, [pages.dataset_input(self.run, self.card)])
 
     def summarise(self, run_id: str, status: str) -> None:
-        """Scores, curves and tables of the run over its finished folds, and its status."""
+        """Log scores, curves and tables of the run over its finished folds, and its status."""
         from mlflow.entities import Metric
 
         times = [_times(self.run.folder.fold(index)) for index in self.run.done]
@@ -207,7 +210,7 @@ class RunUpload:
         values = pages.run_metrics(self.run)
         metrics = [Metric(name, value, last, 0) for name, value in values.items()]
         if status == "FINISHED":
-            # Earlier they would change with every fold, and MLflow would show all of them.
+            # Before the end they change with every fold, and MLflow would show every version.
             metrics += _curve_metrics(pages.mean_curves(self.run), last)
         self._log_metrics(run_id, metrics)
         self.client.log_text(run_id, render([self.run], "csv"), "table.csv")
@@ -221,12 +224,12 @@ class RunUpload:
 
 
 def created_at(run: StoredRun) -> int:
-    """When a run was made, in milliseconds since 1970."""
+    """Creation time of a run, in milliseconds since 1970."""
     return int(datetime.fromisoformat(run.facts["created"]).timestamp() * 1000)
 
 
 def _times(fold: FoldFolder) -> tuple[int, int]:
-    """When a fold began and ended, in milliseconds since 1970: the same at every upload."""
+    """Begin and end of a fold, in milliseconds since 1970; the same at every upload."""
     end = int((fold.path / MANIFEST).stat().st_mtime * 1000)
     return end - int(1000 * sum(fold.facts()["timings"].values())), end
 

@@ -1,4 +1,4 @@
-"""The studies behind a tuned run as MLflow runs below it, a run a trial."""
+"""Studies of a tuned run as nested MLflow runs, one run per trial."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _PARAM = "param."
 
 
 def study_folders(run: StoredRun) -> dict[int, Path]:
-    """Folders of the studies that found a run's settings, by fold; those that are there."""
+    """Existing folders of the studies that gave a run's settings, by fold."""
     named = run.facts.get("studies")
     root = (run.folder.results / "tuning").resolve()
-    found = {}
+    folders = {}
     for fold, name in named.items() if isinstance(named, dict) else ():
         folder = (run.folder.results / str(name)).resolve()
         if str(fold).isdigit() and folder.is_relative_to(root) and folder.is_dir():
-            found[int(fold)] = folder
-    return found
+            folders[int(fold)] = folder
+    return folders
 
 
 def upload_studies(
     client: MlflowClient, experiment: str, parent: str, run: StoredRun, check: Callable[[], None]
 ) -> None:
-    """Upload what is not there yet of the studies of a tuned run.
+    """Upload the missing parts of the studies of a tuned run.
 
     Scores of trials are on inner folds; they are called ``inner_...``, so that no table mixes them
     with scores of test sections.
@@ -94,19 +94,19 @@ def _upload_trial(
 
 
 def _settings(facts: dict[str, Any]) -> dict[str, Any]:
-    """What of ``study.json`` is a setting."""
+    """Settings in ``study.json``."""
     budget = facts.get("budget")
-    found = dict(budget) if isinstance(budget, dict) else {}
-    return found | {k: facts.get(k) for k in ("sampler", "pruner", "inner_folds", "objective")}
+    settings = dict(budget) if isinstance(budget, dict) else {}
+    return settings | {k: facts.get(k) for k in ("sampler", "pruner", "inner_folds", "objective")}
 
 
 def _run(
     client: MlflowClient, experiment: str, parent: str, key: str, name: str, tags: dict[str, str]
 ) -> Any:
-    """The MLflow run of a key, made if there is none."""
-    found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
-    if found:
-        return found[0]
+    """MLflow run of a key; created if there is none."""
+    runs = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
+    if runs:
+        return runs[0]
     of_mlflow = {"mlflow.parentRunId": parent, "mlflow.source.name": "bench tune"}
     return client.create_run(experiment, tags={KEY: key, **of_mlflow, **tags}, run_name=name)
 

@@ -49,19 +49,19 @@ _SECONDS_OF_DESCRIPTION = 30.0
 
 
 def open_database(results: Path, uri: str) -> str | None:
-    """Make the database of a results folder ready, and let its locations follow the folder.
+    """Prepare the database of a results folder, and update its locations if the folder was moved.
 
     Parameters
     ----------
     results
         Results folder.
     uri
-        Tracking URI; nothing is done for that of another store.
+        Tracking URI; other stores than the folder's database are left unchanged.
 
     Returns
     -------
     str
-        What became of a database that could not be used, None where nothing has to be told.
+        Message on a database that could not be used, None without such a message.
 
     Raises
     ------
@@ -82,13 +82,13 @@ class TrackingStore:
     Parameters
     ----------
     uri, results
-        As of :class:`Tracker`.
+        As in :class:`Tracker`.
     settings
-        How long MLflow waits for a server, as its own variables say it; the user's come first.
+        MLflow's environment variables for timeouts of a server; the user's take precedence.
     fold_seconds
-        Seconds that the upload of a fold may take, None for all it takes.
+        Maximum seconds for the upload of a fold, None without limit.
     told
-        Told in a line what became of a database that could not be used.
+        Receives a line about a database that could not be used.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class TrackingStore:
         self._listed: dict[str, StoredRun] = {}
 
     def give(self, run: StoredRun, wait: float = 0.0, *, ask: bool = False) -> bool:
-        """Upload a run and those of its folds that are not there.
+        """Upload a run and those of its folds that are missing in the store.
 
         Parameters
         ----------
@@ -121,7 +121,7 @@ class TrackingStore:
         wait
             Seconds to wait for another process that is uploading it.
         ask
-            Ask the store whether it still has a run that was uploaded before.
+            Query the store whether it still has a run that was uploaded before.
 
         Returns
         -------
@@ -133,7 +133,7 @@ class TrackingStore:
         BusyError
             Another process is uploading it.
         Exception
-            Whatever MLflow raises.
+            Any error of MLflow.
         """
         if not run.done or (not ask and self._was_given(run)):
             return False
@@ -147,7 +147,7 @@ class TrackingStore:
             return True
 
     def _was_given(self, run: StoredRun) -> bool:
-        """Whether a run was uploaded as it is now, as far as this folder knows."""
+        """Whether the current state of a run was uploaded, according to this folder's record."""
         known = self._known(run)
         state = upload_state(with_uploaded(run, known))
         return {**known, **state} == known and not self._is_lost(run, state)
@@ -183,7 +183,7 @@ class TrackingStore:
         path = run.folder.path / RECORD
         record = read_uploads(path)
         record[self._name] = {"experiment_id": experiment, "run_id": run_id, **state}
-        # Without a record the uploads are found by their keys.
+        # Without a record the uploads are identified by their keys.
         with suppress(OSError):
             write_record(path, record)
 
@@ -191,7 +191,7 @@ class TrackingStore:
         return known_uploads(run.folder.path / RECORD, self._name)
 
     def _given_folds(self, run: StoredRun) -> dict[str, str]:
-        """Folds that were uploaded, each with its version; a local database is asked for them."""
+        """Uploaded folds with their versions; verified in a local database."""
         given: dict[str, str] = self._known(run)["folds"]
         if not self._is_default:
             return given
@@ -203,7 +203,7 @@ class TrackingStore:
         return self._name == DATABASE
 
     def _is_lost(self, run: StoredRun, state: dict[str, Any]) -> bool:
-        """Whether a local database does not have what the record says; cheap."""
+        """Whether a local database lacks recorded uploads; cheap to check."""
         if not self._is_default:
             path = local_file(self.uri)
             return path is not None and not path.is_file()
@@ -242,25 +242,25 @@ class TrackingStore:
         return self._client
 
     def _parent(self, client: MlflowClient, run: StoredRun) -> Run | None:
-        """The MLflow run that was made for a run, deleted or not; None where there is none."""
+        """MLflow run created for a run, deleted or not; None if there is none."""
         from mlflow.exceptions import MlflowException
 
         run_id = self._known(run).get("run_id")
         if not isinstance(run_id, str):
             return None
         try:
-            found = client.get_run(run_id)
+            mlflow_run = client.get_run(run_id)
         except MlflowException as error:
             if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 raise
             return None
-        return found if found.data.tags.get(KEY) == run.folder.key else None
+        return mlflow_run if mlflow_run.data.tags.get(KEY) == run.folder.key else None
 
     def _experiment(self, client: MlflowClient, run: StoredRun) -> str:
         from mlflow.exceptions import MlflowException
 
         name = f"{run.facts['dataset']}-{run.facts['protocol']}"
-        if (found := client.get_experiment_by_name(name)) is None:
+        if (experiment := client.get_experiment_by_name(name)) is None:
             location = None
             if self.uri.startswith("sqlite:"):
                 location = (self._results / ARTIFACTS / name).resolve().as_uri()
@@ -270,16 +270,16 @@ class TrackingStore:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                # Another process has just made it.
-                found = client.get_experiment_by_name(name)
+                # Another process has just created it.
+                experiment = client.get_experiment_by_name(name)
             else:
                 return str(made)
-        if found.lifecycle_stage == "deleted":
+        if experiment.lifecycle_stage == "deleted":
             raise BenchError(f"experiment {name} was deleted there; restore it or purge it")
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _describe_experiment(self, client: MlflowClient, experiment: str, run: StoredRun) -> None:
-        # One at a time, so that the last one to write has seen all runs.
+        # One process at a time, so that the last one to write has seen all runs.
         with ExitStack() as held:
             with suppress(StoreError):
                 path = run.folder.path.parent / _CLAIM_OF_DESCRIPTION
@@ -289,10 +289,10 @@ class TrackingStore:
     def _write_description(self, client: MlflowClient, experiment: str, run: StoredRun) -> None:
         facts = run.facts
         beside = []
-        for found in pages.listed_runs(self._results, facts["dataset"], facts["protocol"]):
-            versions = ",".join(found.folder.fold(index).version() for index in found.done)
-            # The same object, so that the rows of the table are not made anew.
-            beside.append(self._listed.setdefault(found.folder.key + versions, found))
+        for listed in pages.listed_runs(self._results, facts["dataset"], facts["protocol"]):
+            versions = ",".join(listed.folder.fold(index).version() for index in listed.done)
+            # The same object, so that the rows of the table are not computed again.
+            beside.append(self._listed.setdefault(listed.folder.key + versions, listed))
         client.set_experiment_tag(experiment, pages.NOTE, pages.experiment_note(beside))
         if pages.VIEW_TAG not in client.get_experiment(experiment).tags:
             view = pages.saved_view(created_at(run))
@@ -300,6 +300,6 @@ class TrackingStore:
 
 
 def _card(run: StoredRun) -> DatasetCard | None:
-    """Card of a run's dataset, None for a card of the user's own: a run does not keep it."""
+    """Card of a run's dataset; None for a user's card, which a run does not store."""
     name = run.facts["dataset"]
     return dataset_card(name) if name in find_datasets() else None

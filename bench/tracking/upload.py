@@ -1,6 +1,6 @@
-"""MLflow: uploads what lies in the result store. Results on disk come first.
+"""Upload of the result store to MLflow. Results on disk come first.
 
-Everything here is a function of stored files, so that what could not be uploaded can be uploaded
+Everything here is a function of stored files, so that a failed upload can be repeated
 later. mlflow is imported when the first upload is due, never for ``--tracking none``.
 """
 
@@ -25,24 +25,24 @@ NONE = "none"
 """Tracking URI that turns uploads off."""
 
 FOLD_SECONDS = 60.0
-"""Seconds that the upload of a fold may take out of a run's time."""
+"""Maximum seconds for the upload of a fold during a run."""
 
 WAIT = DURATION + 15
-"""Seconds that a call waits at its end for other processes that upload the same runs."""
+"""Seconds that a call waits at its end for other processes uploading the same runs."""
 
-# A server that is down must cost a run seconds; nobody waits on an upload of its own.
+# A server that is down must delay a run by seconds only; 'bench sync' may wait longer.
 _SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _LONG_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 
 
 def tracking_uri(asked: str | None, results: Path) -> str:
-    """Where to track: the option, ``MLFLOW_TRACKING_URI``, or SQLite in the results folder."""
+    """Tracking URI: the option, ``MLFLOW_TRACKING_URI``, or SQLite in the results folder."""
     chosen = asked or os.environ.get("MLFLOW_TRACKING_URI")
     return chosen or f"{SQLITE}{database_path(results)}"
 
 
 def newest_page(results: Path, uri: str) -> str | None:
-    """Path, under the server's address, of the page with the newest run that a store was given."""
+    """Path, under the server's address, of the page with the newest uploaded run."""
     newest = ("", "")
     for path in (results / "runs").glob(f"*/*/*/{RECORD}"):
         known = known_uploads(path, store_name(uri, results))
@@ -52,16 +52,16 @@ def newest_page(results: Path, uri: str) -> str | None:
 
 
 class Tracker:
-    """Uploads runs to one tracking store; a failure is told once and ends the uploading.
+    """Uploads runs to one tracking store; a failure causes one warning and ends the uploads.
 
     Parameters
     ----------
     uri
         Tracking URI, or ``none``.
     results
-        Results folder; artifacts of a local database go beside it.
+        Results folder; artifacts of a local database are stored in it.
     warn
-        Told in one line when the store cannot be reached.
+        Receives one line when the store cannot be reached.
     """
 
     def __init__(self, uri: str, results: Path, warn: Callable[[str], None]) -> None:
@@ -71,7 +71,7 @@ class Tracker:
         self._left: dict[Path, StoredRun] = {}
 
     def upload(self, run: StoredRun) -> None:
-        """Upload a run and those of its finished folds that the store does not have yet.
+        """Upload a run and those of its finished folds that the store lacks.
 
         A run that another process is uploading is left for :meth:`finish`. Never raises for a
         store that is down, slow or broken: the results are on disk.
@@ -121,17 +121,17 @@ def sync(results: Path, uri: str, told: Callable[[str], None]) -> str | None:
     uri
         Tracking URI.
     told
-        Told in a line of every run that is uploaded or left out, and of all runs together.
+        Receives a line for every run that is uploaded or left out, and one for all runs.
 
     Returns
     -------
     str
-        Why the store could not be given everything, None if it has everything.
+        Reason why the upload is incomplete, None if it is complete.
 
     Raises
     ------
     BenchError
-        There is nothing to upload, or nowhere to upload it to.
+        There is nothing to upload, or no store.
     """
     if uri == NONE:
         raise BenchError("--tracking none: there is nothing to upload to; name a tracking URI")
@@ -168,7 +168,7 @@ def sync(results: Path, uri: str, told: Callable[[str], None]) -> str | None:
                 give(as_stored(run), max(0.0, end - time.monotonic()))
             except BusyError as error:
                 told(f"{_title(run)}: left out, {error}")
-    except Exception as error:  # noqa: BLE001 - whatever a tracking store fails with is its reason
+    except Exception as error:  # noqa: BLE001 - any error of a store is its reason
         return _reason(store.uri, error)
     told(f"{uploaded} runs uploaded to {public(store.uri)}, {there} were there already")
     return None

@@ -102,7 +102,7 @@ class _Bookkeeping(Callback):
 
 
 class _Resumable(Checkpoint):
-    """Writes the checkpoint a killed fit goes on from.
+    """Writes the checkpoint from which an interrupted fit continues.
 
     A ``Checkpoint`` so that Lightning calls it last: the state of early stopping and of the best
     weights must be that of the same epoch.
@@ -167,7 +167,7 @@ def train(
 
     The module logs ``train_loss`` and, if chance has a known loss, ``chance_level``; with
     `patience` it also logs ``val_loss``. Curves go to ``context.curves``. A fit that was killed
-    goes on from its last checkpoint and ends where an uninterrupted one would.
+    continues from its last checkpoint and gives the result of an uninterrupted fit.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""Tuning: for each test fold a study on folds made of its training patients alone."""
+"""Tuning: for each test fold, a study on inner folds of its training patients."""

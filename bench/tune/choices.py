@@ -1,4 +1,4 @@
-"""What a user can choose of tuning; light, for the command line."""
+"""Choices of tuning options, without heavy imports, for the command line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench.evaluate.scores import LEADING, TUNABLE
 
 
 class Sampler(StrEnum):
-    """How settings are suggested."""
+    """Sampler that suggests settings."""
 
     tpe = "tpe"
     random = "random"
@@ -16,7 +16,7 @@ class Sampler(StrEnum):
 
 
 class Pruner(StrEnum):
-    """How trials are ended early."""
+    """Pruner that ends trials early."""
 
     hyperband = "hyperband"
     median = "median"
@@ -24,7 +24,7 @@ class Pruner(StrEnum):
 
 
 class ObjectiveScore(StrEnum):
-    """Score that is optimised on the inner folds: one of those declared as tunable."""
+    """Score optimised on the inner folds; one of the scores declared as tunable."""
 
     _ignore_ = "choice"
     for choice in TUNABLE:
@@ -32,11 +32,11 @@ class ObjectiveScore(StrEnum):
 
 
 LEADING_SCORE = ObjectiveScore(LEADING)
-"""Score that is optimised unless another is named."""
+"""Score that is optimised by default."""
 
 
 class Budget(StrEnum):
-    """What is the same for every method: trials and time, or the time alone."""
+    """Budget that is equal for all methods: trials and time, or time alone."""
 
     equal = "equal"
     time = "time"

@@ -1,4 +1,4 @@
-"""Pictures of a study: how it went, which settings matter, which values did well."""
+"""Figures of a study: history, importance of the settings, parallel coordinates."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def study_figures(study: Study, folder: Path, score: str) -> list[Path]:
     study
         The study.
     folder
-        Where the PNG files go.
+        Folder for the PNG files.
     score
-        What its values are called.
+        Name of its values.
 
     Returns
     -------
     list of Path
-        The files. Importances take two finished trials that differ, so they may be missing.
+        The files. Importances need two finished trials that differ and may be missing.
     """
     import optuna.visualization.matplotlib as draw
     from optuna.importance import FanovaImportanceEvaluator
@@ -60,14 +60,14 @@ def study_figures(study: Study, folder: Path, score: str) -> list[Path]:
 
 
 def _save(picture: Callable[[], Any], path: Path) -> None:
-    """Draw with the library's functions, which use matplotlib's global state, and tidy it up."""
+    """Save a figure of the library and close it; the library draws in global state."""
     import matplotlib.pyplot as plt
 
     backend = plt.get_backend()
     plt.switch_backend("agg")
     try:
         with warnings.catch_warnings(), plt.style.context("default"):
-            warnings.simplefilter("ignore")  # experimental, says the library
+            warnings.simplefilter("ignore")  # the library warns that it is experimental
             picture()
             figure = plt.gcf()
             figure.set_size_inches(8, 5)

@@ -1,4 +1,4 @@
-"""Folds inside a fold: made of its training sections, so that a study cannot see its test side."""
+"""Inner folds of a fold, made from its training sections, so that a study sees no test data."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from bench.protocol.rules import Protocol
 def inner_folds(
     fold: Fold, dataset: Dataset, protocol: Protocol, count: int
 ) -> tuple[Dataset, Folds]:
-    """Divide the training and validation sections of a fold anew.
+    """Divide the training and validation sections of a fold into inner folds.
 
     Parameters
     ----------
     fold
-        The fold whose test side stays out of sight.
+        Outer fold; its test sections are not used.
     dataset
         All sections.
     protocol
-        Rules of the comparison; panel, scales and HEG hold inside as outside.
+        Rules of the comparison; panel, scales and HEG are the same for inner folds.
     count
-        Largest number of inner folds, at least two: one patient each up to so many patients,
+        Maximum number of inner folds, at least two: one patient each up to that many patients,
         above that groups of patients. Sections of a single training patient are left out one by
         one instead.
 
     Returns
     -------
     tuple of Dataset and Folds
-        The first has no section but the fold's training sections.
+        The dataset contains only the fold's training sections.
 
     Raises
     ------
     BenchError
-        There is one training section: nothing can be held out of it.
+        There is only one training section, so none can be held out.
     """
     seen = dataset.only((*fold.train, *fold.validation))
     patients = {dataset.card.section(name).patient for name in seen.hashes}
@@ -60,7 +60,7 @@ def inner_folds(
 def inner_inputs(
     seen: Dataset, folds: Folds, protocol: Protocol, listed_panel: tuple[str, ...] | None
 ) -> list[FoldSource]:
-    """What the data of the inner folds are made of: no section but those of `seen`."""
+    """Sources of the data of the inner folds: only sections of `seen`."""
     return [
         FoldSource(seen, protocol, listed_panel, folds, index) for index in range(len(folds.folds))
     ]

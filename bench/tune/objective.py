@@ -31,55 +31,55 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 RUNGS = (1 / 9, 1 / 3)
-"""Shares of the epochs after which the first inner fold is looked at, to prune by."""
+"""Shares of the epochs after which the first inner fold is scored for pruning."""
 
 
 class TrialFailedError(Exception):
-    """A trial ended by a fault of its settings; the study goes on."""
+    """A trial failed because of its settings; the study continues."""
 
 
 class SurplusTrialError(Exception):
-    """A trial that another worker is doing already."""
+    """A trial that another worker already runs."""
 
 
 class FixedOrSuggested:
-    """A trial that does not search what the user has set."""
+    """A trial with some settings fixed by the user."""
 
     def __init__(self, trial: Trial, fixed: Mapping[str, Any]) -> None:
         self._trial, self._fixed = trial, fixed
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._trial, name)
+        attribute = getattr(self._trial, name)
         if not name.startswith("suggest_"):
-            return found
+            return attribute
 
         def suggest(setting: str, *arguments: Any, **options: Any) -> Any:
             if setting in self._fixed:
                 return self._fixed[setting]
-            return found(setting, *arguments, **options)
+            return attribute(setting, *arguments, **options)
 
         return suggest
 
 
 class Objective:
-    """What a study optimises; it holds the inner folds and nothing of the test fold.
+    """Objective of a study, with the data of the inner folds and none of the test fold.
 
     Parameters
     ----------
     method, kind
-        What a worker knows the method by, and its class.
+        Reference of the method for workers, and its class.
     base
         Dataset's name and preset, which the settings begin with.
     fixed
-        Settings that the user chose.
+        Settings fixed by the user.
     folds
         Inner folds; scores are taken on their held-out sections.
     score
         Name of a tunable score: mean over sections, then over inner folds.
     seed, device, precision
-        As for a run.
+        As in a run.
     prunes
-        Whether to look at the fit before it ends.
+        Whether to score the fit before it ends.
     worker
         Name of the process that runs the trials.
     """
@@ -116,13 +116,13 @@ class Objective:
         Raises
         ------
         TrialPruned
-            It does too badly to go on.
+            Its score is too poor to continue.
         TrialFailedError
-            Its settings do not work; the reason stands in the trial.
+            Its settings fail; the reason is stored in the trial.
         SurplusTrialError
-            Another worker is doing this slot.
+            Another worker runs this slot.
         DataError, StoreError
-            What no setting can mend.
+            An error not caused by the settings.
         """
         trial.set_user_attr(WORKER, self._worker)
         slot = trial.user_attrs.get(SLOT)
@@ -137,7 +137,7 @@ class Objective:
         except Exception as error:  # a method may fail in any way; the study must not
             if disk_is_full(error):
                 raise
-            # A worker's reason names the error already.
+            # The reason from a worker already names the error.
             named = "" if isinstance(error, WorkerFailedError) else f"{type(error).__name__}: "
             reason = f"{named}{one_line(error, 300)}"
             trial.set_user_attr(REASON, reason)
@@ -156,7 +156,7 @@ class Objective:
             values, seconds = fit.values()
             spent += seconds
             totals += values
-            if np.isnan(totals).all():  # some may be: all neighbours alike are no prediction
+            if np.isnan(totals).all():  # some may be NaN: constant predictions have no score
                 raise TrainingError(
                     f"{self._score.name} is undefined: every prediction is constant"
                 )
@@ -174,7 +174,7 @@ class Objective:
     def task(
         self, inputs: FoldInputs, configs: Sequence[MethodConfig], looks: Sequence[float], out: Path
     ) -> FitTask:
-        """What a worker is asked to do for one inner fold."""
+        """Task of a worker for one inner fold."""
         return FitTask(
             method=self._method,
             configs=tuple(config.model_dump(mode="json") for config in configs),
@@ -203,9 +203,9 @@ class Objective:
 
 
 class _Fit:
-    """A trial's fit of one inner fold, by a worker that holds no truth.
+    """Fit of a trial on one inner fold, by a worker without the truth.
 
-    Half-trained predictions are scored on the way, and the trial is pruned by them.
+    Predictions during training are scored, and their scores decide on pruning.
     """
 
     def __init__(
@@ -227,9 +227,9 @@ class _Fit:
         Raises
         ------
         TrialPruned
-            It does too badly to go on.
+            Its score is too poor to continue.
         DataError, StoreError
-            What no setting can mend.
+            An error not caused by the settings.
         """
         cache = cache_folder()
         cache.mkdir(parents=True, exist_ok=True)
@@ -258,11 +258,11 @@ class _Fit:
         return np.array(values), spent - self._seconds
 
     def _looked(self, out: Path, look: int) -> bool:
-        """Score half-trained predictions; whether the trial goes on."""
+        """Score predictions made during training; True if the trial continues."""
         start = time.perf_counter()
         value = self._objective.score(self._inputs.data, self._read(out, look=look))
         self._seconds += time.perf_counter() - start
-        if math.isnan(value):  # constant so far; what comes of it is seen at the end
+        if math.isnan(value):  # constant so far; the final score decides
             return True
         self._trial.report(value, look)
         self._pruned = self._trial.should_prune()
@@ -275,12 +275,13 @@ class _Fit:
 def predict_variants(
     kind: type[Method], config: MethodConfig, fixed: Mapping[str, Any]
 ) -> Iterator[tuple[dict[str, Any], MethodConfig]]:
-    """Settings for prediction alone, the configured ones first.
+    """Variants of the settings used in prediction only, the configured ones first.
 
     Yields
     ------
     tuple of dict and MethodConfig
-        The values of the method's ``predict_space``, without what the user set, and the whole.
+        The values of the method's ``predict_space``, without those set by the user, and all
+        settings.
     """
     searched = {name: values for name, values in kind.predict_space.items() if name not in fixed}
     own = {name: getattr(config, name) for name in searched}

@@ -31,12 +31,12 @@ class RayStudies:
         self._executor = executor
 
     def begin(self, specs: Sequence[StudySpec]) -> None:
-        """Check that all nodes reach the trials, and fetch weights.
+        """Check that all nodes can reach the storage of the trials, and fetch weights.
 
         Raises
         ------
         BenchError
-            They would not reach them, or weights cannot be fetched.
+            A node cannot reach the storage, or weights cannot be fetched.
         """
         for spec in specs:
             self._executor.check_storage(spec.request.storage)
@@ -48,7 +48,7 @@ class RayStudies:
         Raises
         ------
         BenchError
-            What no setting can mend, or every worker was lost.
+            An error not caused by the settings, or every worker was lost.
         """
         study = open_study(spec, runs=False)
         searched = search_space(spec)
@@ -61,7 +61,7 @@ class RayStudies:
         if not is_over(spec, study.get_trials(deepcopy=False), searched):
             raise BenchError(
                 f"study of {spec.kind.name}, fold {spec.job.fold}: every worker ended"
-                f" ({lost or 'without a reason'}) with trials left; call again to go on"
+                f" ({lost or 'without a reason'}) with trials left; call again to continue"
             )
 
 
@@ -71,7 +71,7 @@ def work_on_node(spec: StudySpec, job: Job) -> None:
     Parameters
     ----------
     spec
-        The study as the caller has it.
+        Study with the caller's paths.
     job
         Its job with the paths of this node.
     """

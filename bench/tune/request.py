@@ -1,4 +1,4 @@
-"""What a user asks of tuning: the one place that holds its defaults."""
+"""Request for tuning; defines the defaults of tuning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_TRIALS = 100_000
 
 @dataclass(frozen=True)
 class TuneRequest:
-    """What to tune, on what, and for how long.
+    """Methods, data and budget of tuning.
 
     Attributes
     ----------
@@ -22,7 +22,7 @@ class TuneRequest:
     trials
         Trials of each study; a study is one method on one outer fold.
     timeout
-        Seconds of trials of each study and worker, None without limit; a trial that has begun is
+        Seconds of trials per study and worker, None without limit; a trial that has begun is
         finished.
     jobs
         Worker processes.
@@ -46,12 +46,12 @@ class TuneRequest:
 
 
 def equal_budget(request: TuneRequest, budget: Budget) -> TuneRequest:
-    """The request with what the budget means.
+    """Request with the limits of the budget applied.
 
     Raises
     ------
     ConfigError
-        ``time`` without a time.
+        Budget ``time`` without a timeout.
     """
     if budget == Budget.equal:
         return request

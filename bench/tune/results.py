@@ -1,4 +1,4 @@
-"""What a study leaves: its best settings, the table of its trials, and what it cost."""
+"""Results of a study: its best settings, the table of its trials, and its cost."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ class Tuned:
     config
         All settings of the method.
     params
-        Those that were searched.
+        Searched settings.
     value
-        Score on the inner folds.
+        Score of the best settings on the inner folds.
     default_value
-        The same of the default settings, None where they were not tried.
+        Score of the default settings, None if they were not tried.
     trials
-        Settled trials by what became of them.
+        Number of settled trials by state.
     seconds
-        Time that the trials took.
+        Duration of the trials.
     study
         The study's folder, under the results folder.
     """
@@ -120,7 +120,7 @@ def write_results(spec: StudySpec, study: Study) -> Tuned:
 
 
 def _run_fields(spec: StudySpec) -> dict[str, Any]:
-    """What ``bench run --config`` takes from ``best.yaml`` to run the settings as they were tuned.
+    """Fields of ``best.yaml`` with which ``bench run --config`` runs the tuned settings.
 
     Paths of files are absolute, because the file may be used in another working directory.
     """
@@ -150,7 +150,7 @@ def _absolute(path: str | Path) -> str:
 
 
 def best_trial(spec: StudySpec, trials: list[FrozenTrial]) -> FrozenTrial:
-    """The finished trial with the best value, the earliest of equals.
+    """Finished trial with the best value; the earliest if several are equal.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def best_trial(spec: StudySpec, trials: list[FrozenTrial]) -> FrozenTrial:
 
 
 def trial_table(trials: list[FrozenTrial]) -> pd.DataFrame:
-    """One row a settled trial: slot, state, value, seconds, settings, reason of a failure."""
+    """One row per settled trial: slot, state, value, seconds, settings, reason of a failure."""
     rows = []
     for slot, trial in sorted(holders(trials).items()):
         if not settled(trial):

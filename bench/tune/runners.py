@@ -1,4 +1,4 @@
-"""Where the workers of studies run, from where jobs run."""
+"""Choice of the study runner that belongs to an executor of jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.tune.tuning import LocalStudies, StudyRunner
 
 
 def make_study_runner(executor: Executor, watcher: JobWatcher) -> StudyRunner:
-    """Runner of studies that belongs to an executor of jobs; on this machine where none does."""
+    """Study runner that belongs to an executor of jobs; by default on this machine."""
     if isinstance(executor, SlurmExecutor):
         return SlurmStudies(executor, watcher)
     if isinstance(executor, RayExecutor):

@@ -1,4 +1,4 @@
-"""The trials a study owes: numbered slots, so that no worker does another's again."""
+"""Planned trials of a study as numbered slots, so that no trial is run by two workers."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 SLOT, WORKER, REASON = "slot", "worker", "reason"
-"""User attributes of a trial: its slot, who runs it, why it failed."""
+"""User attributes of a trial: its slot, its worker, its reason of failure."""
 
 
 def settled(trial: FrozenTrial) -> bool:
-    """Whether a trial has come to an end of its own: done, pruned, or failed with a reason."""
+    """Whether a trial is finished, pruned, or failed with a reason."""
     if trial.state == TrialState.FAIL:
         return REASON in trial.user_attrs
     return trial.state in {TrialState.COMPLETE, TrialState.PRUNED}
 
 
 def holders(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
-    """The trial that counts for each slot: the first that was not lost with its worker."""
-    found: dict[int, FrozenTrial] = {}
+    """Trial that counts for each slot: the first that was not lost with its worker."""
+    by_slot: dict[int, FrozenTrial] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
         slot = trial.user_attrs.get(SLOT)
         lost = trial.state == TrialState.FAIL and not settled(trial)
         if slot is not None and not lost:
-            found.setdefault(int(slot), trial)
-    return found
+            by_slot.setdefault(int(slot), trial)
+    return by_slot
 
 
 def fill(study: Study, slots: int, defaults: Mapping[str, Any] | None) -> None:
-    """Queue a trial for every slot that has none; the first one tries the default settings.
+    """Queue a trial for every slot without one; the first trial uses the default settings.
 
     Parameters
     ----------
     study
         The study.
     slots
-        Trials that are owed.
+        Number of planned trials.
     defaults
         Default value of every searched setting; None where one lies outside its range.
     """
@@ -54,15 +54,15 @@ def fill(study: Study, slots: int, defaults: Mapping[str, Any] | None) -> None:
 
 
 def counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
-    """Settled trials by what became of them."""
-    found = Counter(
+    """Number of settled trials by state."""
+    by_state = Counter(
         trial.state.name.lower() for trial in holders(trials).values() if settled(trial)
     )
-    return {name: found.get(name, 0) for name in ("complete", "pruned", "fail")}
+    return {name: by_state.get(name, 0) for name in ("complete", "pruned", "fail")}
 
 
 def seconds(trials: Sequence[FrozenTrial]) -> float:
-    """Time that the settled trials took, in seconds; interruptions do not count."""
+    """Duration of the settled trials in seconds, without interruptions."""
     lengths = [trial.duration for trial in holders(trials).values() if settled(trial)]
     return sum(length.total_seconds() for length in lengths if length is not None)
 

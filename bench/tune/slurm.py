@@ -1,7 +1,7 @@
 """Studies whose workers are tasks of a Slurm cluster.
 
 Each task is one worker of one study. The workers of a study share its trials through its storage,
-as processes on one machine do, so the caller has only to keep enough of them alive.
+as processes on one machine do, so the caller only keeps enough workers running.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class SlurmStudies:
     Parameters
     ----------
     executor
-        The cluster, and what to ask of it.
+        Executor of the cluster, with its profile.
     watcher
-        Told what the user should know.
+        Receives warnings.
     """
 
     elsewhere: ClassVar[bool] = True
@@ -52,7 +52,7 @@ class SlurmStudies:
         self._unsubmitted: list[list[Assignment]] = []
 
     def begin(self, specs: Sequence[StudySpec]) -> None:
-        """Submit the workers that are missing.
+        """Submit missing workers.
 
         Raises
         ------
@@ -86,12 +86,12 @@ class SlurmStudies:
             raise DetachedError(self._describe())
 
     def run(self, spec: StudySpec, told: Callable[[Study], None]) -> None:
-        """Wait until a study has what it owes.
+        """Wait until all planned trials of a study are settled.
 
         Raises
         ------
         DetachedError
-            The user interrupted this process; the workers go on.
+            The user interrupted this process; the workers continue.
         BenchError
             Its workers ended too often with trials left.
         """
@@ -133,7 +133,7 @@ class SlurmStudies:
                 spec = self._open[key]
                 raise BenchError(
                     f"study of {spec.kind.name}, fold {spec.job.fold}: every worker ended with"
-                    f" trials left, the last one: {reason}; call again to go on"
+                    f" trials left, the last one: {reason}; call again to continue"
                 )
 
     def _alive(self) -> Counter[str]:
@@ -147,13 +147,13 @@ class SlurmStudies:
 def run_worker(
     submission: Submission, task: int, content: Mapping[str, Any], watcher: JobWatcher
 ) -> None:
-    """Work on one study in this process until it is over; what a task does.
+    """Work on one study in this process until it is over; called by a task.
 
     Raises
     ------
     BenchError
-        The data are not on this node, this installation would make another study, or what no
-        setting can mend; the caller is told by the task's report.
+        The data are not on this node, this installation makes a different study, or an error is
+        not caused by the settings; the caller reads it in the report of the task.
     """
     reporter = Reporter(submission, task, watcher)
     (of,) = submission.bundles[task]
@@ -180,16 +180,16 @@ def tune_request_to_json(request: TuneRequest) -> dict[str, Any]:
 
 
 def tune_request_from_json(content: Mapping[str, Any]) -> TuneRequest:
-    """The request that :func:`tune_request_to_json` was given.
+    """Request from the object that :func:`tune_request_to_json` made.
 
     Raises
     ------
     DataError
-        Not such an object, as when another version of the package wrote it.
+        Not such an object, for example written by another version of the package.
     """
     try:
         values = {**content, "run": request_from_json(content["run"])}
-        TuneRequest(**values)  # knows its fields, but reads no enumeration from its text
+        TuneRequest(**values)  # checks the names of fields, but does not parse enumerations
         return TypeAdapter(TuneRequest).validate_python(values)
     except (KeyError, TypeError, ValidationError) as error:
         reason = one_line(error)

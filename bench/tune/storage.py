@@ -1,4 +1,4 @@
-"""Where the trials of a study are kept, and what becomes of those whose worker died."""
+"""Storage of the trials of a study, and recovery of trials whose worker died."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ JOURNAL = "journal.log"
 WORKERS = "workers"
 
 HEARTBEAT_SECONDS = 20
-"""How often a worker tells a database that it lives; after three silences it counts as dead."""
+"""Seconds between heartbeats of a worker in a database; it counts as dead after three missed."""
 
 RETRIES = 1
-"""How often a trial is begun again whose worker died."""
+"""Maximum number of restarts of a trial whose worker died."""
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
@@ -53,7 +53,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # experimental, says the library
+            warnings.simplefilter("ignore")  # the library warns that it is experimental
             if url is None:
                 path = folder / JOURNAL
                 _mend(path)
@@ -72,7 +72,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
             f"--storage {_public(url)}: its driver is not installed ({one_line(error)});"
             " pip install 'spotbench[postgresql]' or 'spotbench[mysql]'"
         ) from error
-    except Exception as error:  # the libraries below have no error in common
+    except Exception as error:  # the libraries below share no base error
         where = _public(url) if url else folder / JOURNAL
         raise StoreError(
             f"{where}: cannot be used as a tuning storage ({type(error).__name__}:"
@@ -81,7 +81,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
 
 
 def _public(url: str | None) -> str:
-    """A URL without its password."""
+    """URL without its password."""
     parts = urlsplit(url or "")
     if parts.password is None:
         return url or ""
@@ -92,7 +92,7 @@ def _journal_lock(path: Path) -> Any:
     from optuna.storages.journal._file import BaseJournalFileLock
 
     class SystemLock(BaseJournalFileLock):
-        """A lock that the system frees when its process dies; the library's own ones stay."""
+        """Lock that the system frees when its process dies, unlike the library's own locks."""
 
         def __init__(self) -> None:
             self._lock = FileLock(f"{path}.lock")
@@ -108,7 +108,7 @@ def _journal_lock(path: Path) -> Any:
 
 
 def _mend(path: Path) -> None:
-    """Cut off a last line that a killed process left unfinished; the next one would join it."""
+    """Remove an unfinished last line of a killed process; the next line would be appended to it."""
     if not path.is_file():
         return
     with FileLock(f"{path}.lock"), path.open("r+b") as stream:
@@ -133,7 +133,7 @@ def retry(study: Study, trial: FrozenTrial) -> None:
 
 @contextmanager
 def living_worker(folder: Path) -> Iterator[str]:
-    """Hold a lock as long as this worker lives; gives the worker's name for its trials."""
+    """Hold a lock while this worker runs; yields the worker's name for its trials."""
     name = uuid.uuid4().hex
     path = folder / WORKERS / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,30 +147,30 @@ def living_worker(folder: Path) -> Iterator[str]:
 def requeue_stale_trials(study: Study, folder: Path) -> int:
     """Fail the running trials of workers that died on this file system, and queue them again.
 
-    Workers on other machines, whose lock is not here, are told dead by their heartbeat instead.
+    Workers on other machines have no lock here; a missing heartbeat marks them as dead.
 
     Returns
     -------
     int
-        How many trials that were.
+        Number of trials queued again.
     """
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
-    found = 0
+    requeued = 0
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         path = folder / WORKERS / f"{trial.user_attrs.get('worker')}.lock"
         if not path.is_file():
             continue
         try:
             with FileLock(path, timeout=0):
-                # Holding the dead one's lock, no one else is burying it.
+                # The lock of the dead worker excludes other processes.
                 storage = study._storage
                 now = storage.get_trial(trial._trial_id)
                 if now.state == TrialState.RUNNING:
                     storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
                     retry(study, now)
-                    found += 1
+                    requeued += 1
         except (Timeout, UpdateFinishedTrialError):
             continue
-    return found
+    return requeued

@@ -1,4 +1,4 @@
-"""One study: a method on one outer fold, by one or several workers."""
+"""One study: tuning of a method on one outer fold, by one or several workers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _CAUGHT = (TrialFailedError, SurplusTrialError)
 _POLL_SECONDS = 0.5
 _GRID_POINTS = 4
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it says, we say in a line a study
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # our watcher reports one line per study
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class StudySpec:
     request
         Budget, sampler, pruner, objective.
     fixed
-        Settings that the user chose for the method.
+        Settings fixed by the user.
     name
-        Name in the storage; another name for anything that makes other trials.
+        Name in the storage; it differs for anything that changes the trials.
     folder
-        Where its files go.
+        Folder for its files.
     """
 
     job: Job
@@ -85,17 +85,17 @@ class StudySpec:
 
     @property
     def base(self) -> tuple[str, str]:
-        """Dataset's name and preset, which settings begin with."""
+        """Dataset's name and preset, which determine the base settings."""
         return self.job.source.dataset.card.name, self.request.run.preset
 
     @property
     def direction(self) -> Literal["minimize", "maximize"]:
-        """Which way is better."""
+        """Direction of optimisation."""
         return "minimize" if BY_NAME[self.request.objective].better == "lower" else "maximize"
 
 
 def open_study(spec: StudySpec, *, runs: bool = True) -> Study:
-    """The study as its storage has it, made if it is new.
+    """Open the study in its storage; create it if it is new.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def open_study(spec: StudySpec, *, runs: bool = True) -> Study:
         Whether trials will be run, which takes a sampler and a pruner.
     """
     spec.folder.mkdir(parents=True, exist_ok=True)
-    # A database is not safe from two that make its first tables at once.
+    # Two processes must not create the tables of a database at the same time.
     with FileLock(spec.job.run.results / "tuning" / ".storage.lock"):
         return optuna.create_study(
             study_name=spec.name,
@@ -117,12 +117,12 @@ def open_study(spec: StudySpec, *, runs: bool = True) -> Study:
 
 
 def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) -> None:
-    """Run trials until the study has what it owes or its time is up; what a worker does.
+    """Run trials until all planned trials are settled or the time is up; called by a worker.
 
     Raises
     ------
     BenchError
-        What no setting can mend: data, storage.
+        An error not caused by the settings, such as of data or storage.
     """
     study = open_study(spec)
     searched = search_space(spec)
@@ -167,11 +167,11 @@ def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) ->
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.optimize(objective, n_trials=1, catch=_CAUGHT, gc_after_trial=True)
             else:
-                time.sleep(_POLL_SECONDS)  # others are at the last ones; one of them may die
+                time.sleep(_POLL_SECONDS)  # other workers run the last trials; one of them may die
 
 
 def search_space(spec: StudySpec) -> dict[str, BaseDistribution]:
-    """Settings that are searched, each with its range; empty where there is nothing to search."""
+    """Searched settings with their ranges; empty if nothing is searched."""
     probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
     spec.kind.search_space(FixedOrSuggested(probe, spec.fixed))
     return dict(probe.distributions)
@@ -180,7 +180,7 @@ def search_space(spec: StudySpec) -> dict[str, BaseDistribution]:
 def default_values(
     spec: StudySpec, searched: Mapping[str, BaseDistribution]
 ) -> dict[str, Any] | None:
-    """Default of every searched setting, None where one lies outside its range."""
+    """Default of every searched setting; None if one lies outside its range."""
     config = spec.kind.configure(*spec.base, spec.fixed)
     values = {name: getattr(config, name) for name in searched}
     for name, distribution in searched.items():
@@ -194,7 +194,7 @@ def default_values(
 
 
 def owed(spec: StudySpec, searched: Mapping[str, BaseDistribution]) -> int:
-    """Trials that the study shall have; a grid has no more than its points."""
+    """Number of planned trials; for a grid at most its number of points."""
     asked = spec.request.trials
     if spec.request.sampler == Sampler.grid:
         points = int(np.prod([len(values) for values in _grid(searched).values()]))
@@ -216,7 +216,7 @@ def _sampler(
     spec: StudySpec, searched: Mapping[str, BaseDistribution], trials: list[FrozenTrial]
 ) -> BaseSampler:
     begun = sum(trial.state != TrialState.WAITING for trial in trials)
-    # Alone, a study repeats itself; workers beside one another must not draw the same.
+    # A single worker is reproducible; parallel workers must not draw the same samples.
     entropy = [spec.job.seed, begun]
     if any(trial.state == TrialState.RUNNING for trial in trials):
         entropy.append(os.getpid())
@@ -231,7 +231,7 @@ def _sampler(
 
 
 def _grid(searched: Mapping[str, BaseDistribution]) -> dict[str, list[Any]]:
-    """A few values of every range, evenly spread on its scale."""
+    """Grid of a few values of every range, evenly spaced on its scale."""
     grid: dict[str, list[Any]] = {}
     for name, of in searched.items():
         if isinstance(of, CategoricalDistribution):

@@ -38,34 +38,34 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.5
 
 _DECIDING = ("bench.tune.study",)
-"""Modules that decide, with what they import, what a trial is worth."""
+"""Modules that determine, with their imports, the value of a trial."""
 
 
 class StudyRunner(Protocol):
-    """Runs the workers of studies somewhere.
+    """Runner of the workers of studies.
 
     Attributes
     ----------
     elsewhere
-        Whether they run on other machines than this one.
+        Whether workers run on other machines.
     """
 
     elsewhere: ClassVar[bool]
 
     def begin(self, specs: Sequence[StudySpec]) -> None:
-        """Take notice of all studies, before the first is run."""
+        """Prepare for all studies, before the first is run."""
 
     def run(self, spec: StudySpec, told: Callable[[Study], None]) -> None:
         """Run one study to its end; see :func:`run_study`."""
 
 
 class LocalStudies:
-    """Studies one after another on this machine."""
+    """Runner of studies one after another on this machine."""
 
     elsewhere: ClassVar[bool] = False
 
     def begin(self, specs: Sequence[StudySpec]) -> None:
-        """Nothing is begun beforehand."""
+        """Do nothing: studies need no preparation here."""
 
     def run(self, spec: StudySpec, told: Callable[[Study], None]) -> None:
         """Run one study to its end; see :func:`run_study`."""
@@ -73,21 +73,21 @@ class LocalStudies:
 
 
 class TuningWatcher(JobWatcher):
-    """Told what happens while studies run; the base class ignores it."""
+    """Receiver of events of studies; the base class ignores them."""
 
     def study_started(self, spec: StudySpec, inner: int) -> None:
-        """A study begins, or goes on, on so many inner folds."""
+        """Report that a study begins or continues on `inner` inner folds."""
 
     def study_progress(self, spec: StudySpec, study: Study) -> None:
-        """Trials may have been finished."""
+        """Report that trials may have finished."""
 
     def study_done(self, spec: StudySpec, tuned: Tuned | None, said: str) -> None:
-        """The study is over; None where no trial gave a value."""
+        """Report that the study is over; `tuned` is None if no trial gave a value."""
 
 
 @dataclass(frozen=True)
 class AllFailed:
-    """A study none of whose trials gave a value."""
+    """A study in which no trial gave a value."""
 
     method: str
     fold: int
@@ -101,7 +101,7 @@ def tune(
 ) -> tuple[dict[str, dict[int, Tuned]], list[AllFailed]]:
     """Find the best settings of every method for every outer fold.
 
-    A study that was interrupted goes on; one that has its trials is only read.
+    An interrupted study is continued; a complete one is only read.
 
     Parameters
     ----------
@@ -110,12 +110,12 @@ def tune(
     watcher
         Told what happens.
     runner
-        Where the workers run; on this machine where None.
+        Runner of the workers; None: on this machine.
 
     Returns
     -------
     tuple
-        What was found, by method and outer fold, and the studies in which every trial failed.
+        Best settings by method and outer fold, and the studies in which every trial failed.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def tune(
         The request cannot be met, or the storage cannot be used.
     """
     watcher, runner = watcher or TuningWatcher(), runner or LocalStudies()
-    found: dict[str, dict[int, Tuned]] = {}
+    results: dict[str, dict[int, Tuned]] = {}
     failed: list[AllFailed] = []
     specs = plan_studies(request, elsewhere=runner.elsewhere)
     for spec in specs:  # the whole request is checked before the first trial
@@ -146,14 +146,14 @@ def tune(
         tuned = write_results(spec, study)
         if known != tuned.trials:
             study_figures(study, spec.folder, request.objective.value)
-        found.setdefault(method, {})[fold] = tuned
+        results.setdefault(method, {})[fold] = tuned
         watcher.study_done(spec, tuned, said)
-    return found, failed
+    return results, failed
 
 
 def refit(
     request: TuneRequest,
-    found: Mapping[str, Mapping[int, Tuned]],
+    results: Mapping[str, Mapping[int, Tuned]],
     *,
     uploads: Uploads | None = None,
     watcher: JobWatcher | None = None,
@@ -164,15 +164,15 @@ def refit(
     Returns
     -------
     list of RunResult
-        The default settings on the tuned folds, then the best ones: runs as any other.
+        Runs with the default settings on the tuned folds, then with the best settings.
     """
-    folds = tuple(sorted({fold for of in found.values() for fold in of}))
-    run = replace(request.run, methods=tuple(found), folds=folds, oracles=False)
+    folds = tuple(sorted({fold for of in results.values() for fold in of}))
+    run = replace(request.run, methods=tuple(results), folds=folds, oracles=False)
     best = {
         method: {fold: FoldSettings(tuned.config, tuned.study) for fold, tuned in of.items()}
-        for method, of in found.items()
+        for method, of in results.items()
     }
-    # Workers that shared a study come here together: one does the work, the others find it done.
+    # Processes that shared a study arrive together: one does the work, the others skip it.
     lock = request.run.results / "tuning" / ".refit.lock"
     with FileLock(lock):
         return [
@@ -182,7 +182,7 @@ def refit(
 
 
 def plan_studies(request: TuneRequest, *, elsewhere: bool = False) -> list[StudySpec]:
-    """One study a method and outer fold, checked before anything is run.
+    """One study per method and outer fold, checked before anything is run.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def plan_studies(request: TuneRequest, *, elsewhere: bool = False) -> list[Study
     Raises
     ------
     BenchError
-        A control, an oracle, a method with nothing to search; or what a run would refuse.
+        A control, an oracle, a method with nothing to search; or an invalid request for a run.
     """
     if request.jobs < 1 or request.trials < 1 or request.inner_folds < 2:
         raise ConfigError("tuning needs at least one job, one trial and two inner folds")
@@ -203,7 +203,7 @@ def plan_studies(request: TuneRequest, *, elsewhere: bool = False) -> list[Study
         if not is_own(name):
             _tunable(name)
     plan = make_plan(replace(request.run, oracles=False), elsewhere=elsewhere)
-    for name in filter(is_own, methods):  # another process has imported it without harm
+    for name in filter(is_own, methods):  # a worker process has imported it without error
         _tunable(name)
     specs = []
     for run in plan.runs:
@@ -238,7 +238,7 @@ def _tunable(name: str) -> type[Method]:
 
 
 def _fixed(settings: Mapping[str, Any], method_spec: MethodSpec) -> dict[str, Any]:
-    """What the user set for a method, as its settings have it."""
+    """Settings fixed by the user for a method, validated."""
     config, facts = method_spec.config, method_spec.facts
     owners = {method_spec.label, method_spec.method, facts.name if facts else None}
     return {
@@ -249,7 +249,7 @@ def _fixed(settings: Mapping[str, Any], method_spec: MethodSpec) -> dict[str, An
 
 
 def _study_name(request: TuneRequest, run_key: str, job: Job, fixed: Mapping[str, Any]) -> str:
-    """Another name for all that makes other trials; a larger budget goes on with the same."""
+    """Name that differs with anything that changes the trials; a larger budget keeps the name."""
     return canonical_hash(
         {
             "run": run_key,
@@ -275,7 +275,7 @@ def run_study(spec: StudySpec, told: Callable[[Study], None]) -> None:
     Raises
     ------
     BenchError
-        What no setting can mend, or that every worker died.
+        An error not caused by the settings, or every worker died.
     """
     if spec.request.jobs == 1:
         work(spec, told)
@@ -306,12 +306,12 @@ def run_study(spec: StudySpec, told: Callable[[Study], None]) -> None:
         codes = sorted({worker.exitcode for worker in workers if worker.exitcode})
         raise BenchError(
             f"study of {spec.kind.name}, fold {spec.job.fold}: every worker ended (exit status"
-            f" {', '.join(map(str, codes))}) with trials left; call again to go on"
+            f" {', '.join(map(str, codes))}) with trials left; call again to continue"
         )
 
 
 def _work_quietly(spec: StudySpec, threads: int, classes: Mapping[str, bytes]) -> None:
-    """Work of a worker process; an error that no setting can mend is one line."""
+    """Work on a study in a worker process; an error not due to the settings prints one line."""
     from bench.worker.child import limit_threads
 
     take_over(classes)

@@ -1,1 +1,1 @@
-"""The process that fits and predicts: it is handed a fold without its truth."""
+"""The process that fits and predicts; it receives a fold without its truth."""

@@ -79,7 +79,7 @@ def main(
         Environment variables of the harness, which the server that forks may not have.
     setup
         ``log``: file for what is printed, or None; ``threads``: number of threads of numerical
-        libraries, or None; ``classes``: methods that were handed over, see
+        libraries, or None; ``classes``: methods passed as classes, see
         :func:`bench.own_methods.pickled_classes`.
     """
     channel = Channel(connection)

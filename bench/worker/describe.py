@@ -1,4 +1,4 @@
-"""What the harness must know of a method, found where its module may be imported."""
+"""Facts about a method for the harness, collected in a process that may import its module."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def describe(
     changes = own_settings(kind, settings, used, method)
     config = kind.configure(dataset, preset, changes)
     code, harness = own_code(method, kind)
-    found = find_methods().get(method)
-    if found is not None and found.entry is not None and found.entry.dist is not None:
-        code[f"dist {found.entry.dist.name}"] = found.entry.dist.version
+    installed = find_methods().get(method)
+    if installed is not None and installed.entry is not None and installed.entry.dist is not None:
+        code[f"dist {installed.entry.dist.name}"] = installed.entry.dist.version
     return {
         "facts": {
             "name": kind.name,

@@ -109,7 +109,7 @@ def _write(out: Path, look: int, config: int, predictions: Sequence[np.ndarray])
 
 
 class _Look:
-    """Sends the predictions of a half-trained method; the harness says whether to go on."""
+    """Sends predictions made during training; the harness decides whether to continue."""
 
     def __init__(
         self,

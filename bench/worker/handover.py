@@ -1,4 +1,4 @@
-"""What a worker is handed of a fold: training data and slides, as files it can only read.
+"""Input of a worker: training data and slides of a fold, as read-only files.
 
 The arrays are mapped into the memory of every worker of the fold, not copied, and refuse every
 write. Images stay with the harness, which cuts patches when a worker asks for them: nothing that
@@ -37,7 +37,7 @@ class HandedPatches(PatchSource):
     Attributes
     ----------
     number
-        Number of the section among those handed over.
+        Number of the section in the worker's input.
     ask
         Asks the harness for patches.
     """
@@ -57,12 +57,12 @@ def sections_of(training: TrainingData, slides: Sequence[Slide]) -> list[Slide]:
 
 
 def content_of(training: TrainingData, slides: Sequence[Slide]) -> tuple[str, str]:
-    """SHA-256 of all that a fold hands to ``fit`` and ``predict``, pixels by their image's hash.
+    """SHA-256 of the input of ``fit`` and ``predict``, with images represented by their hashes.
 
     Returns
     -------
     tuple of str
-        With images, and without, as a method is handed it that does not look at images.
+        Hash with images, and hash without images for methods that do not use them.
     """
     parts: list[Any] = [list(training.panel)]
     plain = list(parts)
@@ -85,7 +85,7 @@ def array_hash(array: np.ndarray) -> str:
 
 
 def hand_over(training: TrainingData, slides: Sequence[Slide], folder: Path) -> None:
-    """Write what a worker is handed into an existing folder.
+    """Write the input of a worker into an existing folder.
 
     Parameters
     ----------

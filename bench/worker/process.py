@@ -33,7 +33,7 @@ from bench.own_methods import pickled_classes
 from bench.worker import child
 
 _LONGEST_MESSAGE = 1 << 24
-_PATIENCE = 5.0
+_EXIT_SECONDS = 5.0
 """Seconds that a worker which has answered may take to end."""
 
 _LOG_TAIL = 20_000
@@ -192,7 +192,7 @@ class Worker:
     def end(self) -> None:
         """End the process and those that it started; calling it again does nothing."""
         if self._process.is_alive() and self._result is not None:
-            self._process.join(_PATIENCE)
+            self._process.join(_EXIT_SECONDS)
         pid = self._process.pid
         if pid is not None and hasattr(os, "killpg"):
             with suppress(ProcessLookupError, PermissionError):

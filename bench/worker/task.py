@@ -34,11 +34,11 @@ class FitTask:
     inputs
         Folder that :func:`bench.worker.handover.hand_over` wrote.
     images
-        Whether the method looks at images.
+        Whether the method uses images.
     out
         Existing folder for predictions and model.
     scratch
-        Folder for training checkpoints, None where an interrupted fit begins anew.
+        Folder for training checkpoints, None if an interrupted fit starts again.
     seed, device, precision, compile
         See :class:`bench.method.Context`.
     checkpoint

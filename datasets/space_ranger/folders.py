@@ -119,7 +119,7 @@ def discover(
     files = files_under(folder)
     places = _places(files)
     chosen = _of_one_bin_size(places, bin_micrometres)
-    found = [_section(place, genome, bin_micrometres) for place in chosen]
+    sections = [_section(place, genome, bin_micrometres) for place in chosen]
     homes = {place.home for place in places}
     alone = [
         not_read(
@@ -129,7 +129,7 @@ def discover(
         for matrix in files
         if matrix.name.endswith("feature_bc_matrix.h5") and matrix.parent not in homes
     ]
-    return found + alone
+    return sections + alone
 
 
 def _places(files: Sequence[Path]) -> list[_Place]:

@@ -124,8 +124,8 @@ class DynamicConvolution(nn.Module):
         height, width = (edge - edge % self.size for edge in images.shape[-2:])
         windows = F.pixel_unshuffle(images[..., :height, :width], self.size)
         # One matrix product an image: a grouped convolution of n groups takes many times longer.
-        found = kernels.flatten(2) @ windows.flatten(2)
-        return found.unflatten(2, windows.shape[-2:])
+        outputs = kernels.flatten(2) @ windows.flatten(2)
+        return outputs.unflatten(2, windows.shape[-2:])
 
 
 def squash(capsules: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ class GraphAttentionHead(nn.Module):
 
 
 class GraphAttention(nn.Module):
-    """Several heads of graph attention, and one over what they found.
+    """Several heads of graph attention, and one more over their concatenated outputs.
 
     Parameters
     ----------
@@ -266,8 +266,8 @@ class GraphAttention(nn.Module):
             edges = with_loops_where_alone(edges, len(spots))
         spots = self.dropout(spots)
         heads = [self.get_submodule(f"attention_{head}") for head in range(self.heads)]
-        found = torch.cat([head(spots, edges, as_released) for head in heads], dim=1)
-        return self.out_att(self.dropout(found), edges, as_released)
+        features = torch.cat([head(spots, edges, as_released) for head in heads], dim=1)
+        return self.out_att(self.dropout(features), edges, as_released)
 
 
 def with_loops_where_alone(edges: Tensor, spots: int) -> Tensor:

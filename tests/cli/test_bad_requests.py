@@ -35,7 +35,7 @@ def run(bench, tiny, results):
         ("mclstxp", ["unknown method 'mclstxp'", "mclstexp"]),
         ("mean,detph", ["unknown method 'detph'", "depth"]),
         ("shuffled:mclst", ["unknown method 'mclst'", "mclstexp"]),
-        ("shuffled:mean", ["does not look at images"]),
+        ("shuffled:mean", ["does not use images"]),
         ("shuffled", ["shuffled:METHOD"]),
         ("mean,shuffled", ["shuffled:METHOD"]),
         ("", ["no method", "bench list"]),
@@ -355,7 +355,7 @@ def test_panel_other_than_the_card_says(run, damaged, results):
 def test_published_protocol_on_an_unpublished_dataset(run, damaged, results, missing, words):
     damaged.edit_card(**missing)
     answer = run("--protocol", "published", dataset=damaged)
-    assert_refused(answer, words, "protocol strict works")
+    assert_refused(answer, words, "use protocol strict")
     assert_nothing_half_written(results)
 
 

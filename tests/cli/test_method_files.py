@@ -259,7 +259,7 @@ def test_a_name_that_is_none_is_refused(run, folder, name):
         ("./folder.py", ["folder.py: a folder; name the Python file"]),
         ("./" + "x" * 300 + ".py", ["cannot be read"]),
         ("class:Shrunk@0123456789abcdef", ["handed to another process"]),
-        ("shuffled:./mine.py", ["shuffled:shrunk", "does not look at images"]),
+        ("shuffled:./mine.py", ["shuffled:shrunk", "does not use images"]),
     ],
 )
 def test_a_path_that_is_none_is_one_line(run, results, folder, path, words):

@@ -111,7 +111,7 @@ def test_every_check_has_a_title_of_one_sentence():
         ("FitsByASettingOfPrediction", "with floor=0.5 a new fit changes predictions by up to "),
         ("PredictsEachAlike", "with floor=0.5 predict_each differs from predict by up to "),
         ("PredictsEachOnce", "predict_each gave 1 results for 3 settings"),
-        ("LeavesItsSettings", "predict_each leaves other settings behind than it found"),
+        ("LeavesItsSettings", "predict_each changes the settings of the method"),
         ("SearchesUnderAnotherName", "it suggests {'log_ridge': -6.0} and sets {'ridge': 1e-06};"),
         ("SearchesOneSettingTwice", "floor is both in its search space and in predict_space"),
         ("PredictsWithWhatIsNot", "predict_space: flor=0.0: unknown setting of brightness 'flor'"),

@@ -82,7 +82,7 @@ def test_what_is_no_plain_file_is_not_sent(tmp_path, kind):
     else:
         names = {"link": target, "broken link": tmp_path / "absent", "folder link": tmp_path}
         (folder / "odd").symlink_to(names[kind])
-    with pytest.raises(StoreError, match="odd: is no plain file"):
+    with pytest.raises(StoreError, match="odd: not a regular file"):
         pack(folder)
 
 

@@ -72,7 +72,7 @@ def counts(**known):
 
 
 def get(card, root, **options):
-    outcome = fetch_dataset(card, root, patience=options.pop("patience", QUICK), **options)
+    outcome = fetch_dataset(card, root, policy=options.pop("policy", QUICK), **options)
     for fault in outcome.failed.values():
         assert "\n" not in fault
         assert len(fault) < 700
@@ -87,10 +87,10 @@ def fetch(server, tmp_path):
     """Fetches ``/file`` with the given answers; the target, and an error where there was one."""
     target = tmp_path / "data" / "file.tsv"
 
-    def fetch(*answers, limits=None, patience=QUICK, watcher=None, source=None, **known):
+    def fetch(*answers, limits=None, policy=QUICK, watcher=None, source=None, **known):
         url = server.give("file", *answers) if answers else ""
         file = FileCard(path="file.tsv", **known)
-        downloader = Downloader(patience, limits or Limits(), watcher)
+        downloader = Downloader(policy, limits or Limits(), watcher)
         try:
             downloader.fetch(source or Source(url), file, target)
         except DataError as error:
@@ -167,15 +167,13 @@ def test_a_plain_refusal_is_not_tried_again(fetch, server, code):
 
 
 def test_a_server_that_drips_counts_as_stalled(fetch, server):
-    error = fetch(
-        broken.dripping(CONTENT), patience=RetryPolicy(read=0.3, attempts=1, slowest=1000)
-    )
+    error = fetch(broken.dripping(CONTENT), policy=RetryPolicy(read=0.3, attempts=1, slowest=1000))
     assert "stalls" in error
 
 
 def test_a_slow_server_is_waited_for(fetch):
-    patience = RetryPolicy(read=0.2, attempts=1, slowest=5)
-    assert fetch(broken.dripping(b"0123456789"), patience=patience) == b"0123456789"
+    policy = RetryPolicy(read=0.2, attempts=1, slowest=5)
+    assert fetch(broken.dripping(b"0123456789"), policy=policy) == b"0123456789"
 
 
 @pytest.mark.parametrize("content", [broken.endless(), broken.chunked(bytes(5000))])
@@ -232,7 +230,7 @@ def test_the_body_of_a_redirect_is_not_read(fetch, server):
         handler.server.stopping.wait(5)
 
     server.give("there", broken.whole(CONTENT))
-    assert fetch(answer, patience=RetryPolicy(read=1, attempts=1)) == CONTENT
+    assert fetch(answer, policy=RetryPolicy(read=1, attempts=1)) == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -267,7 +265,7 @@ def test_bytes_of_failed_attempts_are_taken_back(fetch):
 def test_pauses_grow(fetch, monkeypatch):
     pauses = []
     monkeypatch.setattr("tenacity.nap.time.sleep", pauses.append)
-    fetch(broken.status(503), patience=RetryPolicy(attempts=5, pause=1, longest_pause=6))
+    fetch(broken.status(503), policy=RetryPolicy(attempts=5, pause=1, longest_pause=6))
     assert pauses == [1, 2, 4, 6]
 
 

@@ -250,12 +250,12 @@ class Hdf5File:
 
     def _parts(self, name: str) -> list[str]:
         """Data sets of a column that is stored as a group, and of groups in it."""
-        found = []
+        parts = []
         for child in self.names(name):
             part = f"{name}/{child}"
             self.attribute(part, "encoding-type")
-            found += [part] if self.kind(part) == "data set" else self._parts(part)
-        return found
+            parts += [part] if self.kind(part) == "data set" else self._parts(part)
+        return parts
 
     def _dataset(self, name: str) -> h5py.Dataset:
         import h5py

@@ -66,7 +66,7 @@ def read_table(
         Plain or gzip-compressed file.
     columns
         Columns to take, by the names in its first line; all of its columns, in order, where it
-        has no such line. The name "" stands for a first column without one.
+        has no such line. The name "" denotes a first column without a name.
     separator
         Between the fields of a line.
     text

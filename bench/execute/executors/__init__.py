@@ -1,1 +1,1 @@
-"""Where jobs run: local workers, Slurm, Ray. What a job computes does not depend on it."""
+"""Executors of jobs: local workers, Slurm, Ray. The result of a job does not depend on them."""

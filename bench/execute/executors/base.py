@@ -1,4 +1,4 @@
-"""What every executor promises, and who is told of it."""
+"""Interface of executors, and the watcher of their jobs."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from bench.execute.plan import Job, Plan
 
 
 class JobWatcher:
-    """Told what happens; the base class ignores it."""
+    """Receiver of events; the base class ignores them."""
 
     def planned(self, plan: Plan) -> None:
-        """The request has been checked."""
+        """Report that the request has been checked."""
 
     def job_started(self, job: Job) -> None:
         """A job begins."""
 
     def job_progress(self, job: Job, done: int, total: int, note: str) -> None:
-        """A fit has come so far."""
+        """Report the progress of a fit."""
 
     def job_skipped(self, job: Job) -> None:
-        """The job's result is there already."""
+        """Report that the job's result already exists."""
 
     def job_rescored(self, job: Job) -> None:
-        """The job's stored predictions have been scored anew; nothing was fitted."""
+        """Report that the job's stored predictions have been scored again without fitting."""
 
     def job_done(self, job: Job) -> None:
-        """The job's result has been stored."""
+        """Report that the job's result has been stored."""
 
     def job_failed(self, job: Job, reason: str) -> None:
-        """The method failed; other jobs go on."""
+        """Report that the method failed; other jobs continue."""
 
     def warn(self, message: str) -> None:
-        """Something the user should know."""
+        """Report a warning to the user."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A fold that did not finish, and why."""
+    """A fold that did not finish, with the reason."""
 
     label: str
     fold: int
@@ -47,12 +47,12 @@ class Failure:
 
 
 class Executor(Protocol):
-    """Runs the jobs of a plan somewhere; their results lie in the result store afterwards.
+    """Runs the jobs of a plan; their results are in the result store afterwards.
 
     Attributes
     ----------
     elsewhere
-        Whether jobs run on other machines than this one.
+        Whether jobs run on other machines.
     """
 
     elsewhere: ClassVar[bool]
@@ -63,9 +63,9 @@ class Executor(Protocol):
         Parameters
         ----------
         plan
-            What to do; ``plan.request.force`` redoes finished folds.
+            Jobs; with ``plan.request.force`` finished folds are repeated.
         watcher
-            Told of every job, in this process.
+            Receives events of every job, in this process.
         stored
             Called in this process after a result has been written.
 

@@ -1,4 +1,4 @@
-"""The executor that a user asked for; only its own libraries are imported."""
+"""Choice of the executor; only the libraries of the chosen one are imported."""
 
 from __future__ import annotations
 

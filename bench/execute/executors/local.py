@@ -1,4 +1,4 @@
-"""Jobs on this machine: one worker process a job, several at a time if asked."""
+"""Jobs on this machine: one worker process per job, several at a time on request."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class LocalExecutor:
     Attributes
     ----------
     jobs
-        Workers at a time; the cores are divided among them.
+        Number of parallel workers; the cores are divided among them.
     gpus
         Numbers of the GPUs that workers use, one each in turn; torch's choice where empty.
     time_limit
         Seconds that the fit and prediction of one job may take, None without limit.
     isolation
-        ``none`` fits and predicts in this process, for a debugger; the result says so.
+        ``none`` fits and predicts in this process, for debugging; the result records it.
     threads
-        Threads of a worker; its share of the cores where None.
+        Threads of a worker; None: its share of the cores.
     """
 
     elsewhere: ClassVar[bool] = False
@@ -76,18 +76,18 @@ def run_jobs(
 ) -> list[Failure]:
     """Run jobs on this machine; finished folds are skipped unless `force`.
 
-    A fold that another process works on is waited for. A method that fails, in whatever way,
-    costs its fold, whose folder then holds the reason. Data or settings that a method of this
-    package refuses, and a store that cannot be written, end everything.
+    Folds that another process works on are waited for. A method that fails, for any reason,
+    loses its fold, whose folder then contains the reason. Data or settings that a method of this
+    package refuses, and a store that cannot be written, end the call.
 
     Parameters
     ----------
     jobs
-        In the order in which they are begun.
+        Jobs, in the order in which they are started.
     watcher
-        Told what happens.
+        Receives events.
     force
-        Whether to do finished folds again.
+        Whether to repeat finished folds.
     stored
         Called after each job whose result has been written.
     where
@@ -117,7 +117,7 @@ def run_jobs(
 
 @dataclass
 class _Running:
-    """A job that a worker is at."""
+    """A job that a worker is running."""
 
     job: Job
     inputs: FoldInputs
@@ -144,7 +144,7 @@ class _Loop:
         self._running: list[_Running] = []
         self._folds = InputsOfFolds()
         self._begun = time.time()
-        self._refused: set[int] = set()  # jobs that others were at when we came
+        self._refused: set[int] = set()  # jobs that other processes were running first
         self._slots = max(where.jobs, len(where.gpus))
         self._networks = any(job.method_spec.needs_image for job in jobs)
 
@@ -153,19 +153,19 @@ class _Loop:
             began = self._begin()
             if self._running:
                 waits = [on for running in self._running for on in running.worker.waits_on]
-                connections.wait(waits, self._patience())
+                connections.wait(waits, self._wait_seconds())
                 for running in list(self._running):
                     self._step(running)
             elif self._pending and not began:
-                time.sleep(_POLL_SECONDS)  # other processes are at all that is left
+                time.sleep(_POLL_SECONDS)  # other processes run all remaining jobs
 
     def close(self) -> None:
         for running in list(self._running):
             self._end(running)
         self._folds.close()
 
-    def _patience(self) -> float:
-        """Longest wait; an interruption that another thread raises is seen after it."""
+    def _wait_seconds(self) -> float:
+        """Maximum wait in seconds; an interruption raised by another thread is seen after it."""
         left = [running.worker.seconds_left for running in self._running]
         waits = [seconds for seconds in left if seconds is not None]
         return min([_POLL_SECONDS, *waits])
@@ -173,7 +173,7 @@ class _Loop:
     # ------------------------------------------------------------------------ beginning
 
     def _begin(self) -> bool:
-        """Begin what can be begun; whether anything was."""
+        """Start the jobs that can be started; True if any was."""
         began = False
         for job in list(self._pending):
             if len(self._running) >= self._slots:
@@ -186,7 +186,7 @@ class _Loop:
         return began
 
     def _waits_for_its_method(self, job: Job) -> bool:
-        """Whether a permuted-image control has a method to come whose fit it will take."""
+        """Whether the job is a permuted-image control whose method has not been fitted yet."""
         if job.twin is None:
             return False
         others = [*self._pending, *(running.job for running in self._running)]
@@ -194,7 +194,7 @@ class _Loop:
         return any(other.folder.path == source for other in others)
 
     def _begin_one(self, job: Job) -> bool:
-        """Begin a job, or find it done; False where another process is at it."""
+        """Start a job, or skip it if done; False if another process is running it."""
         inputs = self._folds.of(job.source)
         known = id(job) in self._refused
         if not known and not self._force and self._is_settled(job, inputs):
@@ -218,7 +218,7 @@ class _Loop:
         return True
 
     def _is_settled(self, job: Job, inputs: FoldInputs) -> bool:
-        """Whether the result is there with its scores; says so."""
+        """Whether the result exists with its scores; reports it to the watcher."""
         fit, score = job_keys(job, inputs)
         state = job.folder.state()
         if state.damage and state.fit_key in {"", fit}:
@@ -229,7 +229,7 @@ class _Loop:
         return True
 
     def _was_settled_by_another(self, job: Job, inputs: FoldInputs) -> bool:
-        """Whether the process that was at a job finished it, or saw it fail."""
+        """Whether the process that was running a job finished it or recorded its failure."""
         if self._is_settled(job, inputs):
             return True
         try:
@@ -243,7 +243,7 @@ class _Loop:
     def _start(self, job: Job, inputs: FoldInputs, held: ExitStack, lease: Any) -> None:
         self._watcher.job_started(job)
         if job.method_spec.method is not None and self._where.isolation == "process":
-            start_server(networks=self._networks)  # it imports while data are read here
+            start_server(networks=self._networks)  # it imports while this process reads data
         self._folds.keep_only([inputs, *(running.inputs for running in self._running)])
         clock = time.perf_counter()
         try:

@@ -1,4 +1,4 @@
-"""What a task of a cluster does: make the plan again, run its jobs, report."""
+"""Task of a cluster: make the plan again, run its jobs, report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOWHERE = "http://127.0.0.1:9"
 
 
 class Reporter(JobWatcher):
-    """Writes down what becomes of a task's assignments, for the caller to read."""
+    """Records the outcome of a task's assignments for the caller."""
 
     def __init__(self, submission: Submission, task: int, watcher: JobWatcher) -> None:
         self._submission = submission
@@ -33,11 +33,11 @@ class Reporter(JobWatcher):
         self._report = TaskReport()
 
     def begin(self, name: str) -> None:
-        """An assignment is begun."""
+        """Record that an assignment has started."""
         self._write(begun=(*self._report.begun, name))
 
     def refuse(self, reason: str) -> None:
-        """The task cannot do its work."""
+        """Record that the task cannot run."""
         self._write(refused=f"{reason} (on {platform.node()})")
 
     def job_started(self, job: Job) -> None:
@@ -46,20 +46,20 @@ class Reporter(JobWatcher):
         self._watcher.job_started(job)
 
     def job_progress(self, job: Job, done: int, total: int, note: str) -> None:
-        """A fit has come so far."""
+        """Pass on the progress of a fit."""
         self._watcher.job_progress(job, done, total, note)
 
     def job_skipped(self, job: Job) -> None:
-        """The job's result is there already."""
+        """Record that the job's result already exists."""
         self._write(kept=(*self._report.kept, _name(job)))
         self._watcher.job_skipped(job)
 
     def job_rescored(self, job: Job) -> None:
-        """The job's stored predictions have been scored anew."""
+        """Record that the job's stored predictions have been scored again."""
         self._watcher.job_rescored(job)
 
     def job_done(self, job: Job) -> None:
-        """The job's result has been stored."""
+        """Record that the job's result has been stored."""
         self._watcher.job_done(job)
 
     def job_failed(self, job: Job, reason: str) -> None:
@@ -68,7 +68,7 @@ class Reporter(JobWatcher):
         self._watcher.job_failed(job, reason)
 
     def warn(self, message: str) -> None:
-        """Something the user should know."""
+        """Pass on a warning to the user."""
         self._watcher.warn(message)
 
     def _write(self, **changes: Any) -> None:
@@ -84,11 +84,11 @@ def run_assignments(
     Parameters
     ----------
     submission, task
-        Which jobs.
+        Submission, and number of the task.
     content
         The request as JSON.
     watcher
-        Told what happens, in the task's log.
+        Receives events, for the task's log.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def run_assignments(
     Raises
     ------
     BenchError
-        The data are not on this node, or this installation would make another plan; the caller
+        The data are not on this node, or this installation makes a different plan; the caller
         is told by the task's report.
     """
     reporter = Reporter(submission, task, watcher)
@@ -118,12 +118,12 @@ def run_assignments(
 
 
 def prepare_data(request: Request, *, fetch: bool) -> None:
-    """Check that a dataset is on this node; it is fetched only if that is allowed.
+    """Check that a dataset is on this node; fetch it if allowed.
 
     Raises
     ------
     DataError
-        It is not, or could not be fetched.
+        The dataset is missing or could not be fetched.
     """
     card = dataset_card(request.dataset)
     if fetch:
@@ -138,7 +138,7 @@ def prepare_data(request: Request, *, fetch: bool) -> None:
 
 
 def forbid_downloads() -> None:
-    """Let every download of this process and its children fail at once.
+    """Make every download of this process and its children fail immediately.
 
     Nodes without internet would otherwise wait for the time limit of each attempt.
     """
@@ -150,10 +150,10 @@ def forbid_downloads() -> None:
 
 
 def _planned(request: Request, assignments: Sequence[Assignment]) -> list[Job]:
-    """The jobs that a task was assigned, from the plan as this node makes it."""
+    """Jobs assigned to a task, from the plan made on this node."""
     plan = make_plan(request)
     jobs = {(job.method_spec.label, job.fold): job for job in plan.jobs()}
-    found = []
+    planned = []
     for of in assignments:
         job = jobs.get((of.label, of.fold))
         if job is None or job.run.key != of.key:
@@ -161,16 +161,16 @@ def _planned(request: Request, assignments: Sequence[Assignment]) -> list[Job]:
                 f"{of.label}, fold {of.fold}: code, packages or data have changed since the"
                 " submission; submit again"
             )
-        found.append(job)
+        planned.append(job)
     for run in plan.runs:
-        # The calling process has done so, and removes it again if it is refused afterwards.
-        if any(job.run == run.folder for job in found):
+        # The caller has described the run too, and removes the description if Slurm refuses it.
+        if any(job.run == run.folder for job in planned):
             run.folder.describe(run.facts)
-    return found
+    return planned
 
 
 def _to_force(of: Assignment, job: Job) -> bool:
-    """Whether a valid result is to be replaced that has not been replaced yet."""
+    """Whether a valid result still has to be replaced."""
     return of.force and job.folder.is_done() and job.folder.version() == of.replaces
 
 

@@ -1,4 +1,4 @@
-"""What a user may say about where jobs run; plain values, so that reading them imports nothing."""
+"""Options of the executors; plain values, so that reading them imports nothing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ LOCAL, SLURM, RAY = "local", "slurm", "ray"
 
 
 def _of(executor: str, option: str) -> dict[str, str]:
-    """The executor that alone reads a field, and the command-line option that sets it."""
+    """Metadata of a field: the only executor that reads it, and the option that sets it."""
     return {"executor": executor, "option": option}
 
 
 @dataclass(frozen=True)
 class ExecutorOptions:
-    """Where jobs run, and how.
+    """Executor of the jobs, and its options.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class ExecutorOptions:
         Raises
         ------
         BenchError
-            Naming the option and the executor it belongs to.
+            The option belongs to another executor; the message names both.
         """
         for of in fields(self):
             owner = of.metadata.get("executor", self.executor)

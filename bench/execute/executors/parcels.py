@@ -1,4 +1,4 @@
-"""Folders on their way between machines without a shared disk: packed into arrays of bytes."""
+"""Transfer of folders between machines without a shared disk, packed into arrays of bytes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def pack(folder: Path) -> dict[str, np.ndarray]:
     Raises
     ------
     StoreError
-        The folder contains a symbolic link or something else that is no plain file.
+        The folder contains a symbolic link or another entry that is not a regular file.
     """
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise StoreError(f"{path}: is no plain file and cannot be sent")
+            raise StoreError(f"{path}: not a regular file, and cannot be sent")
         if path.is_file():
             files[path.relative_to(folder).as_posix()] = file_content(path)
     return files
@@ -40,7 +40,7 @@ def file_content(path: Path) -> np.ndarray:
 
 
 def unpack(files: Files, folder: Path) -> None:
-    """Write files into a new folder; no name leads out of it.
+    """Write files into a new folder; names that lead out of it are refused.
 
     Raises
     ------
@@ -63,12 +63,12 @@ def unpack(files: Files, folder: Path) -> None:
 
 
 def inside(name: str) -> PurePosixPath:
-    """Path of a received file relative to its folder.
+    """Validated path of a received file relative to its folder.
 
     Raises
     ------
     StoreError
-        The name is absolute, contains ``..``, or is no plain path for another reason.
+        The name is absolute, contains ``..``, or is otherwise not a plain relative path.
     """
     path = PurePosixPath(name)
     if (
@@ -92,14 +92,14 @@ def _is_text(name: str) -> bool:
 
 
 def map_texts(settings: Any, change: Callable[[str], str]) -> Any:
-    """Settings in which every text has been changed.
+    """Settings with a function applied to every text.
 
     Parameters
     ----------
     settings
         JSON values, such as the settings of a method.
     change
-        Gives the new text.
+        Function that returns the new text.
     """
     if isinstance(settings, Mapping):
         return {name: map_texts(value, change) for name, value in settings.items()}

@@ -1,4 +1,4 @@
-"""The profile of a Slurm cluster: what its administrators and a job's size ask for."""
+"""The profile of a Slurm cluster: the options and resources of its tasks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OURS = {
     "wait": "W",
     "wrap": "",
 }
-"""Options of sbatch that the executor sets itself or cannot do with, and their short forms."""
+"""Options of sbatch that the executor sets itself or does not support, with short forms."""
 
 
 def _one_line(text: str) -> str:
@@ -91,14 +91,14 @@ Variables = Annotated[dict[str, Text], AfterValidator(_variables)]
 
 
 class Profile(BaseModel):
-    """What to ask of a cluster for each task of an array; a task runs one or several folds.
+    """Resources and options of each task of an array; a task runs one or several folds.
 
     Attributes
     ----------
     partition
-        One name or several with commas; the cluster's default where None.
+        One name, or several separated by commas; None: the cluster's default.
     time
-        Time limit of a task, as Slurm writes it.
+        Time limit of a task, in Slurm's notation.
     cpus
         Processors of a task.
     gpus
@@ -106,29 +106,29 @@ class Profile(BaseModel):
     memory
         Memory of a task, with its unit.
     account, qos, constraint, exclude
-        As the options of ``sbatch``; `exclude` lists nodes.
+        Options of ``sbatch`` of the same name; `exclude` lists nodes.
     setup
         Shell lines before the task: modules, virtual environment.
     python
-        Interpreter on the nodes; the calling one where None.
+        Interpreter on the nodes; None: that of the caller.
     environment
         Variables of the task.
     sbatch_options
-        Further options, one a line.
+        Further options, one per item.
     bundle
         Folds that a task runs one after another.
     array_limit
-        Tasks of an array, where fewer are allowed than the cluster's ``MaxArraySize``.
+        Maximum number of tasks of an array, if below the cluster's ``MaxArraySize``.
     max_parallel
-        Tasks that run at a time.
+        Maximum number of tasks running at a time.
     retries
         Resubmissions of a fold whose task ended without a result.
     fetch
         Whether tasks may download data and weights.
     poll_seconds
-        Time between two looks at the queue.
+        Seconds between two queries of the queue.
     settle_seconds
-        Time between the end of a task and the conclusion that its results are missing; shared
+        Seconds between the end of a task and the conclusion that its results are missing; shared
         file systems may show new files late.
     """
 
@@ -174,12 +174,12 @@ class Profile(BaseModel):
 
 
 def read_profile(path: Path) -> Profile:
-    """A profile from its YAML file.
+    """Read a profile from its YAML file.
 
     Raises
     ------
     DataError
-        The file is missing or no YAML, or a field is unknown or wrong.
+        The file is missing or not YAML, or a field is unknown or invalid.
     """
     content = read_yaml(path)
     if not isinstance(content, dict):

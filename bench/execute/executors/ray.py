@@ -1,7 +1,7 @@
 """Jobs as tasks of a Ray cluster. The Ray library is imported when a cluster is used, not before.
 
 A task runs one job with the same code as on this machine, so its numbers are the same. A node that
-is lost costs the tasks that ran on it: Ray begins them anew on other nodes.
+is lost interrupts the tasks that ran on it; Ray restarts them on other nodes.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from bench.files import one_line
 from bench.method_references import is_file
 
 RETRIES = 3
-"""How often a task is begun again whose node or process was lost."""
+"""Maximum number of restarts of a task whose node or process was lost."""
 
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 5.0
-"""Time for cancelled tasks to end by themselves, before their processes are killed."""
+"""Seconds for cancelled tasks to end by themselves, before their processes are killed."""
 
 _AHEAD = 2
-"""Tasks that are submitted for each that can run, so that a node need not wait for the next."""
+"""Submitted tasks per task that can run, so that a node need not wait for the next."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class RayExecutor:
         if self.gpus and not any(job.device == "cuda" for job in jobs):
             watcher.warn("no method of this call uses a GPU; --ray-gpus has no effect")
         fitted, left = ([], jobs) if force else _divided(jobs)
-        # Skipped, or scored anew from stored predictions: nothing for a cluster.
+        # Skipped, or scored again from stored predictions, which needs no cluster.
         failures = run_jobs(fitted, watcher, stored=stored) if fitted else []
         if not left:
             return failures
@@ -86,19 +86,19 @@ class RayExecutor:
         return failures + tasks.failures
 
     def placed(self, job: Job, device: str) -> Job:
-        """A job with the device it has on a node.
+        """Return a job with its device on a node.
 
         Parameters
         ----------
         job
-            The job as it would be run on this machine, which may have other devices.
+            Job planned on this machine, which may have other devices.
         device
-            What the user asked for; ``auto`` is the GPU of a task that has one.
+            Device requested by the user; ``auto`` is the GPU of a task that has one.
 
         Raises
         ------
         BenchError
-            A GPU was asked for, but none for a task.
+            A GPU is requested as device, but not as resource of a task.
         """
         if device == "auto":
             on_gpu = bool(self.gpus) and job.method_spec.needs_image
@@ -111,7 +111,7 @@ class RayExecutor:
         return job
 
     def prepare(self, jobs: Sequence[Job]) -> None:
-        """Fetch the weights that jobs need, since nodes fetch nothing.
+        """Fetch the weights that jobs need, since nodes do not download.
 
         Raises
         ------
@@ -131,28 +131,28 @@ class RayExecutor:
     def run_workers(
         self, job: Job, work: Callable[[Job], None], number: int, told: Callable[[], None]
     ) -> str:
-        """Call a function in several tasks at a time, as the workers of a tuning study.
+        """Call a function in several parallel tasks, the workers of a tuning study.
 
         Parameters
         ----------
         job
-            What the function is called with; on each node its paths are those of the node.
+            Argument of the function; on each node its paths are those of the node.
         work
-            Function of a module, or a partial of one. It is called again if its node is lost.
+            Module-level function, or a partial of one. It is called again if its node is lost.
         number
             Number of tasks.
         told
-            Called now and then while they run.
+            Called at intervals while they run.
 
         Returns
         -------
         str
-            Why a task was lost for good; empty where none was.
+            Reason why a task was lost after all restarts; empty if none was.
 
         Raises
         ------
         BenchError
-            What the function raised.
+            Error raised by the function.
         """
         with connected(self.address) as ray, self._transfer(job.run.results) as transfer:
             task = self._task(ray, run_work, job)
@@ -179,7 +179,7 @@ class RayExecutor:
         Raises
         ------
         BenchError
-            It is a file, and there is no shared disk, or an SQLite file.
+            It is a file without a shared disk, or an SQLite file.
         """
         server = "a database server with --storage, such as postgresql+psycopg://user@host/name"
         if storage is None and not self.shared_disk:
@@ -203,7 +203,7 @@ class RayExecutor:
 
 @dataclass
 class _RunningTask:
-    """A job that was submitted, and the claim that is held for it."""
+    """A submitted job and the claim held for it."""
 
     number: int
     job: Job
@@ -214,7 +214,7 @@ class _RunningTask:
 
 
 class _Tasks:
-    """The tasks of a call: submits them, listens to them, takes in their results."""
+    """Tasks of a call: submits them, receives their events, stores their results."""
 
     def __init__(
         self,
@@ -234,7 +234,7 @@ class _Tasks:
         self._watcher, self._stored, self._force = watcher, stored, force
         self._expected = installation()
         self._events = _queue_here(ray)
-        self._refused: set[int] = set()  # jobs that other processes were at when we came
+        self._refused: set[int] = set()  # jobs that other processes were running first
         self._limit = _AHEAD * _slots(ray, executor, watcher)
 
     def run(self) -> None:
@@ -242,7 +242,7 @@ class _Tasks:
             while self._pending or self._running:
                 self._submit()
                 if not self._running:
-                    time.sleep(_POLL_SECONDS)  # other processes are at all that is left
+                    time.sleep(_POLL_SECONDS)  # other processes run all remaining jobs
                     continue
                 ready, _ = self._ray.wait(list(self._running), timeout=_POLL_SECONDS)
                 self._listen()
@@ -284,7 +284,7 @@ class _Tasks:
         self._running[running.task] = running
 
     def _waits_for_its_method(self, job: Job) -> bool:
-        """Whether a permuted-image control has a method to come whose fit it will take."""
+        """Whether the job is a permuted-image control whose method has not been fitted yet."""
         if job.twin is None:
             return False
         path = job.twin.fold(job.fold).path
@@ -292,7 +292,7 @@ class _Tasks:
         return any(other.folder.path == path for other in others)
 
     def _claim(self, running: _RunningTask) -> bool:
-        """Claim a fold for a node that cannot do so itself; False if another process is at it."""
+        """Claim a fold for a node that cannot do so itself; False if another process holds it."""
         folder = running.job.folder
         try:
             running.lease = running.held.enter_context(claim(folder.claim_file))
@@ -304,7 +304,7 @@ class _Tasks:
         return True
 
     def _listen(self) -> None:
-        """Pass on what the tasks have told."""
+        """Pass on the events of the tasks."""
         running = {one.number: one for one in self._running.values()}
         while waiting := self._events.qsize():
             for kind, number, *facts in self._events.get_nowait_batch(waiting):
@@ -325,7 +325,7 @@ class _Tasks:
             return
         self._watcher.warn(f"{job.name}: begun again, its node was lost")
         if running.begun > RETRIES + 1:
-            # Ray by itself goes on for ever with a task whose node ran out of memory.
+            # By default Ray restarts a task without limit if its node ran out of memory.
             self._ray.cancel(running.task, force=True)
 
     def _end(self, running: _RunningTask, report: JobReport) -> None:
@@ -361,21 +361,21 @@ class _Tasks:
 def _run_and_tell(
     parcel: Parcel, number: int, force: bool, expected: Mapping[str, str], events: Any
 ) -> JobReport:
-    """What a task runs."""
+    """Run a job and send its events; executed by a task."""
 
     def tell(event: tuple[Any, ...]) -> None:
-        # Waiting for the queue, a task would give its CPU to another one.
+        # While waiting for the queue, a task would release its CPU to another one.
         events.actor.put_nowait.remote(event)
 
     return run_parcel(parcel, number, force, expected, tell)
 
 
 def _report(ray: ModuleType, reference: Any) -> JobReport:
-    """What a task that has ended reports."""
+    """Report of an ended task."""
     try:
         report: JobReport = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        # Methods fail inside of a report; this is the node's installation, or a fault of ours.
+        # Errors of methods are in the report; this is the node's installation or a bug here.
         cause = getattr(error, "cause", error)
         return JobReport(
             "refused", f"a node failed: {type(cause).__name__}: {one_line(cause, 300)}"
@@ -387,7 +387,7 @@ def _report(ray: ModuleType, reference: Any) -> JobReport:
 
 
 def _cancel(ray: ModuleType, references: Sequence[Any]) -> None:
-    """Cancel tasks; those that do not end by themselves are killed."""
+    """Cancel tasks; kill those that do not end by themselves."""
     for reference in references:
         with suppress(ray.exceptions.RayError):
             ray.cancel(reference)
@@ -399,7 +399,7 @@ def _cancel(ray: ModuleType, references: Sequence[Any]) -> None:
 
 
 def _queue_here(ray: ModuleType) -> Any:
-    """A queue that tasks write into; it lives and dies with this machine."""
+    """Queue that tasks write into, located on this machine."""
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -409,7 +409,7 @@ def _queue_here(ray: ModuleType) -> Any:
 
 
 def _slots(ray: ModuleType, executor: RayExecutor, watcher: JobWatcher) -> int:
-    """Tasks that the cluster can run at a time, at least one."""
+    """Number of tasks that the cluster can run at a time, at least one."""
     cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     slots = sum(int(number // executor.cpus) for number in cpus)
     if not slots:
@@ -420,7 +420,7 @@ def _slots(ray: ModuleType, executor: RayExecutor, watcher: JobWatcher) -> int:
 
 
 def _divided(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
-    """Jobs whose fit is in the results, with its scores or without, and the others."""
+    """Jobs with a stored fit, with or without its scores, and the other jobs."""
     fitted: list[Job] = []
     left: list[Job] = []
     with closing(InputsOfFolds()) as folds:

@@ -1,4 +1,4 @@
-"""A Ray cluster: which one is meant, whether it answers, and a quiet connection to it."""
+"""Connection to a Ray cluster: its address, a check that it answers, and quiet output."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from bench.errors import BenchError
 from bench.files import one_line
 
 LOCAL, AUTO = "local", "auto"
-"""Addresses: a cluster started for this call alone, and the one that runs on this machine."""
+"""Addresses: a cluster started for this call, and the cluster running on this machine."""
 
 CONNECT_SECONDS = 5.0
-"""Time within which the port of a cluster must accept a connection."""
+"""Seconds within which the port of a cluster must accept a connection."""
 
 ANSWER_SECONDS = 30.0
-"""Time within which a cluster must take in a first client."""
+"""Seconds within which a cluster must accept a first client."""
 
 _NO_STATISTICS = {"RAY_USAGE_STATS_ENABLED": "0"}
 
-# Ray itself would wait for minutes, and write to the terminal meanwhile.
+# Ray itself would wait for minutes and write to the terminal.
 _PROBE = """
 import sys, ray
 try:
@@ -45,19 +45,19 @@ def check_installed() -> None:
     Raises
     ------
     BenchError
-        It is not; the message has the command that installs it.
+        Ray is not installed; the message contains the command that installs it.
     """
     if importlib.util.find_spec("ray") is None:
         raise BenchError("--executor ray needs the Ray library; pip install 'spotbench[ray]'")
 
 
 def cluster_address(asked: str | None) -> str:
-    """Address of the cluster: as asked, else of ``RAY_ADDRESS``, else ``auto``."""
+    """Address of the cluster: the option, else ``RAY_ADDRESS``, else ``auto``."""
     return asked or os.environ.get("RAY_ADDRESS") or AUTO
 
 
 def check_cluster(address: str) -> None:
-    """Check that a cluster answers; nothing is started.
+    """Check that a cluster answers, without starting one.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def _no_answer(address: str, reason: str) -> BenchError:
 
 @contextmanager
 def connected(address: str) -> Iterator[ModuleType]:
-    """Be a client of a cluster; gives the Ray library.
+    """Connect to a cluster; yields the Ray library.
 
     SIGTERM is handled as before; where it would have ended the process, it raises
     ``KeyboardInterrupt``, so that the caller can cancel its tasks. A connection that this process
@@ -124,13 +124,13 @@ def connected(address: str) -> Iterator[ModuleType]:
     Parameters
     ----------
     address
-        ``HOST:PORT``, ``auto``, or ``local`` for a cluster of this machine alone, which ends with
+        ``HOST:PORT``, ``auto``, or ``local`` for a cluster on this machine, which ends with
         the connection.
 
     Raises
     ------
     BenchError
-        No connection is made.
+        The connection fails.
     """
     import ray
 
@@ -148,7 +148,7 @@ def connected(address: str) -> Iterator[ModuleType]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except Exception as error:  # Ray's errors have no base of their own
+        except Exception as error:  # Ray's errors share no base class
             raise _no_answer(address, f"{type(error).__name__}: {one_line(error)}") from error
         if in_main:
             handler = before if callable(before) else signal.default_int_handler
@@ -162,7 +162,7 @@ def connected(address: str) -> Iterator[ModuleType]:
 
 
 def _print_losses(enabled: bool) -> None:
-    """Whether Ray prints a page for each lost node; there is no public switch."""
+    """Set whether Ray prints details of each lost node; there is no public switch."""
     private = sys.modules.get("ray._private.worker")
     if private is not None:
         vars(private)["_worker_logs_enabled"] = enabled

@@ -1,4 +1,4 @@
-"""What a node of a Ray cluster does: check itself, run one job, report."""
+"""Work on a node of a Ray cluster: check the node, run one job, report."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _CODE = (
     *("bench.execute.scoring", "bench.execute.executors.local"),
 )
 _PROGRESS_SECONDS = 1.0
-"""Shortest time between two reports of a fit's progress."""
+"""Minimum seconds between two reports of a fit's progress."""
 
 Tell = Callable[[tuple[Any, ...]], None]
-"""Takes what happened: its kind, the job's number, and more."""
+"""Function that receives an event: its kind, the job's number, and details."""
 
 
 @dataclass(frozen=True)
 class JobReport:
-    """What became of a job.
+    """Outcome of a job.
 
     Attributes
     ----------
@@ -43,9 +43,9 @@ class JobReport:
         ``done``, ``rescored``, ``skipped``, ``failed`` (the method), ``refused`` (the request) or
         ``lost`` (the node).
     reason, details
-        Of a failure: in a line, and for the file that says why.
+        Reason of a failure in one line, and details for the failure file.
     result
-        What the caller has to put in place.
+        Files that the caller has to store.
     """
 
     outcome: str
@@ -55,7 +55,7 @@ class JobReport:
 
 
 def installation() -> dict[str, str]:
-    """What must be the same on all machines, by name: Python, packages, code of the harness."""
+    """Versions that must be equal on all machines, by name: Python, packages, harness code."""
     versions = {"Python": ".".join(platform.python_version_tuple()[:2]), **package_versions()}
     return {**versions, "code of spotbench": code_hash(_CODE)[:12]}
 
@@ -70,13 +70,13 @@ def run_parcel(
     parcel
         The job.
     number
-        Its number, for `tell`.
+        Number of the job, for `tell`.
     force
-        Whether to do a finished fold again.
+        Whether to repeat a finished fold.
     expected
         The caller's :func:`installation`.
     tell
-        Told of the job's start and progress.
+        Receives the job's start and progress.
     """
     try:
         _check_installation(expected)
@@ -93,7 +93,7 @@ def run_parcel(
 
 
 def run_work(parcel: Parcel, work: Callable[[Job], None], expected: Mapping[str, str]) -> JobReport:
-    """Call a function with a job as it can be run on this node."""
+    """Call a function with a job prepared for this node."""
     try:
         _check_installation(expected)
         forbid_downloads()
@@ -106,7 +106,7 @@ def run_work(parcel: Parcel, work: Callable[[Job], None], expected: Mapping[str,
 
 
 class _Teller(JobWatcher):
-    """Passes on what the caller wants to know, and remembers how the job ended."""
+    """Passes events to the caller, and stores the outcome of the job."""
 
     def __init__(self, number: int, tell: Tell) -> None:
         self.outcome, self.reason = "failed", "it was not begun"

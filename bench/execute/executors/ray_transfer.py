@@ -1,4 +1,4 @@
-"""How jobs reach the nodes of a Ray cluster, and how their results come back.
+"""Transfer of jobs to the nodes of a Ray cluster, and of their results back.
 
 With a shared disk a job travels alone and its result is written in place. Without one, the files
 that a fold needs travel through Ray's object store: each of them once, whatever the number of
@@ -39,7 +39,7 @@ from bench.sources import content_hash
 from bench.store import MANIFEST, FoldFolder, RunFolder, not_writable
 
 CHUNK_BYTES = 64 << 20
-"""Bytes of a file that are one object of the object store."""
+"""Maximum bytes of a file per object of the object store."""
 
 _IMAGES = "images"
 _ITSELF = "."
@@ -48,7 +48,7 @@ _RECEIVED = "received"
 
 @dataclass(frozen=True)
 class ReturnedFiles:
-    """What a task brings back of a finished fold besides what it wrote in place.
+    """Files of a finished fold returned by a task, in addition to those written in place.
 
     Attributes
     ----------
@@ -63,26 +63,26 @@ class ReturnedFiles:
 
 
 class Parcel(Protocol):
-    """A job on its way to a node."""
+    """A job prepared for a node."""
 
     def opened(self) -> AbstractContextManager[Job]:
-        """On the node: gives the job as it can be run there."""
+        """On the node: yields the job with local paths."""
 
     def result(self, job: Job) -> ReturnedFiles:
-        """On the node, inside of the former: what goes back to the caller."""
+        """On the node, within the context of :meth:`opened`: files to return to the caller."""
 
 
 class Transfer(Protocol):
-    """The caller's side: makes parcels, and takes results in."""
+    """The caller's side: makes parcels and stores results."""
 
     def parcel(self, job: Job) -> Parcel:
-        """Make a job ready for a node."""
+        """Prepare a job for a node."""
 
     def take(self, job: Job, result: ReturnedFiles) -> None:
-        """Put a result where the job says; the fold is done afterwards."""
+        """Store a result in the job's folder; the fold is done afterwards."""
 
     def close(self) -> None:
-        """Remove what was made for the nodes."""
+        """Remove files made for the nodes."""
 
 
 def with_texts(job: Job, change: Callable[[str], str]) -> Job:
@@ -105,7 +105,7 @@ def _absolute_text(text: str) -> str:
 
 @dataclass(frozen=True)
 class SharedJob:
-    """A job whose folders all nodes see; `token` is what the file `marker` contains."""
+    """A job whose folders all nodes see; `token` is the content of the file `marker`."""
 
     job: Job
     marker: Path
@@ -128,7 +128,7 @@ class SharedJob:
         yield self.job
 
     def result(self, job: Job) -> ReturnedFiles:
-        """Nothing: the result has been written in place."""
+        """Return no files: the result has been written in place."""
         return ReturnedFiles()
 
 
@@ -138,7 +138,7 @@ class SharedDisk:
     Parameters
     ----------
     results
-        Results folder, in which a small file lies for the time of the call.
+        Results folder, which contains a small marker file during the call.
     """
 
     def __init__(self, results: Path) -> None:
@@ -151,7 +151,7 @@ class SharedDisk:
             raise not_writable(results, error) from error
 
     def parcel(self, job: Job) -> SharedJob:
-        """The job with absolute paths."""
+        """Return the job with absolute paths."""
         job = with_texts(job, _absolute_text)
         dataset = replace(job.source.dataset, root=job.source.dataset.root.absolute())
         there = replace(
@@ -163,7 +163,7 @@ class SharedDisk:
         return SharedJob(there, self._marker, self._token)
 
     def take(self, job: Job, result: ReturnedFiles) -> None:
-        """Nothing: the result is in its place."""
+        """Do nothing: the result is in its place."""
 
     def close(self) -> None:
         """Remove the marker."""
@@ -197,9 +197,9 @@ class SentPath:
     Attributes
     ----------
     name, hash
-        Its name, and the hash of its content.
+        Name, and hash of the content.
     files
-        Its files by relative name; a file is under ``.`` itself.
+        Files by relative name; a single file has the name ``.``.
     """
 
     name: str
@@ -207,7 +207,7 @@ class SentPath:
     files: Mapping[str, SentFile]
 
     def fetched(self) -> Path:
-        """Path of a copy in this node's cache, made unless it is there."""
+        """Path of a copy in this node's cache, made if missing."""
         folder = _node_folder() / "inputs" / self.hash[:32]
         path = folder / self.name
         with _locked(folder):
@@ -225,12 +225,12 @@ class SentPath:
 
 @dataclass(frozen=True)
 class SentJob:
-    """A job with all that it needs, for a node that shares no disk with the caller.
+    """A job with all files that it needs, for a node that shares no disk with the caller.
 
     Attributes
     ----------
     job
-        The job as the caller has it.
+        Job with the caller's paths.
     files
         Files of the fold's sections, by section and role.
     paths
@@ -246,7 +246,7 @@ class SentJob:
 
     @contextmanager
     def opened(self) -> Iterator[Job]:
-        """Put files where the job finds them; see :class:`Parcel`."""
+        """Write the files to local paths; see :class:`Parcel`."""
         results = process_folder(_node_folder() / "work")
         try:
             copies = {path: str(sent.fetched()) for path, sent in self.paths.items()}
@@ -289,7 +289,7 @@ class ObjectStore:
         self._paths: dict[str, SentPath] = {}
 
     def parcel(self, job: Job) -> SentJob:
-        """The job with its files; those that other jobs have sent are not sent again."""
+        """Return the job with its files; files already sent with other jobs are not sent again."""
         dataset, fold = job.source.dataset, job.source.fold
         files = {
             (name, role): self._file(dataset.root / dataset.card.section(name).files[role].path)
@@ -321,16 +321,16 @@ class ObjectStore:
     def _path(self, path: Path) -> SentPath:
         if str(path) not in self._paths:
             if path.is_file():
-                found = {_ITSELF: path}
+                by_name = {_ITSELF: path}
             else:
                 inner = sorted(file for file in path.rglob("*") if file.is_file())
-                found = {file.relative_to(path).as_posix(): file for file in inner}
-            files = {name: _put(file) for name, file in found.items()}
+                by_name = {file.relative_to(path).as_posix(): file for file in inner}
+            files = {name: _put(file) for name, file in by_name.items()}
             self._paths[str(path)] = SentPath(path.name, content_hash(path), files)
         return self._paths[str(path)]
 
     def take(self, job: Job, result: ReturnedFiles) -> None:
-        """Move a fold in, manifest last; the caller holds its claim.
+        """Move a fold into its folder, manifest last; the caller holds its claim.
 
         Raises
         ------
@@ -351,16 +351,16 @@ class ObjectStore:
                     temporary.write_bytes(content.data)
 
     def close(self) -> None:
-        """Let the object store forget what was sent."""
+        """Release the sent files in the object store."""
         self._files.clear()
         self._paths.clear()
 
 
 def move_in(folder: FoldFolder, files: Files) -> None:
-    """Make received files the result of a fold.
+    """Store received files as the result of a fold.
 
-    They are written beside the fold and compared with their manifest before anything that lies in
-    the fold's folder is touched. The manifest is moved last.
+    They are written beside the fold and verified against their manifest before any file in
+    the fold's folder is changed. The manifest is moved last.
 
     Raises
     ------
@@ -403,7 +403,7 @@ def _get(reference: Any) -> np.ndarray:
     """Content of an object, mapped into memory."""
     import ray
 
-    # Waiting in its main thread, a task would give its CPU to another one.
+    # While waiting in its main thread, a task would release its CPU to another one.
     with ThreadPoolExecutor(1) as thread:
         return np.asarray(thread.submit(ray.get, reference).result())
 
@@ -437,7 +437,7 @@ _verified: dict[tuple[str, int, int], str] = {}
 
 
 def _fetch(sent: SentFile, path: Path, expected: str) -> None:
-    """Have a file with a hash at a path of this node."""
+    """Write a sent file to a path on this node, unless a file with the hash exists there."""
     if path.is_file() and _verified.get(_state(path)) == expected:
         return
     if not path.is_file() or _hash_like(expected, path) != expected:
@@ -453,6 +453,6 @@ def _state(path: Path) -> tuple[str, int, int]:
 
 
 def _hash_like(expected: str, path: Path) -> str:
-    """Hash of a file as ``algorithm:hex``, by the algorithm of another one."""
+    """Hash of a file as ``algorithm:hex``, with the algorithm of another hash."""
     algorithm = expected.partition(":")[0]
     return f"{algorithm}:{file_hash(path, algorithm)}"

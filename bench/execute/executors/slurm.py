@@ -2,7 +2,7 @@
 
 The caller plans, submits, follows and uploads; a task makes the plan again and runs its jobs; see
 :mod:`bench.execute.executors.node_task`. They meet in the results folder alone, which the nodes
-share: a fold that is done there is done, whatever the queue says.
+share: a fold with a result there is done, regardless of the state of the queue.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SlurmExecutor:
     Parameters
     ----------
     profile
-        What to ask of the cluster.
+        Resources and options of the tasks.
     submit_only
         Return as soon as the jobs are submitted, with :class:`DetachedError`.
 
@@ -78,7 +78,7 @@ class SlurmExecutor:
 
 
 def from_profile(path: Path | None, *, submit_only: bool = False) -> SlurmExecutor:
-    """Executor for the cluster of a profile file, the cluster's own defaults where None.
+    """Executor for the cluster of a profile file; None: the cluster's defaults.
 
     Raises
     ------
@@ -89,17 +89,17 @@ def from_profile(path: Path | None, *, submit_only: bool = False) -> SlurmExecut
 
 
 def node_request(request: Request, jobs: Sequence[Job]) -> Request:
-    """What tasks plan, so that they come to the same runs.
+    """Request for the tasks, with which they plan the same runs.
 
     The precision of image encoders is part of a run's key, and is what it is on this machine; the
-    nodes may be other machines. What is to be done again is said of each fold.
+    nodes may be other machines. Repetition is requested for each fold separately.
 
     Parameters
     ----------
     request
-        What the user asked for.
+        Request of the user.
     jobs
-        The jobs of its plan on this machine.
+        Jobs planned for it on this machine.
     """
     precision = {job.precision for job in jobs if job.method_spec.needs_image}
     if request.precision == "auto":
@@ -109,7 +109,7 @@ def node_request(request: Request, jobs: Sequence[Job]) -> Request:
 
 @contextlib.contextmanager
 def detached_by_interrupt(describe: Callable[[], str]) -> Iterator[None]:
-    """Turn an interruption of this process into the news that the jobs go on.
+    """Convert an interruption of this process into a message that the jobs continue.
 
     Raises
     ------
@@ -123,14 +123,14 @@ def detached_by_interrupt(describe: Callable[[], str]) -> Iterator[None]:
 
 
 def bundled(jobs: Sequence[Job], size: int) -> list[list[Job]]:
-    """Jobs divided among tasks, fold by fold, so that jobs on the same data run together.
+    """Divide jobs among tasks, fold by fold, so that jobs on the same data run together.
 
     Parameters
     ----------
     jobs
-        In any order.
+        Jobs in any order.
     size
-        Jobs of a task; it may have more where a method's permuted-image control would otherwise
+        Jobs per task; a task may have more if a method's permuted-image control would otherwise
         be separated from the fit it reuses.
     """
     leaders = {(job.run.path, job.fold): [job] for job in jobs if job.twin is None}
@@ -152,7 +152,7 @@ def bundled(jobs: Sequence[Job], size: int) -> list[list[Job]]:
 
 
 class _Following:
-    """One plan on its way through the cluster."""
+    """One plan in progress on the cluster."""
 
     def __init__(
         self,
@@ -179,12 +179,12 @@ class _Following:
         self._begun: set[Assignment] = set()
 
     def begin(self) -> None:
-        """Adopt the jobs that are on their way, and submit those that are missing.
+        """Adopt the jobs in the queue, and submit missing ones.
 
         Raises
         ------
         BenchError
-            Nothing could be submitted, and nothing is on its way.
+            Nothing could be submitted, and nothing is in the queue.
         """
         jobs = {(job.run.key, job.fold): job for job in self._plan.jobs()}
         self._pool.adopt(lambda of: (of.key, of.fold) in jobs)
@@ -205,7 +205,7 @@ class _Following:
             self._unsubmitted = []
 
     def _missing(self, jobs: Sequence[Job]) -> list[Job]:
-        """Jobs that are to be run; the others are told to be done."""
+        """Jobs to run; the others are reported as done."""
         if self._plan.request.force:
             return list(jobs)
         missing = []
@@ -218,7 +218,7 @@ class _Following:
         return missing
 
     def step(self) -> bool:
-        """Look once at results and queue; whether there is anything left to wait for."""
+        """Check results and queue once; True if there are jobs to wait for."""
         self._take_results()
         for task in self._pool.tasks:
             self._take_report(task)
@@ -228,7 +228,7 @@ class _Following:
         return bool(self.open)
 
     def describe(self) -> str:
-        """What is on its way in the cluster, in one line."""
+        """Description in one line of the tasks in the queue."""
         return self._pool.describe(f"{len(self.open)} folds", self.open.__contains__)
 
     def _take_results(self) -> None:
@@ -242,7 +242,7 @@ class _Following:
         self._watcher.job_done(job)
 
     def _take_report(self, task: Task) -> TaskReport:
-        """Tell what a task has begun, and which of its folds failed for good."""
+        """Report the folds that a task has started, and those that failed."""
         report = task.report()
         for of in self._left_of(task):
             if of.name in report.begun and of not in self._begun:
@@ -257,7 +257,7 @@ class _Following:
         return report
 
     def _replace_lost(self) -> None:
-        """Submit again what ended without a result, a limited number of times."""
+        """Submit again the folds that ended without a result, a limited number of times."""
         gone = self._pool.take_gone()
         if gone:
             self._take_results()
@@ -290,7 +290,7 @@ class _Following:
         return [of for of in task.assignments if of in self.open]
 
     def _fail(self, of: Assignment, reason: str, task: Task | None = None) -> None:
-        """Give up a fold; where its folder has no traceback, it gets what is known."""
+        """Give up a fold; if its folder has no traceback, write the known reason into it."""
         job = self.open.pop(of)
         if task is not None:
             reason = f"{reason}; log: {task.log}"
@@ -301,20 +301,20 @@ class _Following:
 
 
 def _assignment(job: Job, *, force: bool) -> Assignment:
-    """What a task is told of a job."""
+    """Assignment of a job to a task."""
     replaces = job.folder.version() if job.folder.is_done() else None
     return Assignment(job.method_spec.label, job.fold, job.run.key, replaces, force)
 
 
 def _is_valid(job: Job, inputs: InputsOfFolds) -> bool:
-    """Whether a result is there that is of this very fit and these very scores."""
+    """Whether a result with the current fit key and score key exists."""
     state = job.folder.state()
-    # Keys of the fit are asked last: they may take reading the data of the fold.
+    # Fit keys are computed last: they may require reading the data of the fold.
     return state.done and (state.fit_key, state.score_key) == job_keys(job, inputs.of(job.source))
 
 
 def _finished(job: Job, of: Assignment) -> bool:
-    """Whether a result is there that was not when the job was submitted."""
+    """Whether a result newer than the submission of the job exists."""
     try:
         return job.folder.version() != of.replaces and job.folder.is_done()
     except OSError:  # no manifest yet

@@ -1,4 +1,4 @@
-"""Slurm's programs: what they are asked, and what their answers mean.
+"""Client of Slurm's programs: their calls, and the interpretation of their output.
 
 ``sacct`` is not used, as it needs an accounting database.
 """
@@ -18,7 +18,7 @@ from bench.files import one_line
 
 _PROGRAMS = ("sbatch", "squeue", "sinfo", "scontrol")
 _TIMEOUT_SECONDS = 120.0
-"""Longer than the programs themselves wait for a controller."""
+"""Seconds, longer than the programs themselves wait for a controller."""
 
 _ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
@@ -32,23 +32,23 @@ _STUCK = {
     *("PartitionConfig", "PartitionDown", "PartitionInactive", "PartitionNodeLimit"),
     "PartitionTimeLimit",
 }
-"""Reasons for which a task waits until somebody acts."""
+"""Reasons for which a task waits until a user or administrator acts."""
 
 
 class SlurmError(BenchError):
-    """A program of Slurm failed, or is not there; the message is its own, in one line."""
+    """A program of Slurm failed or is missing; the message is that of the program, in one line."""
 
 
 @dataclass(frozen=True)
 class TaskState:
-    """A task as the queue shows it.
+    """State of a task in the queue.
 
     Attributes
     ----------
     state
         Slurm's word, such as ``PENDING``.
     reason
-        Why it waits or has ended, ``None`` where Slurm gives no reason.
+        Reason why it waits or has ended, ``None`` where Slurm gives no reason.
     job
         Number of the array's job.
     """
@@ -64,12 +64,12 @@ class TaskState:
 
     @property
     def stuck(self) -> bool:
-        """Whether it waits until somebody acts, as a task that is held does."""
+        """Whether it waits until a user or administrator acts, such as a held task."""
         return self.state == "PENDING" and self.reason in _STUCK
 
     @property
     def accepted(self) -> bool:
-        """Whether it shows that its job was accepted; a refused one may be listed as failed."""
+        """Whether it proves that its job was accepted; a refused job may be listed as failed."""
         return not self.ended or self.state == "COMPLETED"
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ def check_cluster(partition: str | None) -> None:
     Parameters
     ----------
     partition
-        Names with commas, None for the cluster's default.
+        Names separated by commas, None for the cluster's default.
 
     Raises
     ------
@@ -117,15 +117,15 @@ def partitions() -> list[str]:
 
 
 def largest_array() -> int:
-    """Number of tasks that an array may have; they are numbered from 0.
+    """Maximum number of tasks of an array; they are numbered from 0.
 
     Raises
     ------
     SlurmError
         The controller does not answer, or has arrays switched off.
     """
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"), re.M)
-    limit = int(found[1]) if found else 1001
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"), re.M)
+    limit = int(match[1]) if match else 1001
     if limit < 1:
         raise SlurmError("job arrays are switched off on this cluster (MaxArraySize is 0)")
     return limit
@@ -142,7 +142,7 @@ def submit(script: Path, options: Sequence[str] = ()) -> str:
     Raises
     ------
     SlurmError
-        It was refused, or the controller did not answer; then it may have been accepted.
+        The script was refused, or the controller did not answer and may have accepted it.
     """
     answer = _call("sbatch", "--parsable", *options, str(script))
     # Some clusters print advice before it, and federations add a name after it.
@@ -153,7 +153,7 @@ def submit(script: Path, options: Sequence[str] = ()) -> str:
 
 
 def array_tasks(names: Collection[str]) -> dict[tuple[str, int], TaskState]:
-    """Tasks of the named arrays that the controller knows of, ended ones for a few minutes.
+    """Tasks of the named arrays known to the controller, which keeps ended ones for some minutes.
 
     Returns
     -------
@@ -172,13 +172,13 @@ def array_tasks(names: Collection[str]) -> dict[tuple[str, int], TaskState]:
         *("--noheader", "--array", "--states=all", f"--name={','.join(sorted(names))}"),
         "--format=%j|%F|%K|%T|%r",
     )
-    found: dict[tuple[str, int], TaskState] = {}
+    states: dict[tuple[str, int], TaskState] = {}
     for line in answer.splitlines():
         parts = [part.strip() for part in line.split("|", 4)]
         if len(parts) == 5 and parts[0] in names and parts[2].isdecimal():
             name, job, number, state, reason = parts
-            found[name, int(number)] = TaskState(state, reason, job)
-    return found
+            states[name, int(number)] = TaskState(state, reason, job)
+    return states
 
 
 def _call(program: str, *arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""A submission: what was handed to Slurm, in a folder that its tasks and later calls read.
+"""Submissions to Slurm, each in a folder that its tasks and later calls read.
 
 Layout under ``<results>/slurm/<submission>``::
 
@@ -35,7 +35,7 @@ _REQUEST, _SUBMISSION, _ARRAYS = "request.json", "submission.json", "arrays.json
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a task has to do: a fold of a run, or the trials of a study.
+    """Work of a task: a fold of a run, or the trials of a study.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Assignment:
     key
         Key of the run, or name of the study.
     replaces
-        Version of the result that was there at the submission and does not count.
+        Version of the result that existed at the submission and is to be replaced.
     force
         Whether that result is replaced even if it is valid; see ``--force``.
     """
@@ -57,24 +57,24 @@ class Assignment:
 
     @property
     def name(self) -> str:
-        """Its name in the report of its task."""
+        """Name in the report of its task."""
         return f"{self.label}/{self.fold}"
 
 
 @dataclass(frozen=True)
 class TaskReport:
-    """What a task has written about itself.
+    """Report of a task, written by the task itself.
 
     Attributes
     ----------
     begun
-        Names of its assignments that were begun.
+        Names of started assignments.
     kept
-        Names of those whose results were found to be there.
+        Names of assignments whose results already existed.
     failed
-        Reasons by name of those whose method failed.
+        Reasons of failure by name of the assignment.
     refused
-        Why the task could not do its work at all, empty where it could.
+        Reason why the task could not run at all, empty if it could.
     """
 
     begun: tuple[str, ...] = ()
@@ -90,13 +90,13 @@ class Submission:
     Attributes
     ----------
     folder
-        Where it lies.
+        Folder of the submission.
     fetch
         Whether its tasks may download.
     array_size
-        Tasks of each array, the last of which may have fewer.
+        Tasks per array; the last array may have fewer.
     bundles
-        What each task has to do.
+        Assignments of each task.
     """
 
     folder: Path
@@ -110,7 +110,7 @@ class Submission:
         return range(-(-len(self.bundles) // self.array_size))
 
     def array_name(self, array: int) -> str:
-        """Name of an array in the queue; no other has it."""
+        """Unique name of an array in the queue."""
         return f"spotbench-{self.folder.name}-{array}"
 
     def tasks_of(self, array: int) -> range:
@@ -129,17 +129,17 @@ class Submission:
         return self.folder / "logs" / f"array-{array}-{index}.log"
 
     def report(self, task: int) -> TaskReport:
-        """What a task has written about itself; empty where it has not begun."""
-        found = read_record(self.folder / "tasks" / f"{task}.json")
+        """Report of a task; empty if it has not started."""
+        record = read_record(self.folder / "tasks" / f"{task}.json")
         return TaskReport(
-            tuple(found.get("begun", ())),
-            tuple(found.get("kept", ())),
-            dict(found.get("failed", {})),
-            str(found.get("refused", "")),
+            tuple(record.get("begun", ())),
+            tuple(record.get("kept", ())),
+            dict(record.get("failed", {})),
+            str(record.get("refused", "")),
         )
 
     def write_report(self, task: int, report: TaskReport) -> None:
-        """Write what became of a task so far."""
+        """Write the current report of a task."""
         write_json(self.folder / "tasks" / f"{task}.json", asdict(report))
 
     def request(self) -> dict[str, Any]:
@@ -153,22 +153,22 @@ class Submission:
         return _read(self.folder / _REQUEST)
 
     def accepted(self) -> dict[str, str]:
-        """Numbers of the jobs by name of the array, of those that Slurm has accepted."""
+        """Job numbers of the accepted arrays, by name of the array."""
         return read_record(self.folder / _ARRAYS)
 
     def note_accepted(self, array: int, job: str) -> None:
-        """Keep the number of an array's job."""
+        """Store the number of an array's job."""
         write_json(self.folder / _ARRAYS, {**self.accepted(), self.array_name(array): job})
 
 
 def submissions_folder(results: Path) -> Path:
-    """Where the submissions of a results folder lie."""
+    """Folder of the submissions of a results folder."""
     return results.absolute() / "slurm"
 
 
 @contextlib.contextmanager
 def submitting(results: Path) -> Iterator[None]:
-    """Keep other calls from submitting meanwhile, so that the same call twice submits once.
+    """Lock out other calls, so that two identical calls submit only once.
 
     Raises
     ------
@@ -180,17 +180,17 @@ def submitting(results: Path) -> Iterator[None]:
 
 
 def read_submission(folder: Path) -> Submission:
-    """A submission from its folder.
+    """Read a submission from its folder.
 
     Raises
     ------
     DataError
-        The folder holds none.
+        The folder contains no submission.
     """
-    found = _read(folder / _SUBMISSION)
+    content = _read(folder / _SUBMISSION)
     try:
-        bundles = tuple(tuple(Assignment(**of) for of in bundle) for bundle in found["bundles"])
-        return Submission(folder, bool(found["fetch"]), int(found["array_size"]), bundles)
+        bundles = tuple(tuple(Assignment(**of) for of in bundle) for bundle in content["bundles"])
+        return Submission(folder, bool(content["fetch"]), int(content["array_size"]), bundles)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / _SUBMISSION}: not a submission of this version") from error
 
@@ -211,7 +211,7 @@ def write_submission(
     profile: Profile,
     array_size: int,
 ) -> Submission:
-    """Write all files of a submission; nothing is submitted.
+    """Write all files of a submission, without submitting it.
 
     Raises
     ------
@@ -227,7 +227,7 @@ def write_submission(
             with atomic_write(folder / f"array-{array}.sh") as temporary:
                 temporary.write_text(_script(submission, array, profile), encoding="utf-8")
         with atomic_write(folder / _REQUEST) as temporary:
-            temporary.touch(mode=0o600)  # the address of a database may hold a password
+            temporary.touch(mode=0o600)  # the URL of a database may contain a password
             temporary.write_text(json.dumps(request, indent=2, allow_nan=False), encoding="utf-8")
         write_json(
             folder / _SUBMISSION,
@@ -285,7 +285,7 @@ def _script(submission: Submission, array: int, profile: Profile) -> str:
 
 
 def _variables(profile: Profile) -> dict[str, str]:
-    """Variables of the tasks: those of ours that are set here, then the profile's."""
+    """Environment variables of the tasks: those of this package set here, then the profile's."""
     own = {key: value for key, value in os.environ.items() if key.startswith("SPOTBENCH_")}
     for key in ("OMP_NUM_THREADS", "PYTHONPATH"):
         if os.environ.get(key):
@@ -298,9 +298,9 @@ def _variables(profile: Profile) -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__})") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise DataError(f"{path}: not a JSON object")
-    return found
+    return content

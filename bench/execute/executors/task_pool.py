@@ -1,4 +1,4 @@
-"""Tasks in the queue of a cluster: submitting, adopting those of earlier calls, watching."""
+"""Tasks in the queue of a cluster: submission, adoption from earlier calls, monitoring."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bench.execute.executors.submission import (
 )
 
 RETRY_SECONDS = 60.0
-"""Time between two attempts to submit an array that was refused."""
+"""Seconds between two attempts to submit a refused array."""
 
 
 @dataclass(eq=False)
@@ -36,11 +36,11 @@ class Task:
     Attributes
     ----------
     submission, number
-        Where it is written down what it has to do.
+        Submission with its assignments, and its number.
     state
-        As the queue showed it last, None where the queue does not list it.
+        Last state in the queue, None if the queue does not list it.
     gone_since
-        When it was first seen to have ended, in seconds of the monotonic clock.
+        Time at which its end was first observed, in seconds of the monotonic clock.
     """
 
     submission: Submission
@@ -50,7 +50,7 @@ class Task:
 
     @property
     def assignments(self) -> tuple[Assignment, ...]:
-        """What it has to do."""
+        """Assignments of the task."""
         return self.submission.bundles[self.number]
 
     @property
@@ -65,11 +65,11 @@ class Task:
 
     @property
     def end(self) -> str:
-        """How it ended, as far as the queue tells."""
+        """End of the task, as far as the queue shows it."""
         return "no longer in the queue" if self.state is None else str(self.state)
 
     def report(self) -> TaskReport:
-        """What it has written about itself."""
+        """Report of the task."""
         return self.submission.report(self.number)
 
 
@@ -86,37 +86,37 @@ class _Array:
         return self.submission.array_name(self.number)
 
     def submit(self, profile: Profile) -> None:
-        """Submit it; SlurmError where it is refused."""
+        """Submit the array; raises SlurmError if it is refused."""
         options = sbatch_options(self.submission, self.number, profile)
         self.accept(slurm_client.submit(script_path(self.submission, self.number), options))
 
     def accept(self, job: str) -> None:
-        """It is in the queue as this job."""
+        """Record that the array is in the queue as this job."""
         self.accepted = True
-        with contextlib.suppress(OSError):  # for people; tasks are found by name
+        with contextlib.suppress(OSError):  # for users; tasks are identified by name
             self.submission.note_accepted(self.number, job)
 
 
 class TaskPool:
-    """The tasks that a call waits for.
+    """Tasks that a call waits for.
 
     Parameters
     ----------
     profile
-        What to ask of the cluster.
+        Resources and options of the tasks.
     array_limit
-        Tasks that an array may have.
+        Maximum number of tasks of an array.
     results
         The results folder.
     request
-        What the tasks read; see :mod:`bench.execute.executors.submission`.
+        Request that the tasks read; see :mod:`bench.execute.executors.submission`.
     warn
-        Told what the user should know.
+        Receives warnings.
 
     Attributes
     ----------
     tasks
-        Tasks that have not been found to be gone.
+        Tasks not yet removed as ended.
     """
 
     def __init__(
@@ -139,12 +139,12 @@ class TaskPool:
         self._warned: set[str] = set()
 
     def describe(self, what: str, wanted: Callable[[Assignment], bool]) -> str:
-        """What is on its way in the cluster, in one line.
+        """Description in one line of the tasks in the queue.
 
         Parameters
         ----------
         what
-            What is done there, such as ``15 folds``.
+            Work of the tasks, such as ``15 folds``.
         wanted
             Whether an assignment is part of it.
         """
@@ -185,16 +185,16 @@ class TaskPool:
                 self.tasks.append(task)
 
     def submit(self, bundles: Sequence[Sequence[Assignment]], *, first: bool = False) -> bool:
-        """Submit one task a bundle, in as many arrays as the cluster's limit demands.
+        """Submit one task per bundle, in as many arrays as the cluster's limit requires.
 
-        Arrays that Slurm refuses are in the pool too, and submitted later.
+        Arrays that Slurm refuses stay in the pool and are submitted later.
 
         Parameters
         ----------
         bundles
-            What each task has to do.
+            Assignments of each task.
         first
-            Whether nothing has been submitted by this call; then a refusal is an error, unless
+            Whether this call has submitted nothing yet; then a refusal is an error, unless
             there are tasks of earlier calls.
 
         Returns
@@ -231,22 +231,22 @@ class TaskPool:
         return True
 
     def look(self) -> None:
-        """Ask for the state of all tasks, and submit again what was refused.
+        """Query the state of all tasks, and submit refused arrays again.
 
-        A controller that does not answer is told once; the tasks keep their last state.
+        If the controller does not answer, warn once; the tasks keep their last state.
         """
         try:
             known = slurm_client.array_tasks({task.address[0] for task in self.tasks})
         except SlurmError as error:
             if not self._silent:
-                self._warn(f"{error}; jobs may go on meanwhile, Slurm is asked again")
+                self._warn(f"{error}; jobs may continue in the meantime, Slurm is queried again")
             self._silent = True
             return
         if self._silent:
             self._warn("Slurm answers again")
         self._silent = False
         for array in self._refused:
-            # What looked like a refusal may have been an answer that was lost.
+            # An apparent refusal may be a lost answer.
             jobs = {
                 state.job
                 for (name, _), state in known.items()
@@ -256,7 +256,7 @@ class TaskPool:
                 array.accept(jobs.pop())
         if time.monotonic() >= self._retry_at:
             self._press(self._refused)
-        unaccepted = {array.name for array in self._refused}  # those of just now included
+        unaccepted = {array.name for array in self._refused}  # including those refused just now
         self._refused = [array for array in self._refused if not array.accepted]
         now = time.monotonic()
         for task in self.tasks:
@@ -270,14 +270,14 @@ class TaskPool:
                 self._warn_once(f"a task waits in the queue until somebody acts: {task.state}")
 
     def take_gone(self) -> list[Task]:
-        """Remove and give the tasks that ended so long ago that their results would be seen."""
+        """Remove and return the tasks that ended so long ago that their results must be visible."""
         latest = time.monotonic() - self._profile.settle_seconds
         gone = [t for t in self.tasks if t.gone_since is not None and t.gone_since <= latest]
         self.tasks = [task for task in self.tasks if task not in gone]
         return gone
 
     def _press(self, arrays: Sequence[_Array]) -> SlurmError | None:
-        """Try to submit arrays; the first refusal ends it, as the next would be refused too."""
+        """Try to submit arrays, up to the first refusal, as the next would be refused too."""
         for array in arrays:
             if not array.accepted:
                 try:
@@ -294,7 +294,7 @@ class TaskPool:
 
 
 def _check_seen(submission: Submission, refusal: SlurmError) -> None:
-    """Refuse a submission of which Slurm has accepted nothing, and leave nothing of it.
+    """Raise if Slurm has accepted nothing of a submission, and remove the submission.
 
     Raises
     ------
@@ -304,7 +304,7 @@ def _check_seen(submission: Submission, refusal: SlurmError) -> None:
     try:
         known = slurm_client.array_tasks({submission.array_name(0)})
     except SlurmError:
-        # The folder stays: were it accepted, the same call would find its tasks by it.
+        # Keep the folder: if Slurm accepted it, the same call identifies its tasks by it.
         raise SlurmError(f"{refusal}; call again when Slurm answers") from refusal
     if not any(state.accepted for state in known.values()):
         shutil.rmtree(submission.folder, ignore_errors=True)

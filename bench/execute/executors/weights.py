@@ -1,4 +1,4 @@
-"""Weights that jobs would fetch, fetched before they are sent to machines without internet."""
+"""Weights of jobs, fetched before the jobs are sent to machines without internet."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from bench.execute.plan import Job
 def fetch_weights(jobs: Iterable[Job]) -> None:
     """Fetch ImageNet weights of the jobs' encoders into the caches of torchvision and timm.
 
-    Methods that use them have the settings ``encoder`` and ``weights``, as those of this package
-    do.
+    Methods that use them have the settings ``encoder`` and ``weights``, like those of this
+    package.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a reader finds in a folder that nobody has described yet."""
+"""Sections that a reader discovers in a folder without a card."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FoundSection:
     files
         Path by role.
     spot_pitch_micrometres, spot_diameter_micrometres
-        Of the array that the layout stands for.
+        Pitch and diameter of the spots of the layout's array.
     image_scale
         Pixels of the image a full-resolution pixel.
     assumed
