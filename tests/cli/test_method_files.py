@@ -258,7 +258,7 @@ def test_a_name_that_is_none_is_refused(run, folder, name):
         ("./mine", ["method './mine': the file of a method ends in .py"]),
         ("./folder.py", ["folder.py: a folder; name the Python file"]),
         ("./" + "x" * 300 + ".py", ["cannot be read"]),
-        ("class:Shrunk@0123456789abcdef", ["handed to another process"]),
+        ("class:Shrunk@0123456789abcdef", ["class of another process"]),
         ("shuffled:./mine.py", ["shuffled:shrunk", "does not use images"]),
     ],
 )
