@@ -163,7 +163,7 @@ def test_code_that_a_fit_runs_through_redoes_it(run_copy, package):
     after = run_copy()
     assert after.pop(("depth", 0)) == "kept"
     assert set(after.values()) == {"done"}
-    fetching = package / "bench" / "data" / "fetching" / "archives.py"
+    fetching = package / "bench" / "fetch" / "archives.py"
     fetching.write_text(fetching.read_text() + "\nADDED = 1\n")
     tables = package / "bench" / "report" / "tables.py"
     tables.write_text(tables.read_text() + "\nADDED = 1\n")
