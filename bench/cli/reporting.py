@@ -198,7 +198,7 @@ def ceiling_command(
     from bench.execute.plan import divide
     from bench.protocol.rules import find_protocol
     from bench.registry import dataset_card
-    from bench.report.tables import rounded, write_table
+    from bench.report.formats import rounded, write_table
 
     rules = find_protocol(protocol)
     card = dataset_card(dataset)

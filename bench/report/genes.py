@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from bench.errors import DataError
-from bench.report.tables import Format, rounded, write_table
+from bench.report.formats import Format, rounded, write_table
 from bench.store import StoredRun
 
 SIGNIFICANT = 0.05

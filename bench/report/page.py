@@ -19,10 +19,11 @@ from bench.evaluate.scores import SCORES
 from bench.files import atomic_write
 from bench.protocol.audit import TITLES
 from bench.report.comparison_figures import comparison_figures
+from bench.report.footnotes import footnotes
 from bench.report.page_maps import Row, map_needs, packed_images, packed_maps, share_out
 from bench.report.pairs import pair_notes, pair_table, pairs_for_people
 from bench.report.presets import preset_note, shown_preset
-from bench.report.tables import footnotes, for_people, newest, row_name, score_table
+from bench.report.tables import for_people, newest, row_name, score_table
 from bench.store import FAILURE, StoredRun, stored_names, stored_runs
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ import pandas as pd
 
 from bench.evaluate.scores import COMPARABLE, LEADING
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, compare_pairs, holm
+from bench.report.formats import Format, write_table
 from bench.report.presets import preset_notes
-from bench.report.tables import Format, row_name, score_table, write_table
+from bench.report.tables import row_name, score_table
 from bench.store import StoredRun
 
 SIGNIFICANT = 0.05

@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from bench.errors import BenchError, DataError
+from bench.report.formats import Format, write_table
 from bench.report.presets import preset_notes
-from bench.report.tables import Format, score_table, write_table
+from bench.report.tables import score_table
 from bench.store import StoredRun
 
 COLUMNS = (

@@ -8,9 +8,10 @@ import json
 
 import pytest
 
+from bench.report.footnotes import footnotes
 from bench.report.pairs import render_pairs
 from bench.report.presets import preset_note, shown_preset, used_values
-from bench.report.tables import footnotes, render, score_table
+from bench.report.tables import render, score_table
 from tests.report.test_tables import store  # noqa: F401
 
 CHANGED = {

@@ -13,7 +13,8 @@ import pytest
 from bench.evaluate.scores import SCORES as SCORES_DECLARED
 from bench.evaluate.uncertainty import bootstrap_interval
 from bench.files import canonical_hash, write_json
-from bench.report.tables import footnotes, for_people, newest, render, score_table
+from bench.report.footnotes import footnotes
+from bench.report.tables import for_people, newest, render, score_table
 from bench.store import run_folder, stored_run, stored_runs
 from tests.cli.tiny_dataset import call_process
 

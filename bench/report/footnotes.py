@@ -1,0 +1,181 @@
+"""What a reader of a table must know, as footnotes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench.evaluate.scores import BY_NAME, LEADING, SCORES, Place, Score
+from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
+from bench.protocol.audit import TITLES
+from bench.report.presets import NO_PRESET, plain_preset, preset_notes
+from bench.store import StoredRun
+
+
+def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "text") -> list[str]:
+    """Footnotes of a table.
+
+    Parameters
+    ----------
+    runs, table
+        Runs, and their :func:`score_table`.
+    place
+        Kind of table; only scores that it shows are explained.
+    """
+    notes: list[str] = []
+    for run in runs:
+        run_notes = [
+            f"{TITLES.get(finding['kind'], finding['kind'])}: {finding['message']}."
+            for finding in run.facts.get("audit", ())
+        ]
+        run_notes += run.facts.get("footnotes", ())
+        notes += [note for note in run_notes if note not in notes]
+    for run in runs:
+        checkpoint = run.facts.get("checkpoint")
+        if checkpoint:
+            notes.append(
+                f"{run.facts['label']}: not trained here but read from {checkpoint['file']};"
+                " whether it was trained on these test sections is not known."
+            )
+    if (table["kind"] == "oracle").any():
+        names = ", ".join(table.loc[table["kind"] == "oracle", "method"])
+        notes.append(
+            f"Oracle ({names}): reads the truth on purpose, to show what the score rewards; it"
+            " has a scale of its own, so scores that depend on the scale are not given."
+        )
+    notes += [
+        score.note
+        for score in SCORES
+        if score.note and score.is_in(place) and _has_values(score, table)
+    ]
+    if table[f"{LEADING}_low"].notna().any():
+        notes.append(
+            "95 % interval: bootstrap over patients, then their sections."
+            + (
+                " With fewer than 6 patients it is too narrow, and no test over patients has power."
+                if _patients(runs) < PATIENTS_FOR_A_TEST
+                else ""
+            )
+        )
+    notes += preset_notes(_in_order(runs, table))
+    presets = set(map(plain_preset, table["preset"])) - {NO_PRESET, "default"}
+    if "quick" in presets:
+        notes.append(
+            "Preset quick: small networks and few epochs for machines without a GPU; not the"
+            " authors' settings"
+            + (" and not comparable with the authors' rows." if len(presets) > 1 else ".")
+        )
+    if table["folds_hash"].nunique() > 1:
+        notes.append(
+            "Rows with different folds are on different sections or divisions and are not"
+            " comparable; see the fold hash column."
+        )
+    if table["data_hash"].nunique() > 1:
+        notes.append(
+            "Rows with different data are on different counts or gene lists and are not"
+            " comparable; see the data hash column."
+        )
+    notes += sorted(filter(None, map(_missing_folds, runs)))
+    notes += [note for run in runs for note in _damage(run)]
+    notes += _above_ceiling(table)
+    notes += sorted(filter(None, map(_not_isolated, runs)))
+    for kind, said in _DATA_NOTES.items():
+        counts: dict[str, int | str] = {}
+        for run in runs:
+            for index in run.done:
+                counts |= run.fold_facts(index).get(kind, {})
+        if counts:
+            mark = ": " if kind in {"left_out", "reduced_images"} else " "
+            listed = [f"{name}{mark}{count}" for name, count in sorted(counts.items())]
+            notes.append(f"{said} ({_span(listed)}).")
+    warned = {
+        f"{run.facts['label']}, fold {index}: {note}."
+        for run in runs
+        for index in run.done
+        for note in run.fold_facts(index).get("notes", [])
+    }
+    left_out = {name: why for run in runs for name, why in run.facts["left_out"].items()}
+    if left_out:
+        name, why = next(iter(left_out.items()))
+        notes.append(
+            f"{len(left_out)} sections were left out ({_span(list(left_out))});"
+            f" for instance {name}: {why}."
+        )
+    return [*notes, *sorted(warned)]
+
+
+def _has_values(score: Score, table: pd.DataFrame) -> bool:
+    """Whether a column needs an explanation; a sum that is zero everywhere does not."""
+    values = table[score.shown_as]
+    return bool((values.fillna(0) > 0).any() if score.combine == "sum" else values.notna().any())
+
+
+def _in_order(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Facts of the runs in the order of their rows."""
+    places = {key: place for place, key in enumerate(table["key"])}
+    return sorted((run.facts for run in runs), key=lambda facts: places.get(facts["key"][:12], 0))
+
+
+def _patients(runs: Sequence[StoredRun]) -> int:
+    """Minimum number of patients over the rows."""
+    counts = [{*run.score_columns()[2]} - {""} for run in runs if run.done]
+    return min(map(len, counts), default=0)
+
+
+_DATA_NOTES = {
+    "unmeasured_genes": "Panel genes that a test section did not measure count as zero there",
+    "dropped_spots": "Spots outside the image were left out",
+    "left_out": "The reader left out",
+    "reduced_images": "Images smaller than the full resolution were used",
+}
+
+
+"""Footnotes on the data of a fold, by field of ``fold.json``."""
+
+
+def _damage(run: StoredRun) -> list[str]:
+    """Footnotes on damaged or edited folds of a run, which its row leaves out."""
+    return [
+        f"{run.facts['label']}: fold {index} is left out, its {damage}; the same 'bench run'"
+        " does it again."
+        for index, damage in sorted(run.damaged.items())
+    ]
+
+
+def _above_ceiling(table: pd.DataFrame) -> list[str]:
+    """Footnotes on rows above the noise ceiling, which is exceeded only by leakage or by chance."""
+    score = BY_NAME[LEADING]
+    if not score.ceiling:
+        return []
+    above = table[(table["kind"] != "oracle") & (table[score.name] > table[score.ceiling])]
+    return [
+        f"{row['method']}: {score.heading} {row[score.name]:.{score.decimals}f} is above the noise"
+        f" ceiling {row[score.ceiling]:.{score.decimals}f}; check whether test expression reached"
+        " the method."
+        for row in above.to_dict("records")
+    ]
+
+
+def _not_isolated(run: StoredRun) -> str:
+    isolation = {run.fold_facts(index).get("isolation") for index in run.done}
+    if "none" not in isolation:
+        return ""
+    return (
+        f"{run.facts['label']}: fitted with --isolation none, in the process that holds the truth."
+    )
+
+
+def _missing_folds(run: StoredRun) -> str:
+    folds = int(run.facts["n_folds"])
+    absent = (index for index in range(folds) if index not in run.done)
+    missing = [str(index) for index in absent if index not in run.damaged]
+    if not missing:
+        return ""
+    named = f"fold {missing[0]} is" if len(missing) == 1 else f"folds {_span(missing)} are"
+    return f"{run.facts['label']}: only {len(run.done)} of {folds} folds are done, {named} missing."
+
+
+def _span(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:7])}, ..., {names[-1]}"

@@ -1,0 +1,169 @@
+"""How a table becomes text: for terminals, Markdown, LaTeX, CSV and JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.evaluate.scores import SCORES, Column
+from bench.files import printable
+
+Format = Literal["text", "csv", "markdown", "latex", "json"]
+
+
+_GIVE_WAY = {"fit s": 2, "sections": 5, "folds": 10}
+
+
+"""Like :attr:`bench.evaluate.scores.Score.gives_way`, for columns other than scores."""
+
+
+def write_table(
+    table: pd.DataFrame,
+    shown: pd.DataFrame,
+    notes: Sequence[str],
+    how: Format,
+    *,
+    title: str = "",
+    width: int = 0,
+) -> str:
+    """A table with footnotes as text.
+
+    Parameters
+    ----------
+    table
+        Columns for csv and json, with full precision.
+    shown
+        Columns for the other formats: rounded, as strings.
+    notes
+        Footnotes, numbered in this order.
+    how, title, width
+        See :func:`render`.
+    """
+    notes = [" ".join(note.split()) for note in notes]  # a line break would end a comment
+    title = " ".join(title.split())
+    if how == "csv":
+        nested = {name: table[name].map(json.dumps) for name in {"changes"} & {*table}}
+        return table.assign(**nested).to_csv(index=False)
+    if how == "json":
+        # Not pandas' own writer: it rounds to 15 decimals.
+        rows = [
+            {name: None if pd.isna(value) else value for name, value in row.items()}
+            for row in table.to_dict("records")
+        ]
+        return json.dumps({"rows": rows, "footnotes": list(notes)}, indent=2) + "\n"
+    if how == "latex":
+        body = shown.to_latex(index=False, escape=True, caption=_latex(title) or None)
+        body = body.replace("±", r"$\pm$").replace("–", "--").replace("−", "$-$")
+        listed = "".join(f"% {number}. {note}\n" for number, note in enumerate(notes, 1))
+        return body + listed
+    if how == "text" and width:
+        shown, hidden = _fitting(shown, width)
+        if hidden:
+            notes.append(f"Hidden on a terminal this narrow: {', '.join(hidden)}.")
+        notes = [textwrap.fill(note, width - 4, subsequent_indent="   ") for note in notes]
+    style = box.MARKDOWN if how == "markdown" else box.SIMPLE_HEAD
+    drawn = Table(box=style)
+    for number, heading in enumerate(shown.columns):
+        drawn.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)
+    for row in shown.itertuples(index=False):
+        cells = (printable(str(cell)) for cell in row)
+        drawn.add_row(*(_escaped(cell) if how == "markdown" else cell for cell in cells))
+    console = Console(
+        file=io.StringIO(), width=10_000, no_color=True, highlight=False, markup=False, emoji=False
+    )
+    console.print(drawn)
+    stream = console.file
+    assert isinstance(stream, io.StringIO)
+    text = "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
+    heading = f"{'### ' if how == 'markdown' else ''}{title}\n\n" if title else ""
+    listed = "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1))
+    return heading + text + ("\n\n" + listed if listed else "") + "\n"
+
+
+def _escaped(cell: str) -> str:
+    """Cell of a Markdown table with bars escaped, since a bar separates cells."""
+    return cell.replace("|", r"\|")
+
+
+def _fitting(shown: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
+    """Table without the columns that do not fit, and the headings of those."""
+    widths = {str(name): _column_width(shown, name) for name in shown}
+    hidden = [
+        heading
+        for heading in _expendable()
+        if sum(widths.values()) > width and widths.pop(heading, 0)
+    ]
+    shown = shown[list(widths)]
+    if sum(widths.values()) > width:
+        shown = shown.replace(r" ± .*", "", regex=True)
+        hidden.append("standard deviations")
+    return shown, hidden
+
+
+def _expendable() -> list[str]:
+    """Headings of columns hidden on a narrow terminal, in the order in which they are hidden."""
+    ranks = dict(_GIVE_WAY)
+    for score in SCORES:
+        columns = (Column(score.heading, score.gives_way), score.interval, score.share)
+        ranks |= {column.heading: column.gives_way for column in columns if column}
+    return sorted((name for name, rank in ranks.items() if rank), key=ranks.__getitem__)
+
+
+def _column_width(shown: pd.DataFrame, name: Any) -> int:
+    return 3 + max(map(len, [str(name), *shown[name]]))
+
+
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """Table for reading: numbers with four decimals, underscores as spaces."""
+    shown = pd.DataFrame()
+    for name in table:
+        values = table[name]
+        if pd.api.types.is_float_dtype(values):
+            shown[str(name).replace("_", " ")] = [shown_number(value, 4) for value in values]
+        else:
+            shown[str(name).replace("_", " ")] = values.astype(str)
+    return shown
+
+
+def shown_number(value: float, digits: int) -> str:
+    """A number with so many decimals, a dash where it is undefined."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def shown_interval(low: float, high: float) -> str:
+    """Both ends of an interval with three decimals."""
+    return "–" if math.isnan(low) or math.isnan(high) else f"{low:.3f} to {high:.3f}"
+
+
+def shown_percent(share: float) -> str:
+    """A share as a whole number of per cent."""
+    # Adding zero turns minus zero into zero.
+    return "–" if math.isnan(share) else f"{round(100 * share) + 0} %"
+
+
+def with_deviation(mean: float, sd: float, digits: int) -> str:
+    """A mean with its standard deviation, where there is one."""
+    if mean is None or math.isnan(mean):
+        return "–"
+    return f"{mean:.{digits}f}" if math.isnan(sd) else f"{mean:.{digits}f} ± {sd:.{digits}f}"
