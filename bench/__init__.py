@@ -152,6 +152,6 @@ def tables(
         One row a run; see :func:`bench.report.tables.score_table`.
     """
     from bench.report.tables import newest, score_table
-    from bench.store import stored_runs
+    from bench.stored_runs import stored_runs
 
     return score_table(newest(stored_runs(Path(results), dataset, protocol)))

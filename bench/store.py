@@ -1,4 +1,4 @@
-"""The result store: where a run lies, when a fold counts as done, and reading it back.
+"""The result store: where a run lies, and when a fold counts as done.
 
 Layout under the results folder::
 
@@ -19,24 +19,21 @@ manifests have one key for both, are read but never taken for those of a run of 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bench.errors import StoreError
-from bench.files import atomic_write, canonical_hash, file_hash, write_json
+from bench.files import atomic_write, canonical_hash, file_hash
+from bench.records import HASH, read_hashed, read_json, write_record
 
 MANIFEST = "manifest.json"
 RUN = "run.json"
@@ -46,7 +43,6 @@ SCRATCH = "scratch"
 WORK = "work"
 
 _RESCORED = "rescored"
-_HASH = "sha256"
 _SCORED = ("scores.parquet", "genes.parquet", "predictions.h5ad", "fold.json")
 """Files that are rewritten when a fold is scored again."""
 
@@ -148,7 +144,7 @@ class FoldFolder:
         path = self.path / MANIFEST
         if MANIFEST not in names:
             return FoldState(done=False)
-        manifest, hashed = _read_hashed(path)
+        manifest, hashed = read_hashed(path)
         if manifest is None:
             return FoldState(done=False, damage=f"{MANIFEST} is damaged or was edited")
         if hashed and (manifest.get("run"), manifest.get("fold")) == (self.run_key, self.index):
@@ -186,7 +182,7 @@ class FoldFolder:
         if not stat.S_ISREG(state.st_mode):
             return "is missing"
         same = state.st_size == facts.get("size")
-        if not same or (content and file_hash(Path(path)) != facts.get(_HASH)):
+        if not same or (content and file_hash(Path(path)) != facts.get(HASH)):
             return "is damaged or was edited"
         return ""
 
@@ -233,7 +229,7 @@ class FoldFolder:
 
         A process that is killed on the way leaves the old scores or the new ones.
         """
-        manifest = _read_json(self.path / MANIFEST) or {}
+        manifest = read_json(self.path / MANIFEST) or {}
         staged = FoldFolder(self.path / _RESCORED, self.run_key, self.index)
         shutil.rmtree(staged.path, ignore_errors=True)
         staged.path.mkdir()
@@ -298,74 +294,11 @@ class FoldFolder:
 
     def facts(self) -> dict[str, Any]:
         """Contents of ``fold.json``."""
-        return _read_json(self.path / "fold.json") or {}
+        return read_json(self.path / "fold.json") or {}
 
 
 def _described(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, _HASH: file_hash(path)}
-
-
-@dataclass(frozen=True, eq=False)
-class StoredRun:
-    """A run found in a results folder, as it was when it was looked at.
-
-    Attributes
-    ----------
-    folder
-        Where it lies.
-    facts
-        Contents of ``run.json``.
-    done
-        Indices of its folds that are done.
-    damaged
-        What is damaged in folds that have been done, by their index.
-    """
-
-    folder: RunFolder
-    facts: dict[str, Any]
-    done: tuple[int, ...]
-    damaged: Mapping[int, str] = field(default_factory=dict)
-    _read: dict[tuple[str, tuple[str, ...] | None], pa.Table] = field(
-        default_factory=dict, repr=False
-    )
-    _facts: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
-
-    def scores(self) -> pd.DataFrame:
-        """Long-form scores of all folds that are done."""
-        return self._table("scores.parquet").to_pandas(use_threads=False)
-
-    def score_columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Score, section, patient and value of each row of :meth:`scores`.
-
-        Several times as fast, for tables of many runs.
-        """
-        names = ("score", "section", "patient", "value")
-        score, section, patient, value = map(self._table("scores.parquet", names).column, names)
-        return score.to_numpy(), section.to_numpy(), patient.to_numpy(), value.to_numpy()
-
-    def genes(self) -> pd.DataFrame:
-        """One row per gene and section of all folds that are done."""
-        return self._table("genes.parquet").to_pandas(use_threads=False)
-
-    def fold_facts(self, index: int) -> Mapping[str, Any]:
-        """Contents of ``fold.json`` without the panel; read once."""
-        if index not in self._facts:
-            facts = self.folder.fold(index).facts()
-            self._facts[index] = {name: facts[name] for name in facts if name != "panel"}
-        return self._facts[index]
-
-    def _table(self, name: str, columns: tuple[str, ...] | None = None) -> pa.Table:
-        if (name, columns) not in self._read:
-            tables = [
-                # Four times as fast as read_table on files of a few kilobytes.
-                pq.ParquetFile(pa.BufferReader((folder / name).read_bytes())).read(
-                    columns, use_threads=False
-                )
-                for folder in (self.folder.fold(index).path for index in self.done)
-            ]
-            whole = pa.concat_tables(tables, promote_options="permissive") if tables else None
-            self._read[name, columns] = pa.table({}) if whole is None else whole
-        return self._read[name, columns]
+    return {"size": path.stat().st_size, HASH: file_hash(path)}
 
 
 def run_folder(results: Path, dataset: str, protocol: str, method: str, key: str) -> RunFolder:
@@ -386,57 +319,15 @@ def folds_folder(results: Path, dataset: str, protocol: str) -> Path:
 
 def read_run(path: Path) -> dict[str, Any] | None:
     """Contents of a run folder's ``run.json``, None where there is no sound one."""
-    facts, hashed = _read_hashed(path / RUN)
+    facts, hashed = read_hashed(path / RUN)
     wanted = {"key": str, "label": str, "kind": str, "n_folds": int, "folds_hash": str}
     if facts is None or not all(isinstance(facts.get(k), v) for k, v in wanted.items()):
         return None
     if not hashed:  # the first layout; folds of a later one belong to a record with a hash
-        manifests = [_read_json(fold) or {} for fold in path.glob(f"fold-*/{MANIFEST}")]
+        manifests = [read_json(fold) or {} for fold in path.glob(f"fold-*/{MANIFEST}")]
         if any("run" in manifest for manifest in manifests):
             return None
     return facts
-
-
-def stored_run(folder: RunFolder, use: Use = "tables") -> StoredRun | None:
-    """A run as it lies on disk, None where nothing is; `use` as of :meth:`FoldFolder.state`."""
-    facts = read_run(folder.path)
-    if facts is None or facts["key"] != folder.key:
-        return None
-    states = {index: folder.fold(index).state(use) for index in range(int(facts["n_folds"]))}
-    done = tuple(index for index, state in states.items() if state.done)
-    damaged = {index: state.damage for index, state in states.items() if state.damage}
-    return StoredRun(folder, facts, done, damaged)
-
-
-def stored_runs(results: Path, dataset: str, protocol: str, use: Use = "tables") -> list[StoredRun]:
-    """All runs on a dataset under a protocol, oldest first; those of damaged records are left out.
-
-    See :func:`damaged_records` for the latter, and :meth:`FoldFolder.state` for `use`.
-    """
-
-    def read(path: Path) -> StoredRun | None:
-        facts = read_run(path.parent)
-        return None if facts is None else stored_run(RunFolder(path.parent, facts["key"]), use)
-
-    paths = sorted((results / "runs" / dataset / protocol).glob(f"*/{RUN}"))
-    # One after another: threads wait for one another longer than for the disk.
-    runs = [run for run in map(read, paths) if run is not None]
-    return sorted(runs, key=lambda run: str(run.facts.get("created", "")))
-
-
-def damaged_records(results: Path, dataset: str, protocol: str) -> list[Path]:
-    """Files ``run.json`` that are damaged or were edited."""
-    paths = sorted((results / "runs" / dataset / protocol).glob(f"*/{RUN}"))
-    return [path for path in paths if read_run(path.parent) is None]
-
-
-def stored_names(results: Path) -> dict[str, list[str]]:
-    """Datasets that have runs, each with its protocols."""
-    names: dict[str, list[str]] = {}
-    for path in sorted((results / "runs").glob("*/*")):
-        if path.is_dir():
-            names.setdefault(path.parent.name, []).append(path.name)
-    return names
 
 
 def check_writable(results: Path) -> None:
@@ -476,40 +367,3 @@ def not_writable(path: Path, error: BaseException) -> StoreError:
     number = error.errno if isinstance(error, OSError) else None
     reason = os.strerror(number) if number else str(error)
     return StoreError(f"{path}: cannot be written ({reason}); choose another --results folder")
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A JSON object kept beside a run; empty where there is none that is sound."""
-    return _read_hashed(path)[0] or {}
-
-
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Keep a JSON object beside a run, with a hash over its content."""
-    content = {name: value for name, value in record.items() if name != _HASH}
-    write_json(path, {**content, _HASH: _hash_of(content)})
-
-
-def _hash_of(record: Mapping[str, Any]) -> str:
-    return canonical_hash({name: value for name, value in record.items() if name != _HASH})
-
-
-def _read_hashed(path: Path) -> tuple[dict[str, Any] | None, bool]:
-    """A record without its hash, and whether it had one.
-
-    None where its content is not what was written. Records of the first layout have no hash.
-    """
-    record = _read_json(path)
-    if record is None:
-        return None, False
-    if _HASH not in record:
-        return record, False
-    expected = record.pop(_HASH)
-    return (record, True) if expected == _hash_of(record) else (None, True)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

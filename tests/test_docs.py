@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.fetch.add import read_patients
+from bench.fetch.patients import read_patients
 from bench.protocol.rules import PROTOCOLS, find_protocol
 from bench.registry import built_in_datasets, dataset_card
 from tests.conftest import REPOSITORY

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from bench.files import canonical_hash
-from bench.store import FoldFolder, RunFolder, damaged_records, read_run, stored_run, stored_runs
+from bench.store import FoldFolder, RunFolder, read_run
+from bench.stored_runs import damaged_records, stored_run, stored_runs
 
 LAYOUT_1 = Path(__file__).parent / "fixtures" / "results-layout-1"
 FACTS = {"label": "mean", "kind": "control", "n_folds": 1, "folds_hash": "f", "dataset": "d"}

@@ -16,7 +16,8 @@ from PIL import Image
 from bench.files import canonical_hash
 from bench.registry import dataset_card
 from bench.report.tables import render
-from bench.store import RunFolder, StoredRun, stored_runs
+from bench.store import RunFolder
+from bench.stored_runs import StoredRun, stored_runs
 from bench.tracking.pages import dataset_input, experiment_note, mean_curves
 from bench.tracking.upload import newest_page
 from tests.cli.tiny_dataset import call, call_process, fold_folders, write_plugin

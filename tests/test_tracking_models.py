@@ -19,7 +19,7 @@ import yaml
 from bench.contract.storage import pickle_in
 from bench.errors import ConfigError, DataError, UnknownNameError
 from bench.registry import dataset_card
-from bench.store import stored_runs
+from bench.stored_runs import stored_runs
 from bench.tracking.model import COLUMNS, fetch_model, save_model
 from tests.cli.tiny_dataset import fold_folders, write_plugin
 from tests.tracked import (  # noqa: F401 - fixtures

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from bench.claims import claim
-from bench.store import read_run, stored_runs
+from bench.store import read_run
+from bench.stored_runs import stored_runs
 from bench.tracking.model import fetch_model
 from bench.tracking.pages import public
 from tests.cli.tiny_dataset import assert_refused, call, fold_folders

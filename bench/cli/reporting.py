@@ -30,7 +30,8 @@ from bench.execute.request import Request
 
 if TYPE_CHECKING:
     from bench.protocol.audit import Finding
-    from bench.store import StoredRun, Use
+    from bench.store import Use
+    from bench.stored_runs import StoredRun
 
 
 class TableFormat(StrEnum):
@@ -49,7 +50,7 @@ def _stored(
     """Stored runs on a dataset, by protocol."""
     from bench.errors import UnknownNameError
     from bench.report.tables import newest
-    from bench.store import damaged_records, stored_names, stored_runs
+    from bench.stored_runs import damaged_records, stored_names, stored_runs
 
     stored = stored_names(results)
     if not stored:

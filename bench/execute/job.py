@@ -23,7 +23,8 @@ from bench.execute.plan import Job
 from bench.execute.scoring import as_anndata, score_fold
 from bench.files import atomic_write, write_json
 from bench.protocol.fold_data import FoldData
-from bench.store import MODEL, FoldFolder, image_file, read_record, write_record
+from bench.records import read_record, write_record
+from bench.store import MODEL, FoldFolder, image_file
 from bench.worker.task import FitReport, FitTask, checked_predictions, prediction_file
 
 _IMAGE_SIDE = 1000

@@ -10,7 +10,7 @@ from bench.execute.executors.base import Executor, Failure, JobWatcher
 from bench.execute.executors.local import LocalExecutor
 from bench.execute.plan import Job, Plan, make_plan
 from bench.execute.request import Request
-from bench.store import StoredRun, stored_run
+from bench.stored_runs import StoredRun, stored_run
 
 
 class Uploads(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +19,11 @@ from bench.data.dataset import Dataset, open_dataset
 from bench.data.discovery import FoundSection
 from bench.data.features import genomes_of
 from bench.data.folders import cards_folder
-from bench.data.layouts import BUILT_IN, discover, find_layouts
 from bench.data.pitch import pitch_disagreement, spot_pitch
-from bench.data.reading.parsing import read_bytes
 from bench.data.section import FEWEST_SPOTS, Section
 from bench.errors import DataError, UnknownNameError
+from bench.fetch.patients import read_patients
+from bench.fetch.search import find_sections
 from bench.files import atomic_write, file_hash
 
 PATCH_MICROMETRES = 112.0
@@ -62,147 +61,6 @@ class OwnDataset:
     assumed: tuple[str, ...]
     warnings: tuple[str, ...]
     left_out: Mapping[str, Mapping[str, int]]
-
-
-def find_sections(
-    folder: Path, options: Mapping[str, str | int | None]
-) -> tuple[str, list[FoundSection], list[str]]:
-    """Sections in a folder, the layout that they lie in, and what cannot be read and why.
-
-    Parameters
-    ----------
-    folder
-        Folder to look through.
-    options
-        Choices of the user for their ``discover``, such as ``bin_micrometres``.
-
-    Raises
-    ------
-    DataError
-        No such folder, no section, or sections of two layouts.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    by_layout: dict[str, list[FoundSection]] = {}
-    missing: list[str] = []
-    for name, layout in find_layouts().items():
-        try:
-            sections = discover(name, folder, options)
-        except DataError as error:
-            if layout.source == BUILT_IN:
-                raise
-            missing.append(str(error))
-            continue
-        missing += [f"{one.name}: {one.missing}" for one in sections if one.missing]
-        if readable := [one for one in sections if not one.missing]:
-            by_layout[name] = readable
-    if not by_layout:
-        missing += _other_forms(folder)
-        raise DataError(f"{folder}: no section found; {_what_is_needed(missing)}")
-    if len(by_layout) > 1:
-        raise DataError(
-            f"{folder}: holds sections of {join_names(by_layout)}; put each layout into a folder"
-            " of its own"
-        )
-    chosen, sections = next(iter(by_layout.items()))
-    names = [section.name for section in sections]
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-            raise DataError(
-                f"{folder}: section '{name[:60]}' cannot be called so; rename its folder or file:"
-                " a name is made of letters, digits, '_', '.' and '-'"
-            )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"{folder}: two sections would both be called {twice[0]}; rename a folder")
-    return chosen, sections, missing
-
-
-def _other_forms(folder: Path) -> list[str]:
-    """What else is known to lie in such folders, and how to get from it to what is read."""
-    said = []
-    if stores := sorted(path for path in folder.rglob("*.zarr") if path.is_dir()):
-        said.append(
-            f"{stores[0]} is a Zarr store, which is not read; write its table with"
-            " spatialdata.read_zarr(...).tables[...].write_h5ad, coordinates in obsm['spatial']"
-        )
-    if files := sorted(folder.rglob("alignment_table*")):
-        said.append(
-            f"{files[0]} is a file of Loupe; tissue_positions.csv of Space Ranger is needed"
-        )
-    return said
-
-
-def _what_is_needed(missing: Sequence[str]) -> str:
-    if missing:
-        more = f" (and {len(missing) - 3} more)" if len(missing) > 3 else ""
-        return "; ".join(missing[:3]) + more
-    return (
-        "a Space Ranger folder, .h5ad files, a HEST folder, or counts and spot files of the legacy"
-        " layout are needed (see docs/your-own-data.md)"
-    )
-
-
-def read_patients(path: Path, sections: Sequence[str]) -> dict[str, str]:
-    """Patient of each section, from a table with columns ``section`` and ``patient``.
-
-    Raises
-    ------
-    DataError
-        Not such a table; a section is missing, named twice, or unknown.
-    """
-    rows = _rows(path)
-    named = [section for section, _ in rows]
-    patients = dict(rows)
-    if len(patients) != len(named):
-        twice = next(name for name in named if named.count(name) > 1)
-        raise DataError(f"{path}: section '{twice[:40]}' occurs more than once")
-    missing = [name for name in sections if not patients.get(name)]
-    if missing:
-        raise DataError(f"{path}: names no patient of section {join_names(missing)}")
-    unknown = [name for name in named if name not in sections]
-    if unknown:
-        raise DataError(
-            f"{path}: names section {join_names(unknown)}, which was not found; found are"
-            f" {join_names(sections)}"
-        )
-    return patients
-
-
-def _rows(path: Path) -> list[tuple[str, str]]:
-    """Section and patient of each row: fields separated by commas, semicolons or tabs."""
-    try:
-        text = read_bytes(path, _MAX_TABLE).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text; save the table as CSV in UTF-8") from None
-    first = text.partition("\n")[0]
-    separator = max(",;\t", key=first.count)
-    try:
-        table = list(csv.reader(text.splitlines(), delimiter=separator, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{path}: not a table of sections and patients ({error})") from None
-    header = [field.strip().lower() for field in table[0]] if table else []
-    for column in ("section", "patient"):
-        if header.count(column) != 1:
-            raise DataError(
-                f"{path}: needs columns 'section' and 'patient' in its first line, separated by"
-                f" commas; it has {join_names(f'{name[:40]!r}' for name in header) or 'no line'}"
-            )
-    section, patient = header.index("section"), header.index("patient")
-    rows = []
-    for number, row in enumerate(table[1:], 2):
-        fields = [field.strip() for field in row]
-        if not any(fields):
-            continue
-        if len(fields) > len(header) and any(fields[len(header) :]):
-            raise DataError(f"{path}: line {number} has more fields than the first line")
-        if len(fields) <= max(section, patient):
-            raise DataError(f"{path}: line {number} has fewer fields than the first line")
-        rows.append((fields[section], fields[patient]))
-    return rows
-
-
-_MAX_TABLE = 16 << 20
 
 
 def add_dataset(

@@ -12,7 +12,7 @@ from bench.evaluate.scores import BY_NAME, COMPARABLE, LEADING
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
 from bench.report.pairs import few_patients, pair_table, section_scores
 from bench.report.tables import score_table
-from bench.store import StoredRun
+from bench.stored_runs import StoredRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bench.files import atomic_write
 from bench.report.comparison_figures import comparison_figures
 from bench.report.maps import domain_maps, gene_maps, section_map, shown_genes, stored_sections
-from bench.store import StoredRun
+from bench.stored_runs import StoredRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

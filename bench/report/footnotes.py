@@ -11,7 +11,7 @@ from bench.evaluate.scores import BY_NAME, LEADING, SCORES, Place, Score
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
 from bench.protocol.audit import TITLES
 from bench.report.presets import NO_PRESET, plain_preset, preset_notes
-from bench.store import StoredRun
+from bench.stored_runs import StoredRun
 
 
 def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "text") -> list[str]:

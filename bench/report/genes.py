@@ -12,7 +12,7 @@ from scipy import stats
 
 from bench.errors import DataError
 from bench.report.formats import Format, rounded, write_table
-from bench.store import StoredRun
+from bench.stored_runs import StoredRun
 
 SIGNIFICANT = 0.05
 LARGEST_LOG = 300.0

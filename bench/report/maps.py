@@ -15,7 +15,7 @@ from bench.evaluate.spatial import UNLABELLED, domain_agreement, spatial_domains
 from bench.report.comparison_figures import plain
 from bench.report.genes import gene_ranking, marker_sets
 from bench.report.tables import score_table
-from bench.store import StoredRun
+from bench.stored_runs import StoredRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

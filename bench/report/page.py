@@ -24,7 +24,8 @@ from bench.report.page_maps import Row, map_needs, packed_images, packed_maps, s
 from bench.report.pairs import pair_notes, pair_table, pairs_for_people
 from bench.report.presets import preset_note, shown_preset
 from bench.report.tables import for_people, newest, row_name, score_table
-from bench.store import FAILURE, StoredRun, stored_names, stored_runs
+from bench.store import FAILURE
+from bench.stored_runs import StoredRun, stored_names, stored_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

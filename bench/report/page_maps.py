@@ -16,7 +16,8 @@ from scipy.spatial import cKDTree
 from bench.data.images.image import open_image
 from bench.errors import DataError
 from bench.report.genes import marker_sets
-from bench.store import FoldFolder, StoredRun
+from bench.store import FoldFolder
+from bench.stored_runs import StoredRun
 
 IMAGE_BYTES = 8_000_000
 """Maximum size of the images of a page together."""

@@ -11,7 +11,7 @@ from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, compare_pairs, holm
 from bench.report.formats import Format, write_table
 from bench.report.presets import preset_notes
 from bench.report.tables import row_name, score_table
-from bench.store import StoredRun
+from bench.stored_runs import StoredRun
 
 SIGNIFICANT = 0.05
 

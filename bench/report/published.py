@@ -12,7 +12,7 @@ from bench.errors import BenchError, DataError
 from bench.report.formats import Format, write_table
 from bench.report.presets import preset_notes
 from bench.report.tables import score_table
-from bench.store import StoredRun
+from bench.stored_runs import StoredRun
 
 COLUMNS = (
     *("dataset", "protocol", "method", "score", "value", "sd"),

@@ -29,7 +29,7 @@ from bench.report.presets import (
     shown_preset,
     used_values,
 )
-from bench.store import StoredRun
+from bench.stored_runs import StoredRun
 
 _FRAME = {"method": "method", "preset": "preset", "folds": "folds", "sections": "sections"}
 """Headings of the columns before the scores."""

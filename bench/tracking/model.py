@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bench.errors import ConfigError, DataError
 from bench.files import file_hash, one_line, write_json
 from bench.method import Precision
-from bench.store import MODEL, StoredRun
+from bench.store import MODEL
+from bench.stored_runs import StoredRun
 
 if TYPE_CHECKING:
     import pandas as pd

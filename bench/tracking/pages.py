@@ -13,11 +13,13 @@ import pandas as pd
 
 from bench.evaluate.scores import BY_NAME, COMPARABLE, LEADING, SCORES
 from bench.files import canonical_hash
+from bench.records import read_record
 from bench.report.footnotes import footnotes
 from bench.report.formats import write_table
 from bench.report.presets import NO_PRESET, shown_preset
 from bench.report.tables import for_people, newest, score_table
-from bench.store import MANIFEST, FoldFolder, RunFolder, StoredRun, read_record, read_run
+from bench.store import MANIFEST, FoldFolder, RunFolder, read_run
+from bench.stored_runs import StoredRun
 from bench.tracking.model import COLUMNS
 
 if TYPE_CHECKING:

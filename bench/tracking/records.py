@@ -12,7 +12,9 @@ from filelock import SoftFileLease
 
 from bench.claims import claim
 from bench.errors import StoreError
-from bench.store import FAILURE, MANIFEST, StoredRun, read_record, stored_run
+from bench.records import read_record
+from bench.store import FAILURE, MANIFEST
+from bench.stored_runs import StoredRun, stored_run
 from bench.tracking.database import DATABASE, database_path
 from bench.tracking.pages import public
 

@@ -15,7 +15,8 @@ from bench.data.card import DatasetCard
 from bench.report.figures import prediction_map
 from bench.report.presets import shown_preset, used_values
 from bench.report.tables import render
-from bench.store import MANIFEST, MODEL, FoldFolder, StoredRun
+from bench.store import MANIFEST, MODEL, FoldFolder
+from bench.stored_runs import StoredRun
 from bench.tracking import pages
 from bench.tracking.model import DATA, save_model
 

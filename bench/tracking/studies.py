@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench.store import StoredRun, read_record
+from bench.records import read_record
+from bench.stored_runs import StoredRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

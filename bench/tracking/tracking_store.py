@@ -13,8 +13,9 @@ from filelock import SoftFileLease
 from bench.claims import check_held, claim
 from bench.data.card import DatasetCard
 from bench.errors import BenchError, StoreError
+from bench.records import write_record
 from bench.registry import dataset_card, find_datasets
-from bench.store import StoredRun, write_record
+from bench.stored_runs import StoredRun
 from bench.tracking import pages
 from bench.tracking.database import (
     ARTIFACTS,

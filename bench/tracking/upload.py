@@ -14,7 +14,8 @@ from pathlib import Path
 from bench.claims import DURATION
 from bench.errors import BenchError
 from bench.files import one_line
-from bench.store import StoredRun, read_record, stored_names, stored_runs
+from bench.records import read_record
+from bench.stored_runs import StoredRun, stored_names, stored_runs
 from bench.tracking import pages
 from bench.tracking.database import database_path
 from bench.tracking.pages import public

@@ -14,8 +14,8 @@ from bench.evaluate.scores import BY_NAME
 from bench.execute.request import Request
 from bench.files import atomic_write
 from bench.protocol.rules import PROTOCOLS
+from bench.records import write_record
 from bench.registry import find_datasets
-from bench.store import write_record
 from bench.tune.slots import REASON, SLOT, counts, holders, seconds, settled
 from bench.tune.study import StudySpec
 

@@ -22,9 +22,9 @@ from bench.files import canonical_hash
 from bench.method import Method
 from bench.method_references import is_own
 from bench.own_methods import pickled_classes, take_over
+from bench.records import read_record
 from bench.registry import load_method
 from bench.sources import code_hash
-from bench.store import read_record
 from bench.tune.figures import study_figures
 from bench.tune.inner import inner_folds
 from bench.tune.request import TuneRequest

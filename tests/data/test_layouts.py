@@ -21,7 +21,7 @@ from bench.data.layouts import (
     reader_hash,
 )
 from bench.errors import DataError, UnknownNameError
-from bench.fetch.add import find_sections
+from bench.fetch.search import find_sections
 from tests.cli.tiny_dataset import assert_refused, call
 from tests.conftest import REPOSITORY
 

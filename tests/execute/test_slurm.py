@@ -216,7 +216,7 @@ def test_a_forced_fold_is_done_again(cluster, request_for, results):
 def test_a_result_with_other_scores_is_done_again(cluster, request_for, results):
     run(request_for("depth", folds=(1,)))
     (path,) = results.glob("runs/*/*/*/fold-1/manifest.json")
-    from bench.store import read_record, write_record
+    from bench.records import read_record, write_record
 
     record = {k: v for k, v in read_record(path).items() if k != "sha256"}
     write_record(path, {**record, "score_key": "0" * 64})

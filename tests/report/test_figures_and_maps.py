@@ -11,7 +11,7 @@ from bench.report.comparison_figures import comparison_figures, cost_figure, ran
 from bench.report.drawing import draw_figures
 from bench.report.maps import domain_maps, gene_maps, section_map, shown_genes, stored_sections
 from bench.report.tables import newest
-from bench.store import StoredRun, stored_runs
+from bench.stored_runs import StoredRun, stored_runs
 from tests.cli.tiny_dataset import call, write_plugin
 
 

@@ -15,12 +15,14 @@ from PIL import Image
 
 from bench.errors import BenchError, UnknownNameError
 from bench.files import write_json
+from bench.records import write_record
 from bench.report import page_maps
 from bench.report.footnotes import footnotes
 from bench.report.page import page, stored_comparisons, write_page
 from bench.report.page_maps import map_needs, packed_images, packed_maps, share_out
 from bench.report.tables import for_people, score_table
-from bench.store import RunFolder, stored_runs, write_record
+from bench.store import RunFolder
+from bench.stored_runs import stored_runs
 from tests.cli.tiny_dataset import (
     GENES,
     SECTIONS,

@@ -15,7 +15,8 @@ from bench.evaluate.uncertainty import bootstrap_interval
 from bench.files import canonical_hash, write_json
 from bench.report.footnotes import footnotes
 from bench.report.tables import for_people, newest, render, score_table
-from bench.store import run_folder, stored_run, stored_runs
+from bench.store import run_folder
+from bench.stored_runs import stored_run, stored_runs
 from tests.cli.tiny_dataset import call_process
 
 SCORES = ("pcc_acg", "pcc_heg", "mse", "mae")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.store import stored_names, stored_runs
+from bench.stored_runs import stored_names, stored_runs
 from tests.cli.tiny_dataset import start
 
 STORED = Path(__file__).parents[1] / "fixtures" / "results-layout-1"
@@ -19,7 +19,7 @@ STORED = Path(__file__).parents[1] / "fixtures" / "results-layout-1"
 UPLOAD = """
 import sys
 from pathlib import Path
-from bench.store import stored_names, stored_runs
+from bench.stored_runs import stored_names, stored_runs
 from bench.tracking.upload import Tracker, tracking_uri
 
 results, labels = Path(sys.argv[1]), sys.argv[2].split(",")

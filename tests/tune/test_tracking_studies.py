@@ -43,7 +43,8 @@ def test_trials_are_runs_below_the_tuned_one(searcher, tiny, results):
 
 
 def test_a_study_elsewhere_is_not_read(results, tmp_path):
-    from bench.store import RunFolder, StoredRun
+    from bench.store import RunFolder
+    from bench.stored_runs import StoredRun
     from bench.tracking.studies import study_folders
 
     outside = tmp_path / "outside"

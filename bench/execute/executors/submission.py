@@ -28,7 +28,8 @@ from bench.claims import claim
 from bench.errors import DataError
 from bench.execute.executors.profile import Profile
 from bench.files import atomic_write, write_json
-from bench.store import not_writable, read_record
+from bench.records import read_record
+from bench.store import not_writable
 
 _REQUEST, _SUBMISSION, _ARRAYS = "request.json", "submission.json", "arrays.json"
 

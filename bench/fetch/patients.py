@@ -1,0 +1,73 @@
+"""Table that names the patient of each section, as spreadsheets write it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.data.card import join_names
+from bench.data.reading.parsing import read_bytes
+from bench.errors import DataError
+
+
+def read_patients(path: Path, sections: Sequence[str]) -> dict[str, str]:
+    """Patient of each section, from a table with columns ``section`` and ``patient``.
+
+    Raises
+    ------
+    DataError
+        Not such a table; a section is missing, named twice, or unknown.
+    """
+    rows = _rows(path)
+    named = [section for section, _ in rows]
+    patients = dict(rows)
+    if len(patients) != len(named):
+        twice = next(name for name in named if named.count(name) > 1)
+        raise DataError(f"{path}: section '{twice[:40]}' occurs more than once")
+    missing = [name for name in sections if not patients.get(name)]
+    if missing:
+        raise DataError(f"{path}: names no patient of section {join_names(missing)}")
+    unknown = [name for name in named if name not in sections]
+    if unknown:
+        raise DataError(
+            f"{path}: names section {join_names(unknown)}, which was not found; found are"
+            f" {join_names(sections)}"
+        )
+    return patients
+
+
+def _rows(path: Path) -> list[tuple[str, str]]:
+    """Section and patient of each row: fields separated by commas, semicolons or tabs."""
+    try:
+        text = read_bytes(path, _MAX_TABLE).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text; save the table as CSV in UTF-8") from None
+    first = text.partition("\n")[0]
+    separator = max(",;\t", key=first.count)
+    try:
+        table = list(csv.reader(text.splitlines(), delimiter=separator, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}: not a table of sections and patients ({error})") from None
+    header = [field.strip().lower() for field in table[0]] if table else []
+    for column in ("section", "patient"):
+        if header.count(column) != 1:
+            raise DataError(
+                f"{path}: needs columns 'section' and 'patient' in its first line, separated by"
+                f" commas; it has {join_names(f'{name[:40]!r}' for name in header) or 'no line'}"
+            )
+    section, patient = header.index("section"), header.index("patient")
+    rows = []
+    for number, row in enumerate(table[1:], 2):
+        fields = [field.strip() for field in row]
+        if not any(fields):
+            continue
+        if len(fields) > len(header) and any(fields[len(header) :]):
+            raise DataError(f"{path}: line {number} has more fields than the first line")
+        if len(fields) <= max(section, patient):
+            raise DataError(f"{path}: line {number} has fewer fields than the first line")
+        rows.append((fields[section], fields[patient]))
+    return rows
+
+
+_MAX_TABLE = 16 << 20

@@ -1,0 +1,91 @@
+"""Search for sections in a folder that has no card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.data.card import join_names
+from bench.data.discovery import FoundSection
+from bench.data.layouts import BUILT_IN, discover, find_layouts
+from bench.errors import DataError
+
+
+def find_sections(
+    folder: Path, options: Mapping[str, str | int | None]
+) -> tuple[str, list[FoundSection], list[str]]:
+    """Sections in a folder, the layout that they lie in, and what cannot be read and why.
+
+    Parameters
+    ----------
+    folder
+        Folder to look through.
+    options
+        Choices of the user for their ``discover``, such as ``bin_micrometres``.
+
+    Raises
+    ------
+    DataError
+        No such folder, no section, or sections of two layouts.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    by_layout: dict[str, list[FoundSection]] = {}
+    missing: list[str] = []
+    for name, layout in find_layouts().items():
+        try:
+            sections = discover(name, folder, options)
+        except DataError as error:
+            if layout.source == BUILT_IN:
+                raise
+            missing.append(str(error))
+            continue
+        missing += [f"{one.name}: {one.missing}" for one in sections if one.missing]
+        if readable := [one for one in sections if not one.missing]:
+            by_layout[name] = readable
+    if not by_layout:
+        missing += _other_forms(folder)
+        raise DataError(f"{folder}: no section found; {_what_is_needed(missing)}")
+    if len(by_layout) > 1:
+        raise DataError(
+            f"{folder}: holds sections of {join_names(by_layout)}; put each layout into a folder"
+            " of its own"
+        )
+    chosen, sections = next(iter(by_layout.items()))
+    names = [section.name for section in sections]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise DataError(
+                f"{folder}: section '{name[:60]}' cannot be called so; rename its folder or file:"
+                " a name is made of letters, digits, '_', '.' and '-'"
+            )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{folder}: two sections would both be called {twice[0]}; rename a folder")
+    return chosen, sections, missing
+
+
+def _other_forms(folder: Path) -> list[str]:
+    """What else is known to lie in such folders, and how to get from it to what is read."""
+    said = []
+    if stores := sorted(path for path in folder.rglob("*.zarr") if path.is_dir()):
+        said.append(
+            f"{stores[0]} is a Zarr store, which is not read; write its table with"
+            " spatialdata.read_zarr(...).tables[...].write_h5ad, coordinates in obsm['spatial']"
+        )
+    if files := sorted(folder.rglob("alignment_table*")):
+        said.append(
+            f"{files[0]} is a file of Loupe; tissue_positions.csv of Space Ranger is needed"
+        )
+    return said
+
+
+def _what_is_needed(missing: Sequence[str]) -> str:
+    if missing:
+        more = f" (and {len(missing) - 3} more)" if len(missing) > 3 else ""
+        return "; ".join(missing[:3]) + more
+    return (
+        "a Space Ranger folder, .h5ad files, a HEST folder, or counts and spot files of the legacy"
+        " layout are needed (see docs/your-own-data.md)"
+    )
