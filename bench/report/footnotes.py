@@ -130,8 +130,6 @@ _DATA_NOTES = {
     "left_out": "The reader left out",
     "reduced_images": "Images smaller than the full resolution were used",
 }
-
-
 """Footnotes on the data of a fold, by field of ``fold.json``."""
 
 

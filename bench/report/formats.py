@@ -21,8 +21,6 @@ Format = Literal["text", "csv", "markdown", "latex", "json"]
 
 
 _GIVE_WAY = {"fit s": 2, "sections": 5, "folds": 10}
-
-
 """Like :attr:`bench.evaluate.scores.Score.gives_way`, for columns other than scores."""
 
 

@@ -1,0 +1,80 @@
+"""Columns, names and libraries of an AnnData file, read behind the checks of the file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from bench.readers import DataError, Hdf5File
+
+DIVIDING = "library_id"
+"""Column of ``obs`` that tells the sections of a file apart unless another is named."""
+
+
+COORDINATES = ("obsm/spatial", "obsm/X_spatial")
+"""Places of the pixel coordinates of the spots, the first that exists counts."""
+
+
+def image_libraries(file: Hdf5File) -> list[str]:
+    """Names under which the file keeps images."""
+    if file.kind("uns/spatial") != "group":
+        return []
+    return [n for n in file.names("uns/spatial") if file.kind(f"uns/spatial/{n}") == "group"]
+
+
+def sections_of_spots(file: Hdf5File, by: str) -> np.ndarray | None:
+    """Section of each spot as a column says, None where there is no such column."""
+    if "/" in by or file.kind(f"obs/{by}") is None:
+        return None
+    values = read_column(file, "obs", by, len(read_index(file, "obs")))
+    return None if values is None else as_texts(values)
+
+
+def read_index(file: Hdf5File, frame: str) -> list[str]:
+    """Names of the rows of a data frame of the file, ``obs`` or ``var``."""
+    if file.kind(frame) != "group":
+        raise DataError(
+            f"{file.path}: has no group '{frame}'; if an old anndata wrote it, read it with"
+            " anndata.read_h5ad and write it again"
+        )
+    name = file.attribute(frame, "_index")
+    place = f"{frame}/{name if isinstance(name, str) else '_index'}"
+    gaps = str(file.attribute(place, "encoding-type")).startswith("nullable-")
+    if file.kind(place) != ("group" if gaps else "data set"):
+        raise DataError(f"{file.path}: has no data set '{place}', the index of '{frame}'")
+    names = file.values(place)
+    if not all(isinstance(one, str) for one in names):
+        raise DataError(f"{file.path}: '{place}' is not a list of text, or a name is missing")
+    return [str(one) for one in names]
+
+
+def read_column(file: Hdf5File, frame: str, column: str, rows: int) -> np.ndarray | None:
+    """A column as objects, None where a value is missing; None where there is no such column."""
+    name = f"{frame}/{column}"
+    if file.kind(name) is None:
+        if column in np.atleast_1d(file.attribute(frame, "column-order")):
+            raise DataError(f"{file.path}: damaged, '{frame}' lists '{column}' but lacks it")
+        return None
+    values = file.values(name)
+    # Before anndata 0.8 a column held codes, and its categories lay beside the columns.
+    old = f"{frame}/__categories/{column}"
+    if file.kind(old) is not None:
+        categories = file.values(old)
+        codes = values.to_numpy()
+        if codes.dtype.kind not in "iu" or not (
+            len(codes) == 0 or -1 <= int(codes.min()) <= int(codes.max()) < len(categories)
+        ):
+            raise DataError(f"{file.path}: '{name}' names a category that there is not")
+        # Code -1, a missing value, takes the last.
+        words = np.array([*categories.tolist(), None], dtype=object)
+        values = pd.Series(words[codes.astype(np.int64)], dtype=object)
+    if len(values) != rows:
+        raise DataError(f"{file.path}: '{name}' has {len(values)} values for {rows} rows")
+    objects = values.astype(object).to_numpy()
+    objects[values.isna().to_numpy()] = None
+    return np.asarray(objects)
+
+
+def as_texts(values: np.ndarray) -> np.ndarray:
+    """Values of a column as text, empty where one is missing."""
+    return np.array(["" if pd.isna(value) else str(value) for value in values], dtype=object)
