@@ -43,7 +43,7 @@ class FoundSection:
     platform, tissue
         As the files state them; empty where they do not.
     missing
-        What keeps the section from being read, in a few words; empty where nothing does.
+        Reason why the section cannot be read, in a few words; empty if it can.
     """
 
     name: str
@@ -62,7 +62,7 @@ class FoundSection:
 
 
 def not_read(name: str, missing: str) -> FoundSection:
-    """A section of which something is here, but not all that its layout needs."""
+    """A section that cannot be read because a file of its layout is missing."""
     return FoundSection(name, {}, 100.0, 55.0, missing=missing)
 
 
@@ -113,7 +113,7 @@ def images_in(folder: Path, prefix: str = "") -> list[Path]:
     folder
         Folder to look in.
     prefix
-        With which their names must begin.
+        Prefix of their names.
     """
     if not folder.is_dir():
         return []

@@ -1,4 +1,4 @@
-"""Array coordinates of spots that lie on a grid, counted from their pixels."""
+"""Array coordinates of spots that lie on a grid, derived from their pixels."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def spot_pitch(array_xy: np.ndarray, spatial: np.ndarray) -> float:
 
 
 def pitch_disagreement(array_xy: np.ndarray, spatial: np.ndarray) -> str:
-    """What is odd about the steps of an array in the image, as a line; empty where nothing is.
+    """Warning on an array whose steps in the image fit no usual form; empty otherwise.
 
     See :func:`spot_pitch` for the parameters.
     """
@@ -71,7 +71,7 @@ def pitch_disagreement(array_xy: np.ndarray, spatial: np.ndarray) -> str:
 
 
 def _steps(array_xy: np.ndarray, spatial: np.ndarray) -> tuple[float, float, float]:
-    """Pixels from column to column and from row to row of the array, and those left by the fit."""
+    """Steps of a column and of a row in pixels, and the root mean square residual of the fit."""
     columns, rows = np.asarray(array_xy, dtype=np.float64).T
     design = np.column_stack([columns, rows, np.ones(len(columns))])
     centred = design[:, :2] - design[:, :2].mean(axis=0)

@@ -15,7 +15,7 @@ from bench.errors import DataError
 def find_sections(
     folder: Path, options: Mapping[str, str | int | None]
 ) -> tuple[str, list[FoundSection], list[str]]:
-    """Sections in a folder, the layout that they lie in, and what cannot be read and why.
+    """Sections in a folder, their layout, and the reasons why others cannot be read.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def find_sections(
 
 
 def _other_forms(folder: Path) -> list[str]:
-    """What else is known to lie in such folders, and how to get from it to what is read."""
+    """Known files of other forms, and how to convert them."""
     said = []
     if stores := sorted(path for path in folder.rglob("*.zarr") if path.is_dir()):
         said.append(

@@ -210,7 +210,7 @@ def _section(place: _Place, genome: str | None, wanted: int | None) -> FoundSect
 
 
 def _matrix(place: _Place) -> tuple[dict[str, Path], str]:
-    """Files of the matrix by role, filtered before raw, and what is to be said of them."""
+    """Files of the matrix by role, filtered before raw, and a note or what is missing."""
     home, prefix = place.home, place.prefix
     for kind in ("filtered", "raw"):
         said = (
@@ -260,7 +260,7 @@ def _first(paths: Sequence[Path]) -> Path | None:
 def _image(
     place: _Place, factors: dict[str, float]
 ) -> tuple[Path | None, float, list[str], list[str]]:
-    """Image, its pixels a full-resolution pixel, what is assumed, what is to be looked at."""
+    """Image, its pixels per full-resolution pixel, assumptions, and warnings."""
     above = [place.home.parent] if place.home.name == "outs" else []
     if place.bin_edge is not None:
         above = [one for one in place.home.parents if one.is_relative_to(place.sample)]
@@ -289,7 +289,7 @@ def _image(
 
 
 def _other_size(image: Path, reduced: Path, scale: float) -> str:
-    """How an image differs in size from the one that Space Ranger was given; empty: it does not."""
+    """Difference in size from the image that Space Ranger was given; empty if there is none."""
     try:
         width, height = image_size(image, _LARGEST_IMAGE)
     except DataError as error:

@@ -83,7 +83,7 @@ def check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
 def effective_bits(largest: int, bits: int) -> int:
     """Bits that samples use of those that they are stored in.
 
-    Cameras of 10 to 14 bits write 16; what they call white would be nearly black.
+    Cameras of 10 to 14 bits store 16-bit samples, in which white is far below the maximum.
 
     Parameters
     ----------

@@ -91,7 +91,7 @@ class TiffRaster(Raster):
         )
 
     def _used_bits(self) -> int | None:
-        """Bits that 16-bit samples use, by some blocks of the smallest level; None for others."""
+        """Number of bits in use, from a sample of blocks, for 16-bit images; None for others."""
         if self._opened[0].bits != 16:
             return None
         number = self._level_for(_SAMPLED_SIDE)
