@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from bench.errors import DataError, StoreError
-from bench.execute.executors import ray_transfer
+from bench.execute.executors import ray_object_store
 from bench.execute.executors.base import JobWatcher
 from bench.execute.executors.local import run_jobs
 from bench.execute.executors.parcels import pack
-from bench.execute.executors.ray_transfer import ObjectStore, SentFile, SharedDisk, move_in
+from bench.execute.executors.ray_object_store import ObjectStore, SentFile, move_in
+from bench.execute.executors.ray_transfer import SharedDisk
 from bench.execute.plan import make_plan
 from bench.execute.request import Request
 
@@ -27,8 +28,8 @@ def put(path):
 
 @pytest.fixture(autouse=True)
 def _no_ray(monkeypatch):
-    monkeypatch.setattr(ray_transfer, "_put", put)
-    monkeypatch.setattr(ray_transfer, "_get", lambda reference: reference)
+    monkeypatch.setattr(ray_object_store, "_put", put)
+    monkeypatch.setattr(ray_object_store, "_get", lambda reference: reference)
 
 
 @pytest.fixture
@@ -165,7 +166,7 @@ def test_files_are_received_once_and_mended_if_damaged(here, elsewhere, monkeypa
     assert written == []
     monkeypatch.undo()
     monkeypatch.setenv("SPOTBENCH_CACHE", str(elsewhere))
-    monkeypatch.setattr(ray_transfer, "_get", lambda reference: reference)
+    monkeypatch.setattr(ray_object_store, "_get", lambda reference: reference)
     counts = next(root.glob("counts/*"))
     counts.write_bytes(b"damaged")
     with parcel.opened():
@@ -185,7 +186,7 @@ def test_a_file_that_changed_after_planning_is_refused(here, damaged, elsewhere)
 
 def test_each_file_is_sent_once(here, monkeypatch):
     sent = []
-    monkeypatch.setattr(ray_transfer, "_put", lambda path: sent.append(path) or put(path))
+    monkeypatch.setattr(ray_object_store, "_put", lambda path: sent.append(path) or put(path))
     transfer = ObjectStore()
     for job in here("mean", "coordinates").jobs():
         transfer.parcel(job)
@@ -241,14 +242,14 @@ def test_the_manifest_comes_last(done, monkeypatch):
     folder, files = done
     (folder.path / "manifest.json").unlink()
     moves = []
-    replace_file = ray_transfer.os.replace
+    replace_file = ray_object_store.os.replace
 
     def recorded(source, target):
         if Path(source).parent.name.startswith("."):
             moves.append(Path(target).name)
         replace_file(source, target)
 
-    monkeypatch.setattr(ray_transfer.os, "replace", recorded)
+    monkeypatch.setattr(ray_object_store.os, "replace", recorded)
     move_in(folder, files)
     moved = [name for name in moves if not name.startswith(".") and name != "fold-0"]
     assert moved[-1] == "manifest.json"

@@ -21,7 +21,8 @@ from bench.execute.executors.base import Failure, JobWatcher
 from bench.execute.executors.local import run_jobs
 from bench.execute.executors.ray_cluster import AUTO, connected
 from bench.execute.executors.ray_node import JobReport, installation, run_parcel, run_work
-from bench.execute.executors.ray_transfer import ObjectStore, Parcel, SharedDisk, Transfer
+from bench.execute.executors.ray_object_store import ObjectStore
+from bench.execute.executors.ray_transfer import Parcel, SharedDisk, Transfer
 from bench.execute.executors.weights import fetch_weights
 from bench.execute.inputs import InputsOfFolds
 from bench.execute.job import job_keys

@@ -1,0 +1,332 @@
+"""Transfer of jobs, data and results through Ray's object store, for nodes without a shared disk.
+
+The files that a fold needs are put into the store once, whatever the number of folds. A node keeps
+the files of a dataset in its cache folder and works in a temporary folder; the finished fold comes
+back as the return value of its task.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from bench.cache import cache_folder
+from bench.data.dataset import Dataset
+from bench.errors import DataError, StoreError
+from bench.execute.executors.parcels import (
+    Files,
+    existing_path,
+    inside,
+    pack,
+    unpack,
+)
+from bench.execute.executors.ray_transfer import ReturnedFiles, with_texts
+from bench.execute.plan import Job
+from bench.files import atomic_write, canonical_hash, file_hash, process_folder
+from bench.sources import content_hash
+from bench.store import MANIFEST, FoldFolder, RunFolder, not_writable
+
+CHUNK_BYTES = 64 << 20
+
+
+"""Maximum bytes of a file per object of the object store."""
+
+
+_IMAGES = "images"
+
+
+_ITSELF = "."
+
+
+_RECEIVED = "received"
+
+
+@dataclass(frozen=True)
+class SentFile:
+    """A file in the object store, as references to its parts in order."""
+
+    chunks: tuple[Any, ...]
+
+    def write(self, path: Path) -> None:
+        """Write the file on this node."""
+        with atomic_write(path) as temporary, open(temporary, "wb") as stream:
+            for chunk in self.chunks:
+                stream.write(_get(chunk).data)
+
+
+@dataclass(frozen=True)
+class SentPath:
+    """A file or folder that a setting names, in the object store.
+
+    Attributes
+    ----------
+    name, hash
+        Name, and hash of the content.
+    files
+        Files by relative name; a single file has the name ``.``.
+    """
+
+    name: str
+    hash: str
+    files: Mapping[str, SentFile]
+
+    def fetched(self) -> Path:
+        """Path of a copy in this node's cache, made if missing."""
+        folder = _node_folder() / "inputs" / self.hash[:32]
+        path = folder / self.name
+        with _locked(folder):
+            if not path.exists() or content_hash(path) != self.hash:
+                _remove(path)
+                for name, file in self.files.items():
+                    file.write(path / inside(name) if name != _ITSELF else path)
+                if content_hash(path) != self.hash:
+                    raise DataError(
+                        f"{self.name}: not all of it reached node {platform.node()}; links to"
+                        " folders are not followed"
+                    )
+        return path
+
+
+@dataclass(frozen=True)
+class SentJob:
+    """A job with all files that it needs, for a node that shares no disk with the caller.
+
+    Attributes
+    ----------
+    job
+        Job with the caller's paths.
+    files
+        Files of the fold's sections, by section and role.
+    paths
+        Files and folders of settings, by the caller's path.
+    twin
+        Finished fold of the method that a permuted-image control belongs to.
+    """
+
+    job: Job
+    files: Mapping[tuple[str, str], SentFile]
+    paths: Mapping[str, SentPath]
+    twin: Mapping[str, SentFile] = field(default_factory=dict)
+
+    @contextmanager
+    def opened(self) -> Iterator[Job]:
+        """Write the files to local paths; see :class:`Parcel`."""
+        results = process_folder(_node_folder() / "work")
+        try:
+            copies = {path: str(sent.fetched()) for path, sent in self.paths.items()}
+            job = with_texts(self.job, lambda text: copies.get(text, text))
+            there = replace(
+                job,
+                source=replace(job.source, dataset=self._dataset()),
+                run=_moved(job.run, results),
+                twin=None if job.twin is None else _moved(job.twin, results),
+            )
+            if there.twin is not None:
+                for name, file in self.twin.items():
+                    file.write(there.twin.fold(there.fold).path / inside(name))
+            yield there
+        finally:
+            shutil.rmtree(results, ignore_errors=True)
+
+    def _dataset(self) -> Dataset:
+        """The dataset with the fold's files in this node's cache."""
+        dataset = self.job.source.dataset
+        key = canonical_hash([dataset.card.name, {n: dict(of) for n, of in dataset.hashes.items()}])
+        root = _node_folder() / "data" / f"{dataset.card.name}-{key[:24]}"
+        with _locked(root):
+            for (section, role), sent in self.files.items():
+                card = dataset.card.section(section).files[role]
+                _fetch(sent, root / card.path, dataset.hashes[section][role])
+        return replace(dataset, root=root)
+
+    def result(self, job: Job) -> ReturnedFiles:
+        """The fold's files, and the small images that it refers to."""
+        images = job.run.results / _IMAGES
+        return ReturnedFiles(pack(job.folder.path), pack(images) if images.is_dir() else {})
+
+
+class ObjectStore:
+    """Parcels for nodes that share no disk with the caller."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, SentFile] = {}
+        self._paths: dict[str, SentPath] = {}
+
+    def parcel(self, job: Job) -> SentJob:
+        """Return the job with its files; files already sent with other jobs are not sent again."""
+        dataset, fold = job.source.dataset, job.source.fold
+        files = {
+            (name, role): self._file(dataset.root / dataset.card.section(name).files[role].path)
+            for name in (*fold.train, *fold.validation, *fold.test)
+            for role in dataset.hashes[name]
+        }
+        paths: dict[str, SentPath] = {}
+
+        def send(text: str) -> str:
+            path = existing_path(text)
+            if path is None:
+                return text
+            paths[str(path)] = self._path(path)
+            return str(path)
+
+        absolute = with_texts(job, send)
+        twin: dict[str, SentFile] = {}
+        if job.twin is not None:
+            fitted = job.twin.fold(job.fold)
+            if fitted.is_done():
+                twin = {name: _put(fitted.path / name) for name in pack(fitted.path)}
+        return SentJob(absolute, files, paths, twin)
+
+    def _file(self, path: Path) -> SentFile:
+        if path not in self._files:
+            self._files[path] = _put(path)
+        return self._files[path]
+
+    def _path(self, path: Path) -> SentPath:
+        if str(path) not in self._paths:
+            if path.is_file():
+                by_name = {_ITSELF: path}
+            else:
+                inner = sorted(file for file in path.rglob("*") if file.is_file())
+                by_name = {file.relative_to(path).as_posix(): file for file in inner}
+            files = {name: _put(file) for name, file in by_name.items()}
+            self._paths[str(path)] = SentPath(path.name, content_hash(path), files)
+        return self._paths[str(path)]
+
+    def take(self, job: Job, result: ReturnedFiles) -> None:
+        """Move a fold into its folder, manifest last; the caller holds its claim.
+
+        Raises
+        ------
+        StoreError
+            A file arrived damaged, or the results folder cannot be written.
+        """
+        try:
+            self._take_images(job, result.images)
+            move_in(job.folder, result.fold)
+        except OSError as error:
+            raise not_writable(job.folder.path, error) from error
+
+    def _take_images(self, job: Job, images: Files) -> None:
+        for name, content in images.items():
+            path = job.run.results / _IMAGES / inside(name)
+            if not path.is_file():
+                with atomic_write(path) as temporary:
+                    temporary.write_bytes(content.data)
+
+    def close(self) -> None:
+        """Release the sent files in the object store."""
+        self._files.clear()
+        self._paths.clear()
+
+
+def move_in(folder: FoldFolder, files: Files) -> None:
+    """Store received files as the result of a fold.
+
+    They are written beside the fold and verified against their manifest before any file in
+    the fold's folder is changed. The manifest is moved last.
+
+    Raises
+    ------
+    StoreError
+        The files are not a complete result of this fold.
+    """
+    staged = replace(folder, path=folder.path.with_name(f".{folder.path.name}-{_RECEIVED}"))
+    shutil.rmtree(staged.path, ignore_errors=True)
+    try:
+        unpack(files, staged.path)
+        state = staged.state()
+        if not state.done:
+            damage = state.damage or f"{MANIFEST} is missing"
+            raise StoreError(f"{folder.path}: the result that a node sent is damaged ({damage})")
+        folder.clear()
+        shutil.rmtree(folder.scratch, ignore_errors=True)
+        for item in staged.path.iterdir():
+            if item.name != MANIFEST:
+                os.replace(item, folder.path / item.name)
+        os.replace(staged.path / MANIFEST, folder.path / MANIFEST)
+    finally:
+        shutil.rmtree(staged.path, ignore_errors=True)
+
+
+def _put(path: Path) -> SentFile:
+    """Copy a file into the object store, a part at a time."""
+    import ray
+
+    chunks = []
+    with open(path, "rb") as stream:
+        while True:
+            chunk: np.ndarray = np.fromfile(stream, dtype=np.uint8, count=CHUNK_BYTES)
+            if not chunk.size:
+                break
+            chunks.append(ray.put(chunk))
+    return SentFile(tuple(chunks))
+
+
+def _get(reference: Any) -> np.ndarray:
+    """Content of an object, mapped into memory."""
+    import ray
+
+    # While waiting in its main thread, a task would release its CPU to another one.
+    with ThreadPoolExecutor(1) as thread:
+        return np.asarray(thread.submit(ray.get, reference).result())
+
+
+def _moved(run: RunFolder, results: Path) -> RunFolder:
+    """The same run in another results folder."""
+    return replace(run, path=results / run.path.relative_to(run.results))
+
+
+def _node_folder() -> Path:
+    return cache_folder() / "ray"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other tasks of this node from receiving the same files."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        yield
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# Files that this process has verified; hashing whole-slide images for every task takes long.
+_verified: dict[tuple[str, int, int], str] = {}
+
+
+def _fetch(sent: SentFile, path: Path, expected: str) -> None:
+    """Write a sent file to a path on this node, unless a file with the hash exists there."""
+    if path.is_file() and _verified.get(_state(path)) == expected:
+        return
+    if not path.is_file() or _hash_like(expected, path) != expected:
+        sent.write(path)
+        if _hash_like(expected, path) != expected:
+            raise DataError(f"{path.name}: the file changed on its way to node {platform.node()}")
+    _verified[_state(path)] = expected
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    facts = path.stat()
+    return str(path), facts.st_mtime_ns, facts.st_size
+
+
+def _hash_like(expected: str, path: Path) -> str:
+    """Hash of a file as ``algorithm:hex``, with the algorithm of another hash."""
+    algorithm = expected.partition(":")[0]
+    return f"{algorithm}:{file_hash(path, algorithm)}"
