@@ -5,11 +5,12 @@ adds one by an entry point of the group ``spotbench.readers``, whose name is the
 layout in a card (``layout: NAME``); docs/datasets.md has an example.
 """
 
-from bench.data.card import DatasetCard
+from bench.data.card import DatasetCard, read_card
 from bench.data.discovery import IMAGE_ENDINGS, FoundSection, files_under, images_in, not_read
 from bench.data.features import LEFT_OUT, expressed_genes
 from bench.data.grid import array_of_grid
 from bench.data.images.image import image_size
+from bench.data.images.stored_patches import stored_edge
 from bench.data.layouts import (
     GROUP,
     Layout,
@@ -21,6 +22,8 @@ from bench.data.layouts import (
 from bench.data.reading.counts import sparse_counts, unique_names, whole_counts
 from bench.data.reading.hdf5 import Hdf5File, open_hdf5
 from bench.data.reading.parsing import read_bytes, read_counts, read_table
+from bench.data.reading.symbols import read_json_symbols
+from bench.data.section import PATCH_ROW
 from bench.errors import BenchError, DataError
 from bench.files import atomic_write, one_line
 
@@ -28,6 +31,7 @@ __all__ = [
     "GROUP",
     "IMAGE_ENDINGS",
     "LEFT_OUT",
+    "PATCH_ROW",
     "BenchError",
     "DataError",
     "DatasetCard",
@@ -48,9 +52,12 @@ __all__ = [
     "one_line",
     "open_hdf5",
     "read_bytes",
+    "read_card",
     "read_counts",
+    "read_json_symbols",
     "read_table",
     "sparse_counts",
+    "stored_edge",
     "unique_names",
     "whole_counts",
 ]

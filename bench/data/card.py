@@ -210,14 +210,51 @@ class PanelCard(_Card):
     """A named gene list: its published file, and the same list as plain text.
 
     ``symbols_sha256`` is the SHA-256 of the symbols joined by newlines, whatever file they
-    came from.
+    came from; None where the list is not known before its file is fetched.
     """
 
     genes: int = Field(ge=1)
-    symbols_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    symbols_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     file: FileCard | None = None
     text: InsidePath | None = None
     source: str = ""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.symbols_sha256 is None and self.file is None:
+            raise ValueError("name symbols_sha256, or the file of the gene list")
+        return self
+
+    @property
+    def identity(self) -> str | None:
+        """Hash of the list: of its symbols, otherwise of its file where that is known."""
+        return self.symbols_sha256 or (self.file.hash if self.file else None)
+
+
+class HubCard(_Card):
+    """Folder of a dataset repository on Hugging Face.
+
+    Attributes
+    ----------
+    repository
+        Name of the repository.
+    folder
+        Folder in it whose content becomes the data folder.
+    revision
+        Commit or branch.
+    leave_out
+        Folders in it that are not fetched.
+    """
+
+    repository: str = Field(pattern=r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")
+    folder: InsidePath
+    revision: str = Field(default="main", pattern=r"^[A-Za-z0-9_.-]+$")
+    leave_out: tuple[InsidePath, ...] = ()
+
+    @property
+    def page(self) -> str:
+        """Address of the page where access is asked for."""
+        return f"https://huggingface.co/datasets/{self.repository}"
 
 
 class DatasetCard(_Card):
@@ -248,6 +285,15 @@ class DatasetCard(_Card):
         Of the array.
     published_order, published_panel
         Sections and gene list of the published protocol.
+    fold_lists
+        Folder of the files ``train_<i>.csv`` and ``test_<i>.csv`` that list the dataset's own
+        folds.
+    hub
+        Repository on Hugging Face that the files are fetched from.
+    collection
+        Name that stands for this dataset together with others of the same collection.
+    cautions
+        Known problems of the data, a line each, which the audit and tables repeat.
     """
 
     name: Name
@@ -279,6 +325,10 @@ class DatasetCard(_Card):
     published_order: tuple[str, ...] = ()
     published_panel: str | None = None
     panels: dict[str, PanelCard] = {}
+    fold_lists: InsidePath | None = None
+    hub: HubCard | None = None
+    collection: Name | None = None
+    cautions: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

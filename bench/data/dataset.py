@@ -20,6 +20,10 @@ from bench.data.section import Section, load_section
 from bench.errors import DataError
 from bench.files import canonical_hash
 
+PICTURES = ("image", "patches")
+"""Roles that methods which look at images can use; patches are needed by every method, because
+spots without one are left out."""
+
 OPTIONAL = ("labels",)
 """Roles that no section needs; an image is needed only by methods that look at images."""
 
@@ -111,7 +115,7 @@ class Dataset:
             # Only where there is one: the keys of undivided datasets stay as they are.
             if card.block is not None:
                 sections[name]["block"] = card.block
-        panels = {name: panel.symbols_sha256 for name, panel in self.card.panels.items()}
+        panels = {name: panel.identity for name, panel in self.card.panels.items()}
         return {
             "name": self.card.name,
             "aliases": self.aliases.sha256 if self.aliases else None,
@@ -162,7 +166,18 @@ def local_card(card: DatasetCard, root: Path) -> DatasetCard:
         # Paths of the card may be placeholders until the index is read: only its own hash counts.
         index = locked(card, root).index
         card = resolve_card(card.model_copy(update={"index": index}), root)
-    return locked(card, root)
+    return _with_hashed_panels(locked(card, root), root)
+
+
+def _with_hashed_panels(card: DatasetCard, root: Path) -> DatasetCard:
+    """The card with the hash of the file of each gene list whose symbols it does not hash."""
+    panels = dict(card.panels)
+    for name, panel in card.panels.items():
+        if panel.symbols_sha256 is None and panel.file and (root / panel.file.path).is_file():
+            actual = panel.file.verify(root / panel.file.path)
+            file = panel.file.model_copy(update={"hash": actual})
+            panels[name] = panel.model_copy(update={"file": file})
+    return card if panels == card.panels else card.model_copy(update={"panels": panels})
 
 
 def resolve_card(card: DatasetCard, root: Path) -> DatasetCard:
@@ -231,7 +246,7 @@ def open_dataset(
             left_out[name] = reason
             continue
         pictured = "image" in section.files and _path(section, "image", root).is_file()
-        seen = pictured if images is None else images
+        seen = pictured if images is None else images and "image" in section.files
         roles = [*required_roles(section), *(["image"] if seen else [])]
         roles += [r for r in OPTIONAL if r in section.files and _path(section, r, root).is_file()]
         for role in roles:
@@ -301,8 +316,8 @@ def _absent(section: SectionCard, root: Path, images: bool, shared: Collection[s
             f"{_path(section, missing[0], root)}: file is missing, while other files of section"
             f" {section.name} are there"
         )
-    if images and "image" not in section.files:
+    if images and not set(PICTURES) & set(section.files):
         return "the card names no image"
-    if images and not _path(section, "image", root).is_file():
+    if images and "image" in section.files and not _path(section, "image", root).is_file():
         return f"image {section.files['image'].path} is missing"
     return None

@@ -34,9 +34,10 @@ BUILT_IN = "built-in"
 class Reader(Protocol):
     """Reader of a layout: a module, or an object with the same names.
 
-    Two functions are optional. ``discover(folder: Path) -> list[FoundSection]`` gives the sections
-    in a folder that has no card, for ``bench data add``. ``resolve(card: DatasetCard, root: Path)
-    -> DatasetCard`` gives the card with the file names that its ``index`` file states.
+    Three functions are optional. ``discover(folder: Path) -> list[FoundSection]`` gives the
+    sections in a folder that has no card, for ``bench data add``; ``describe(folder: Path) ->
+    dict`` gives further fields of the new card, such as gene lists. ``resolve(card: DatasetCard,
+    root: Path) -> DatasetCard`` gives the card with the file names that its ``index`` file states.
 
     Attributes
     ----------
@@ -204,6 +205,23 @@ def discover(
     if not isinstance(sections, list) or not all(isinstance(s, FoundSection) for s in sections):
         raise DataError(f"layout {_layout(name).described}: 'discover' gives no list of sections")
     return sections
+
+
+def describe(name: str, folder: Path) -> dict[str, object]:
+    """Further fields of the card of a folder, as the reader of its layout gives them.
+
+    Raises
+    ------
+    DataError
+        The reader cannot be imported, failed, or gave something else than fields.
+    """
+    look = getattr(load_reader(name), "describe", None)
+    if look is None:
+        return {}
+    fields = _call(name, look, folder)
+    if not isinstance(fields, dict):
+        raise DataError(f"layout {_layout(name).described}: 'describe' gives no fields of a card")
+    return fields
 
 
 def resolve(card: DatasetCard, root: Path) -> DatasetCard:

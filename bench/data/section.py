@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 OUTSIDE_LIMIT = 0.01
 """Share of a section's spots that may lie outside its image before the section is refused."""
 
+PATCH_ROW = "patch_row"
+"""Column of ``obs`` in which a reader gives the row of each spot in the file of stored patches."""
+
 FEWEST_SPOTS = 3
 """Spots below which no correlation over a section is defined."""
 
@@ -63,6 +66,8 @@ class Section:
         the whole section.
     block_of
         Identifier that all blocks of one divided section share; None where it is not divided.
+    patches, patches_hash
+        File of stored patches and its hash, in place of an image; None where there is none.
     """
 
     name: str
@@ -77,6 +82,8 @@ class Section:
     dropped_spots: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
     block_of: str | None = None
+    patches: Path | None = None
+    patches_hash: str | None = None
 
     @property
     def spatial(self) -> np.ndarray:
@@ -87,6 +94,11 @@ class Section:
     def array_xy(self) -> np.ndarray:
         """(spots, 2) int64 array coordinates (column, row), that is (x, y)."""
         return self.adata.obs[["array_col", "array_row"]].to_numpy(dtype=np.int64)
+
+    @property
+    def patch_rows(self) -> np.ndarray:
+        """(spots,) int64 row of each spot in the file of stored patches."""
+        return self.adata.obs[PATCH_ROW].to_numpy(dtype=np.int64)
 
 
 def load_section(
@@ -156,6 +168,8 @@ def load_section(
         dropped_spots=dropped,
         left_out=left_out,
         block_of=section.block_of(hashes),
+        patches=files.get("patches"),
+        patches_hash=hashes.get("patches"),
     )
 
 
@@ -255,6 +269,8 @@ def parse_section(card: DatasetCard, section: SectionCard, files: Mapping[str, P
         )
     adata = read_files(card.layout, files, section.settings)
     check_section(adata, str(files["counts"]))
+    if "patches" in section.files and PATCH_ROW not in adata.obs:
+        raise DataError(f"{files['counts']}: the reader gives no obs column {PATCH_ROW}")
     return adata
 
 

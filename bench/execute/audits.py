@@ -33,7 +33,8 @@ def full_audit(
     """
     dataset, folds, _ = divide(card, protocol, data_root, images=False)
     opened = open_dataset(card, data_root, images=None, names=list(dataset.hashes))
-    return folds, _pictured(opened), audit(folds, opened.sections, protocol)
+    findings = audit(folds, opened.sections, protocol, card.cautions)
+    return folds, _pictured(opened), findings
 
 
 def cross_audit(

@@ -15,6 +15,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from bench.data.images.image import thumbnail
+from bench.data.images.stored_patches import StoredPatches
 from bench.errors import BenchError, TrainingError
 from bench.evaluate.oracles import ORACLES
 from bench.execute.inputs import FoldInputs
@@ -261,8 +262,8 @@ def _small_images(job: Job, data: FoldData) -> dict[str, dict[str, object]]:
     copies: dict[str, dict[str, object]] = {}
     for slide in data.slides:
         source = slide.patch_source
-        if source is None:
-            continue
+        if source is None or isinstance(source, StoredPatches):
+            continue  # stored patches show no section as a whole
         name = image_file(job.source.dataset.card.name, slide.name, source.image_hash)
         path = job.run.results / name
         scale = path.with_suffix(".json")

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.cache import JsonCache
 from bench.data.card import DatasetCard, join_names
-from bench.data.dataset import Dataset, open_dataset
+from bench.data.dataset import PICTURES, Dataset, open_dataset
 from bench.devices import check_device, check_precision, remember_devices, remembered_devices
 from bench.errors import BenchError, DataError
 from bench.evaluate.oracles import ORACLES
@@ -23,7 +23,7 @@ from bench.execute.request import Request
 from bench.fetch.overview import summarize
 from bench.files import canonical_hash, file_hash
 from bench.method import Precision
-from bench.method_references import is_handed
+from bench.method_references import SHUFFLED, is_handed
 from bench.protocol.audit import (
     Finding,
     audit,
@@ -31,8 +31,9 @@ from bench.protocol.audit import (
     decode_findings,
     encode_findings,
 )
-from bench.protocol.folds import Folds, SectionFacts, make_folds, read_folds, write_folds
+from bench.protocol.folds import Fold, Folds, SectionFacts, make_folds, read_folds, write_folds
 from bench.protocol.gene_list import read_panel
+from bench.protocol.listed_folds import read_listed_folds
 from bench.protocol.rules import Protocol, find_protocol, with_panel
 from bench.registry import dataset_card
 from bench.sources import code_hash
@@ -127,7 +128,7 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
     protocol = find_protocol(request.protocol)
     if request.panel is not None:
         protocol = with_panel(protocol, request.panel, card.panels)
-    specs = _method_specs(request, card.name)
+    specs = _method_specs(request, card.name, protocol)
     if elsewhere:
         _check_sendable(specs)
     devices = Devices(request.device, request.precision, elsewhere=elsewhere)
@@ -275,16 +276,31 @@ def divide(
             )
     dataset = open_dataset(card, data_root, images=images, names=names, aliases=aliases)
     panel = _panel_of(dataset, protocol)
-    return dataset, make_folds(card.name, section_facts(dataset, protocol), protocol), panel
+    facts = section_facts(dataset, protocol)
+    return dataset, make_folds(card.name, facts, protocol, _listed_folds(dataset, protocol)), panel
+
+
+def _listed_folds(dataset: Dataset, protocol: Protocol) -> tuple[Fold, ...] | None:
+    if protocol.split != "listed":
+        return None
+    card = dataset.card
+    if card.fold_lists is None:
+        raise BenchError(
+            f"dataset {card.name} ships no folds, which protocol {protocol.name} needs; use"
+            " protocol strict"
+        )
+    return read_listed_folds(dataset.root / card.fold_lists, dataset.hashes, dataset.left_out)
 
 
 def dataset_audit(dataset: Dataset, folds: Folds, protocol: Protocol) -> list[Finding]:
     """Leaks of a dataset's folds; computed once for the same data, folds and rules."""
     source = code_hash(["bench.protocol.audit"])
-    key = canonical_hash([source, dataset.hash, folds.hash, protocol.hash])
+    cautions = dataset.card.cautions
+    key = canonical_hash([source, dataset.hash, folds.hash, protocol.hash, cautions])
     findings = _AUDITS.get(key)
     if findings is None:
-        findings = audit(folds, dataset.only(list(folds.patients)).sections, protocol)
+        sections = dataset.only(list(folds.patients)).sections
+        findings = audit(folds, sections, protocol, cautions)
         _AUDITS.put(key, encode_findings(findings))
     return findings
 
@@ -292,8 +308,8 @@ def dataset_audit(dataset: Dataset, folds: Folds, protocol: Protocol) -> list[Fi
 _AUDITS = JsonCache("audits", decode_findings)
 
 
-def _method_specs(request: Request, dataset: str) -> list[MethodSpec]:
-    chosen = (dataset, request.preset, request.settings)
+def _method_specs(request: Request, dataset: str, protocol: Protocol) -> list[MethodSpec]:
+    chosen = (dataset, request.preset, _settings(request, protocol))
     if request.tuned:
         return [tuned_spec(name, of, *chosen) for name, of in request.tuned.items()]
     if request.checkpoint is None:
@@ -305,6 +321,17 @@ def _method_specs(request: Request, dataset: str) -> list[MethodSpec]:
     # Oracles show next to the scored methods what a score rewards.
     named = {method_spec.label for method_spec in specs}
     return specs + [MethodSpec(name, None) for name in ORACLES if name not in named]
+
+
+def _settings(request: Request, protocol: Protocol) -> dict[str, Any]:
+    """Settings of the request, after those that the protocol has for the methods of it."""
+    settings = dict(request.settings)
+    named = {name.removeprefix(f"{SHUFFLED}:") for name in (*request.methods, *request.tuned)}
+    for method, of_method in protocol.method_settings.items():
+        for name, value in of_method.items() if method in named else ():
+            if name not in settings:
+                settings.setdefault(f"{method}.{name}", value)
+    return settings
 
 
 def _check_sendable(specs: Sequence[MethodSpec]) -> None:
@@ -390,11 +417,16 @@ def section_facts(dataset: Dataset, protocol: Protocol) -> list[SectionFacts]:
             card.name,
             card.patient,
             spots[card.name] if balanced else 1,
-            dataset.hashes[card.name].get("image"),
+            _picture_hash(dataset.hashes[card.name]),
             card.block_of(dataset.hashes[card.name]),
         )
         for card in cards
     ]
+
+
+def _picture_hash(hashes: Mapping[str, str]) -> str | None:
+    """Hash of what shows a section: its image, or its stored patches."""
+    return next((hashes[role] for role in PICTURES if role in hashes), None)
 
 
 def _chosen_folds(asked: Sequence[int] | None, folds: Folds) -> list[int]:

@@ -19,6 +19,7 @@ from bench.data.dataset import Dataset, open_dataset
 from bench.data.discovery import FoundSection
 from bench.data.features import genomes_of
 from bench.data.folders import cards_folder
+from bench.data.layouts import describe
 from bench.data.pitch import pitch_disagreement, spot_pitch
 from bench.data.section import FEWEST_SPOTS, Section
 from bench.errors import DataError, UnknownNameError
@@ -261,6 +262,7 @@ def _card(
                 "spot_diameter_micrometres": discovered[0].spot_diameter_micrometres,
                 "max_image_pixels": _IMAGE_CEILING,
                 "sections": sections,
+                **describe(layout, folder),
             }
         )
     except ValidationError as error:

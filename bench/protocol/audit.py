@@ -71,11 +71,18 @@ TITLES = {
     "heg": "HEG leak",
     "scale": "Scale",
     "alignment": "Spots off the tissue",
+    "patients": "Two patients",
+    "caution": "Known problem of the data",
 }
 """Headings of the kinds of findings."""
 
 
-def audit(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -> list[Finding]:
+def audit(
+    folds: Folds,
+    sections: Mapping[str, Section],
+    protocol: Protocol,
+    cautions: Sequence[str] = (),
+) -> list[Finding]:
     """Search for every known kind of leak.
 
     Parameters
@@ -86,6 +93,8 @@ def audit(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -> 
         All sections of the folds by name; sections without an image are not compared by image.
     protocol
         Rules of the division. Under a patient split, any data shared by two sides are forbidden.
+    cautions
+        Known problems that the dataset's card names.
 
     Returns
     -------
@@ -95,7 +104,9 @@ def audit(folds: Folds, sections: Mapping[str, Section], protocol: Protocol) -> 
     return [
         *shared_data(folds, sections, protocol),
         *_alignments(folds, sections),
+        *_two_patients(folds, protocol),
         *rule_findings(folds, protocol),
+        *(Finding("caution", one, _every(folds), forbidden=False) for one in cautions),
     ]
 
 
@@ -135,7 +146,7 @@ def decode_findings(content: Any) -> list[Finding]:
 
 def rule_findings(folds: Folds, protocol: Protocol) -> list[Finding]:
     """Findings on rules of the protocol that use test sections."""
-    every = tuple(fold.index for fold in folds.folds)
+    every = _every(folds)
     findings = []
     if protocol.panel in {"published", "listed"}:
         findings.append(
@@ -166,6 +177,26 @@ def rule_findings(folds: Folds, protocol: Protocol) -> list[Finding]:
             )
         )
     return findings
+
+
+def _every(folds: Folds) -> tuple[int, ...]:
+    return tuple(fold.index for fold in folds.folds)
+
+
+def _two_patients(folds: Folds, protocol: Protocol) -> list[Finding]:
+    """Folds as shipped that train on one patient and test on the other."""
+    patients = sorted(set(folds.patients.values()))
+    if protocol.split != "listed" or len(patients) != 2:
+        return []
+    return [
+        Finding(
+            "patients",
+            f"all sections are of two patients ({join_names(patients)}): a fold trains on one"
+            " alone, and neither an interval nor a test over patients applies to new ones",
+            _every(folds),
+            forbidden=False,
+        )
+    ]
 
 
 def _seen(fold: Fold) -> tuple[str, ...]:

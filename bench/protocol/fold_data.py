@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bench.data.images.patches import PatchSource
+from bench.data.images.stored_patches import stored_patches
 from bench.data.inputs import Slide, TrainingData, TrainingSection
 from bench.data.section import Section
 from bench.errors import DataError, near_names
@@ -232,6 +233,10 @@ def _training(section: Section, columns: np.ndarray, protocol: Protocol) -> Trai
 
 
 def _patch_source(section: Section) -> PatchSource | None:
+    if section.patches is not None and section.patches_hash is not None:
+        return stored_patches(
+            section.patches, section.patches_hash, section.spatial, section.patch_rows
+        )
     if section.image is None or section.image_hash is None:
         return None
     return PatchSource(

@@ -66,7 +66,12 @@ class Folds(BaseModel):
         return canonical_hash(self.model_dump(mode="json"))
 
 
-def make_folds(dataset: str, facts: Sequence[SectionFacts], protocol: Protocol) -> Folds:
+def make_folds(
+    dataset: str,
+    facts: Sequence[SectionFacts],
+    protocol: Protocol,
+    listed: Sequence[Fold] | None = None,
+) -> Folds:
     """Divide sections by the rules of the protocol.
 
     Parameters
@@ -77,21 +82,29 @@ def make_folds(dataset: str, facts: Sequence[SectionFacts], protocol: Protocol) 
         Usable sections, in the order in which folds are numbered.
     protocol
         Rules of the division.
+    listed
+        Folds that the dataset ships, for a protocol that takes them.
 
     Raises
     ------
     BenchError
-        Too few patients or sections for the protocol.
+        Too few patients or sections for the protocol, or no listed folds.
     LeakError
         The result violates the protocol (see :func:`check_folds`).
     """
-    divide = _by_patient if protocol.split == "patient" else _by_section
+    if protocol.split == "listed":
+        if not listed:
+            raise BenchError(f"protocol {protocol.name} takes the folds that a dataset ships")
+        divided = list(listed)
+    else:
+        divide = _by_patient if protocol.split == "patient" else _by_section
+        divided = divide(facts, protocol)
     folds = Folds(
         dataset=dataset,
         protocol=protocol.name,
         protocol_hash=protocol.hash,
         patients={fact.name: fact.patient for fact in facts},
-        folds=tuple(divide(facts, protocol)),
+        folds=tuple(divided),
     )
     check_folds(folds, facts, protocol)
     return folds
@@ -190,7 +203,8 @@ def check_folds(folds: Folds, facts: Sequence[SectionFacts], protocol: Protocol)
     """Raise if folds have a leak that the protocol forbids.
 
     Every protocol forbids a section, or an image, on both sides of a test split, and every
-    section must be tested exactly once. Under a patient split, no patient may be on both sides.
+    section must be tested exactly once; listed folds may leave a section untested. Under a patient
+    split, no patient may be on both sides.
     Under a section split, blocks of one section share its image; the audit reports them.
 
     Raises
@@ -233,7 +247,11 @@ def check_folds(folds: Folds, facts: Sequence[SectionFacts], protocol: Protocol)
                     f" the test split, which protocol {protocol.name} forbids"
                 )
         tested.extend(fold.test)
-    if sorted(tested) != sorted(by_name):
+    if protocol.split == "listed":
+        twice = sorted({name for name in tested if tested.count(name) > 1})
+        if twice:
+            raise LeakError(f"folds: section {join_names(twice)} is tested in two folds")
+    elif sorted(tested) != sorted(by_name):
         raise LeakError("folds: every section must be tested exactly once")
 
 

@@ -12,7 +12,9 @@ import numpy as np
 
 from bench.cache import Cache
 from bench.data.card import DatasetCard, PanelCard
+from bench.data.reading.symbols import read_json_symbols
 from bench.errors import DataError, UnknownNameError
+from bench.files import canonical_hash
 
 _MAX_PANEL_BYTES = 16 << 20
 
@@ -58,7 +60,7 @@ def _download(panel: PanelCard) -> tuple[str, ...]:
     panels = Cache(
         "panels", Path(file.path).suffix, lambda path: _checked(read_symbols(path), panel, path)
     )
-    key = panel.symbols_sha256
+    key = panel.symbols_sha256 or canonical_hash(["panel", file.url, file.hash])
     symbols = panels.get(key)
     if symbols is None:
         try:
@@ -74,7 +76,7 @@ def _download(panel: PanelCard) -> tuple[str, ...]:
 
 
 def read_symbols(path: Path) -> list[str]:
-    """Gene symbols of a file: text with one per line, or a numpy or pandas array of strings.
+    """Gene symbols of a file: text with one per line, JSON, or a numpy or pandas array of strings.
 
     Raises
     ------
@@ -85,6 +87,8 @@ def read_symbols(path: Path) -> list[str]:
         raise DataError(f"{path}: too large for a gene list")
     if path.suffix in {".npy", ".pkl"}:
         return read_string_array(path)
+    if path.suffix == ".json":
+        return read_json_symbols(path)
     try:
         return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):
@@ -92,6 +96,10 @@ def read_symbols(path: Path) -> list[str]:
 
 
 def _checked(symbols: list[str], panel: PanelCard, path: Path) -> tuple[str, ...]:
+    if panel.symbols_sha256 is None:
+        if len(symbols) != panel.genes:
+            raise DataError(f"{path}: {len(symbols)} symbols, the card says {panel.genes}")
+        return tuple(symbols)
     digest = hashlib.sha256("\n".join(symbols).encode()).hexdigest()
     if digest != panel.symbols_sha256 or len(symbols) != panel.genes:
         raise DataError(

@@ -30,7 +30,8 @@ def normalise(counts: sp.csr_matrix, panel: np.ndarray, scale: Scale) -> np.ndar
 
     Returns
     -------
-    (spots, panel) float64: ``log(1 + 10,000 * count / total)``; an empty spot or gene stays 0
+    (spots, panel) float64: ``log(1 + 10,000 * count / total)``, where an empty spot or gene stays
+    0; ``log(1 + count)`` for a scale without a total
 
     Notes
     -----
@@ -38,6 +39,8 @@ def normalise(counts: sp.csr_matrix, panel: np.ndarray, scale: Scale) -> np.ndar
     ``log`` give, per spot or, on the transposed matrix, per gene.
     """
     listed = panel_counts(counts, panel)
+    if scale.total == "none":
+        return np.log10(1.0 + listed) if scale.log == "log10" else np.log1p(listed)
     if scale.total == "gene":
         totals = listed.sum(axis=0, keepdims=True)
     elif scale.genes == "panel":

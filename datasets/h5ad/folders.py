@@ -95,7 +95,7 @@ def discover(
     """
     sections = []
     for path in files_under(folder):
-        if path.suffix.lower() != ".h5ad" or is_of_hest(path):
+        if path.suffix.lower() != ".h5ad" or is_of_hest(path) or is_of_hest_bench(path):
             continue
         with open_hdf5(path) as file:
             if not any(file.kind(place) for place in COORDINATES):
@@ -121,6 +121,11 @@ def is_of_hest(path: Path) -> bool:
     """Whether a file lies in the folder ``st`` of a HEST folder, which has a reader of its own."""
     root = path.parent.parent
     return path.parent.name == "st" and any((root / n).is_dir() for n in ("wsis", "metadata"))
+
+
+def is_of_hest_bench(path: Path) -> bool:
+    """Whether a file lies in the folder ``adata`` of a HEST-Benchmark task, which has a reader."""
+    return path.parent.name == "adata" and (path.parent.parent / "patches").is_dir()
 
 
 def _section(path: Path, library: str | None, by: str | None, genome: str | None) -> FoundSection:

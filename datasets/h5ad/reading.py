@@ -66,6 +66,7 @@ def read(
     library: str | None = None,
     by: str = DIVIDING,
     genome: str | None = None,
+    tissue_only: bool = True,
 ) -> AnnData:
     """Read one section.
 
@@ -79,6 +80,8 @@ def read(
         Column that tells sections apart.
     genome
         Genome whose genes are kept where the reference holds several.
+    tissue_only
+        Leave out spots that ``in_tissue`` places outside of the tissue.
 
     Returns
     -------
@@ -101,7 +104,7 @@ def read(
             name: read_column(file, "obs", name, len(spots))
             for name in ("in_tissue", "array_row", "array_col", "label")
         }
-    in_tissue = _in_tissue(columns["in_tissue"], len(spots), path)
+    in_tissue = _in_tissue(columns["in_tissue"] if tissue_only else None, len(spots), path)
     inside = np.flatnonzero(own & in_tissue)
     if not len(inside):
         raise DataError(f"{path}: no spot of the section lies in the tissue")

@@ -11,8 +11,8 @@ from bench.cache import JsonCache
 from bench.data.alignment import section_alignment
 from bench.errors import LeakError
 from bench.protocol.audit import audit, check_audit, decode_findings, encode_findings
-from bench.protocol.folds import SectionFacts, make_folds
-from bench.protocol.rules import PUBLISHED, STRICT, Protocol
+from bench.protocol.folds import Fold, SectionFacts, make_folds
+from bench.protocol.rules import HEST, PUBLISHED, STRICT, Protocol
 
 BY_SECTION = Protocol(name="sections", version=1, title="t", split="section")
 
@@ -213,3 +213,24 @@ def test_the_spots_of_all_blocks_are_compared_with_the_tissue_together(
     alone = section_alignment(sections["S-b4"])
     assert alone is not None
     assert alone.warning is not None
+
+
+def test_listed_folds_name_their_leaks_and_forbid_none(make, own_cache):
+    sections = make()
+    facts = [SectionFacts(s.name, s.patient) for s in sections.values()]
+    pairs = [(("A2", "B1"), ("A1", "B2")), (("A1", "B2"), ("A2", "B1"))]
+    listed = [Fold(index=i, train=a, validation=(), test=b) for i, (a, b) in enumerate(pairs)]
+    folds = make_folds("small", facts, HEST, listed)
+    findings = audit(folds, sections, HEST, ["the genes were chosen over all samples"])
+    assert kinds(findings) == ["patient", "patients", "panel", "caution"]
+    assert "two patients (A, B)" in findings[1].message
+    assert findings[3].message == "the genes were chosen over all samples"
+    check_audit(findings, HEST)
+
+
+def test_three_patients_are_no_finding(make, own_cache):
+    sections = make()
+    patients = {"A1": "A", "A2": "A", "B1": "B", "B2": "C"}
+    facts = [SectionFacts(name, patient) for name, patient in patients.items()]
+    listed = [Fold(index=0, train=("A1", "A2"), validation=(), test=("B1", "B2"))]
+    assert kinds(audit(make_folds("small", facts, HEST, listed), sections, HEST)) == ["panel"]

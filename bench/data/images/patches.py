@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -118,6 +119,16 @@ class PatchSource:
             As :meth:`cut`.
         """
         pixels = size if pixels is None else pixels
+        self._check(size, pixels)
+        key, shape = self.key(size, pixels), (len(self.centres), pixels, pixels, 3)
+        stored = _PATCHES.get(key)
+        if stored is None or stored.shape != shape or stored.dtype != np.uint8:
+            with _PATCHES.new_entry(key) as temporary:
+                self._cut_into(temporary, size, pixels)
+        return _PATCHES.path(key)
+
+    def _check(self, size: int, pixels: int) -> None:
+        """Refuse patches that cannot be cut."""
         if not (1 <= size <= _LARGEST and 1 <= pixels <= _LARGEST):
             raise DataError(f"patches of {size} px resampled to {pixels} px cannot be cut")
         if self.image_scale != 1 and size * self.image_scale < 2:
@@ -126,13 +137,6 @@ class PatchSource:
                 f" reduced image and cannot be cut; ask for {math.ceil(2 / self.image_scale)} px"
                 " or more"
             )
-        corners = self._corners(size)
-        key, shape = self.key(size, pixels), (len(corners), pixels, pixels, 3)
-        stored = _PATCHES.get(key)
-        if stored is None or stored.shape != shape or stored.dtype != np.uint8:
-            with _PATCHES.new_entry(key) as temporary:
-                self._cut_into(temporary, corners, size, pixels)
-        return _PATCHES.path(key)
 
     def key(self, size: int, pixels: int | None = None) -> str:
         """Hash of image, centres and scale, a key for values computed from the patches."""
@@ -146,20 +150,24 @@ class PatchSource:
     def _corners(self, size: int) -> np.ndarray:
         return np.floor(self.centres).astype(np.int64) - size // 2
 
-    def _cut_into(self, path: Path, corners: np.ndarray, size: int, pixels: int) -> None:
-        header = {
-            "descr": "|u1",
-            "fortran_order": False,
-            "shape": (len(corners), pixels, pixels, 3),
-        }
-        with open_raster(self.image, self.max_image_pixels) as raster, open(path, "wb") as stream:
+    def _cut_into(self, path: Path, size: int, pixels: int) -> None:
+        shape = (len(self.centres), pixels, pixels, 3)
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        with open(path, "wb") as stream:
             np.lib.format.write_array_header_1_0(stream, header)
             first = stream.tell()
             # Into its place in a plain file, since a write into a memory map kills the process
             # when the disk is full.
+            for spot, patch in self._patches(size, pixels):
+                stream.seek(first + spot * pixels * pixels * 3)
+                stream.write(patch.tobytes())
+
+    def _patches(self, size: int, pixels: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Patches with the indices of their spots, in the order in which they are read."""
+        corners = self._corners(size)
+        with open_raster(self.image, self.max_image_pixels) as raster:
             for spot in _order(corners * self.image_scale, raster.rows_together):
-                stream.seek(first + int(spot) * pixels * pixels * 3)
-                stream.write(self._patch(raster, corners[spot], size, pixels).tobytes())
+                yield int(spot), self._patch(raster, corners[spot], size, pixels)
 
     def _patch(self, raster: Raster, corner: np.ndarray, size: int, pixels: int) -> np.ndarray:
         left, top = (float(edge) * self.image_scale for edge in corner)

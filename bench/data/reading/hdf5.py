@@ -155,10 +155,10 @@ class Hdf5File:
             self._check_size(dataset, name)
             return np.asarray(dataset[()])
 
-    def blocks(self, name: str, kinds: str = "iuf") -> Iterator[np.ndarray]:
+    def blocks(self, name: str, kinds: str = "iuf", dimensions: int = 2) -> Iterator[np.ndarray]:
         """Blocks of consecutive rows of a table of any size, as :meth:`numbers` gives it."""
-        dataset = self._checked(name, kinds, 2)
-        rows, columns = dataset.shape
+        dataset = self._checked(name, kinds, dimensions)
+        rows, columns = len(dataset), math.prod(dataset.shape[1:])
         height = dataset.chunks[0] if dataset.chunks else 1
         wanted = max(1, _SMALL // max(1, columns * dataset.dtype.itemsize))
         # Whole chunks at a time, since each is unpacked anew for every block that touches it.
@@ -171,7 +171,7 @@ class Hdf5File:
             yield block
 
     def strings(self, name: str) -> list[str]:
-        """A one-dimensional data set of text, of fixed or variable length.
+        """A list of text, or a table of one column, of fixed or variable length.
 
         Raises
         ------
@@ -183,19 +183,19 @@ class Hdf5File:
         with _faults(self.path):
             dataset = self._dataset(name)
             information = h5py.check_string_dtype(dataset.dtype)
-            if information is None or dataset.ndim != 1:
+            if information is None or (dataset.ndim != 1 and dataset.shape[1:] != (1,)):
                 raise DataError(f"{self.path}: '{name}' is not a list of text")
             self._check_stored(dataset, name)
             self._check_size(dataset, name)
             if information.length is not None:
-                return [text.decode("utf-8") for text in dataset[()].tolist()]
+                return [text.decode("utf-8") for text in dataset[()].ravel().tolist()]
             # All elements may point to one long text: what a block unpacks to is bounded by the
             # size of the file.
             step = min(max(1, _BLOCK // max(1, self.path.stat().st_size)), 1 << 16)
             texts: list[str] = []
             held = 0
             for start in range(0, len(dataset), step):
-                block = dataset[start : start + step].tolist()
+                block = dataset[start : start + step].ravel().tolist()
                 held += sum(map(len, block))
                 if held > MAX_BYTES:
                     raise DataError(f"{self.path}: '{name}' holds more than {MAX_BYTES:,} bytes")
