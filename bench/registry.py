@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from bench.data.card import DatasetCard, read_card
-from bench.data.folders import cards_folder
+from bench.data.folders import cards_folder, member_folder
 from bench.errors import BenchError, UnknownNameError
 from bench.files import one_line
 from bench.method import Method
@@ -216,6 +216,33 @@ def own_datasets() -> dict[str, Path]:
     return {name: path for name, path in own.items() if name not in built_in_datasets()}
 
 
+def dataset_name(name: str) -> str:
+    """Name of a dataset as its card has it: ``hest:LYMPH_IDC`` is ``hest-lymph-idc``."""
+    collection, colon, member = name.partition(":")
+    if not colon or "/" in name or os.sep in name:
+        return name
+    return f"{collection}-{member.replace('_', '-')}".lower()
+
+
+def collection(name: str) -> tuple[str, ...]:
+    """Names of the built-in datasets that a name stands for together; none for other names."""
+    if name in own_datasets():
+        return ()
+    return tuple(
+        member
+        for member, path in built_in_datasets().items()
+        if member.startswith(f"{name}-") and read_card(path).collection == name
+    )
+
+
+def members(name: str, data_root: Path | None) -> list[tuple[str, Path | None]]:
+    """Datasets that a name stands for, each with its data folder in one that the user names."""
+    names = collection(name)
+    if not names:
+        return [(dataset_name(name), data_root)]
+    return [(one, member_folder(dataset_card(one), data_root)) for one in names]
+
+
 def readers() -> list[str]:
     """Modules of ``bench.datasets``, which read or generate."""
     folder = _folder("bench.datasets")
@@ -233,8 +260,14 @@ def dataset_card(name: str) -> DatasetCard:
         The card breaks the schema.
     """
     cards = find_datasets()
-    if name in cards:
-        return read_card(cards[name])
+    known = dataset_name(name)
+    if known in cards:
+        return read_card(cards[known])
+    if members := collection(name):
+        raise BenchError(
+            f"{name} stands for {len(members)} datasets, of which this takes one: such as"
+            f" {members[0]}"
+        )
     path = Path(name)
     if path.suffix in {".yaml", ".yml"}:
         return read_card(path)

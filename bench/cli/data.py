@@ -346,21 +346,53 @@ def get_command(
     keep_archives: Annotated[
         bool, typer.Option("--keep-archives", help="Keep archives after taking files out.")
     ] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FOLDER",
+            help="Folder that has the files; the data folder becomes a link to it.",
+            show_default="download",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch the files of a dataset that are not here yet, and check each before it is used."""
+    from bench.registry import members
+
+    complete = [
+        _get(one, sections, root, force, keep_archives, source, as_json)
+        for one, root in members(dataset, data_root)
+    ]
+    if not all(complete):
+        raise typer.Exit(FAILED)
+
+
+def _get(
+    dataset: str,
+    sections: str | None,
+    data_root: Path | None,
+    force: bool,
+    keep_archives: bool,
+    source: Path | None,
+    as_json: bool,
+) -> bool:
+    """Fetch one dataset, print what came of it, and say whether it is complete."""
     from dataclasses import asdict
 
     from bench.cli.download_display import DownloadDisplay
     from bench.data.folders import download_folder
     from bench.fetch.fetch import fetch_dataset
+    from bench.fetch.linked import link_folder
     from bench.fetch.outcome import Outcome
     from bench.registry import dataset_card
 
     card = dataset_card(dataset)
     root = download_folder(card, data_root)
     outcome = Outcome()
-    if card.generator is None:
+    if source is not None:
+        outcome = link_folder(card, source, root)
+    elif card.generator is None:
         with DownloadDisplay() as bar:
             outcome = fetch_dataset(
                 card,
@@ -388,5 +420,4 @@ def get_command(
         complain(f"{path}: {fault}")
     if outcome.failed and not as_json:
         typer.echo(f"call again to continue, or put these files under {root} by the same paths")
-    if not outcome.complete:
-        raise typer.Exit(FAILED)
+    return outcome.complete

@@ -62,6 +62,8 @@ def is_here(card: DatasetCard, data_root: Path | None) -> bool:
 def has_addresses(card: DatasetCard) -> bool:
     """Whether any file of a card can be fetched."""
     files = [file for section in card.sections for file in section.files.values()]
+    if card.hub is not None:
+        return True
     return bool(card.listing or any(card.url(file) for file in (*files, *card.archives.values())))
 
 
@@ -72,6 +74,13 @@ def chosen_folder(card: DatasetCard, data_root: Path | None) -> Path:
     if card.folder is not None:
         return Path(card.folder)
     return data_home() / card.name
+
+
+def member_folder(card: DatasetCard, data_root: Path | None) -> Path | None:
+    """Folder of one dataset of a collection in a folder that the user names for all of them."""
+    if data_root is None:
+        return None
+    return data_root / (card.hub.folder if card.hub is not None else card.name)
 
 
 def download_folder(card: DatasetCard, data_root: Path | None) -> Path:

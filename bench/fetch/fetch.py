@@ -24,6 +24,7 @@ from bench.fetch.download import (
     Source,
     Watcher,
 )
+from bench.fetch.hub import fetch_from_hub
 from bench.fetch.listing import read_listing
 from bench.fetch.lock import entry_of, write_lock
 from bench.fetch.outcome import ByHand, Outcome, PackedFiles
@@ -89,6 +90,8 @@ def fetch_dataset(
         The data folder cannot be used, the disk is too full, or the lock file is damaged.
     """
     chosen_sections(card, sections)
+    if card.hub is not None:
+        return fetch_from_hub(card, root, sections=sections, force=force, watcher=watcher)
     fetching = _Fetching(card, root, force, keep_archives, policy, limits, watcher or Watcher())
     try:
         here = locked(card, root)
