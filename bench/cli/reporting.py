@@ -67,7 +67,15 @@ def _stored(
 
 
 def tables_command(
-    dataset: DatasetOption,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            "-d",
+            help="Dataset or collection, such as hest; required unless --published names one.",
+            show_default=False,
+        ),
+    ] = None,
     protocol: StoredProtocolOption = None,
     how: Annotated[TableFormat, typer.Option("--format", "-f", help="Format.")] = TableFormat.text,
     pairs: Annotated[
@@ -76,6 +84,14 @@ def tables_command(
     with_published: Annotated[
         bool, typer.Option("--with-published", help="Set ours beside published numbers instead.")
     ] = False,
+    published: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Published numbers alone: of a dataset, a collection, or a paper.",
+            show_default=False,
+        ),
+    ] = None,
     score: Annotated[
         str,
         typer.Option(help=f"Score that --pairs compares: {', '.join(COMPARABLE)}.", metavar="NAME"),
@@ -84,12 +100,31 @@ def tables_command(
 ) -> None:
     """Print the table of all stored runs on a dataset."""
     from bench.errors import UnknownNameError
+    from bench.registry import collection, dataset_name
 
+    if published is not None:
+        from bench.report.literature import render_literature
+
+        if dataset is not None or pairs or with_published:
+            raise BenchError("--published is a table without runs; ask for it alone")
+        title = f"{published}, published numbers"
+        text = render_literature(published, how.value, title=title, width=terminal_width())
+        typer.echo(text, nl=how is TableFormat.text)
+        return
+    if dataset is None:
+        raise BenchError("name a dataset with --dataset, or published numbers with --published")
     if pairs and with_published:
         raise BenchError("--pairs and --with-published are two tables; ask for one")
     if score not in COMPARABLE:
         raise UnknownNameError("score", score, COMPARABLE)
 
+    members = collection(dataset)
+    if members:
+        if pairs:
+            raise BenchError(f"--pairs compares runs on one dataset; {dataset} is a collection")
+        _print_collection(dataset, members, protocol, how, with_published, results)
+        return
+    dataset = dataset_name(dataset)
     by_protocol = _stored(results, dataset, protocol)
     if len(by_protocol) > 1 and how in {TableFormat.csv, TableFormat.json}:
         names = ", ".join(name for name, _ in by_protocol)
@@ -108,6 +143,47 @@ def tables_command(
             from bench.report.tables import render
 
             text = render(runs, how.value, title=title, width=terminal_width())
+        typer.echo(text, nl=how is TableFormat.text)
+
+
+def _print_collection(
+    name: str,
+    members: Sequence[str],
+    protocol: str | None,
+    how: TableFormat,
+    published: bool,
+    results: Path,
+) -> None:
+    """One table a protocol over the datasets of a collection."""
+    from bench.report.collections import render_collection
+    from bench.stored_runs import stored_names
+
+    stored = stored_names(results)
+    here = [dataset for dataset in members if dataset in stored]
+    if not here:
+        raise BenchError(f"{results}: no runs on {name}; make some with 'bench run'")
+    protocols = sorted({of for dataset in here for of in stored[dataset]})
+    if protocol is not None and protocol not in protocols:
+        from bench.errors import UnknownNameError
+
+        raise UnknownNameError(f"protocol with runs on {name}", protocol, protocols)
+    if protocol is None and len(protocols) > 1 and how in {TableFormat.csv, TableFormat.json}:
+        found = ", ".join(protocols)
+        raise BenchError(f"{name} has runs under protocols {found}; name one with --protocol")
+    for one in [protocol] if protocol else protocols:
+        runs = {
+            dataset: _stored(results, dataset, one)[0][1] if one in stored.get(dataset, ()) else []
+            for dataset in members
+        }
+        text = render_collection(
+            name,
+            runs,
+            how.value,
+            protocol=one,
+            published=published,
+            title=f"{name}, protocol {one}",
+            width=terminal_width(),
+        )
         typer.echo(text, nl=how is TableFormat.text)
 
 

@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from bench.cli.options import (
     read_seconds,
 )
 from bench.cli.terminal import complain, terminal_width
+from bench.errors import BenchError
 from bench.execute.executors.options import ExecutorOptions
 from bench.execute.request import Request
 from bench.tune.choices import Budget, ObjectiveScore, Pruner, Sampler
@@ -77,12 +78,7 @@ def run_command(
     if config is not None:
         values = combine(values, _typed(ctx), read_config(config), config)
     require_method_and_dataset(values)
-    _run(
-        Request(**values),
-        group.tracking,
-        as_json,
-        where.options(jobs=jobs, **workers.values()),
-    )
+    _run_members(values, group.tracking, as_json, where.options(jobs=jobs, **workers.values()))
 
 
 @with_groups
@@ -227,6 +223,33 @@ def _fetch_if_absent(dataset: str, data_root: Path | None) -> None:
 
     with DownloadDisplay() as bar:
         fetch_if_absent(card, data_root, bar)
+
+
+def _run_members(
+    values: dict[str, Any], tracking: str | None, as_json: bool, where: ExecutorOptions
+) -> None:
+    """Run on every dataset that the named one stands for, also after one of them has failed."""
+    from bench.registry import members
+
+    failed = []
+    requests = [
+        Request(**{**values, "dataset": name, "data_root": root})
+        for name, root in members(values["dataset"], values.get("data_root"))
+    ]
+    for request in requests:
+        try:
+            _run(request, tracking, as_json, where)
+        except BenchError as error:
+            if len(requests) == 1:
+                raise
+            complain(f"{request.dataset}: {error}")
+            failed.append(request.dataset)
+        except typer.Exit:
+            if len(requests) == 1:
+                raise
+            failed.append(request.dataset)
+    if failed:
+        raise typer.Exit(FAILED)
 
 
 def _run(

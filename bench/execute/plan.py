@@ -326,7 +326,9 @@ def _method_specs(request: Request, dataset: str, protocol: Protocol) -> list[Me
 def _settings(request: Request, protocol: Protocol) -> dict[str, Any]:
     """Settings of the request, after those that the protocol has for the methods of it."""
     settings = dict(request.settings)
-    named = {name.removeprefix(f"{SHUFFLED}:") for name in (*request.methods, *request.tuned)}
+    rows = (*request.methods, *request.tuned)
+    # A row may name an encoder behind the method: ridge[uni].
+    named = {row.removeprefix(f"{SHUFFLED}:").partition("[")[0] for row in rows}
     for method, of_method in protocol.method_settings.items():
         for name, value in of_method.items() if method in named else ():
             if name not in settings:

@@ -13,6 +13,18 @@ from bench.protocol.audit import TITLES
 from bench.report.presets import NO_PRESET, plain_preset, preset_notes
 from bench.stored_runs import StoredRun
 
+BY_FOLD = "pooled_pcc_acg"
+"""Score that protocols with the headline ``fold`` rank by."""
+
+BY_FOLD_HEADING = "PCC by fold"
+
+BY_FOLD_NOTE = (
+    f"{BY_FOLD_HEADING}: Pearson correlation of each gene over all test spots of a fold, mean over"
+    " the genes, then over folds, ± the population standard deviation over folds, as"
+    " HEST-Benchmark has it; an undefined gene is left out, where HEST-Benchmark's code gives no"
+    " score."
+)
+
 
 def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "text") -> list[str]:
     """Footnotes of a table.
@@ -45,6 +57,8 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
             f"Oracle ({names}): reads the truth on purpose, to show what the score rewards; it"
             " has a scale of its own, so scores that depend on the scale are not given."
         )
+    if (table["headline"] == "fold").any():
+        notes.append(BY_FOLD_NOTE)
     notes += [
         score.note
         for score in SCORES

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -70,13 +71,18 @@ def beside_published(
     DataFrame
         ``method``, ``preset``, ``score``, ``ours``, ``ours_sd``, ``published``, ``published_sd``,
         ``difference``, ``comparable``, ``reason``, ``source``, ``obtained``; a published method
-        that has not been run has no value of ours.
+        that has not been run has no value of ours, and a run without a published number has its
+        row, with the score that is published first.
     """
     ours = score_table(runs)
+    ours["row"] = [
+        published_label(method, changes)
+        for method, changes in zip(ours["method"], ours["changes"], strict=True)
+    ]
     wanted = published[published["protocol"] == protocol]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for said in wanted.to_dict("records"):
-        mine = ours[ours["method"] == said["method"]].to_dict("records") or [{}]
+        mine = ours[ours["row"] == said["method"]].to_dict("records") or [{}]
         for row in mine:
             value = row.get(said["score"], float("nan"))
             rows.append(
@@ -95,11 +101,45 @@ def beside_published(
                     "obtained": said["obtained"],
                 }
             )
+    if rows:
+        others = ours[~ours["row"].isin(wanted["method"])]
+        rows += [_ours_alone(row, rows[0]["score"]) for row in others.to_dict("records")]
     columns = [
         *("method", "preset", "score", "ours", "ours_sd", "published", "published_sd"),
         *("difference", "comparable", "reason", "source", "obtained"),
     ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def published_label(method: str, changes: Mapping[str, Any]) -> str:
+    """Name under which a row is published: a method with another encoder than its own names it.
+
+    Examples
+    --------
+    >>> published_label("ridge", {"encoder": "uni"}), published_label("mean", {})
+    ('ridge[uni]', 'mean')
+    """
+    encoder = changes.get("encoder")
+    return method if "[" in method or not isinstance(encoder, str) else f"{method}[{encoder}]"
+
+
+def _ours_alone(row: Mapping[Any, Any], score: str) -> dict[str, Any]:
+    """Row of a run without a published number."""
+    nothing = float("nan")
+    return {
+        "method": row["row"],
+        "preset": row["preset"],
+        "score": score,
+        "ours": row.get(score, nothing),
+        "ours_sd": row.get(f"{score}_sd", nothing),
+        "published": nothing,
+        "published_sd": nothing,
+        "difference": nothing,
+        "comparable": False,
+        "reason": "",
+        "source": "",
+        "obtained": "",
+    }
 
 
 def render_published(
@@ -123,10 +163,13 @@ def render_published(
         return notes.index(note) + 1
 
     marks = [
-        f"[{number(f'Not comparable: {row.reason}.')}]" if not row.comparable else ""
+        f"[{number(f'Not comparable: {row.reason}.')}]" if row.reason else ""
         for row in table.itertuples()
     ]
-    sources = [f"[{number(f'{row.source}; {row.obtained}.')}]" for row in table.itertuples()]
+    sources = [
+        f"[{number(f'{row.source}; {row.obtained}.')}]" if row.source else "–"
+        for row in table.itertuples()
+    ]
     shown = pd.DataFrame(
         {
             "method": table["method"],
@@ -138,7 +181,10 @@ def render_published(
                 "–" if pd.isna(value) else f"{value:+.4f} {mark}".strip()
                 for value, mark in zip(table["difference"], marks, strict=True)
             ],
-            "comparable": [f"no {mark}" if mark else "yes" for mark in marks],
+            "comparable": [
+                "–" if not row.source else f"no {mark}" if mark else "yes"
+                for row, mark in zip(table.itertuples(), marks, strict=True)
+            ],
             "source": sources,
         }
     )
@@ -148,8 +194,9 @@ def render_published(
             f"Preset {', '.join(sorted(quick))} is not the authors' setting: the difference says"
             " nothing of a reproduction."
         )
-    compared = set(table["method"])
-    notes += preset_notes([run.facts for run in runs if run.facts["label"] in compared])
+    compared = {name.partition("[")[0] for name in table["method"]}
+    chosen = [run.facts for run in runs if run.facts["label"].partition("[")[0] in compared]
+    notes += preset_notes(chosen)
     sizes = {run.facts["n_sections"] for run in runs if "n_sections" in run.facts}
     left_out = {name for run in runs for name in run.facts["left_out"]}
     if left_out:

@@ -15,7 +15,7 @@ import pandas as pd
 from bench.evaluate.metrics import nanmean, nanstd
 from bench.evaluate.scores import BY_NAME, LEADING, SCORES, Place, Score
 from bench.evaluate.uncertainty import bootstrap_interval
-from bench.report.footnotes import footnotes
+from bench.report.footnotes import BY_FOLD, BY_FOLD_HEADING, footnotes
 from bench.report.formats import (
     Format,
     shown_interval,
@@ -64,8 +64,9 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
         intervals (``_low``, ``_high``; see
         :func:`bench.evaluate.uncertainty.bootstrap_interval`), correlations as a share of their
         noise ceiling (``_share``), further scores as means over the sections that have them,
-        pooled correlations as means over folds, ``undefined`` genes left out of the means (summed
-        over sections), ``folds`` done of ``n_folds``, and what identifies the run; NaN for a score
+        pooled correlations as means over folds (``pooled_pcc_acg_sd`` is their population standard
+        deviation), ``undefined`` genes left out of the means (summed over sections), ``folds`` done
+        of ``n_folds``, the protocol's ``headline``, and what identifies the run; NaN for a score
         that the stored results lack. A ``preset`` with a star was changed: ``changes`` maps the
         changed settings to their values.
     """
@@ -73,7 +74,7 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=_columns())
     if table.empty:
         return table
-    order = table[LEADING].to_numpy(dtype=np.float64)
+    order = table[BY_FOLD if leads_by_fold(table) else LEADING].to_numpy(dtype=np.float64)
     # Undefined scores and oracles are sorted last: an oracle must not lead the table.
     contestant = (table["kind"] != "oracle").to_numpy()
     ranked = np.lexsort((table["method"].to_numpy(), -np.nan_to_num(order, nan=-2), ~contestant))
@@ -90,7 +91,12 @@ def _columns() -> list[str]:
             columns += [name, f"{name}_sd", f"{name}_low", f"{name}_high"]
     columns += [f"{score.shown_as}_share" for score in tabled if score.ceiling]
     columns += [score.shown_as for score in tabled if not score.spread]
-    return [*columns, *_COSTS, "folds_hash", "data_hash", "key"]
+    return [*columns, f"{BY_FOLD}_sd", *_COSTS, "headline", "folds_hash", "data_hash", "key"]
+
+
+def leads_by_fold(table: pd.DataFrame) -> bool:
+    """Whether the rows are ranked by the score over all test spots of a fold."""
+    return not table.empty and bool((table["headline"] == "fold").all())
 
 
 _rows: WeakKeyDictionary[StoredRun, dict[str, Any]] = WeakKeyDictionary()
@@ -116,6 +122,7 @@ def _new_row(run: StoredRun) -> dict[str, Any]:
         "folds": len(run.done),
         "n_folds": facts["n_folds"],
         "sections": 0,
+        "headline": facts.get("rules", {}).get("headline", "section"),
         "folds_hash": facts["folds_hash"][:12],
         "data_hash": str(facts.get("tables_hash", "-"))[:12],
         "key": facts["key"][:12],
@@ -137,6 +144,8 @@ def _new_row(run: StoredRun) -> dict[str, Any]:
             row[f"{name}_sd"] = nanstd(part)
             interval = bootstrap_interval(part, patients[chosen].tolist())
             row[f"{name}_low"], row[f"{name}_high"] = interval
+        if score.name == BY_FOLD and not np.isnan(part).all():
+            row[f"{name}_sd"] = float(np.nanstd(part))
     for score in SCORES:
         if score.ceiling:
             ceiling = row[score.ceiling]
@@ -204,9 +213,16 @@ def for_people(table: pd.DataFrame, place: Place = "text") -> pd.DataFrame:
             shown[heading] = [method + marks.get(kind, "") for method, kind in pairs]
         else:
             shown[heading] = table[name].astype(str)
+    by_fold = leads_by_fold(table)
+    if by_fold:
+        pairs = zip(table[BY_FOLD], table[f"{BY_FOLD}_sd"], strict=True)
+        digits = BY_NAME[BY_FOLD].decimals
+        shown[BY_FOLD_HEADING] = [with_deviation(mean, sd, digits) for mean, sd in pairs]
     # A ceiling is placed next to its score.
     ceilings = {score.ceiling: score for score in SCORES if score.ceiling}
     for score in SCORES:
+        if by_fold and score.name == BY_FOLD:
+            continue
         if score.is_in(place) and score.name not in ceilings:
             shown = shown.assign(**_score_columns(score, table, place))
     for name, heading in _COSTS.items():
