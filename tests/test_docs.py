@@ -2,13 +2,14 @@
 
 import re
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from bench.fetch.patients import read_patients
 from bench.protocol.rules import PROTOCOLS, find_protocol
-from bench.registry import built_in_datasets, dataset_card
+from bench.registry import built_in_datasets, collection, dataset_card
 from tests.conftest import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -38,8 +39,23 @@ def test_every_link_between_pages_leads_somewhere():
 def test_the_datasets_of_the_page_are_those_of_the_cards(page):
     rows = re.findall(r"^\| `(\w+)` \| (\d+) / (\d+) \|", page.read_text(), re.MULTILINE)
     listed = {name: (int(sections), int(patients)) for name, sections, patients in rows}
-    cards = {name: dataset_card(name) for name in built_in_datasets()}
-    assert listed == {n: (len(c.sections), len(c.patients)) for n, c in cards.items()}
+    wanted: Counter[tuple[str, str]] = Counter()
+    for card in map(dataset_card, built_in_datasets()):
+        name = card.collection or card.name
+        wanted[name, "sections"] += len(card.sections)
+        wanted[name, "patients"] += len(card.patients)
+    names = {name for name, _ in wanted}
+    assert listed == {n: (wanted[n, "sections"], wanted[n, "patients"]) for n in names}
+
+
+def test_the_tasks_of_the_page_are_those_of_the_cards():
+    page = (DOCS / "hest.md").read_text()
+    rows = re.findall(r"^\| `(hest-[\w-]+)` \| (\d+) / (\d+) \| (\w+)", page, re.MULTILINE)
+    listed = {name: (int(sections), int(patients), of) for name, sections, patients, of in rows}
+    cards = {name: dataset_card(name) for name in collection("hest")}
+    assert listed == {
+        n: (len(c.sections), len(c.patients), c.platform.split()[0]) for n, c in cards.items()
+    }
 
 
 def test_the_table_of_patients_of_the_page_is_read(tmp_path):
