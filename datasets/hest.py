@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,17 @@ from bench.datasets import h5ad
 from bench.datasets.h5ad import ROLES, embedded_image
 from bench.readers import DataError, FoundSection, files_under, read_bytes
 
-__all__ = ["ROLES", "discover", "embedded_image", "read"]
+__all__ = [
+    "ROLES",
+    "describe",
+    "discover",
+    "embedded_image",
+    "known_problems",
+    "read",
+]
+
+SAME_SAMPLE = ("TENX128", "TENX155")
+"""Two names of one sample, by issue 126 of github.com/mahmoodlab/HEST."""
 
 _MAX_JSON = 1 << 20
 _ARRAYS = {"visium": (100.0, 55.0), "spatial transcriptomics": (200.0, 100.0)}
@@ -45,6 +55,24 @@ def discover(folder: Path, *, genome: str | None = None) -> list[FoundSection]:
         _sample(path, genome)
         for path in files_under(folder)
         if path.suffix == ".h5ad" and h5ad.is_of_hest(path)
+    ]
+
+
+def describe(folder: Path) -> dict[str, object]:
+    """Known problems of the samples in the folder."""
+    samples = {path.stem for path in files_under(folder) if h5ad.is_of_hest(path)}
+    return {"cautions": known_problems(samples)}
+
+
+def known_problems(samples: Collection[str]) -> list[str]:
+    """Problems that were reported of samples, a line each."""
+    held = [name for name in SAME_SAMPLE if name in samples]
+    if not held:
+        return []
+    first, second = SAME_SAMPLE
+    return [
+        f"{first} and {second} are the same sample of HEST-1k under two names (issue 126 of"
+        f" github.com/mahmoodlab/HEST); here {' and '.join(held)}"
     ]
 
 

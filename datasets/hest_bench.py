@@ -18,6 +18,7 @@ import numpy as np
 from anndata import AnnData
 
 from bench.datasets import h5ad
+from bench.datasets.hest import known_problems
 from bench.readers import (
     LEFT_OUT,
     PATCH_ROW,
@@ -42,11 +43,6 @@ _SPLITS = "splits"
 _EDGES = ("patch_size_src", "patch_size")
 """Attributes with the edge of a patch in pixels of the slide, in HEST-1k and HEST-Benchmark."""
 
-_DUPLICATES = {"TENX128", "TENX155"}
-_REPORTED = (
-    "TENX128 and TENX155 are the same sample of HEST-1k under two names (issue 126 of"
-    " github.com/mahmoodlab/HEST)"
-)
 _ALL_SAMPLES = (
     "the gene list was chosen over all samples of the task, test sections included: genes in at"
     " least 10 % of the spots of each sample, then the 50 most variable ones"
@@ -143,7 +139,7 @@ def describe(folder: Path) -> dict[str, object]:
         "panels": {"task": panel},
         "published_panel": "task",
         "fold_lists": (inside / _SPLITS).as_posix(),
-        "cautions": [_ALL_SAMPLES, *([_REPORTED] if samples & _DUPLICATES else [])],
+        "cautions": [_ALL_SAMPLES, *known_problems(samples)],
     }
 
 

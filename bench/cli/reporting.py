@@ -272,7 +272,7 @@ def ceiling_command(
 ) -> None:
     """Show the noise ceiling of each section: the maximum PCC attainable given counting noise."""
     from bench.execute.ceilings import gene_ceilings, section_ceilings
-    from bench.execute.plan import divide
+    from bench.execute.division import divide
     from bench.protocol.rules import find_protocol
     from bench.registry import dataset_card
     from bench.report.formats import rounded, write_table

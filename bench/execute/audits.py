@@ -10,7 +10,7 @@ from bench.data.card import DatasetCard
 from bench.data.dataset import Dataset, open_dataset
 from bench.data.folders import is_here
 from bench.errors import BenchError
-from bench.execute.plan import divide
+from bench.execute.division import divide
 from bench.protocol.audit import Finding, audit, shared_data
 from bench.protocol.folds import Fold, Folds
 from bench.protocol.rules import Protocol

@@ -21,7 +21,10 @@ from bench.sources import code_hash, content_hash
 if TYPE_CHECKING:
     from bench.execute.method_specs import MethodSpec
 
-_FIT_CODE = ("bench.worker.fitting", "bench.worker.handover", "bench.data.images.patches")
+_FIT_CODE = (
+    *("bench.worker.fitting", "bench.worker.handover"),
+    *("bench.data.images.patches", "bench.data.images.stored_patches"),
+)
 _SCORE_CODE = ("bench.execute.scoring",)
 _ORACLE_CODE = ("bench.evaluate.oracles",)
 

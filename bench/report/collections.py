@@ -175,6 +175,6 @@ def _notes(runs: Mapping[str, Sequence[StoredRun]], table: pd.DataFrame) -> list
         notes.append(f"No run on {', '.join(missing)}, so that rows of ours have no mean.")
     for note, datasets in by_dataset.items():
         if note != BY_FOLD_NOTE:
-            of = "" if len(datasets) == len(runs) else f"{', '.join(datasets)}: "
-            notes.append(of + note)
+            where = "" if len(datasets) == len(runs) else f"{', '.join(datasets)}: "
+            notes.append(where + note)
     return notes

@@ -19,6 +19,7 @@ MEAN = "mean"
 """Heading of the mean over the datasets of a collection."""
 
 _PAPER = re.compile(r"\bof ([A-Za-z0-9][\w-]*)")
+_ROW = ["method", "source", "protocol"]
 _YEAR = re.compile(r"(19|20)\d\d")
 
 
@@ -86,7 +87,6 @@ def render_literature(name: str, how: Format, *, title: str = "", width: int = 0
     several = rows["protocol"].nunique() > 1
     order = list(dict.fromkeys(rows["column"]))
     leading = MEAN if MEAN in order else order[0]
-    ranks = rows[rows["column"] == leading].set_index(["method", "source", "protocol"])["value"]
     notes: list[str] = []
 
     def number(note: str) -> int:
@@ -95,8 +95,7 @@ def render_literature(name: str, how: Format, *, title: str = "", width: int = 0
         return notes.index(note) + 1
 
     lines = []
-    for key, of_row in rows.groupby(["method", "source", "protocol"], sort=False):
-        method, source, protocol = key
+    for (method, source, protocol), of_row in rows.groupby(_ROW, sort=False):
         cells = {"method": method, **({"protocol": protocol} if several else {})}
         for column in order:
             cells[column] = " / ".join(map(_cell, of_row[of_row["column"] == column].itertuples()))
@@ -104,7 +103,8 @@ def render_literature(name: str, how: Format, *, title: str = "", width: int = 0
             number(f"* not comparable with runs of this program: {reason}.")
         obtained = "; ".join(of_row["obtained"].unique())
         cells["source"] = f"[{number(f'{source}; {obtained}.')}]"
-        value = float(ranks.loc[[key]].iloc[0]) if key in ranks.index else float("-inf")
+        led = of_row.loc[of_row["column"] == leading, "value"]
+        value = float(led.iloc[0]) if len(led) else float("-inf")
         lines.append((value, cells))
     lines.sort(key=lambda line: -line[0])
     shown = pd.DataFrame([cells for _, cells in lines]).replace("", "–")

@@ -163,12 +163,11 @@ def render_published(
         return notes.index(note) + 1
 
     marks = [
-        f"[{number(f'Not comparable: {row.reason}.')}]" if row.reason else ""
-        for row in table.itertuples()
+        f"[{number(f'Not comparable: {reason}.')}]" if reason else "" for reason in table["reason"]
     ]
     sources = [
-        f"[{number(f'{row.source}; {row.obtained}.')}]" if row.source else "–"
-        for row in table.itertuples()
+        f"[{number(f'{source}; {obtained}.')}]" if source else "–"
+        for source, obtained in zip(table["source"], table["obtained"], strict=True)
     ]
     shown = pd.DataFrame(
         {
@@ -182,8 +181,8 @@ def render_published(
                 for value, mark in zip(table["difference"], marks, strict=True)
             ],
             "comparable": [
-                "–" if not row.source else f"no {mark}" if mark else "yes"
-                for row, mark in zip(table.itertuples(), marks, strict=True)
+                "–" if not source else f"no {mark}" if mark else "yes"
+                for source, mark in zip(table["source"], marks, strict=True)
             ],
             "source": sources,
         }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bench.data.dataset import Dataset
 from bench.errors import BenchError
+from bench.execute.division import section_facts
 from bench.execute.inputs import FoldSource
-from bench.execute.plan import section_facts
 from bench.protocol.folds import Fold, Folds, make_folds
 from bench.protocol.rules import Protocol
 

@@ -19,6 +19,7 @@ from bench.data.images.stored_patches import stored_patches
 from bench.data.inputs import Slide
 from bench.files import file_hash
 from bench.methods.ridge import Ridge as RidgeMethod
+from bench.registry import dataset_card
 from bench.stored_runs import stored_runs
 from tests.cli.tiny_dataset import assert_nothing_half_written, assert_refused
 from tests.datasets.hest_task import EDGE, GENES, SAMPLES, write_patients, write_split, write_task
@@ -300,3 +301,24 @@ def test_two_tasks_are_not_taken_for_one(bench, add, broken, tmp_path):
 def test_folds_are_needed(bench, results):
     done = bench("run", "-d", "demo", "-m", "mean", "-p", "hest", "--results", results)
     assert_refused(done, "demo", lines=None)
+
+
+def test_patients_of_the_benchmarks_own_samples_are_known(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPOTBENCH_DATA", str(tmp_path / "own"))
+    folder = write_task(tmp_path / "IDC", ("TENX95", "NCBI783"))
+    added = bench("data", "add", folder, "--name", "mine", "--json")
+    assert added.status == 0, added.stderr
+    patients = [line["patient"] for line in json.loads(added.stdout)["sections"]]
+    card = dataset_card("hest-idc")
+    assert sorted(patients) == sorted(card.section(n).patient for n in ("TENX95", "NCBI783"))
+
+
+@pytest.mark.parametrize("samples", [("TENX128", "TENX155"), ("TENX155", "TENX118")])
+def test_two_names_of_one_sample_are_named(bench, tmp_path, monkeypatch, samples):
+    monkeypatch.setenv("SPOTBENCH_DATA", str(tmp_path / "own"))
+    folder, table = write_task(tmp_path / "T", samples), tmp_path / "patients.csv"
+    write_patients(table, samples)
+    assert bench("data", "add", folder, "--name", "mine", "--patients", table).status == 0
+    audited = bench("audit", "--dataset", "mine", "--protocol", "hest")
+    assert audited.status == 0, audited.stderr
+    assert "TENX128 and TENX155 are the same sample" in audited.stdout

@@ -17,7 +17,7 @@ import sys, time
 from pathlib import Path
 from bench.data.dataset import open_dataset
 from bench.fetch.overview import summarize
-from bench.execute.plan import section_facts
+from bench.execute.division import section_facts
 from bench.protocol.folds import make_folds
 from bench.protocol.rules import STRICT
 from bench.registry import dataset_card

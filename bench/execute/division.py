@@ -1,0 +1,110 @@
+"""Division of a dataset's sections into the folds of a protocol, with the protocol's gene list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from bench.data.card import DatasetCard
+from bench.data.dataset import PICTURES, Dataset, open_dataset
+from bench.errors import BenchError, DataError
+from bench.fetch.overview import summarize
+from bench.protocol.folds import Fold, Folds, SectionFacts, make_folds
+from bench.protocol.gene_list import read_panel
+from bench.protocol.listed_folds import read_listed_folds
+from bench.protocol.rules import Protocol
+
+
+def divide(
+    card: DatasetCard,
+    protocol: Protocol,
+    data_root: Path | None,
+    *,
+    images: bool,
+    aliases: Path | None = None,
+) -> tuple[Dataset, Folds, tuple[str, ...] | None]:
+    """Open a dataset and divide its sections by the rules of a protocol.
+
+    Returns
+    -------
+    tuple of Dataset, Folds and tuple of str
+        The last is the gene list if the protocol names one, otherwise None.
+
+    Raises
+    ------
+    BenchError
+        Damaged data, or a protocol that does not fit the dataset.
+    """
+    names = None
+    if protocol.sections == "published":
+        names = card.published_order
+        if not names:
+            raise BenchError(
+                f"dataset {card.name} has no published list of sections, which protocol"
+                f" {protocol.name} needs; use protocol strict"
+            )
+    dataset = open_dataset(card, data_root, images=images, names=names, aliases=aliases)
+    panel = _panel_of(dataset, protocol)
+    facts = section_facts(dataset, protocol)
+    return dataset, make_folds(card.name, facts, protocol, _listed_folds(dataset, protocol)), panel
+
+
+def _listed_folds(dataset: Dataset, protocol: Protocol) -> tuple[Fold, ...] | None:
+    if protocol.split != "listed":
+        return None
+    card = dataset.card
+    if card.fold_lists is None:
+        raise BenchError(
+            f"dataset {card.name} ships no folds, which protocol {protocol.name} needs; use"
+            " protocol strict"
+        )
+    return read_listed_folds(dataset.root / card.fold_lists, dataset.hashes, dataset.left_out)
+
+
+def _panel_of(dataset: Dataset, protocol: Protocol) -> tuple[str, ...] | None:
+    card = dataset.card
+    if protocol.panel == "listed":
+        return _spelled(protocol.genes, dataset)
+    if protocol.panel != "published":
+        return None
+    name = protocol.panel_name or card.published_panel
+    if name is None:
+        raise BenchError(
+            f"dataset {card.name} has no published gene list, which protocol {protocol.name}"
+            " needs; use protocol strict"
+        )
+    return _spelled(read_panel(card, name, dataset.root), dataset)
+
+
+def _spelled(genes: tuple[str, ...], dataset: Dataset) -> tuple[str, ...]:
+    return dataset.aliases.rename(genes)[0] if dataset.aliases else genes
+
+
+def section_facts(dataset: Dataset, protocol: Protocol) -> list[SectionFacts]:
+    """Facts for splitting about the usable sections, in their order."""
+    cards = [dataset.card.section(name) for name in dataset.hashes]
+    patients = {card.patient for card in cards}
+    balanced = protocol.split == "patient" and len(patients) > protocol.leave_one_out_up_to
+
+    spots = {card.name: card.spots or 1 for card in cards}
+    unknown = [card.name for card in cards if card.spots is None]
+    if balanced and unknown:
+        for section in summarize(dataset.card, dataset.root, unknown):
+            if section.spots is None:
+                raise DataError(section.problem or f"section {section.section} cannot be read")
+            spots[section.section] = section.spots
+    return [
+        SectionFacts(
+            card.name,
+            card.patient,
+            spots[card.name] if balanced else 1,
+            _picture_hash(dataset.hashes[card.name]),
+            card.block_of(dataset.hashes[card.name]),
+        )
+        for card in cards
+    ]
+
+
+def _picture_hash(hashes: Mapping[str, str]) -> str | None:
+    """Hash of what shows a section: its image, or its stored patches."""
+    return next((hashes[role] for role in PICTURES if role in hashes), None)
