@@ -144,7 +144,7 @@ def _new_row(run: StoredRun) -> dict[str, Any]:
             row[f"{name}_sd"] = nanstd(part)
             interval = bootstrap_interval(part, patients[chosen].tolist())
             row[f"{name}_low"], row[f"{name}_high"] = interval
-        if score.name == BY_FOLD and not np.isnan(part).all():
+        if score.name == BY_FOLD and np.isfinite(part).sum() > 1:
             row[f"{name}_sd"] = float(np.nanstd(part))
     for score in SCORES:
         if score.ceiling:

@@ -223,6 +223,44 @@ def test_a_section_with_something_missing_is_refused(
         open_dataset(card, slides, images=False).section("S1")
 
 
+DESCRIBED = """
+
+def describe(folder):
+    return {fields}
+"""
+
+
+def test_a_reader_describes_the_card(example, slides, home):
+    caution = "section S1 was stained twice"
+    example.write_text(EXAMPLE + DESCRIBED.format(fields={"cautions": [caution]}))
+    assert add(slides).status == 0
+    assert layouts.describe("wide_table", slides) == {"cautions": [caution]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ("['cautions']", "'describe' gives no fields of a card"),
+        ("{'stain': 'H&E'}", "stain"),
+        ("{'fold_lists': '../elsewhere'}", "fold_lists"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_description_that_is_none_is_refused(example, slides, home, fields, words):
+    example.write_text(EXAMPLE + DESCRIBED.format(fields=fields))
+    assert_refused(add(slides), words)
+
+
+def test_stored_patches_need_a_row_for_each_spot(example, slides, make_card, own_cache):
+    (slides / "S1.h5").write_bytes(b"patches")
+    fields = {"counts": {"path": "S1_wide.csv"}, "patches": {"path": "S1.h5"}}
+    card = make_card(
+        layout="wide_table", sections=[{"name": "S1", "patient": "P1", "files": fields}]
+    )
+    with pytest.raises(DataError, match="no obs column patch_row"):
+        open_dataset(card, slides).section("S1")
+
+
 def test_a_package_does_not_replace_a_built_in_layout(install):
     install("other_h5ad", FAILING, {"h5ad": "other_h5ad"})
     assert find_layouts()["h5ad"].source == BUILT_IN

@@ -119,16 +119,6 @@ class PatchSource:
             As :meth:`cut`.
         """
         pixels = size if pixels is None else pixels
-        self._check(size, pixels)
-        key, shape = self.key(size, pixels), (len(self.centres), pixels, pixels, 3)
-        stored = _PATCHES.get(key)
-        if stored is None or stored.shape != shape or stored.dtype != np.uint8:
-            with _PATCHES.new_entry(key) as temporary:
-                self._cut_into(temporary, size, pixels)
-        return _PATCHES.path(key)
-
-    def _check(self, size: int, pixels: int) -> None:
-        """Refuse patches that cannot be cut."""
         if not (1 <= size <= _LARGEST and 1 <= pixels <= _LARGEST):
             raise DataError(f"patches of {size} px resampled to {pixels} px cannot be cut")
         if self.image_scale != 1 and size * self.image_scale < 2:
@@ -137,6 +127,12 @@ class PatchSource:
                 f" reduced image and cannot be cut; ask for {math.ceil(2 / self.image_scale)} px"
                 " or more"
             )
+        key, shape = self.key(size, pixels), (len(self.centres), pixels, pixels, 3)
+        stored = _PATCHES.get(key)
+        if stored is None or stored.shape != shape or stored.dtype != np.uint8:
+            with _PATCHES.new_entry(key) as temporary:
+                self._cut_into(temporary, size, pixels)
+        return _PATCHES.path(key)
 
     def key(self, size: int, pixels: int | None = None) -> str:
         """Hash of image, centres and scale, a key for values computed from the patches."""

@@ -48,22 +48,17 @@ class StoredPatches(PatchSource):
 
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
-    def _check(self, size: int, pixels: int) -> None:
-        super()._check(size, pixels)
-        with open_hdf5(self.image) as file:
-            edge = stored_edge(file.shape(IMAGES), self.image)
-        if size > edge:
-            raise DataError(
-                f"{self.image}: patches of {size} px are asked for, but the stored ones are {edge}"
-                f" px wide and there is no image; ask for {edge} px or fewer"
-            )
-
     def _patches(self, size: int, pixels: int) -> Iterator[tuple[int, np.ndarray]]:
         spots: dict[int, list[int]] = {}
         for spot, row in enumerate(self.rows.tolist()):
             spots.setdefault(row, []).append(spot)
         with open_hdf5(self.image) as file:
             edge = stored_edge(file.shape(IMAGES), self.image)
+            if size > edge:
+                raise DataError(
+                    f"{self.image}: patches of {size} px are asked for, but the stored ones are"
+                    f" {edge} px wide and there is no image; ask for {edge} px or fewer"
+                )
             begin, start = 0, (edge - size) // 2
             for block in file.blocks(IMAGES, "u", 4):
                 if block.dtype != np.uint8:
