@@ -30,6 +30,7 @@ from bench.execute.request import Request
 
 if TYPE_CHECKING:
     from bench.protocol.audit import Finding
+    from bench.protocol.rules import Protocol
     from bench.store import Use
     from bench.stored_runs import StoredRun
 
@@ -307,28 +308,40 @@ def audit_command(
     as_json: JsonOption = False,
 ) -> None:
     """Check folds and rules for leakage from test to training data."""
-    from bench.execute.audits import cross_audit, full_audit
+    from bench.execute.audits import cross_audit
     from bench.protocol.rules import find_protocol
-    from bench.registry import dataset_card
+    from bench.registry import dataset_card, members
 
     rules = find_protocol(protocol)
-    card = dataset_card(dataset)
     if test_dataset is not None:
+        card = dataset_card(dataset)
         compared, findings = cross_audit(card, dataset_card(test_dataset), rules, (data_root, None))
         _print_cross_audit(dataset, test_dataset, compared, findings, as_json)
         return
-    folds, with_images, findings = full_audit(card, rules, data_root)
+    named = members(dataset, data_root)
+    audits, failed = [], False
+    for name, root in named:
+        try:
+            audits.append(_audit(name, rules, root, as_json))
+        except BenchError as error:
+            if len(named) == 1:
+                raise
+            complain(f"{name}: {error}")
+            failed = True
     if as_json:
-        content = {
-            "dataset": card.name,
-            "protocol": rules.name,
-            "folds_hash": folds.hash,
-            "sections": list(folds.patients),
-            "sections_with_image": with_images,
-            "findings": [vars(finding) for finding in findings],
-        }
-        typer.echo(json.dumps(content, indent=2))
-    else:
+        typer.echo(json.dumps(audits if len(named) > 1 else audits[0], indent=2))
+    if failed or any(finding["forbidden"] for of in audits for finding in of["findings"]):
+        raise typer.Exit(FAILED)
+
+
+def _audit(name: str, rules: Protocol, root: Path | None, as_json: bool) -> dict[str, Any]:
+    """Audit one dataset; its findings are printed unless JSON is asked for."""
+    from bench.execute.audits import full_audit
+    from bench.registry import dataset_card
+
+    card = dataset_card(name)
+    folds, with_images, findings = full_audit(card, rules, root)
+    if not as_json:
         typer.echo(
             f"{card.name}, protocol {rules.name}: {len(folds.patients)} sections,"
             f" {len(with_images)} of them with an image, {len(folds.folds)} folds"
@@ -339,8 +352,14 @@ def audit_command(
                 "nothing found: no patient, image, spot or count vector is on both sides, and no"
                 " rule reads the test sections"
             )
-    if any(finding.forbidden for finding in findings):
-        raise typer.Exit(FAILED)
+    return {
+        "dataset": card.name,
+        "protocol": rules.name,
+        "folds_hash": folds.hash,
+        "sections": list(folds.patients),
+        "sections_with_image": with_images,
+        "findings": [vars(finding) for finding in findings],
+    }
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:

@@ -91,6 +91,14 @@ def test_the_audit_of_a_task_names_its_problems(bench, copy):
     assert any("TENX128 and TENX155" in one for one in coad["cautions"])
 
 
+def test_the_audit_of_all_tasks_names_those_that_are_not_here(bench, copy):
+    options = ("audit", "--dataset", "hest", "--protocol", "hest", "--data-root", copy)
+    audited = bench(*options, "--json")
+    assert audited.status == 1
+    assert [one["dataset"] for one in json.loads(audited.stdout)] == ["hest-lung", "hest-skcm"]
+    assert len(audited.stderr.splitlines()) == 7
+
+
 def test_a_protocol_without_runs_is_refused(bench, ran, results):
     assert ran.status == 1
     options = ("tables", "--dataset", "hest", "--results", results)
@@ -105,5 +113,5 @@ def test_tables_need_runs_or_published_numbers(bench, results):
 
 
 def test_commands_on_one_dataset_refuse_the_collection(bench):
-    for command in (("audit", "--dataset", "hest"), ("data", "show", "hest")):
+    for command in (("ceiling", "--dataset", "hest"), ("data", "show", "hest")):
         assert_refused(bench(*command), "hest stands for 9 datasets")
