@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,7 @@ from bench.cache import Cache
 from bench.data.images.image import open_raster
 from bench.data.images.raster import Raster
 from bench.errors import DataError
-from bench.files import canonical_hash
+from bench.files import canonical_hash, one_line
 
 _VERSION = 1
 _LARGEST = 4096
@@ -58,6 +58,14 @@ def patch_edge(size: int | str, micrometres_per_pixel: float | None, where: str)
     return round(float(size.removesuffix("um")) / micrometres_per_pixel)
 
 
+Resampling = Literal["area", "bilinear", "bicubic"]
+_KERNELS = {
+    "area": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
 @dataclass(frozen=True)
 class PatchSource:
     """Image and spot centres from which the patches of one section are cut.
@@ -83,7 +91,9 @@ class PatchSource:
     centres: np.ndarray
     image_scale: float = 1.0
 
-    def cut(self, size: int, pixels: int | None = None) -> np.ndarray:
+    def cut(
+        self, size: int, pixels: int | None = None, resampling: Resampling = "area"
+    ) -> np.ndarray:
         """Patches of `size` x `size` full-resolution pixels centred on floor(x), floor(y).
 
         Pixels outside the image are black, as in the released data loaders of the field. From a
@@ -94,8 +104,10 @@ class PatchSource:
         size
             Edge of the patch in full-resolution pixels.
         pixels
-            Edge after resampling, by area averaging or, where it is more than the image has, by
-            bicubic interpolation; `size` where None.
+            Edge after resampling; `size` where None.
+        resampling
+            Kernel, widened where the edge shrinks; ``area`` averages then, and is bicubic where
+            the edge grows.
 
         Returns
         -------
@@ -107,9 +119,9 @@ class PatchSource:
             A size that is not between 1 and 4096, or less than 2 pixels of a reduced image; an
             image that cannot be read.
         """
-        return np.load(self.store(size, pixels), mmap_mode="r")
+        return np.load(self.store(size, pixels, resampling), mmap_mode="r")
 
-    def store(self, size: int, pixels: int | None = None) -> Path:
+    def store(self, size: int, pixels: int | None = None, resampling: Resampling = "area") -> Path:
         """File of the patches that :meth:`cut` gives, made if it is not there.
 
         Raises
@@ -120,6 +132,8 @@ class PatchSource:
         pixels = size if pixels is None else pixels
         if not (1 <= size <= _LARGEST and 1 <= pixels <= _LARGEST):
             raise DataError(f"patches of {size} px resampled to {pixels} px cannot be cut")
+        if resampling not in get_args(Resampling):
+            raise DataError(f"patches cannot be resampled by '{one_line(resampling, 40)}'")
         if self.image_scale != 1 and size * self.image_scale < 2:
             raise DataError(
                 f"{self.image}: patches of {size} px are {size * self.image_scale:.2g} px of this"
@@ -127,26 +141,30 @@ class PatchSource:
                 " or more"
             )
         corners = self._corners(size)
-        key, shape = self.key(size, pixels), (len(corners), pixels, pixels, 3)
+        key, shape = self.key(size, pixels, resampling), (len(corners), pixels, pixels, 3)
         stored = _PATCHES.get(key)
         if stored is None or stored.shape != shape or stored.dtype != np.uint8:
             with _PATCHES.new_entry(key) as temporary:
-                self._cut_into(temporary, corners, size, pixels)
+                self._cut_into(temporary, corners, size, pixels, resampling)
         return _PATCHES.path(key)
 
-    def key(self, size: int, pixels: int | None = None) -> str:
+    def key(self, size: int, pixels: int | None = None, resampling: Resampling = "area") -> str:
         """Hash of image, centres and scale, a key for values computed from the patches."""
         corners = self._corners(size).tolist()
         edge = size if pixels is None else pixels
         facts = [_VERSION, self.image_hash, size, edge, corners]
         if self.image_scale != 1:
             facts.append(self.image_scale)
+        if resampling != "area" and edge != size:
+            facts.append(resampling)
         return canonical_hash(facts)
 
     def _corners(self, size: int) -> np.ndarray:
         return np.floor(self.centres).astype(np.int64) - size // 2
 
-    def _cut_into(self, path: Path, corners: np.ndarray, size: int, pixels: int) -> None:
+    def _cut_into(
+        self, path: Path, corners: np.ndarray, size: int, pixels: int, resampling: Resampling
+    ) -> None:
         header = {
             "descr": "|u1",
             "fortran_order": False,
@@ -159,9 +177,11 @@ class PatchSource:
             # when the disk is full.
             for spot in _order(corners * self.image_scale, raster.rows_together):
                 stream.seek(first + int(spot) * pixels * pixels * 3)
-                stream.write(self._patch(raster, corners[spot], size, pixels).tobytes())
+                stream.write(self._patch(raster, corners[spot], size, pixels, resampling).tobytes())
 
-    def _patch(self, raster: Raster, corner: np.ndarray, size: int, pixels: int) -> np.ndarray:
+    def _patch(
+        self, raster: Raster, corner: np.ndarray, size: int, pixels: int, resampling: Resampling
+    ) -> np.ndarray:
         left, top = (float(edge) * self.image_scale for edge in corner)
         edge = size * self.image_scale
         # Whole pixels that hold the square, and the square in them; at scale 1 the same.
@@ -172,7 +192,9 @@ class PatchSource:
         if self.image_scale == 1 and pixels == size:
             return patch
         box = (left - first_x, top - first_y, left - first_x + edge, top - first_y + edge)
-        how = Image.Resampling.BOX if pixels <= edge else Image.Resampling.BICUBIC
+        how = _KERNELS[resampling]
+        if resampling == "area" and pixels > edge:
+            how = Image.Resampling.BICUBIC
         return np.asarray(Image.fromarray(patch).resize((pixels, pixels), how, box=box))
 
 
