@@ -145,7 +145,7 @@ def image_encoder(
     else:
         encoder = _random(name, of)
         if pretrained:
-            load_encoder_weights(encoder, _published(name))
+            load_encoder_weights(encoder, checked_weights(name))
     if not pretrained and weights != "none" and of.library not in {"conch", "remote"}:
         load_encoder_weights(encoder, Path(weights))
     return encoder
@@ -272,10 +272,6 @@ def _renamed_by_timm(network: nn.Module, state: dict[str, Tensor]) -> dict[str, 
     return {k: v for k, v in converted.items() if not _CLASSIFIER.fullmatch(k)}
 
 
-def _published(name: str) -> Path:
-    return checked_weights(name)
-
-
 def _densenet121(pretrained: bool) -> ImageEncoder:
     from torchvision.models import DenseNet121_Weights, densenet121
 
@@ -366,7 +362,7 @@ def _from_package(name: str, of: EncoderDeclaration, weights: str) -> ImageEncod
     """An encoder whose package builds and loads it in one step."""
     if weights == "none":
         raise ConfigError(f"encoder {name} is built from its weights and cannot be random")
-    path = _published(name) if weights in PRETRAINED else Path(weights)
+    path = checked_weights(name) if weights in PRETRAINED else Path(weights)
     if of.library == "conch":
         network = _conch(of, path)
     else:

@@ -95,6 +95,8 @@ def stored_weights(encoder: str) -> StoredWeights | None:
 def checked_weights(encoder: str) -> Path:
     """Weight file of an encoder, after its hash has been compared.
 
+    That of ``local-dir:PATH`` is the file in the folder.
+
     Raises
     ------
     ConfigError
@@ -102,6 +104,9 @@ def checked_weights(encoder: str) -> Path:
     DataError
         The file is not the one that was stored.
     """
+    local = local_folder(encoder)
+    if local is not None:
+        return _weight_file(local, declaration(encoder))
     stored = stored_weights(encoder)
     if stored is None:
         raise not_here(encoder, declaration(encoder))
@@ -113,15 +118,26 @@ def checked_weights(encoder: str) -> Path:
 def weights_identity(encoder: str) -> dict[str, str]:
     """Repository, revision and hash of an encoder's stored weights, for keys.
 
+    Those of ``local-dir:PATH`` are hashed each time.
+
     Raises
     ------
     ConfigError, DataError
-        As :func:`checked_weights`; the content is not read.
+        As :func:`checked_weights`; the content of stored weights is not read.
     """
+    local = local_folder(encoder)
+    if local is not None:
+        return {"sha256": weights_hash(checked_weights(encoder))}
     stored = stored_weights(encoder)
     if stored is None:
         raise not_here(encoder, declaration(encoder))
     return stored.manifest.model_dump(include={"repository", "revision", "sha256"})
+
+
+def local_folder(encoder: str) -> Path | None:
+    """Folder of ``local-dir:PATH``; None for other names."""
+    prefix, _, path = encoder.partition(":")
+    return Path(path).expanduser() if prefix == "local-dir" else None
 
 
 def weights_hash(path: Path) -> str:
