@@ -12,7 +12,7 @@ from bench.cli.options import JsonOption
 from bench.cli.terminal import print_rows
 from bench.errors import DataError
 
-_JSON_ALONE = {"title", "page", "citation"}
+_JSON_ALONE = {"page", "citation"}
 """Facts on encoders that no terminal has room for."""
 
 
@@ -78,4 +78,5 @@ def list_command(
         typer.echo(json.dumps(listing, indent=2))
         return
     for title, rows in listing.items():
-        print_rows(title, [{k: v for k, v in row.items() if k not in _JSON_ALONE} for row in rows])
+        hidden = _JSON_ALONE | ({"summary"} if title == "encoders" else set())
+        print_rows(title, [{k: v for k, v in row.items() if k not in hidden} for row in rows])

@@ -233,6 +233,8 @@ def _of_h5(path: Path) -> Features:
     import h5py
 
     with h5py.File(path, "r") as file:
+        if any(not isinstance(file.get(n, getlink=True), h5py.HardLink) for n in file):
+            raise DataError(f"{path}: holds links to other files")
         name = next((n for n in _NAMES if isinstance(file.get(n), h5py.Dataset)), None)
         if name is None:
             raise DataError(f"{path}: no dataset {' or '.join(_NAMES)}")

@@ -100,7 +100,7 @@ def _row(name: str, of: EncoderDeclaration) -> dict[str, str]:
         "here": "yes" if stored_weights(name) is not None else "-",
         "access": "gated" if of.gated else "open",
         "licence": of.licence,
-        "title": of.title,
+        "summary": of.title,
         "page": of.page,
         "citation": of.citation,
     }
