@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -115,31 +116,36 @@ def brought(tmp_path):
     return tmp_path
 
 
-def run(results, *methods, **settings):
-    outcome = bench.run(
-        methods,
-        "demo",
-        results=results,
-        preset="quick",
-        oracles=False,
-        settings=settings,
-        tracking=None,
-    )
-    assert not outcome.failures
-    return outcome
-
-
-def scores(outcome):
-    return {run.facts["label"]: run.scores()["value"].to_numpy() for run in outcome.runs}
+def scores(results, *methods, **settings):
+    """Scores of the newest run of each row."""
+    options = {"preset": "quick", "oracles": False, "tracking": None}
+    bench.run(methods, "demo", results=results, settings=settings, **options)
+    newest = sorted(results.glob("runs/demo/strict/*/run.json"), key=lambda p: p.stat().st_mtime)
+    labels = {json.loads(path.read_text())["label"]: path.parent for path in newest}
+    return {
+        label: [
+            pd.read_parquet(file)["value"].tolist() for file in sorted(run.glob("*/scores.parquet"))
+        ]
+        for label, run in labels.items()
+    }
 
 
 def test_features_brought_along_take_the_place_of_the_encoder(brought, tmp_path):
     results = tmp_path / "results"
-    first = scores(run(results, "ridge", "shuffled:ridge", features=str(brought)))
-    assert not np.array_equal(first["ridge"], first["shuffled:ridge"], equal_nan=True)
-    folder = next(results.glob("runs/demo/strict/ridge-*"))
+    first = scores(results, "ridge", "shuffled:ridge", features=str(brought))
+    assert first["ridge"] != first["shuffled:ridge"]
     for path in brought.glob("*.npy"):
         np.save(path, np.load(path) * np.float32([1, 1, 0, 0, 0, 0]))
-    second = scores(run(results, "ridge", features=str(brought)))
-    assert not np.array_equal(first["ridge"], second["ridge"], equal_nan=True)
-    assert len(list(results.glob("runs/demo/strict/ridge-*"))) == 2, folder
+    second = scores(results, "ridge", features=str(brought))
+    assert first["ridge"] != second["ridge"], "the key holds the content of the features"
+    assert len(list(results.glob("runs/demo/strict/ridge-*"))) == 2
+    facts = json.loads(next(results.glob("runs/demo/strict/ridge-*/fold-0/fold.json")).read_text())
+    assert facts["patches"] == []
+
+
+def test_the_size_of_what_an_encoder_saw_is_recorded(weights, tmp_path):
+    scores(tmp_path, f"ridge[{TINY}]", patch_size="60um", input_size=32)
+    facts = json.loads(next(tmp_path.glob("runs/demo/strict/ridge*/fold-0/fold.json")).read_text())
+    (seen,) = facts["patches"]
+    assert seen["input"] == 32
+    assert seen["um"] == pytest.approx(60, abs=2)
