@@ -76,12 +76,16 @@ def run(
     tracking: str | None = None,
     force: bool = Request.force,
     oracles: bool = Request.oracles,
+    encoders: Sequence[str] = Request.encoders,
+    random_encoders: bool = Request.random_encoders,
     jobs: int = ExecutorOptions.jobs,
 ) -> pd.DataFrame:
     """Run methods on a dataset and return their table; what is finished is not run again.
 
-    Parameters are the options of ``bench run``; `settings` are its ``--set`` pairs, and
-    `oracles` adds the row of the depth oracle, and `jobs` is the number of worker processes.
+    Parameters are the options of ``bench run``; `settings` are its ``--set`` pairs, `oracles`
+    adds the row of the depth oracle, `encoders` gives every method that has an image encoder a row
+    for each of them, `random_encoders` a control beside each of these, and `jobs` is the number of
+    worker processes.
     `method` is a name, the path of a Python file, a class, or several of these. A class may be
     defined anywhere, a notebook included; it is sent to the worker processes.
 
@@ -128,6 +132,8 @@ def run(
             results=results,
             force=force,
             oracles=oracles,
+            encoders=tuple(encoders),
+            random_encoders=random_encoders,
         ),
         executor=make_executor(ExecutorOptions(jobs=jobs)),
         uploads=Tracker(uri, results, JobWatcher().warn),

@@ -20,14 +20,10 @@ from bench.training.retrieval_method import RetrievalConfig, RetrievalMethod
 
 if TYPE_CHECKING:
     from bench.blocks.augment import augmentation
+    from bench.blocks.encoders import ImageEncoder, image_encoder
     from bench.blocks.features import FeatureSpace, FrozenEncoder
     from bench.blocks.graph import neighbour_edges, neighbour_mean
-    from bench.blocks.images import (
-        ImageEncoder,
-        image_batches,
-        image_encoder,
-        to_network_scale,
-    )
+    from bench.blocks.images import image_batches, to_network_scale
     from bench.blocks.positions import check_positions
     from bench.blocks.precision import ImageModule, to_device
     from bench.blocks.retrieval import retrieve, retrieve_each
@@ -109,9 +105,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Import statements, as bench.sources reads them to know what a fit depends on.
     from bench.blocks.augment import augmentation
+    from bench.blocks.encoders import ImageEncoder, image_encoder
     from bench.blocks.features import FeatureSpace, FrozenEncoder
     from bench.blocks.graph import neighbour_edges, neighbour_mean
-    from bench.blocks.images import ImageEncoder, image_batches, image_encoder, to_network_scale
+    from bench.blocks.images import image_batches, to_network_scale
     from bench.blocks.positions import check_positions
     from bench.blocks.precision import ImageModule, to_device
     from bench.blocks.retrieval import retrieve, retrieve_each

@@ -23,6 +23,13 @@ class MethodConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
+    @classmethod
+    def combine(
+        cls, presets: Mapping[str, Any], changes: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """Values by setting: those of dataset and preset, replaced by those of the user."""
+        return {**presets, **(changes or {})}
+
 
 class Progress(Protocol):
     """Receives how far a fit has come."""
@@ -146,11 +153,8 @@ class Method(ABC):
         known = {"authors", *cls.presets}
         if preset not in known:
             raise UnknownNameError(f"preset of {cls.name}", preset, known)
-        values = {
-            **cls.dataset_settings.get(dataset, {}),
-            **cls.presets.get(preset, {}),
-            **(changes or {}),
-        }
+        presets = {**cls.dataset_settings.get(dataset, {}), **cls.presets.get(preset, {})}
+        values = cls.Config.combine(presets, changes)
         for key in values:
             if key not in cls.Config.model_fields:
                 raise UnknownNameError(f"setting of {cls.name}", key, cls.Config.model_fields)

@@ -3,6 +3,9 @@
 A reference is a text that identifies a method in place of a name: the path of a file
 (``/home/me/my_method.py``), a path and a class (``/home/me/my_method.py:MyMethod``), or, for a
 class passed to :func:`bench.run`, ``class:MyMethod@`` and a hash.
+
+``METHOD[ENCODER]`` is a method with one image encoder, ``METHOD[random-ENCODER]`` its control: the
+same encoder with random weights.
 """
 
 from __future__ import annotations
@@ -15,7 +18,18 @@ SHUFFLED = "shuffled"
 HANDED = "class:"
 """Prefix of the reference of a class passed to :func:`bench.run`."""
 
+RANDOM = "random-"
+"""Before the name of an encoder: with random weights."""
+
 _TWIN = f"{SHUFFLED}:"
+
+
+def split_encoder(reference: str) -> tuple[str, str]:
+    """Method and encoder of ``METHOD[ENCODER]``; the encoder is empty where none is named."""
+    method, bracket, encoder = reference.partition("[")
+    if bracket and encoder.endswith("]") and method:
+        return method, encoder.removesuffix("]")
+    return reference, ""
 
 
 def is_file(reference: str) -> bool:
@@ -37,6 +51,9 @@ def absolute(reference: str) -> str:
     """The reference with an absolute path; one that names no file is returned as it is."""
     if reference.startswith(_TWIN):
         return f"{_TWIN}{absolute(reference.removeprefix(_TWIN))}"
+    method, encoder = split_encoder(reference)
+    if encoder:
+        return f"{absolute(method)}[{encoder}]"
     parts = split(reference)
     if parts is None:
         return reference

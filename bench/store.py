@@ -38,6 +38,9 @@ from bench.records import HASH, read_hashed, read_json, write_record
 MANIFEST = "manifest.json"
 RUN = "run.json"
 FAILURE = "failure.txt"
+_LONGEST_LABEL = 120
+"""Characters of a row's name in the name of its folder."""
+
 MODEL = "model"
 SCRATCH = "scratch"
 WORK = "work"
@@ -303,7 +306,7 @@ def _described(path: Path) -> dict[str, Any]:
 
 def run_folder(results: Path, dataset: str, protocol: str, method: str, key: str) -> RunFolder:
     """Folder of a run; the method's name is for people, the key decides."""
-    label = method.replace(":", "-")
+    label = re.sub(r"[^\w.\[\]-]+", "-", method)[:_LONGEST_LABEL]
     return RunFolder(results / "runs" / dataset / protocol / f"{label}-{key[:12]}", key)
 
 

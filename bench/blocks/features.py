@@ -11,13 +11,22 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from bench.blocks.encoders import ImageEncoder, changed, image_encoder
 from bench.blocks.frozen import FrozenEncoderConfig, in_image_order
-from bench.blocks.images import ImageEncoder, image_batches, image_encoder, to_network_scale
+from bench.blocks.images import Pixels, image_batches, to_network_scale
 from bench.blocks.precision import to_device
 from bench.cache import Cache
 from bench.data.inputs import Slide
+from bench.encoders.declaration import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PRETRAINED,
+    declaration,
+    has_own_settings,
+)
+from bench.encoders.weights import weights_hash, weights_identity
 from bench.errors import DataError, TrainingError
-from bench.files import atomic_write, canonical_hash, file_hash
+from bench.files import atomic_write, canonical_hash
 from bench.method import Context, Precision
 
 SPACE = "space.npz"
@@ -65,13 +74,44 @@ class FrozenEncoder:
             The weight file cannot be read.
         """
         settings = self.settings
+        if settings.features is not None:
+            return canonical_hash(["brought along"])
+        weights: list[Any]
         if settings.weights == "none":
             weights = ["none", self.seed, self._versions]
-        elif settings.weights == "imagenet":
+        elif settings.weights not in PRETRAINED:
+            weights = ["file", weights_hash(Path(settings.weights))]
+        elif settings.encoder == "densenet121":
             weights = ["imagenet"]
         else:
-            weights = ["file", _hash_of_weights(Path(settings.weights))]
-        return canonical_hash([settings.encoder, weights, settings.pixels])
+            weights = ["published", weights_identity(settings.encoder)]
+        facts: list[Any] = [settings.encoder, weights, self._pixels]
+        if has_own_settings(settings.encoder) or settings.encoder_args or settings.pooling:
+            of = declaration(settings.encoder)
+            facts.append(changed(of, settings.encoder_args, settings.pooling).blueprint)
+        if self._statistics is not None:
+            facts.append(self._statistics)
+        return canonical_hash(facts)
+
+    @property
+    def _pixels(self) -> Pixels:
+        """How pixels are fed; a random network of timm has no statistics of its own."""
+        settings = self.settings
+        if settings.pixels != "encoder" or self._statistics is not None:
+            return settings.pixels
+        if settings.weights == "none" and not has_own_settings(settings.encoder):
+            return "imagenet"
+        of = declaration(settings.encoder)
+        return "imagenet" if (of.mean, of.std) == (IMAGENET_MEAN, IMAGENET_STD) else "encoder"
+
+    @property
+    def _statistics(self) -> tuple[tuple[float, float, float], ...] | None:
+        """Mean and deviation of the settings, where they replace the encoder's own."""
+        settings = self.settings
+        if settings.mean is None and settings.std is None:
+            return None
+        of = declaration(settings.encoder)
+        return (settings.mean or of.mean, settings.std or of.std)
 
     def encode(self, slides: Sequence[Slide], context: Context | None = None) -> list[np.ndarray]:
         """Features of slides, one (spots, features) float32 array each.
@@ -93,16 +133,19 @@ class FrozenEncoder:
         return features
 
     def _features(self, slide: Slide) -> np.ndarray:
+        if self.settings.features is not None:
+            return in_image_order(slide, self._brought(slide))
         source = slide.patch_source
         if source is None:
             raise DataError(f"section {slide.name}: no image, but the method asks for patches")
-        size, pixels = self.settings.patch_size or slide.patch_pixels, self.settings.input_size
+        asked = slide.patch_edges(self.settings.patch_size, self.settings.input_size)
+        patches = (*asked, declaration(self.settings.encoder).resampling)
         # Each rounds differently: results must not depend on who was first.
         setting = [self.identity, self._versions, torch.device(self.device).type, self.precision]
-        key = canonical_hash([_VERSION, source.key(size, pixels), *setting])
+        key = canonical_hash([_VERSION, source.key(*patches), *setting])
         features = _FEATURES.get(key)
         if features is None or not _fits(features, len(slide)):
-            features = self._compute(source.cut(size, pixels))
+            features = self._compute(source.cut(*patches))
             if not np.isfinite(features).all():
                 raise TrainingError(
                     f"section {slide.name}: encoder {self.settings.encoder} gives features that"
@@ -112,6 +155,14 @@ class FrozenEncoder:
                 np.savez(temporary, features=features)
         # The order of a shuffled twin comes last: its features are those of the same patches.
         return in_image_order(slide, features)
+
+    def _brought(self, slide: Slide) -> np.ndarray:
+        if slide.brought is None:
+            raise DataError(
+                f"section {slide.name}: the features that the setting 'features' names are matched"
+                " to spots by the harness alone; use 'bench run' or bench.run"
+            )
+        return np.asarray(slide.brought(), dtype=np.float32)
 
     @cached_property
     def _versions(self) -> list[str]:
@@ -123,7 +174,12 @@ class FrozenEncoder:
         # would leave those of the GPUs changed.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            encoder = image_encoder(self.settings.encoder, self.settings.weights)
+            settings = self.settings
+            encoder = image_encoder(
+                settings.encoder, settings.weights, settings.encoder_args, settings.pooling
+            )
+        if self._statistics is not None:
+            encoder.mean, encoder.std = self._statistics
         return to_device(encoder, Context(device=self.device, precision=self.precision)).eval()
 
     @torch.inference_mode()
@@ -132,7 +188,7 @@ class FrozenEncoder:
         features = np.empty((len(patches), encoder.features), dtype=np.float32)
         start = 0
         for images in image_batches(patches, self.device, _IMAGES_AT_ONCE):
-            batch = encoder(to_network_scale(images, self.settings.pixels))
+            batch = encoder(to_network_scale(images, self._pixels, encoder))
             features[start : start + len(images)] = batch.float().cpu().numpy()
             start += len(images)
         return features
@@ -246,15 +302,6 @@ class FeatureSpace:
             arrays["feature_centre"],
             arrays["feature_scale"],
         )
-
-
-def _hash_of_weights(path: Path) -> str:
-    try:
-        return file_hash(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: weight file is missing") from None
-    except OSError as error:
-        raise DataError(f"{path}: weight file cannot be read ({error.strerror})") from error
 
 
 def _read(path: Path) -> np.ndarray:

@@ -135,8 +135,8 @@ def check_panel(source: object, outputs: int, panel: Sequence[str]) -> None:
         )
 
 
-def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load a state dict whose names and shapes must be those of `module`.
+def check_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Refuse a state dict whose names and shapes are not those of `module`.
 
     Raises
     ------
@@ -157,4 +157,15 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> N
         raise DataError(
             f"{where}: tensor '{key}' is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
         )
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load a state dict whose names and shapes must be those of `module`.
+
+    Raises
+    ------
+    DataError
+        As :func:`check_strict`.
+    """
+    check_strict(module, state, where)
     module.load_state_dict(dict(state), strict=False)

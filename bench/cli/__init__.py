@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from bench.cli import checking, data, executing, listing, reporting, running, tracking
+from bench.cli import checking, data, encoders, executing, listing, reporting, running, tracking
 from bench.cli.options import DONE, INTERRUPTED, REFUSED, TERMINATED
 from bench.cli.terminal import complain
 from bench.errors import BenchError, DetachedError
@@ -26,6 +26,8 @@ data_app = typer.Typer(
     help="Fetch, check and look at datasets; add your own.", no_args_is_help=True
 )
 app.add_typer(data_app, name="data")
+encoders_app = typer.Typer(help="Fetch or add weights of image encoders.", no_args_is_help=True)
+app.add_typer(encoders_app, name="encoders")
 
 app.command("list")(listing.list_command)
 app.command("run")(running.run_command)
@@ -42,6 +44,8 @@ data_app.command("verify")(data.verify_command)
 data_app.command("show")(data.show_command)
 data_app.command("preview")(data.preview_command)
 data_app.command("add")(data.add_command)
+encoders_app.command("get")(encoders.get_command)
+encoders_app.command("add")(encoders.add_command)
 app.command("sync")(tracking.sync_command)
 app.command("ui")(tracking.ui_command)
 app.command("check")(checking.check_command)

@@ -12,6 +12,9 @@ from bench.cli.options import JsonOption
 from bench.cli.terminal import print_rows
 from bench.errors import DataError
 
+_JSON_ALONE = {"page", "citation"}
+"""Facts on encoders that no terminal has room for."""
+
 
 class ListedKind(StrEnum):
     """What ``bench list`` can list."""
@@ -20,13 +23,14 @@ class ListedKind(StrEnum):
     methods = "methods"
     datasets = "datasets"
     protocols = "protocols"
+    encoders = "encoders"
 
 
 def list_command(
     kind: Annotated[ListedKind, typer.Argument(help="What to list.")] = ListedKind.all,
     as_json: JsonOption = False,
 ) -> None:
-    """List methods, datasets and protocols."""
+    """List methods, datasets, protocols and image encoders."""
     from bench.evaluate.names import ORACLE_SUMMARIES
     from bench.registry import dataset_card, find_datasets, find_methods
 
@@ -66,8 +70,13 @@ def list_command(
             {"name": protocol.name, "hash": protocol.hash[:12], "summary": protocol.title}
             for protocol in PROTOCOLS.values()
         ]
+    if kind in {ListedKind.all, ListedKind.encoders}:
+        from bench.execute.encoders import encoder_rows
+
+        listing["encoders"] = encoder_rows()
     if as_json:
         typer.echo(json.dumps(listing, indent=2))
         return
     for title, rows in listing.items():
-        print_rows(title, rows)
+        hidden = _JSON_ALONE | ({"summary"} if title == "encoders" else set())
+        print_rows(title, [{k: v for k, v in row.items() if k not in hidden} for row in rows])

@@ -97,6 +97,14 @@ def tables_command(
         str,
         typer.Option(help=f"Score that --pairs compares: {', '.join(COMPARABLE)}.", metavar="NAME"),
     ] = LEADING,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROW",
+            help="With --pairs: compare with this row alone.",
+            show_default="all pairs",
+        ),
+    ] = None,
     results: ResultsOption = Request.results,
 ) -> None:
     """Print the table of all stored runs on a dataset."""
@@ -116,6 +124,8 @@ def tables_command(
         raise BenchError("name a dataset with --dataset, or published numbers with --published")
     if pairs and with_published:
         raise BenchError("--pairs and --with-published are two tables; ask for one")
+    if against is not None and not pairs:
+        raise BenchError("--against belongs to --pairs")
     if score not in COMPARABLE:
         raise UnknownNameError("score", score, COMPARABLE)
 
@@ -135,7 +145,7 @@ def tables_command(
         if pairs:
             from bench.report.pairs import render_pairs
 
-            text = render_pairs(runs, how.value, score=score, title=title)
+            text = render_pairs(runs, how.value, score=score, title=title, against=against)
         elif with_published:
             from bench.report.published import render_published
 

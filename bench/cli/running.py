@@ -18,6 +18,7 @@ from bench.cli.options import (
     JobsOption,
     JsonOption,
     MethodOption,
+    names,
     read_seconds,
 )
 from bench.cli.terminal import complain, terminal_width
@@ -61,6 +62,19 @@ def run_command(
             show_default="none",
         ),
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Encoders of the methods that have one, comma-separated; a row each.",
+            show_default="each method's own",
+        ),
+    ] = None,
+    no_random: Annotated[
+        bool,
+        typer.Option(
+            "--no-random", help="With --encoder: no control rows of encoders with random weights."
+        ),
+    ] = not Request.random_encoders,
     compile_encoders: CompileOption = Request.compile,
     force: Annotated[bool, typer.Option("--force", help="Redo finished folds.")] = Request.force,
     no_oracles: Annotated[
@@ -73,7 +87,13 @@ def run_command(
     from bench.cli.config_file import combine, read_config, require_method_and_dataset
 
     values = group.values(
-        method, dataset, force=force, oracles=not no_oracles, compile=compile_encoders
+        method,
+        dataset,
+        encoders=names(encoder),
+        random_encoders=not no_random,
+        force=force,
+        oracles=not no_oracles,
+        compile=compile_encoders,
     )
     if config is not None:
         values = combine(values, _typed(ctx), read_config(config), config)

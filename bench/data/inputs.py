@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,6 +27,9 @@ class Slide:
         Edge of a patch that the dataset's card recommends, in full-resolution pixels.
     micrometres_per_pixel
         Scale of the full-resolution image; None where it is not known.
+    brought
+        Gives the (spots, features) features that the setting ``features`` of a method names, in
+        the order of the spots; the harness sets it.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Slide:
     patch_source: PatchSource | None = field(repr=False)
     image_order: np.ndarray | None = field(default=None, repr=False)
     micrometres_per_pixel: float | None = None
+    brought: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.array_xy)
@@ -61,15 +66,30 @@ class Slide:
             There is no image, or one that cannot be read; or micrometres are asked for and the
             scale is not known.
         """
-        where = f"section {self.name}"
         if self.patch_source is None:
-            raise DataError(f"{where}: no image, but the method asks for patches")
+            raise DataError(f"section {self.name}: no image, but the method asks for patches")
+        patches = self.patch_source.cut(*self.patch_edges(size, pixels))
+        return patches if self.image_order is None else patches[self.image_order]
+
+    def patch_edges(
+        self, size: int | str | None = None, pixels: int | None = None
+    ) -> tuple[int, int | None]:
+        """Edges in pixels of the patches that :meth:`patches` gives.
+
+        Returns
+        -------
+        tuple of int and (int or None)
+            Edge in the full-resolution image, and after resampling; None where they are equal.
+
+        Raises
+        ------
+        DataError
+            Micrometres are asked for and the scale is not known.
+        """
         if isinstance(size, str) and pixels is None:
             pixels = self.patch_pixels
         asked = self.patch_pixels if size is None else size
-        edge = patch_edge(asked, self.micrometres_per_pixel, where)
-        patches = self.patch_source.cut(edge, pixels)
-        return patches if self.image_order is None else patches[self.image_order]
+        return patch_edge(asked, self.micrometres_per_pixel, f"section {self.name}"), pixels
 
     def with_images_shuffled(self, seed: int) -> Slide:
         """Permuted-image control: the same slide, its patches shuffled among spots from `seed`."""

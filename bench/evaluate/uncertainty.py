@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -195,7 +196,12 @@ class Comparison:
 
 
 def compare_pairs(
-    scores: Mapping[str, pd.Series], patients: Mapping[str, str], *, seed: int = 0
+    scores: Mapping[str, pd.Series],
+    patients: Mapping[str, str],
+    *,
+    seed: int = 0,
+    outside: Collection[str] = (),
+    against: str | None = None,
 ) -> list[Comparison]:
     """All pairs of methods, compared on the sections that both have.
 
@@ -204,14 +210,19 @@ def compare_pairs(
     scores : one score by section name, for each method
     patients : patient of each section
     seed : of the resampling
+    outside : methods whose pairs do not count for the correction and are not corrected
+    against : method that every pair has; all pairs where None
 
     Returns
     -------
     list of Comparison
-        In the order of the methods; a pair without common sections is left out.
+        In the order of the methods; a pair without common sections is left out. The corrected
+        p values of pairs outside the correction are NaN.
     """
     comparisons = []
     for first, second in combinations(scores, 2):
+        if against is not None and against not in {first, second}:
+            continue
         both = pd.concat([scores[first], scores[second]], axis=1, join="inner").dropna()
         if both.empty:
             continue
@@ -231,8 +242,16 @@ def compare_pairs(
                 permutation=permutation_test(differences, names, seed=seed),
             )
         )
-    wilcoxon = holm([one.wilcoxon for one in comparisons])
-    permutation = holm([one.permutation for one in comparisons])
+    counted = [not {one.first, one.second} & set(outside) for one in comparisons]
+    wilcoxon, permutation = (
+        holm(
+            [
+                getattr(one, test) if own else math.nan
+                for one, own in zip(comparisons, counted, strict=True)
+            ]
+        )
+        for test in ("wilcoxon", "permutation")
+    )
     return [
         Comparison(**{**vars(one), "wilcoxon_holm": w, "permutation_holm": p})
         for one, w, p in zip(comparisons, wilcoxon, permutation, strict=True)

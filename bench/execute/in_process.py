@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from bench.data.images.patches import Resampling
 from bench.errors import BenchError
 from bench.execute.inputs import FoldInputs
 from bench.files import one_line
@@ -42,9 +43,7 @@ class InProcess:
     def step(self) -> bool:
         """Fit and predict."""
         try:
-            training, slides = take_over(
-                self._inputs.handed_over, self._cut, images=self._task.images
-            )
+            training, slides = take_over(self._inputs.handed_over, self, images=self._task.images)
             kind = load_method(self._task.method)
             report = fit_and_predict(self._task, kind, training, slides, self)
             self._result = vars(report)
@@ -75,5 +74,10 @@ class InProcess:
         answer: Mapping[str, Any] | None = self._answer({"kind": kind, **facts})
         return dict(answer or {})
 
-    def _cut(self, number: int, size: int, pixels: int | None) -> Any:
-        return map_array(self._inputs.patches(number, size, pixels))
+    def cut(self, number: int, size: int, pixels: int | None, resampling: Resampling) -> Any:
+        """Patches of a section."""
+        return map_array(self._inputs.patches(number, size, pixels, resampling))
+
+    def features(self, number: int) -> Any:
+        """Features of a section that the user has brought along."""
+        return map_array(self._inputs.features(number, self._task.configs[0].get("features")))

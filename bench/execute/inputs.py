@@ -15,9 +15,11 @@ from threadpoolctl import threadpool_limits
 
 from bench.cache import JsonCache, cache_folder
 from bench.data.dataset import Dataset
+from bench.data.images.patches import Resampling
 from bench.data.inputs import Slide
 from bench.data.layouts import reader_hash
-from bench.errors import BenchError
+from bench.encoders.brought import Spots, store_matched
+from bench.errors import BenchError, DataError
 from bench.execute.scoring import Reference, reference
 from bench.files import canonical_hash, one_line, process_folder
 from bench.protocol.fold_data import FoldData, Truth, fold_data
@@ -161,11 +163,59 @@ class FoldInputs:
         """Sections in the order in which workers number them."""
         return sections_of(self.data.training, self.data.slides)
 
-    def patches(self, number: int, size: int, pixels: int | None) -> Path:
+    def patches(
+        self, number: int, size: int, pixels: int | None, resampling: Resampling = "area"
+    ) -> Path:
         """File with the patches of a section; cut if missing."""
         section = self.sections[number]
         assert section.patch_source is not None  # workers ask only for sections with an image
-        return section.patch_source.store(size, pixels)
+        return section.patch_source.store(size, pixels, resampling)
+
+    def features(self, number: int, path: str | None) -> Path:
+        """File with the features of a section that the user has brought along.
+
+        Parameters
+        ----------
+        number
+            Number of the section.
+        path
+            Value of the method's setting ``features``.
+
+        Raises
+        ------
+        DataError
+            They are missing, damaged or of another section.
+        """
+        if path is None:
+            raise DataError("features are asked for, but the method's setting 'features' is empty")
+        section = self.source.dataset.section(self.sections[number].name)
+        spots = Spots(section.name, tuple(section.adata.obs_names), section.spatial)
+        return store_matched(Path(path).expanduser(), spots)
+
+    def answer(
+        self, message: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Answer to a question of a worker on its input; None for other messages.
+
+        Parameters
+        ----------
+        message
+            The question.
+        config
+            Settings of the method, which alone name files that may be read.
+        """
+        if message["kind"] == "patches":
+            return self.answer_patches(message)
+        if message["kind"] == "features":
+            return self._answer_features(message, config.get("features"))
+        return None
+
+    def _answer_features(self, message: Mapping[str, Any], given: str | None) -> dict[str, Any]:
+        try:
+            path = self.features(int(message["section"]), given)
+        except (BenchError, LookupError, TypeError, ValueError) as error:
+            return {"error": one_line(error, 400)}
+        return {"path": str(path.absolute())}
 
     def answer_patches(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Answer to a worker's request for patches: their file, or the reason for none."""
@@ -175,6 +225,7 @@ class FoldInputs:
                 int(message["section"]),
                 int(message["size"]),
                 None if pixels is None else int(pixels),
+                message["resampling"],
             )
         except (BenchError, LookupError, TypeError, ValueError, AssertionError) as error:
             return {"error": one_line(error, 400)}

@@ -190,6 +190,7 @@ def _store(
         "precision": job.precision,
         "timings": dict(timings),
         "images": _small_images(job, inputs.data),
+        "patches": _patches_seen(job, inputs),
         "machine": {
             "platform": platform.platform(),
             "python": platform.python_version(),
@@ -240,6 +241,26 @@ def _write_scores(
             "reduced_images": dict(data.reduced_images),
         },
     )
+
+
+def _patches_seen(job: Job, inputs: FoldInputs) -> list[dict[str, float | int | None]]:
+    """Sizes of the patches that a method with such settings is given, each once.
+
+    ``pixels`` of the full-resolution image, ``um`` micrometres (None where the scale is not
+    known), ``input`` pixels after resampling.
+    """
+    config = job.method_spec.config
+    if "patch_size" not in config or config.get("features"):
+        return []
+    sizes = set()
+    for section in inputs.sections:
+        edge, resampled = section.patch_edges(config["patch_size"], config.get("input_size"))
+        scale = section.micrometres_per_pixel
+        sizes.add((edge, None if scale is None else round(edge * scale, 2), resampled or edge))
+    return [
+        {"pixels": edge, "um": um, "input": fed}
+        for edge, um, fed in sorted(sizes, key=lambda size: (size[0], size[2], size[1] or 0))
+    ]
 
 
 def _take_model(job: Job, made: Path, target: Path) -> None:

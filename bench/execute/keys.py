@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.execute.encoders import encoder_identity
 from bench.files import canonical_hash, file_hash
 from bench.sources import code_hash, content_hash
 
@@ -58,6 +59,7 @@ def run_key(method_spec: MethodSpec, shared: Mapping[str, Any]) -> str:
             "label": method_spec.label,
             "code": code,
             "settings": _by_content(settings),
+            "encoders": {fold: encoder_identity(one) for fold, one in settings.items()},
             "checkpoint": method_spec.checkpoint and file_hash(method_spec.checkpoint),
             "packages": _versions(_FIT_PACKAGES),
         }

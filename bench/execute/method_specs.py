@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
+from bench.execute.encoders import can_be_random, prepare_encoder
 from bench.execute.request import FoldSettings
-from bench.method_references import SHUFFLED, is_handed, is_own
+from bench.method_references import RANDOM, SHUFFLED, is_handed, is_own, split_encoder
 from bench.own_methods import prefix
 from bench.registry import InstalledMethod, check_installed, find_methods
 from bench.worker.describe import describe
@@ -72,6 +73,8 @@ class MethodSpec:
         :mod:`bench.method_references`); None for an oracle.
     shuffled
         Whether test images are permuted among the spots.
+    random
+        Whether the row is the control of an encoder: the same network with random weights.
     config
         All settings of the method, as JSON has them.
     facts
@@ -87,6 +90,7 @@ class MethodSpec:
     label: str
     method: str | None
     shuffled: bool = False
+    random: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
     facts: MethodFacts | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -102,7 +106,8 @@ class MethodSpec:
         """``oracle``, ``control`` or ``method``."""
         if self.facts is None:
             return "oracle"
-        return "control" if self.shuffled or self.facts.control else "method"
+        control = self.shuffled or self.random or self.facts.control
+        return "control" if control else "method"
 
     @property
     def needs_image(self) -> bool:
@@ -117,8 +122,9 @@ class MethodSpec:
         """
         if self.method is None or not is_own(self.method):
             return self.method
-        kind, _, rest = self.label.partition(":")
-        return rest if kind in {SHUFFLED, RELEASED, TUNED} else self.label
+        label, _ = split_encoder(self.label)
+        kind, _, rest = label.partition(":")
+        return rest if kind in {SHUFFLED, RELEASED, TUNED} else label
 
     def without_shuffling(self) -> MethodSpec:
         """The method that this is the permuted-image control of."""
@@ -131,7 +137,13 @@ class MethodSpec:
 
 
 def resolve_methods(
-    methods: Sequence[str], dataset: str, preset: str, settings: Mapping[str, Any]
+    methods: Sequence[str],
+    dataset: str,
+    preset: str,
+    settings: Mapping[str, Any],
+    *,
+    encoders: Sequence[str] = (),
+    random_encoders: bool = True,
 ) -> list[MethodSpec]:
     """Resolve the names of a request to methods with their settings.
 
@@ -145,29 +157,35 @@ def resolve_methods(
         Choose a method's settings.
     settings
         Values by ``setting``, for every method that has it, or by ``method.setting`` for one.
+    encoders, random_encoders
+        See :class:`bench.execute.request.Request`.
 
     Raises
     ------
     BenchError
-        An unknown name, a setting that no method has, or a control of a method without images.
+        An unknown name, a setting that no method has, a control of a method without images, or an
+        encoder that does not fit or whose weights are not here.
     """
     known = find_methods()
     described: dict[str, dict[str, Any]] = {}
 
     def of(name: str) -> dict[str, Any]:
-        if not is_own(name):
-            check_installed(name, known, [*ORACLES, SHUFFLED])
+        method, _ = split_encoder(name)
+        if not is_own(method):
+            check_installed(method, known, [*ORACLES, SHUFFLED])
         if name not in described:
             described[name] = _describe(name, dataset, preset, settings)
         return described[name]
 
+    if encoders:
+        methods = _sweep(methods, of, encoders, random_encoders)
     labels: list[str] = []
     for label in methods:
         if label == SHUFFLED:
             twins = [
                 f"{SHUFFLED}:{name}"
                 for name in methods
-                if (name in known or is_own(name)) and of(name)["facts"].needs_image
+                if _is_method(name, known) and of(name)["facts"].needs_image
             ]
             if not twins:
                 raise BenchError(
@@ -189,7 +207,11 @@ def resolve_methods(
         shuffled = label.startswith(f"{SHUFFLED}:")
         name = label.removeprefix(f"{SHUFFLED}:")
         description = of(name)
-        row = _row_name(name, description["facts"], known)
+        method, encoder = split_encoder(name)
+        row = _row_name(method, description["facts"], known)
+        if "encoder" in description["changes"]:
+            encoder = encoder or str(description["config"]["encoder"])
+        row += f"[{encoder}]" if encoder else ""
         if shuffled and not description["facts"].needs_image:
             raise BenchError(
                 f"{SHUFFLED}:{row}: {row} does not use images, so shuffling changes nothing"
@@ -197,14 +219,17 @@ def resolve_methods(
         specs.append(
             MethodSpec(
                 label=f"{SHUFFLED}:{row}" if shuffled else row,
-                method=name,
+                method=method,
                 shuffled=shuffled,
+                random=encoder.startswith(RANDOM),
                 config=description["config"],
                 facts=description["facts"],
                 changes=description["changes"],
             )
         )
     _check_rows_differ(specs)
+    for spec in specs:
+        prepare_encoder(spec.config, spec.changes)
     unused = set(settings).difference(*(description["used"] for description in described.values()))
     if unused:
         names = {
@@ -264,6 +289,39 @@ def _row_name(method: str, facts: MethodFacts, known: Mapping[str, InstalledMeth
     return f"{prefix(method)}:{facts.name}" if taken else facts.name
 
 
+def _is_method(name: str, known: Mapping[str, InstalledMethod]) -> bool:
+    method, _ = split_encoder(name)
+    return method in known or is_own(method)
+
+
+def _sweep(
+    methods: Sequence[str],
+    describe_method: Callable[[str], Mapping[str, Any]],
+    encoders: Sequence[str],
+    random_encoders: bool,
+) -> list[str]:
+    """Names of methods, those with an encoder once for each encoder and its random control."""
+    wanted = [
+        name
+        for encoder in encoders
+        for name in (encoder, f"{RANDOM}{encoder}")
+        if name == encoder or (random_encoders and can_be_random(encoder))
+    ]
+    rows: list[str] = []
+    swept = False
+    for label in methods:
+        method = label.removeprefix(f"{SHUFFLED}:")
+        plain = label != SHUFFLED and label not in ORACLES and not split_encoder(label)[1]
+        if plain and "encoder" in describe_method(method)["facts"].settings:
+            rows += [f"{label}[{encoder}]" for encoder in wanted]
+            swept = True
+        else:
+            rows.append(label)
+    if not swept:
+        raise ConfigError("--encoder: none of the methods has an image encoder to choose")
+    return rows
+
+
 def _check_rows_differ(specs: Sequence[MethodSpec]) -> None:
     methods: dict[str, str | None] = {}
     for spec in specs:
@@ -282,8 +340,10 @@ def _describe(
     whole: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Facts and settings of a method; a worker imports modules from outside this package."""
+    method, encoder = split_encoder(method)
     question: dict[str, Any] = {"method": method, "dataset": dataset, "preset": preset}
     question |= {"settings": dict(settings), "whole": [dict(one) for one in whole]}
+    question["encoder"] = encoder
     known = find_methods().get(method)
     built_in = known is not None and known.entry is None
     # A class passed to bench.run exists in this process, where its source can be found.

@@ -265,7 +265,12 @@ def _method_specs(request: Request, dataset: str, protocol: Protocol) -> list[Me
     if request.tuned:
         return [tuned_spec(name, of, *chosen) for name, of in request.tuned.items()]
     if request.checkpoint is None:
-        specs = resolve_methods(request.methods, *chosen)
+        specs = resolve_methods(
+            request.methods,
+            *chosen,
+            encoders=request.encoders,
+            random_encoders=request.random_encoders,
+        )
     else:
         specs = [released_spec(name, request.checkpoint, *chosen) for name in request.methods]
     if not request.oracles:

@@ -34,6 +34,10 @@ class Request:
     ----------
     methods
         Names and references of methods, see :mod:`bench.method_references`; paths become absolute.
+    encoders
+        Encoders with which every method that has one is run, each in a row of its own.
+    random_encoders
+        Whether each of these rows has a control beside it: the encoder with random weights.
     settings
         Values by ``setting``, for every method that has it, or by ``method.setting``.
     tuned
@@ -57,6 +61,8 @@ class Request:
     force: bool = False
     oracles: bool = True
     checkpoint: Path | None = None
+    encoders: tuple[str, ...] = ()
+    random_encoders: bool = True
     tuned: Mapping[str, Mapping[int, FoldSettings]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -177,7 +177,9 @@ def rank_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure | Non
     for row in pairs.to_dict("records"):
         if row["first"] in number and row["second"] in number:
             first, second = number[row["first"]], number[row["second"]]
-            value = row["permutation_holm"] if row["patients"] >= PATIENTS_FOR_A_TEST else 1.0
+            able = row["patients"] >= PATIENTS_FOR_A_TEST
+            corrected = not np.isnan(row["permutation_holm"])
+            value = row["permutation_holm" if corrected else "permutation"] if able else 1.0
             p.loc[first, second] = p.loc[second, first] = value
     figure, axes = _figure(0.26 * len(ranks) + 1.3)
     drawn = scikit_posthocs.critical_difference_diagram(

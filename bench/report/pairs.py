@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from bench.errors import UnknownNameError
 from bench.evaluate.scores import COMPARABLE, LEADING
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, compare_pairs, holm
 from bench.report.formats import Format, write_table
@@ -14,6 +15,8 @@ from bench.report.tables import row_name, score_table
 from bench.stored_runs import StoredRun
 
 SIGNIFICANT = 0.05
+
+_UNCORRECTED = "†"
 
 
 def section_scores(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
@@ -44,25 +47,58 @@ def section_scores(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
     return values.sort_index()
 
 
-def pair_table(runs: Sequence[StoredRun], score: str = LEADING) -> pd.DataFrame:
-    """All pairs of runs on the same folds, the better run first, with Holm's correction over all.
+def pair_table(
+    runs: Sequence[StoredRun], score: str = LEADING, against: str | None = None
+) -> pd.DataFrame:
+    """All pairs of runs on the same folds, the better run first, with Holm's correction.
+
+    The correction counts pairs of methods; pairs with an oracle or a control have uncorrected p
+    values alone.
+
+    Parameters
+    ----------
+    runs
+        The runs.
+    score
+        Score that is compared.
+    against
+        Name of the row that all others are compared with; all pairs where None.
 
     Returns
     -------
     DataFrame
         See :class:`bench.evaluate.uncertainty.Comparison`; ``difference`` is of the plain score,
         so that a lower error has a negative difference.
+
+    Raises
+    ------
+    UnknownNameError
+        No run has the name `against`.
     """
+    if against is not None:
+        against = _row(against, runs)
     folds = [run.facts["folds_hash"] for run in runs]
     tables = [
-        _pairs([run for run, of in zip(runs, folds, strict=True) if of == one], score)
+        _pairs([run for run, of in zip(runs, folds, strict=True) if of == one], score, against)
         for one in dict.fromkeys(folds)
     ]
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
 
-def _pairs(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
+def _row(name: str, runs: Sequence[StoredRun]) -> str:
+    """Name of a row as the tables have it; the part in brackets after it may be left out."""
+    table = score_table(runs)
+    rows = {row_name(row, table): row["method"] for row in table.to_dict("records")}
+    matching = [row for row, label in rows.items() if name in {row, label}]
+    if len(matching) != 1:
+        raise UnknownNameError("row", name, rows)
+    return matching[0]
+
+
+def _pairs(runs: Sequence[StoredRun], score: str, against: str | None) -> pd.DataFrame:
     scores = section_scores(runs, score)
+    table = score_table(runs)
+    outside = {row_name(row, table) for row in table.to_dict("records") if row["kind"] != "method"}
     patients = {str(name): str(of) for name, of in scores.pop("patient").items()}
     lower = COMPARABLE[score].better == "lower"
     best_first = scores.mean().sort_values(ascending=lower, kind="stable").index
@@ -71,7 +107,8 @@ def _pairs(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
         *("first", "second", "difference", "low", "high", "sections", "patients"),
         *("wilcoxon", "permutation", "wilcoxon_holm", "permutation_holm"),
     ]
-    rows = [vars(one) for one in compare_pairs(series, patients)]
+    compared = compare_pairs(series, patients, outside=outside, against=against)
+    rows = [vars(one) for one in compared]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -90,11 +127,16 @@ def tuned_pairs(runs: Sequence[StoredRun], score: str = LEADING) -> pd.DataFrame
 
 
 def render_pairs(
-    runs: Sequence[StoredRun], how: Format, *, score: str = LEADING, title: str = ""
+    runs: Sequence[StoredRun],
+    how: Format,
+    *,
+    score: str = LEADING,
+    title: str = "",
+    against: str | None = None,
 ) -> str:
-    """Table of pairs as text; see :func:`bench.report.tables.render`."""
+    """Table of pairs as text; see :func:`pair_table` and :func:`bench.report.tables.render`."""
     notes = preset_notes([run.facts for run in runs])
-    return write_pairs(pair_table(runs, score), how, score=score, title=title, notes=notes)
+    return write_pairs(pair_table(runs, score, against), how, score=score, title=title, notes=notes)
 
 
 def write_pairs(
@@ -135,10 +177,10 @@ def pairs_for_people(table: pd.DataFrame) -> pd.DataFrame:
             "sections": table["sections"].astype(str),
             "patients": table["patients"].astype(str),
             "p (patients)": [
-                _p(value) if able else "no power"
-                for value, able in zip(table["permutation_holm"], power, strict=True)
+                text if able else "no power"
+                for text, able in zip(_corrected(table, "permutation"), power, strict=True)
             ],
-            "p (sections)": [_p(value) for value in table["wilcoxon_holm"]],
+            "p (sections)": _corrected(table, "wilcoxon"),
         }
     )
 
@@ -150,8 +192,14 @@ def pair_notes(table: pd.DataFrame, score: str = LEADING) -> list[str]:
         " over patients, then their sections.",
         "p (patients): permutation test with sign flips of whole patients; p (sections): Wilcoxon"
         " signed-rank test, which treats sections of one patient as independent and therefore"
-        " overstates significance. Both are two-sided, with Holm's correction over all pairs.",
+        " overstates significance. Both are two-sided, with Holm's correction over all pairs of"
+        " methods.",
     ]
+    if _uncorrected(table, "permutation").any():
+        notes.append(
+            f"{_UNCORRECTED}: not corrected; pairs with an oracle or a control do not count for the"
+            " correction."
+        )
     if (table["patients"] < PATIENTS_FOR_A_TEST).any():
         notes.append(
             f"No power: with fewer than {PATIENTS_FOR_A_TEST} patients no test over patients can"
@@ -164,13 +212,24 @@ def pair_notes(table: pd.DataFrame, score: str = LEADING) -> list[str]:
 def few_patients(table: pd.DataFrame) -> str:
     """Footnote if the patients suffice for one test but not for all tests; otherwise empty."""
     patients = int(table["patients"].max()) if len(table) else 0
-    smallest = len(table) * 2.0 ** (1 - patients)
+    counted = int((~_uncorrected(table, "permutation")).sum())
+    smallest = counted * 2.0 ** (1 - patients)
     if patients < PATIENTS_FOR_A_TEST or smallest <= SIGNIFICANT:
         return ""
     return (
-        f"With {patients} patients and {len(table)} pairs the smallest corrected p (patients) that"
+        f"With {patients} patients and {counted} pairs the smallest corrected p (patients) that"
         f" can come out is {min(smallest, 1):.2g}; compare fewer methods for a test with power."
     )
+
+
+def _uncorrected(table: pd.DataFrame, test: str) -> pd.Series:
+    return table[f"{test}_holm"].isna() & table[test].notna()
+
+
+def _corrected(table: pd.DataFrame, test: str) -> list[str]:
+    marks = _uncorrected(table, test)
+    values = table[f"{test}_holm"].where(~marks, table[test])
+    return [_p(v) + (_UNCORRECTED if mark else "") for v, mark in zip(values, marks, strict=True)]
 
 
 def _p(value: float) -> str:

@@ -18,7 +18,8 @@ class TrainingModule(pl.LightningModule):
     Parameters
     ----------
     network
-        What is trained.
+        What is trained. With the setting ``freeze_encoder`` its ``image_encoder`` is not: it keeps
+        its weights and statistics.
     config
         Settings of the method.
     augment
@@ -38,6 +39,14 @@ class TrainingModule(pl.LightningModule):
         self.network: Any = network
         self.settings = config
         self.augment = augmentation(augment)
+        self._frozen = bool(getattr(config, "freeze_encoder", False))
+        if self._frozen:
+            self.network.image_encoder.requires_grad_(False)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Keep a frozen encoder in evaluation mode."""
+        if self._frozen:
+            self.network.image_encoder.eval()
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Loss of a batch, whose ``patches`` are (n, 3, height, width) uint8."""

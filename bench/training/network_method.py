@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.data.images.patches import PatchSize
 from bench.data.inputs import Slide, TrainingData, TrainingSection
+from bench.encoders.settings import EncoderConfig
 from bench.errors import ConfigError
 from bench.method import Context, Method, MethodConfig
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class NetworkConfig(MethodConfig):
+class NetworkConfig(EncoderConfig):
     """Base of a network's settings.
 
     A method declares the settings below among its own, with its authors' defaults, and documents

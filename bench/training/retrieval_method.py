@@ -23,7 +23,8 @@ class RetrievalConfig(NetworkConfig):
     Attributes
     ----------
     pixels
-        How pixels are fed: ``imagenet`` (standardised), ``bgr255``, ``rgb01``.
+        How pixels are fed: ``encoder`` (standardised as in the encoder's own training),
+        ``imagenet``, ``bgr255``, ``rgb01``.
     augment
         Random changes of the training patches: ``quarter_turns`` with flips,
         ``jitter_flip_rotate``, ``none``.
@@ -120,9 +121,12 @@ class RetrievalMethod(NetworkMethod):
         # Seeded slide by slide: what is drawn for one must not depend on those before it.
         torch.manual_seed(context.seed)
         change = augmentation(self.config.augment if self.config.augment_at_test else "none")
+        encoder = getattr(self.network, "image_encoder", None)
         return torch.cat(
             [
-                self.network.embed_images(to_network_scale(change(images), self.config.pixels))
+                self.network.embed_images(
+                    to_network_scale(change(images), self.config.pixels, encoder)
+                )
                 for images in image_batches(
                     self.patches(slide), context.device, self.images_at_once
                 )

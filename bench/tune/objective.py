@@ -238,11 +238,9 @@ class _Fit:
             task = self._objective.task(self._inputs, self._configs, self._looks, out)
 
             def answer(message: Mapping[str, Any]) -> Mapping[str, Any] | None:
-                if message["kind"] == "patches":
-                    return self._inputs.answer_patches(message)
                 if message["kind"] == "look":
                     return {"go_on": self._looked(out, int(message["look"]))}
-                return None
+                return self._inputs.answer(message, self._configs[0].model_dump())
 
             try:
                 report = run_worker("fit", task_text(task), answer=answer, log=out / "log.txt")

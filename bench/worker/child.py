@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench import own_methods
+from bench.data.images.patches import Resampling
 from bench.errors import BenchError, DataError
 from bench.files import one_line
 from bench.worker.handover import map_array, take_over
@@ -46,9 +47,18 @@ class Channel:
             answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
         return answer
 
-    def cut(self, number: int, size: int, pixels: int | None) -> np.ndarray:
+    def cut(self, number: int, size: int, pixels: int | None, resampling: Resampling) -> np.ndarray:
         """Patches of a section, cut by the harness."""
-        answer = self.ask("patches", section=number, size=size, pixels=pixels)
+        return self._array(
+            "patches", section=number, size=size, pixels=pixels, resampling=resampling
+        )
+
+    def features(self, number: int) -> np.ndarray:
+        """Features of a section that the user has brought along, matched by the harness."""
+        return self._array("features", section=number)
+
+    def _array(self, kind: str, **facts: Any) -> np.ndarray:
+        answer = self.ask(kind, **facts)
         if "error" in answer:
             raise DataError(answer["error"])
         return map_array(Path(answer["path"]))
@@ -190,7 +200,7 @@ def _fit(text: str, channel: Channel) -> dict[str, Any]:
     from bench.worker.fitting import fit_and_predict
 
     task = read_task(text)
-    training, slides = take_over(Path(task.inputs), channel.cut, images=task.images)
+    training, slides = take_over(Path(task.inputs), channel, images=task.images)
     report = fit_and_predict(task, load_method(task.method), training, slides, channel)
     return vars(report)
 

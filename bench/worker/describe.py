@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from bench.errors import ConfigError
 from bench.files import one_line
 from bench.method import Method, MethodConfig
+from bench.method_references import RANDOM
 from bench.own_methods import own_code
 from bench.registry import find_methods, load_method
 from bench.settings import changed_settings, own_settings
@@ -21,6 +22,7 @@ def describe(
     preset: str,
     settings: Mapping[str, Any],
     whole: Sequence[Mapping[str, Any]] = (),
+    encoder: str = "",
 ) -> dict[str, Any]:
     """Facts and settings of a method, as JSON.
 
@@ -35,6 +37,8 @@ def describe(
         those of other methods are left alone.
     whole
         Complete settings to be checked besides, as tuning finds them.
+    encoder
+        Image encoder of ``METHOD[ENCODER]``; empty for that of the settings.
 
     Returns
     -------
@@ -52,6 +56,12 @@ def describe(
     kind = load_method(method)
     used: set[str] = set()
     changes = own_settings(kind, settings, used, method)
+    if encoder:
+        if "encoder" not in kind.Config.model_fields:
+            raise ConfigError(f"{kind.name}[{encoder}]: {kind.name} has no encoder to choose")
+        changes["encoder"] = encoder.removeprefix(RANDOM)
+        if encoder.startswith(RANDOM):
+            changes["weights"] = "none"
     config = kind.configure(dataset, preset, changes)
     code, harness = own_code(method, kind)
     installed = find_methods().get(method)

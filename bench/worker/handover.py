@@ -9,21 +9,30 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from bench.data.images.patches import PatchSource
+from bench.data.images.patches import PatchSource, Resampling
 from bench.data.inputs import Slide, TrainingData, TrainingSection
 from bench.files import canonical_hash, write_json
 
 CONTENT = "content.json"
 
-Cut = Callable[[int, int, "int | None"], np.ndarray]
-"""Patches of the section with a number, of a size, resampled to so many pixels."""
+
+class Ask(Protocol):
+    """What a worker asks the harness for, by the number of a section."""
+
+    def cut(self, number: int, size: int, pixels: int | None, resampling: Resampling) -> np.ndarray:
+        """Patches of a size, resampled to so many pixels."""
+
+    def features(self, number: int) -> np.ndarray:
+        """(spots, features) values of the files that the method's setting names."""
+
 
 _ARRAYS = ("array_xy", "spatial", "expression", "target", "counts")
 _ImageFacts = tuple[str, int, float]
@@ -43,12 +52,14 @@ class HandedPatches(PatchSource):
     """
 
     number: int = 0
-    ask: Cut | None = field(default=None, repr=False, compare=False)
+    ask: Ask | None = field(default=None, repr=False, compare=False)
 
-    def cut(self, size: int, pixels: int | None = None) -> np.ndarray:
+    def cut(
+        self, size: int, pixels: int | None = None, resampling: Resampling = "area"
+    ) -> np.ndarray:
         """Patches around the spots; see :meth:`PatchSource.cut`."""
         assert self.ask is not None  # set wherever one is made
-        return self.ask(self.number, size, pixels)
+        return self.ask.cut(self.number, size, pixels, resampling)
 
 
 def sections_of(training: TrainingData, slides: Sequence[Slide]) -> list[Slide]:
@@ -117,7 +128,7 @@ def hand_over(training: TrainingData, slides: Sequence[Slide], folder: Path) -> 
     write_json(folder / CONTENT, content)
 
 
-def take_over(folder: Path, ask: Cut, *, images: bool) -> tuple[TrainingData, tuple[Slide, ...]]:
+def take_over(folder: Path, ask: Ask, *, images: bool) -> tuple[TrainingData, tuple[Slide, ...]]:
     """Training data and slides from the files of :func:`hand_over`.
 
     Parameters
@@ -125,7 +136,7 @@ def take_over(folder: Path, ask: Cut, *, images: bool) -> tuple[TrainingData, tu
     folder
         Where they lie.
     ask
-        Gives patches; called with the number of a section, see :func:`sections_of`.
+        Gives patches and features; see :func:`sections_of` for the numbers.
     images
         Whether the sections have images, for a method that looks at them.
     """
@@ -154,7 +165,8 @@ def take_over(folder: Path, ask: Cut, *, images: bool) -> tuple[TrainingData, tu
                 ask=ask,
             )
         plain = {k: facts[k] for k in facts if k not in {"arrays", "image"}}
-        return kind(patch_source=source, **arrays, **plain)
+        brought = partial(ask.features, number)
+        return kind(patch_source=source, brought=brought, **arrays, **plain)
 
     training = TrainingData(
         panel=tuple(content["panel"]),

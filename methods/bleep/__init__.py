@@ -23,7 +23,7 @@ from bench.api import (
 if TYPE_CHECKING:
     from bench.methods.bleep.network import BleepModule, BleepNetwork
 
-Pixels = Literal["rgb01", "bgr255", "imagenet"]
+Pixels = Literal["rgb01", "bgr255", "imagenet", "encoder"]
 
 _QUICK = {
     "encoder": "test_resnet",
@@ -52,11 +52,15 @@ class BleepConfig(RetrievalConfig):
         What the code behind the paper did to patches: `pixels` is then ``bgr255`` and
         `augment_at_test` is on, unless they are set themselves.
     encoder
-        Any timm encoder by name, or ``densenet121`` (torchvision).
+        An encoder of ``bench list encoders``, or any of timm; see
+        :class:`bench.blocks.frozen.FrozenEncoderConfig`.
     weights
-        ``imagenet``, ``none`` or a weight file of the encoder.
+        ``pretrained`` or ``imagenet``, ``none``, or a weight file of the encoder.
+    freeze_encoder
+        Train the heads alone.
     pixels
-        ``bgr255`` in the code behind the paper.
+        ``bgr255`` in the code behind the paper; ``encoder`` for the statistics of the encoder's
+        own training.
     augment
         ``quarter_turns`` as released.
     projection_dim, dropout
@@ -73,6 +77,7 @@ class BleepConfig(RetrievalConfig):
     as_released: bool = False
     encoder: str = "resnet50"
     weights: str = "imagenet"
+    freeze_encoder: bool = False
     patch_size: PatchSize = 224
     input_size: int | None = Field(default=None, ge=8, le=4096)
     pixels: Pixels = Field(default_factory=_released_pixels)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.blocks.attention import ProjectionHead
-from bench.blocks.images import image_encoder, to_network_scale
+from bench.blocks.encoders import image_encoder
+from bench.blocks.images import to_network_scale
 from bench.blocks.weights import Released, load_strict, released_tensors, tensor_size
 from bench.training.module import ContrastiveModule
 
@@ -23,7 +24,7 @@ class BleepNetwork(nn.Module):
     genes
         Panel size.
     encoder, weights
-        See :func:`bench.blocks.images.image_encoder`.
+        See :func:`bench.blocks.encoders.image_encoder`.
     projection_dim, dropout
         Shared space, and dropout in the heads.
     """
@@ -150,7 +151,9 @@ class BleepModule(ContrastiveModule):
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Loss with soft targets of the pairs of a batch."""
-        images = to_network_scale(batch["patches"], self.settings.pixels)
+        images = to_network_scale(
+            batch["patches"], self.settings.pixels, self.network.image_encoder
+        )
         of_spots, of_images = self.network(images, batch["expression"])
         return soft_target_loss(of_spots, of_images, self.settings.temperature)
 

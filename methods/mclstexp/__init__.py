@@ -49,13 +49,15 @@ class MclSTExpConfig(RetrievalConfig):
     Attributes
     ----------
     encoder
-        ``densenet121`` (torchvision, without the final ReLU) or any timm encoder by name.
+        ``densenet121`` (torchvision, without the final ReLU), an encoder of ``bench list
+        encoders``, or any of timm; see :class:`bench.blocks.frozen.FrozenEncoderConfig`.
     weights
-        ``imagenet``, ``none`` or a weight file of the encoder.
+        ``pretrained`` or ``imagenet``, ``none``, or a weight file of the encoder.
     freeze_encoder
         Train the heads alone.
     pixels
-        ``rgb01`` (legacy ST), ``bgr255`` (released Visium), ``imagenet``.
+        ``rgb01`` (legacy ST), ``bgr255`` (released Visium), ``imagenet``, or ``encoder`` for
+        the statistics of the encoder's own training.
     augment
         ``jitter_flip_rotate`` (legacy ST), ``quarter_turns`` (released Visium), ``none``.
     augment_at_test
@@ -86,7 +88,7 @@ class MclSTExpConfig(RetrievalConfig):
     freeze_encoder: bool = False
     patch_size: PatchSize = 224
     input_size: int | None = Field(default=None, ge=8, le=4096)
-    pixels: Literal["rgb01", "bgr255", "imagenet"] = "rgb01"
+    pixels: Literal["rgb01", "bgr255", "imagenet", "encoder"] = "rgb01"
     augment: Literal["none", "jitter_flip_rotate", "quarter_turns"] = "jitter_flip_rotate"
     augment_at_test: bool = False
     position: Literal["array", "pixel"] = "array"

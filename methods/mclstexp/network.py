@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from bench.blocks.attention import AttentionBlock, ProjectionHead, symmetric_contrastive_loss
-from bench.blocks.images import image_encoder, to_network_scale
+from bench.blocks.encoders import image_encoder
+from bench.blocks.images import to_network_scale
 from bench.blocks.weights import (
     Released,
     load_strict,
@@ -27,7 +28,7 @@ class MclSTExpNetwork(nn.Module):
     genes
         Panel size; also the width of the spot encoder.
     encoder, weights
-        See :func:`bench.blocks.images.image_encoder`.
+        See :func:`bench.blocks.encoders.image_encoder`.
     position_rows
         Rows of each of the two position tables, N(0, 1) at the start.
     layers, heads, head_dim, projection_dim, dropout
@@ -125,20 +126,11 @@ class MclSTExpNetwork(nn.Module):
 class MclSTExpModule(ContrastiveModule):
     """Symmetric contrastive loss on random batches of spots, which are one sequence each."""
 
-    def __init__(self, network: MclSTExpNetwork, config: Any) -> None:
-        super().__init__(network, config)
-        if config.freeze_encoder:
-            network.image_encoder.requires_grad_(False)
-
-    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
-        """Loss of a batch; a frozen encoder stays in evaluation mode."""
-        if self.settings.freeze_encoder:
-            self.network.image_encoder.eval()
-        return super().training_step(batch)
-
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Symmetric contrastive loss of the pairs of a batch."""
-        images = to_network_scale(batch["patches"], self.settings.pixels)
+        images = to_network_scale(
+            batch["patches"], self.settings.pixels, self.network.image_encoder
+        )
         return symmetric_contrastive_loss(
             self.network(images, batch["expression"], batch["position"])
         )

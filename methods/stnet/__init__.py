@@ -44,9 +44,12 @@ class STNetConfig(NetworkConfig):
     Attributes
     ----------
     encoder
-        ``densenet121`` (torchvision) or any timm encoder by name.
+        ``densenet121`` (torchvision), an encoder of ``bench list encoders``, or any of timm; see
+        :class:`bench.blocks.frozen.FrozenEncoderConfig`.
     weights
-        ``imagenet``, ``none`` or a weight file of the encoder.
+        ``pretrained`` or ``imagenet``, ``none``, or a weight file of the encoder.
+    freeze_encoder
+        Train the head alone.
     augment
         Random symmetries of the square while training.
     symmetries
@@ -59,6 +62,7 @@ class STNetConfig(NetworkConfig):
 
     encoder: str = "densenet121"
     weights: str = "imagenet"
+    freeze_encoder: bool = False
     patch_size: PatchSize = 224
     input_size: int | None = Field(default=None, ge=8, le=4096)
     augment: bool = True

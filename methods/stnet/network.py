@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.blocks.images import image_encoder
+from bench.blocks.encoders import image_encoder
 from bench.blocks.precision import ImageModule
 from bench.blocks.weights import Released, load_strict, released_tensors, tensor_size
 from bench.training.module import TrainingModule
@@ -23,7 +23,7 @@ class STNetNetwork(ImageModule):
     genes
         Outputs.
     encoder, weights
-        See :func:`bench.blocks.images.image_encoder`. DenseNet's feature maps go through the
+        See :func:`bench.blocks.encoders.image_encoder`. DenseNet's feature maps go through the
         final ReLU here, as in torchvision's own forward.
     """
 
@@ -47,6 +47,11 @@ class STNetNetwork(ImageModule):
         network = cls(tensor_size(state, "classifier.weight", 0, where), encoder=encoder)
         load_strict(network, state, where)
         return network.eval()
+
+    @property
+    def image_encoder(self) -> nn.Module:
+        """All layers before the head."""
+        return self.features
 
     @property
     def genes(self) -> int:

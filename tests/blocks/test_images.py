@@ -8,9 +8,10 @@ from safetensors.torch import save_file
 from torch.nn import functional
 from torchvision.models import densenet121
 
-from bench.blocks.images import image_encoder, to_network_scale
+from bench.blocks.encoders import image_encoder
+from bench.blocks.images import to_network_scale
 from bench.blocks.weights import read_tensors
-from bench.errors import ConfigError, DataError
+from bench.errors import ConfigError, DataError, UnknownNameError
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_a_missing_weight_file_is_named(tmp_path):
 
 
 def test_an_unknown_encoder_offers_others():
-    with pytest.raises(ConfigError, match=r"unknown encoder 'resnet5'; did you mean .*resnet5"):
+    with pytest.raises(UnknownNameError, match=r"encoder 'resnet5'; did you mean .*resnet5"):
         image_encoder("resnet5", "none")
 
 

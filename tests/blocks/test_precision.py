@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.blocks.images import image_encoder
+from bench.blocks.encoders import image_encoder
 from bench.blocks.precision import ImageModule, compile_training, reset, to_device
 from bench.method import Context
 

@@ -535,7 +535,7 @@ def test_timm_weights_that_cannot_be_fetched(run_network, results, tmp_path, mon
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     answer = run_network("--set", "weights=imagenet")
-    assert_refused(answer, "lcnet_050", "cannot be fetched", "'none'", lines=None)
+    assert_refused(answer, "lcnet_050", "cannot be fetched", "bench encoders add", lines=None)
     assert_nothing_half_written(results)
 
 

@@ -31,6 +31,10 @@ ESCAPE = "\x1b"
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d|10\d)(?:;\d+)*m")
 
 
+ROW = "mclstexp[lcnet_050]"
+"""Row of the network of TINY_NETWORK."""
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny, bench_process):
     """Results folder of one call with the controls, and what the call printed."""
@@ -397,13 +401,15 @@ def test_no_color_on_a_terminal(results, tiny):
         assert ESCAPE not in out
 
 
-@pytest.mark.parametrize("kind", ["all", "methods", "datasets", "protocols"])
+@pytest.mark.parametrize("kind", ["all", "methods", "datasets", "protocols", "encoders"])
 def test_list_names_what_there_is(bench, kind):
     text = bench("list", kind)
     assert text.status == 0
     assert ESCAPE not in text.stdout
     listing = json.loads(bench("list", kind, "--json").stdout)
-    assert set(listing) == ({"methods", "datasets", "protocols"} if kind == "all" else {kind})
+    assert set(listing) == (
+        {"methods", "datasets", "protocols", "encoders"} if kind == "all" else {kind}
+    )
     for rows in listing.values():
         for row in rows:
             assert row["name"] in text.stdout
@@ -477,19 +483,19 @@ def run_network(run):
 
 def test_shuffled_is_the_twin_of_the_method_beside_it(network):
     rows = rows_of(network[1])
-    assert set(rows) == {"mclstexp", "shuffled:mclstexp"}
-    assert rows["shuffled:mclstexp"]["kind"] == "control"
-    assert rows["mclstexp"]["kind"] == "method"
+    assert set(rows) == {ROW, f"shuffled:{ROW}"}
+    assert rows[f"shuffled:{ROW}"]["kind"] == "control"
+    assert rows[ROW]["kind"] == "method"
     scores = scores_of(network[0])
-    assert scores["mclstexp/fold-0"] != scores["shuffled-mclstexp/fold-0"]
+    assert scores[f"{ROW}/fold-0"] != scores[f"shuffled-{ROW}/fold-0"]
 
 
 def test_network_gives_the_same_bits_in_another_folder(network, run_network, results):
     assert run_network("mclstexp").status == 0
-    name = "mclstexp/fold-0"
+    name = f"{ROW}/fold-0"
     assert scores_of(results)[name] == scores_of(network[0])[name]
     weights = [
-        next(folder.glob("runs/*/*/mclstexp-*/fold-0/model/network.safetensors")).read_bytes()
+        next(folder.glob("runs/*/*/mclstexp*/fold-0/model/network.safetensors")).read_bytes()
         for folder in (network[0], results)
     ]
     assert weights[0] == weights[1]
@@ -497,13 +503,13 @@ def test_network_gives_the_same_bits_in_another_folder(network, run_network, res
 
 def test_twin_is_the_same_with_a_fit_of_its_own(network, run_network, results):
     rows = rows_of(run_network("shuffled:mclstexp"))
-    assert set(rows) == {"shuffled:mclstexp"}
-    name = "shuffled-mclstexp/fold-0"
+    assert set(rows) == {f"shuffled:{ROW}"}
+    name = f"shuffled-{ROW}/fold-0"
     assert scores_of(results)[name] == scores_of(network[0])[name]
 
 
 def test_network_records_curves_and_model(network):
-    folder = next(network[0].glob("runs/*/*/mclstexp-*/fold-0"))
+    folder = next(network[0].glob("runs/*/*/mclstexp*/fold-0"))
     curves = pd.read_parquet(folder / "curves.parquet")
     assert list(curves["epoch"]) == [0.0]
     assert np.isfinite(curves["train_loss"]).all()

@@ -56,6 +56,16 @@ def test_patches_are_resampled_as_those_of_an_image(write, images, pixels, how):
     )
 
 
+@pytest.mark.parametrize("name", ["bilinear", "bicubic"])
+def test_the_kernel_is_the_one_that_is_asked_for(write, images, name):
+    source, how = source_of(write(images), [3]), Image.Resampling[name.upper()]
+    (patch,) = source.cut(EDGE, 10, name)
+    np.testing.assert_array_equal(
+        patch, np.asarray(Image.fromarray(images[3]).resize((10, 10), how))
+    )
+    assert source.key(EDGE, 10, name) != source.key(EDGE, 10)
+
+
 def test_larger_patches_are_refused(write, images):
     with pytest.raises(DataError, match=r"s\.h5: patches of 21 px .* stored ones are 20 px"):
         source_of(write(images), [0]).cut(EDGE + 1)

@@ -97,6 +97,7 @@ def test_the_same_call_gives_the_same_bytes(runs):
     ],
 )
 def test_too_many_pairs_for_the_patients_are_said(patients, pairs, said):
-    table = pd.DataFrame({"patients": [patients] * pairs})
+    table = pd.DataFrame({"patients": patients, "permutation": 0.5}, index=range(pairs + 3))
+    table["permutation_holm"] = [0.5] * pairs + [float("nan")] * 3  # three with a control
     assert said in few_patients(table)
     assert bool(few_patients(table)) == bool(said)

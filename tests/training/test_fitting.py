@@ -15,7 +15,7 @@ from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.utils.data import DataLoader
 
-from bench.blocks.images import image_encoder
+from bench.blocks.encoders import image_encoder
 from bench.errors import ConfigError, TrainingError
 from bench.method import Context
 from bench.training import batches, fitting

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -17,7 +17,7 @@ from bench.cache import Cache
 from bench.data.images.image import open_raster
 from bench.data.images.raster import Raster
 from bench.errors import DataError
-from bench.files import canonical_hash
+from bench.files import canonical_hash, one_line
 
 _VERSION = 1
 _LARGEST = 4096
@@ -59,6 +59,19 @@ def patch_edge(size: int | str, micrometres_per_pixel: float | None, where: str)
     return round(float(size.removesuffix("um")) / micrometres_per_pixel)
 
 
+Resampling = Literal["area", "bilinear", "bicubic"]
+_KERNELS = {
+    "area": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def kernel(resampling: Resampling, *, grows: bool) -> Image.Resampling:
+    """Kernel of Pillow; ``area`` is bicubic where the edge grows."""
+    return Image.Resampling.BICUBIC if resampling == "area" and grows else _KERNELS[resampling]
+
+
 @dataclass(frozen=True)
 class PatchSource:
     """Image and spot centres from which the patches of one section are cut.
@@ -84,7 +97,9 @@ class PatchSource:
     centres: np.ndarray
     image_scale: float = 1.0
 
-    def cut(self, size: int, pixels: int | None = None) -> np.ndarray:
+    def cut(
+        self, size: int, pixels: int | None = None, resampling: Resampling = "area"
+    ) -> np.ndarray:
         """Patches of `size` x `size` full-resolution pixels centred on floor(x), floor(y).
 
         Pixels outside the image are black, as in the released data loaders of the field. From a
@@ -95,8 +110,10 @@ class PatchSource:
         size
             Edge of the patch in full-resolution pixels.
         pixels
-            Edge after resampling, by area averaging or, where it is more than the image has, by
-            bicubic interpolation; `size` where None.
+            Edge after resampling; `size` where None.
+        resampling
+            Kernel, widened where the edge shrinks; ``area`` averages then, and is bicubic where
+            the edge grows.
 
         Returns
         -------
@@ -108,9 +125,9 @@ class PatchSource:
             A size that is not between 1 and 4096, or less than 2 pixels of a reduced image; an
             image that cannot be read.
         """
-        return np.load(self.store(size, pixels), mmap_mode="r")
+        return np.load(self.store(size, pixels, resampling), mmap_mode="r")
 
-    def store(self, size: int, pixels: int | None = None) -> Path:
+    def store(self, size: int, pixels: int | None = None, resampling: Resampling = "area") -> Path:
         """File of the patches that :meth:`cut` gives, made if it is not there.
 
         Raises
@@ -121,32 +138,36 @@ class PatchSource:
         pixels = size if pixels is None else pixels
         if not (1 <= size <= _LARGEST and 1 <= pixels <= _LARGEST):
             raise DataError(f"patches of {size} px resampled to {pixels} px cannot be cut")
+        if resampling not in get_args(Resampling):
+            raise DataError(f"patches cannot be resampled by '{one_line(resampling, 40)}'")
         if self.image_scale != 1 and size * self.image_scale < 2:
             raise DataError(
                 f"{self.image}: patches of {size} px are {size * self.image_scale:.2g} px of this"
                 f" reduced image and cannot be cut; ask for {math.ceil(2 / self.image_scale)} px"
                 " or more"
             )
-        key, shape = self.key(size, pixels), (len(self.centres), pixels, pixels, 3)
+        key, shape = self.key(size, pixels, resampling), (len(self.centres), pixels, pixels, 3)
         stored = _PATCHES.get(key)
         if stored is None or stored.shape != shape or stored.dtype != np.uint8:
             with _PATCHES.new_entry(key) as temporary:
-                self._cut_into(temporary, size, pixels)
+                self._cut_into(temporary, size, pixels, resampling)
         return _PATCHES.path(key)
 
-    def key(self, size: int, pixels: int | None = None) -> str:
+    def key(self, size: int, pixels: int | None = None, resampling: Resampling = "area") -> str:
         """Hash of image, centres and scale, a key for values computed from the patches."""
         corners = self._corners(size).tolist()
         edge = size if pixels is None else pixels
         facts = [_VERSION, self.image_hash, size, edge, corners]
         if self.image_scale != 1:
             facts.append(self.image_scale)
+        if resampling != "area" and edge != size:
+            facts.append(resampling)
         return canonical_hash(facts)
 
     def _corners(self, size: int) -> np.ndarray:
         return np.floor(self.centres).astype(np.int64) - size // 2
 
-    def _cut_into(self, path: Path, size: int, pixels: int) -> None:
+    def _cut_into(self, path: Path, size: int, pixels: int, resampling: Resampling) -> None:
         shape = (len(self.centres), pixels, pixels, 3)
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         with open(path, "wb") as stream:
@@ -154,18 +175,22 @@ class PatchSource:
             first = stream.tell()
             # Into its place in a plain file, since a write into a memory map kills the process
             # when the disk is full.
-            for spot, patch in self._patches(size, pixels):
+            for spot, patch in self._patches(size, pixels, resampling):
                 stream.seek(first + spot * pixels * pixels * 3)
                 stream.write(patch.tobytes())
 
-    def _patches(self, size: int, pixels: int) -> Iterator[tuple[int, np.ndarray]]:
+    def _patches(
+        self, size: int, pixels: int, resampling: Resampling
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """Patches with the indices of their spots, in the order in which they are read."""
         corners = self._corners(size)
         with open_raster(self.image, self.max_image_pixels) as raster:
             for spot in _order(corners * self.image_scale, raster.rows_together):
-                yield int(spot), self._patch(raster, corners[spot], size, pixels)
+                yield int(spot), self._patch(raster, corners[spot], size, pixels, resampling)
 
-    def _patch(self, raster: Raster, corner: np.ndarray, size: int, pixels: int) -> np.ndarray:
+    def _patch(
+        self, raster: Raster, corner: np.ndarray, size: int, pixels: int, resampling: Resampling
+    ) -> np.ndarray:
         left, top = (float(edge) * self.image_scale for edge in corner)
         edge = size * self.image_scale
         # Whole pixels that hold the square, and the square in them; at scale 1 the same.
@@ -176,7 +201,7 @@ class PatchSource:
         if self.image_scale == 1 and pixels == size:
             return patch
         box = (left - first_x, top - first_y, left - first_x + edge, top - first_y + edge)
-        how = Image.Resampling.BOX if pixels <= edge else Image.Resampling.BICUBIC
+        how = kernel(resampling, grows=pixels > edge)
         return np.asarray(Image.fromarray(patch).resize((pixels, pixels), how, box=box))
 
 

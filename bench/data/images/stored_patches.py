@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.data.images.patches import PatchSource
+from bench.data.images.patches import PatchSource, Resampling, kernel
 from bench.data.reading.hdf5 import open_hdf5
 from bench.errors import DataError
 from bench.files import canonical_hash
@@ -48,7 +48,9 @@ class StoredPatches(PatchSource):
 
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
-    def _patches(self, size: int, pixels: int) -> Iterator[tuple[int, np.ndarray]]:
+    def _patches(
+        self, size: int, pixels: int, resampling: Resampling
+    ) -> Iterator[tuple[int, np.ndarray]]:
         spots: dict[int, list[int]] = {}
         for spot, row in enumerate(self.rows.tolist()):
             spots.setdefault(row, []).append(spot)
@@ -66,16 +68,16 @@ class StoredPatches(PatchSource):
                 for row, patch in enumerate(block, begin):
                     for spot in spots.pop(row, ()):
                         centre = patch[start : start + size, start : start + size]
-                        yield spot, _resampled(centre, pixels)
+                        yield spot, _resampled(centre, pixels, resampling)
                 begin += len(block)
         if spots:
             raise DataError(f"{self.image}: holds {begin} patches, but row {min(spots)} is named")
 
 
-def _resampled(patch: np.ndarray, pixels: int) -> np.ndarray:
+def _resampled(patch: np.ndarray, pixels: int, resampling: Resampling) -> np.ndarray:
     if len(patch) == pixels:
         return patch
-    how = Image.Resampling.BOX if pixels <= len(patch) else Image.Resampling.BICUBIC
+    how = kernel(resampling, grows=pixels > len(patch))
     image = Image.fromarray(np.ascontiguousarray(patch))
     return np.asarray(image.resize((pixels, pixels), how))
 

@@ -283,9 +283,8 @@ class _Loop:
                 done, total = int(message["done"]), int(message["total"])
                 self._watcher.job_progress(job, done, total, one_line(message["note"], 100))
                 return None
-            if message["kind"] == "patches":
-                return inputs.answer_patches(message)
-            return {"error": f"no such question: {one_line(message['kind'])}"}
+            given = inputs.answer(message, job.method_spec.config)
+            return given or {"error": f"no such question: {one_line(message['kind'])}"}
 
         if self._where.isolation == "none":
             return InProcess(text, inputs, answer)

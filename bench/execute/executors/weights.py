@@ -25,7 +25,7 @@ def fetch_weights(jobs: Iterable[Job]) -> None:
         and "encoder" in job.method_spec.config
     }
     if wanted:
-        from bench.blocks.images import image_encoder
+        from bench.blocks.encoders import image_encoder
 
         for name in sorted(wanted):
             image_encoder(name, "imagenet")

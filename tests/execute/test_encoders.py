@@ -1,0 +1,151 @@
+"""Rows of encoders: sweeps, their controls, features brought along, and their keys."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import bench
+from bench.blocks.encoders import check_weights, image_encoder
+from bench.data.dataset import open_dataset
+from bench.encoders.weights import add_weights
+from bench.errors import BenchError, ConfigError
+from bench.execute.method_specs import resolve_methods
+from bench.method_references import absolute, split_encoder
+from bench.registry import dataset_card
+from bench.store import run_folder
+
+TINY, OTHER = "hf-hub:me/tiny", "hf-hub:me/other"
+QUICK = ("demo", "quick", {"input_size": 32, "patch_size": 32})
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Folder of encoders' weights with two hub models."""
+    folder = tmp_path_factory.mktemp("encoders")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPOTBENCH_DATA", str(folder / "data"))
+        for seed, name in enumerate((TINY, OTHER)):
+            snapshot = folder / str(seed)
+            snapshot.mkdir()
+            (snapshot / "config.json").write_text(
+                json.dumps({"architecture": "test_resnet", "pretrained_cfg": {"mean": [0.4] * 3}})
+            )
+            torch.manual_seed(seed)
+            state = image_encoder("test_resnet", "none").model.state_dict()
+            save_file(state, snapshot / "model.safetensors")
+            add_weights(name, snapshot, check_weights)
+        yield folder
+
+
+def rows(*methods, settings=QUICK[2], **more):
+    return {spec.label: spec for spec in resolve_methods(methods, *QUICK[:2], settings, **more)}
+
+
+def test_a_sweep_gives_a_row_and_a_control_an_encoder(weights):
+    found = rows("ridge", "mean", "knn", encoders=(TINY, OTHER))
+    assert list(found) == [
+        *(f"ridge[{TINY}]", f"ridge[random-{TINY}]", f"ridge[{OTHER}]", f"ridge[random-{OTHER}]"),
+        "mean",
+        *(f"knn[{TINY}]", f"knn[random-{TINY}]", f"knn[{OTHER}]", f"knn[random-{OTHER}]"),
+    ]
+    row, control = found[f"ridge[{TINY}]"], found[f"ridge[random-{TINY}]"]
+    assert (row.kind, row.config["weights"], row.method) == ("method", "pretrained", "ridge")
+    assert (control.kind, control.config["weights"]) == ("control", "none")
+    same = {"encoder", "patch_size", "input_size", "pixels", "pooling"}
+    assert {k: row.config[k] for k in same} == {k: control.config[k] for k in same}
+    alone = rows("ridge", "shuffled", encoders=(TINY,), random_encoders=False)
+    assert list(alone) == [f"ridge[{TINY}]", f"shuffled:ridge[{TINY}]"]
+
+
+def test_a_setting_names_the_row_as_brackets_do(weights):
+    by_setting = rows("ridge", settings={**QUICK[2], "encoder": TINY})
+    by_name = rows(f"ridge[{TINY}]")
+    assert list(by_setting) == list(by_name) == [f"ridge[{TINY}]"]
+    assert by_setting[f"ridge[{TINY}]"].config == by_name[f"ridge[{TINY}]"].config
+    assert list(rows("ridge")) == ["ridge"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "encoders", "said"),
+    [
+        (["mean"], [TINY], "none of the methods has an image encoder"),
+        (["mean[uni]"], [], "mean has no encoder to choose"),
+        (["ridge[unii]"], [], "unknown encoder 'unii'"),
+        (["ridge"], ["uni"], "weights of encoder uni are not on this machine"),
+        (["rigde[uni]"], [], "unknown method 'rigde'"),
+        (["histogene[uni]"], [], "histogene has no encoder to choose"),
+    ],
+)
+def test_a_wrong_row_is_refused_before_anything_starts(weights, methods, encoders, said):
+    with pytest.raises(BenchError, match=said):
+        rows(*methods, encoders=encoders)
+
+
+def test_images_that_an_encoder_does_not_take_are_refused_when_planned(weights):
+    with pytest.raises(ConfigError, match="does not take images of 225 px"):
+        rows("ridge[timm:vit_tiny_patch16_224]", settings={"input_size": 225})
+
+
+def test_names_of_files_with_an_encoder():
+    assert split_encoder("./a.py[uni]") == ("./a.py", "uni")
+    assert split_encoder("mean") == ("mean", "")
+    assert split_encoder("[x]") == ("[x]", "")
+    assert absolute("./a.py[uni]").startswith("/")
+    assert absolute("./a.py[uni]").endswith("/a.py[uni]")
+    folder = run_folder(
+        absolute_results := __import__("pathlib").Path("r"), "d", "p", f"ridge[{TINY}]", "k" * 64
+    )
+    assert folder.path.name == "ridge[hf-hub-me-tiny]-kkkkkkkkkkkk"
+    assert folder.path.parent == absolute_results / "runs" / "d" / "p"
+
+
+@pytest.fixture
+def brought(tmp_path):
+    """Folder of features of the demo's sections: array coordinates and noise."""
+    rng = np.random.default_rng(0)
+    dataset = open_dataset(dataset_card("demo"))
+    for card in dataset.card.sections:
+        name = card.name
+        section = dataset.section(name)
+        values = np.column_stack([section.array_xy, rng.normal(size=(len(section.array_xy), 4))])
+        np.save(tmp_path / f"{name}.npy", values.astype(np.float32))
+    return tmp_path
+
+
+def scores(results, *methods, **settings):
+    """Scores of the newest run of each row."""
+    options = {"preset": "quick", "oracles": False, "tracking": None}
+    bench.run(methods, "demo", results=results, settings=settings, **options)
+    newest = sorted(results.glob("runs/demo/strict/*/run.json"), key=lambda p: p.stat().st_mtime)
+    labels = {json.loads(path.read_text())["label"]: path.parent for path in newest}
+    return {
+        label: [
+            pd.read_parquet(file)["value"].tolist() for file in sorted(run.glob("*/scores.parquet"))
+        ]
+        for label, run in labels.items()
+    }
+
+
+def test_features_brought_along_take_the_place_of_the_encoder(brought, tmp_path):
+    results = tmp_path / "results"
+    first = scores(results, "ridge", "shuffled:ridge", features=str(brought))
+    assert first["ridge"] != first["shuffled:ridge"]
+    for path in brought.glob("*.npy"):
+        np.save(path, np.load(path) * np.float32([1, 1, 0, 0, 0, 0]))
+    second = scores(results, "ridge", features=str(brought))
+    assert first["ridge"] != second["ridge"], "the key holds the content of the features"
+    assert len(list(results.glob("runs/demo/strict/ridge-*"))) == 2
+    facts = json.loads(next(results.glob("runs/demo/strict/ridge-*/fold-0/fold.json")).read_text())
+    assert facts["patches"] == []
+
+
+def test_the_size_of_what_an_encoder_saw_is_recorded(weights, tmp_path):
+    scores(tmp_path, f"ridge[{TINY}]", patch_size="60um", input_size=32)
+    facts = json.loads(next(tmp_path.glob("runs/demo/strict/ridge*/fold-0/fold.json")).read_text())
+    (seen,) = facts["patches"]
+    assert seen["input"] == 32
+    assert seen["um"] == pytest.approx(60, abs=2)
