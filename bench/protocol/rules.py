@@ -147,8 +147,9 @@ BY_SECTION = Protocol(
     ),
 )
 
-_HEST_PROBE: dict[str, Any] = {"pca": 256, "pca_solver": "randomized", "alpha": "hest"}
-_HEST_PROBE |= {"clip": None}
+# The patches that the benchmark ships, whatever an encoder's own size is.
+_HEST_PAPER: dict[str, Any] = {"pca": None, "alpha": "hest", "clip": None, "patch_size": "112um"}
+_HEST_PROBE = {**_HEST_PAPER, "pca": 256, "pca_solver": "randomized"}
 _HEST_FOOTNOTE = (
     "The target is ln(1 + raw count) without a division by the spot's total, so that spot depth"
     " (cellularity and capture) is part of what is predicted."
@@ -171,7 +172,7 @@ HEST_PAPER = HEST.model_copy(
     update={
         "name": "hest-paper",
         "title": "HEST-Benchmark as in table A13 of its paper: ridge without PCA",
-        "method_settings": {"ridge": {"pca": None, "alpha": "hest", "clip": None}},
+        "method_settings": {"ridge": _HEST_PAPER},
     }
 )
 

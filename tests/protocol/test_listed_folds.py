@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 from bench.errors import BenchError, DataError, LeakError
+from bench.methods.ridge import Ridge
 from bench.protocol.folds import SectionFacts, make_folds
 from bench.protocol.listed_folds import read_listed_folds
 from bench.protocol.normalise import normalise
@@ -148,3 +149,13 @@ def test_rules_added_later_are_no_part_of_the_hash_where_they_change_nothing():
 def test_both_protocols_are_found_by_name():
     assert find_protocol("hest").method_settings["ridge"]["pca"] == 256
     assert find_protocol("hest-paper").method_settings["ridge"]["pca"] is None
+
+
+@pytest.mark.parametrize("protocol", [HEST, HEST_PAPER])
+def test_the_settings_are_settings_of_the_method(protocol):
+    for encoder in ("resnet50-layer3", "conch"):
+        chosen = {"encoder": encoder, **protocol.method_settings["ridge"]}
+        config = Ridge.configure("any", "authors", chosen)
+        # Whatever an encoder was trained on: larger patches are not there.
+        assert config.patch_size == "112um"
+        assert (config.alpha, config.clip) == ("hest", None)
