@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ MICROMETRES = frozenset(
 
 _COLOURS = ("r", "g", "b")
 _FLAT = ("x", "y")
+
+# It logs names of channels that it cannot read, which are not needed.
+logging.getLogger("ome_zarr").addHandler(logging.NullHandler())
 
 
 class PackageMissingError(DataError):
@@ -313,7 +317,10 @@ def to_image(spots: Spots, picture: Picture, system: str) -> np.ndarray:
 
 def size_of(matrix: np.ndarray) -> float:
     """Length that a unit of length becomes: the root of the area that a unit of area becomes."""
-    return float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
+    (across, tilt), (shear, down) = matrix[:2, :2]
+    if across == down and tilt == shear == 0:
+        return float(abs(across))  # exact, so that pixels of a reduced image stay as they are
+    return float(np.sqrt(abs(across * down - tilt * shear)))
 
 
 def moved(xy: np.ndarray, matrix: np.ndarray) -> np.ndarray:
