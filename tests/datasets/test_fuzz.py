@@ -146,7 +146,11 @@ FORMS = {
     ),
     "stnet/labels": Form(head=1, bad=NO_NUMBERS, numbers=(1, 2), repeats=True),
     "stnet/symbols": Form(
-        head=1, needed=(b"symbol", b"ensembl_gene_id"), repeats=True, names_genes=True
+        head=1,
+        needed=(b"symbol", b"ensembl_gene_id"),
+        repeats=True,
+        names_genes=True,
+        spread=layouts.SPOTS,
     ),
     "space_ranger/h5": HDF5,
     "space_ranger/h5-v2": HDF5,
@@ -303,7 +307,7 @@ def flipped(rng, content, form):
 def replaced_byte(rng, content, form):
     data = bytearray(content)
     data[rng.integers(len(data))] = rng.choice(list(b"0123456789.,-+eE \t\n\r\"'#xNa\x00\xff"))
-    return bytes(data), Verdict(changes=1)
+    return bytes(data), Verdict(changes=form.spread)
 
 
 def cut(rng, content, form):
@@ -428,8 +432,10 @@ def column_twice(rng, content, form):
     rng.shuffle(values)
     at = int(rng.integers(len(rows[0]) + 1)) or 1
     copy = [[*row[:at], cell, *row[at:]] for row, cell in zip(rows, [name, *values], strict=True)]
-    needed = form.needed is None or name in form.needed
-    return joined([], copy, form), REFUSED if needed else SAME
+    if form.needed is None or name in form.needed:
+        return joined([], copy, form), REFUSED
+    # Which of two is meant, no reader can know; it may do without one that is like the other.
+    return joined([], copy, form), SAME_OR_REFUSED if name == b"selected" else SAME
 
 
 def other_separator(rng, content, form):
@@ -585,7 +591,7 @@ DAMAGES: dict[str, tuple[Damage, ...]] = {
     "json": (value_changed, value_changed, flipped, *BYTES, value_changed, value_changed),
     "other": BYTES,
 }
-FILES_PER_CASE = 108
+FILES_PER_CASE = 112
 
 
 def damaged_files(case: str, content: bytes, number: int, seed: int = 0):
