@@ -71,14 +71,14 @@ def files_under(folder: Path) -> list[Path]:
     """Files in a folder and the folders below, links followed, in the order of their names.
 
     Hidden files and folders are passed over (``._S1.h5ad`` of macOS, ``.ipynb_checkpoints``), and
-    a folder that a link leads to a second time is entered once.
+    a folder that a link leads to a second time is entered once. Zarr stores are not entered.
 
     Raises
     ------
     DataError
         More than a million files.
     """
-    return sorted(_walk(folder))
+    return [] if is_store(folder) else sorted(_walk(folder))
 
 
 def _walk(folder: Path) -> Iterator[Path]:

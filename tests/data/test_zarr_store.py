@@ -124,6 +124,10 @@ HOSTILE = {
     "codec that is a list": (array(codecs=[[1]]), "damaged"),
     "objects": (array(data_type="object"), "not read"),
     "records": (array(data_type={"name": "structured", "configuration": {}}), "not read"),
+    "objects in records": (
+        array(data_type={"name": "structured", "configuration": {"fields": [["a", "object"]]}}),
+        "not read",
+    ),
     "absurd text": (
         array(data_type={"name": "fixed_length_utf32", "configuration": {"length_bytes": 1 << 40}}),
         "more than",
@@ -161,7 +165,9 @@ OLD_HOSTILE = {
     "pickle": (old_array(dtype="|O", filters=[{"id": "pickle"}]), "may run code"),
     "pickle as compressor": (old_array(compressor={"id": "pickle"}), "may run code"),
     "objects": (old_array(dtype="|O"), "not read"),
-    "records": (old_array(dtype=[["a", "<i4"]]), "not read"),
+    "objects in records": (old_array(dtype=[["a", "<i4"], ["b", "|O"]]), "not read"),
+    "records of another form": (old_array(dtype=[["a", "<i4", [1 << 40]]]), "not read"),
+    "absurd records": (old_array(dtype=[["a", "<i4"], ["b", "<U999999999"]]), "more than"),
     "absurd text": (old_array(dtype="<U999999999"), "more than"),
     "absurd shape": (old_array(shape=[1 << 30, 8, 8]), "more than"),
     "filters that are none": (old_array(filters="pickle"), "filters"),
@@ -181,6 +187,13 @@ def test_an_image_may_be_larger_than_a_table(tmp_path):
     assert check_store(write(tmp_path, small(**{"images/he/s0/zarr.json": large})))
     with pytest.raises(DataError, match="more than"):
         check_store(write(tmp_path, small(**{"tables/t/X/zarr.json": large})))
+
+
+def test_many_large_arrays_are_refused(tmp_path):
+    large = array(shape=[2_000_000_000], chunk_grid=pieces(1_000_000))
+    more = {f"tables/t/layers/{number}/zarr.json": large for number in range(5)}
+    with pytest.raises(DataError, match="in all"):
+        check_store(write(tmp_path, small(**more)))
 
 
 @pytest.mark.parametrize("path", ["../../../elsewhere", "/etc", "s1", "file://x", 3, None])

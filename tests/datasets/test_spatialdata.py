@@ -6,11 +6,13 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bench.data.card import read_card
 from bench.data.dataset import open_dataset
 from bench.data.images.image import open_raster
+from bench.datasets import h5ad
 from bench.datasets import spatialdata as reader
 from bench.errors import DataError
 from bench.fetch.add import add_dataset
@@ -18,6 +20,7 @@ from bench.fetch.overview import summarize
 from bench.fetch.search import find_sections
 from bench.fetch.verify import survey, verified_files
 from tests.cli import tiny_dataset
+from tests.datasets import layouts
 from tests.datasets import spatialdata_stores as stores
 from tests.datasets.layouts import SmallSection
 
@@ -218,6 +221,27 @@ def test_a_table_alone_has_its_places_in_obsm(sd, tmp_path):
     section = found(tmp_path)["a"]
     assert section.files["image"].name == "he"
     check_values(reader.read(section.files, **section.settings))
+
+
+@pytest.mark.parametrize("version", ["2", "3"])
+def test_what_an_analysis_left_in_the_table_does_not_matter(sd, tmp_path, version):
+    from spatialdata._io.format import SpatialDataContainerFormatV01, SpatialDataContainerFormatV02
+    from spatialdata.transformations import Identity
+
+    table = stores.table(["S1"])
+    scores = np.array([(1.5, 2), (0.5, 3)], dtype=[("P1", "<f4"), ("P2", "<i4")])
+    table.uns["ranks"] = {"scores": scores, "method": "wilcoxon", "n": 3}
+    table.obs["kept"] = np.arange(12) % 2 == 0
+    table.obs["seen"] = pd.array([True, None] * 6, dtype="boolean")
+    table.layers["logs"] = np.log1p(table.X.toarray())
+    forms = {"2": SpatialDataContainerFormatV01, "3": SpatialDataContainerFormatV02}
+    shapes = {"S1": stores.circles(SmallSection(), {"global": Identity()})}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sd.SpatialData(tables={"table": table}, shapes=shapes).write(
+            tmp_path / "a.zarr", sdata_formats=forms[version]()
+        )
+    check_values(reader.read({"counts": tmp_path / "a.zarr"}))
 
 
 def test_array_coordinates_are_counted_where_there_are_none(sd, tmp_path):
@@ -450,3 +474,13 @@ def test_a_zarr_store_of_another_kind_is_told(tmp_path):
     (store / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group"}))
     with pytest.raises(DataError, match="no SpatialData store"):
         reader.discover(tmp_path)
+
+
+def test_no_other_reader_looks_into_a_store(tmp_path):
+    store = hand_made(tmp_path)
+    layouts.write_h5ad(tmp_path)
+    (store / "linked.h5ad").symlink_to(tmp_path / "section.h5ad")
+    assert h5ad.discover(store) == []
+    with pytest.raises(DataError, match="link that leads out"):
+        find_sections(store, {})
+    assert [section.name for section in h5ad.discover(tmp_path)] == ["section"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ _FILES = {*ZARR_METADATA, ".zattrs", ".zmetadata"}
 _MAX_JSON = 64 << 20
 _MAX_NODES = 100_000
 _MAX_DIMENSIONS = 32
+_MOST_BYTES = 4 * MAX_BYTES
 _LAZY = ("images", "labels", "points")
 """Groups whose arrays are not read as a whole."""
 
@@ -38,8 +39,10 @@ _ITEM_SIZES = {
     "string": 8,
     **{f"{sign}int{8 * size}": size for sign in ("", "u") for size in (1, 2, 4, 8)},
     **{f"float{8 * size}": size for size in (2, 4, 8)},
+    **dict.fromkeys(("numpy.datetime64", "numpy.timedelta64"), 8),
 }
-_OLD_TYPE = re.compile(r"[<>|](?P<kind>[biufUS])(?P<size>\d{1,9})")
+_OLD_TYPE = re.compile(r"[<>|](?P<kind>[biufUSmM])(?P<size>\d{1,9})(\[\d*\w+\])?")
+_OF_LENGTH = ("fixed_length_utf32", "null_terminated_bytes")
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,13 @@ class ZarrNode:
         What the user's program stores with it.
     shape
         Of an array; None for a group.
+    size
+        Bytes of an array that is read as a whole, as it declares; 0 for others.
     """
 
     attributes: Mapping[str, Any]
     shape: tuple[int, ...] | None = None
+    size: int = 0
 
 
 def check_store(path: Path) -> dict[str, ZarrNode]:
@@ -66,8 +72,8 @@ def check_store(path: Path) -> dict[str, ZarrNode]:
     DataError
         Missing or no Zarr store; a link leads out of it; metadata that is no JSON or not of the
         format; a codec or a type of data that can run code, or an unknown one; an array or a piece
-        of one that is larger than 2 GiB (of images, labels and points, a piece); metadata of the
-        store as a whole that contradicts that of a part.
+        of one that is larger than 2 GiB (of images, labels and points, a piece), or more than
+        8 GiB of tables in all; metadata of the store as a whole that contradicts that of a part.
     """
     if not path.is_dir():
         raise DataError(f"{path}: no folder, a Zarr store is one")
@@ -80,6 +86,8 @@ def check_store(path: Path) -> dict[str, ZarrNode]:
     nodes = {name: _node(path, name, documents) for name in _names(documents)}
     if "" not in nodes:
         raise DataError(f"{path}: no Zarr store, it has no zarr.json and no .zgroup")
+    if sum(node.size for node in nodes.values()) > _MOST_BYTES:
+        raise DataError(f"{path}: its tables declare more than {_MOST_BYTES:,} bytes in all")
     _check_summary(path, documents)
     for name, node in nodes.items():
         _check_scales(path, name, node, nodes)
@@ -121,15 +129,17 @@ def _node(store: Path, name: str, documents: Mapping[str, dict[str, Any]]) -> Za
             raise DataError(f"{where}: damaged, not metadata of version 3 of Zarr")
         if document["node_type"] == "group":
             return ZarrNode(attributes)
-        return ZarrNode(attributes, _check_array(document, where, lazy))
+        return ZarrNode(attributes, *_check_array(document, where, lazy))
     attributes = documents.get(f"{prefix}.zattrs", {})
     if (document := documents.get(f"{prefix}.zarray")) is not None:
-        return ZarrNode(attributes, _check_old_array(document, where, lazy))
+        return ZarrNode(attributes, *_check_old_array(document, where, lazy))
     return ZarrNode(attributes)
 
 
-def _check_array(document: Mapping[str, Any], where: str, lazy: bool) -> tuple[int, ...]:
-    """Shape of an array of version 3."""
+def _check_array(
+    document: Mapping[str, Any], where: str, lazy: bool
+) -> tuple[tuple[int, ...], int]:
+    """Shape and size of an array of version 3."""
     grid = _mapping(document.get("chunk_grid"), where)
     keys = _mapping(document.get("chunk_key_encoding"), where)
     if grid.get("name") != "regular" or keys.get("name") not in ("default", "v2"):
@@ -137,16 +147,50 @@ def _check_array(document: Mapping[str, Any], where: str, lazy: bool) -> tuple[i
     if document.get("storage_transformers"):
         raise DataError(f"{where}: has a storage transformer, which is not read")
     _check_codecs(document.get("codecs"), where)
-    kind = document.get("data_type")
-    if isinstance(kind, dict) and kind.get("name") == "fixed_length_utf32":
-        length = _mapping(kind.get("configuration"), where).get("length_bytes")
-        size = length if type(length) is int and length > 0 else None
-    else:
-        size = _ITEM_SIZES.get(kind) if isinstance(kind, str) else None
+    size = _size_of(document.get("data_type"))
     if size is None:
-        raise DataError(f"{where}: holds data of type {str(kind)[:60]!a}, which is not read")
+        raise DataError(
+            f"{where}: holds data of type {str(document.get('data_type'))[:60]!a}, which is not"
+            " read"
+        )
     pieces = _mapping(grid.get("configuration"), where).get("chunk_shape")
     return _check_sizes(document.get("shape"), pieces, size, where, lazy)
+
+
+def _size_of(kind: object) -> int | None:
+    """Bytes of an item of a type of version 3, None for one that is not read."""
+    if isinstance(kind, str):
+        return _ITEM_SIZES.get(kind)
+    held = kind.get("configuration") if isinstance(kind, dict) else None
+    if not isinstance(kind, dict) or not isinstance(held, dict):
+        return None
+    if kind.get("name") in _OF_LENGTH:
+        length = held.get("length_bytes")
+        return length if type(length) is int and length > 0 else None
+    if kind.get("name") == "structured":
+        return _size_of_fields(held.get("fields"), _size_of)
+    return _ITEM_SIZES.get(str(kind.get("name")))
+
+
+def _size_of_old(kind: object) -> int | None:
+    """As :func:`_size_of`, of version 2."""
+    if isinstance(kind, list):
+        return _size_of_fields(kind, _size_of_old)
+    parts = _OLD_TYPE.fullmatch(kind) if isinstance(kind, str) else None
+    if parts is None or int(parts["size"]) < 1:
+        return None
+    return int(parts["size"]) * (4 if parts["kind"] == "U" else 1)
+
+
+def _size_of_fields(fields: object, size_of: Callable[[object], int | None]) -> int | None:
+    """Bytes of a record, such as anndata writes for tables in ``uns``."""
+    if not isinstance(fields, list) or not fields:
+        return None
+    sizes = [
+        size_of(field[1]) if isinstance(field, list) and len(field) == 2 else None
+        for field in fields
+    ]
+    return None if None in sizes else sum(size for size in sizes if size)
 
 
 def _check_codecs(codecs: object, where: str) -> None:
@@ -162,8 +206,10 @@ def _check_codecs(codecs: object, where: str) -> None:
             _check_codecs(inner.get("index_codecs"), where)
 
 
-def _check_old_array(document: Mapping[str, Any], where: str, lazy: bool) -> tuple[int, ...]:
-    """Shape of an array of version 2."""
+def _check_old_array(
+    document: Mapping[str, Any], where: str, lazy: bool
+) -> tuple[tuple[int, ...], int]:
+    """Shape and size of an array of version 2."""
     filters = document.get("filters") or []
     if not isinstance(filters, list):
         raise DataError(f"{where}: damaged, its filters are no list")
@@ -175,19 +221,15 @@ def _check_old_array(document: Mapping[str, Any], where: str, lazy: bool) -> tup
         unknown = [*names, _mapping(packing or {}, where).get("id")][known.index(False) :][:1]
         raise DataError(f"{where}: codec {str(unknown)[:60]} is not allowed, it may run code")
     kind = document.get("dtype")
-    parts = _OLD_TYPE.fullmatch(kind) if isinstance(kind, str) else None
-    if kind == "|O" and names == ["vlen-utf8"]:
-        size = 8
-    elif parts is not None and int(parts["size"]) > 0:
-        size = int(parts["size"]) * (4 if parts["kind"] == "U" else 1)
-    else:
+    size = 8 if kind == "|O" and names == ["vlen-utf8"] else _size_of_old(kind)
+    if size is None:
         raise DataError(f"{where}: holds data of type {str(kind)[:60]!a}, which is not read")
     return _check_sizes(document.get("shape"), document.get("chunks"), size, where, lazy)
 
 
 def _check_sizes(
     shape: object, pieces: object, size: int, where: str, lazy: bool
-) -> tuple[int, ...]:
+) -> tuple[tuple[int, ...], int]:
     for sides in (shape, pieces):
         if (
             not isinstance(sides, list)
@@ -203,7 +245,7 @@ def _check_sizes(
     large = math.prod(pieces) if lazy else max(math.prod(shape), math.prod(pieces))
     if large * size > MAX_BYTES or math.prod(shape) >= 1 << 62:
         raise DataError(f"{where}: declares more than {MAX_BYTES:,} bytes")
-    return tuple(shape)
+    return tuple(shape), 0 if lazy else math.prod(shape) * size
 
 
 def _check_summary(store: Path, documents: Mapping[str, dict[str, Any]]) -> None:
