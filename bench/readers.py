@@ -6,7 +6,14 @@ layout in a card (``layout: NAME``); docs/datasets.md has an example.
 """
 
 from bench.data.card import DatasetCard, read_card
-from bench.data.discovery import IMAGE_ENDINGS, FoundSection, files_under, images_in, not_read
+from bench.data.discovery import (
+    IMAGE_ENDINGS,
+    FoundSection,
+    files_under,
+    images_in,
+    not_read,
+    stores_under,
+)
 from bench.data.features import LEFT_OUT, expressed_genes
 from bench.data.grid import array_of_grid
 from bench.data.images.image import image_size
@@ -21,8 +28,9 @@ from bench.data.layouts import (
 )
 from bench.data.reading.counts import sparse_counts, unique_names, whole_counts
 from bench.data.reading.hdf5 import Hdf5File, open_hdf5
-from bench.data.reading.parsing import read_bytes, read_counts, read_table
+from bench.data.reading.parsing import MAX_BYTES, read_bytes, read_counts, read_table
 from bench.data.reading.symbols import read_json_symbols
+from bench.data.reading.zarr_store import ZarrNode, check_store
 from bench.data.section import PATCH_ROW
 from bench.errors import BenchError, DataError
 from bench.files import atomic_write, one_line
@@ -31,6 +39,7 @@ __all__ = [
     "GROUP",
     "IMAGE_ENDINGS",
     "LEFT_OUT",
+    "MAX_BYTES",
     "PATCH_ROW",
     "BenchError",
     "DataError",
@@ -39,8 +48,10 @@ __all__ = [
     "Hdf5File",
     "Layout",
     "Reader",
+    "ZarrNode",
     "array_of_grid",
     "atomic_write",
+    "check_store",
     "expressed_genes",
     "files_under",
     "find_layouts",
@@ -58,6 +69,7 @@ __all__ = [
     "read_table",
     "sparse_counts",
     "stored_edge",
+    "stores_under",
     "unique_names",
     "whole_counts",
 ]

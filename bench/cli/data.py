@@ -132,6 +132,7 @@ def preview_command(
 
     from bench.data.dataset import known_sections, local_card, open_dataset
     from bench.data.folders import data_folder
+    from bench.data.stored_files import is_stored
     from bench.registry import dataset_card
     from bench.report.dataset_figures import check_picture, draw_gene
 
@@ -143,7 +144,7 @@ def preview_command(
     root = data_folder(card, data_root)
     card = local_card(card, root)
     image = card.section(section).files.get("image")
-    with_image = image is not None and (root / image.path).is_file()
+    with_image = image is not None and is_stored(root / image.path)
     section_data = open_dataset(card, root, images=with_image, names=[section]).section(section)
     path = draw_gene(section_data, gene, picture)
     counts = section_data.adata[:, gene].X.toarray().ravel()

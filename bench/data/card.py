@@ -18,8 +18,9 @@ from pydantic import (
     model_validator,
 )
 
+from bench.data.stored_files import is_stored, stored_hash, stored_size
 from bench.errors import DataError, UnknownNameError
-from bench.files import canonical_hash, file_hash, one_line
+from bench.files import canonical_hash, one_line
 from bench.yaml_files import read_yaml
 
 _HASH = re.compile(r"(git-blob:[0-9a-f]{40}|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})")
@@ -70,6 +71,9 @@ class _Card(BaseModel):
 class FileCard(_Card):
     """One file: its path in the data folder, its address and its hash.
 
+    A Zarr store, or a group or an array of one, counts as a file; its hash is over the names and
+    contents of all files in it.
+
     Attributes
     ----------
     path
@@ -113,9 +117,10 @@ class FileCard(_Card):
         Raises
         ------
         DataError
-            The file is missing, or differs from the card in size or hash.
+            The file is missing, or differs from the card in size or hash; a link leads out of a
+            Zarr store.
         """
-        if not path.is_file():
+        if not is_stored(path):
             raise DataError(f"{path}: file is missing")
         actual, fault = self.compare(path)
         if fault:
@@ -131,11 +136,11 @@ class FileCard(_Card):
             Hash as ``algorithm:hex`` (SHA-256 where none is known), empty where the size differs;
             and the difference, if any.
         """
-        size = path.stat().st_size
+        size = stored_size(path)
         if self.size is not None and size != self.size:
             return "", self._differs(f"{size} bytes", str(self.size))
         algorithm = self.hash.partition(":")[0] if self.hash else "sha256"
-        actual = f"{algorithm}:{file_hash(path, algorithm)}"
+        actual = f"{algorithm}:{stored_hash(path, algorithm)}"
         if self.hash and actual != self.hash:
             return actual, self._differs(f"hash {actual}", self.hash)
         return actual, None

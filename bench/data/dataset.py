@@ -17,6 +17,7 @@ from bench.data.folders import data_folder
 from bench.data.layouts import reader_hash, resolve
 from bench.data.lock import locked
 from bench.data.section import Section, load_section
+from bench.data.stored_files import is_stored
 from bench.errors import DataError
 from bench.files import canonical_hash
 
@@ -245,10 +246,10 @@ def open_dataset(
         if reason:
             left_out[name] = reason
             continue
-        pictured = "image" in section.files and _path(section, "image", root).is_file()
+        pictured = "image" in section.files and is_stored(_path(section, "image", root))
         seen = pictured if images is None else images and "image" in section.files
         roles = [*required_roles(section), *(["image"] if seen else [])]
-        roles += [r for r in OPTIONAL if r in section.files and _path(section, r, root).is_file()]
+        roles += [r for r in OPTIONAL if r in section.files and is_stored(_path(section, r, root))]
         for role in roles:
             file = section.files[role]
             if file not in verified:  # blocks share files, which may be large
@@ -306,7 +307,7 @@ def _path(section: SectionCard, role: str, root: Path) -> Path:
 
 def _absent(section: SectionCard, root: Path, images: bool, shared: Collection[str]) -> str | None:
     required = required_roles(section)
-    missing = [role for role in required if not _path(section, role, root).is_file()]
+    missing = [role for role in required if not is_stored(_path(section, role, root))]
     # A file that all sections share says nothing of whether this one is there.
     own = [role for role in required if section.files[role].path not in shared]
     if missing and set(own) <= set(missing):
@@ -318,6 +319,6 @@ def _absent(section: SectionCard, root: Path, images: bool, shared: Collection[s
         )
     if images and not set(PICTURES) & set(section.files):
         return "the card names no image"
-    if images and "image" in section.files and not _path(section, "image", root).is_file():
+    if images and "image" in section.files and not is_stored(_path(section, "image", root)):
         return f"image {section.files['image'].path} is missing"
     return None

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.data.stored_files import is_store
 from bench.errors import DataError
 
 IMAGE_ENDINGS = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".jpg", ".jpeg", ".png")
@@ -70,14 +71,14 @@ def files_under(folder: Path) -> list[Path]:
     """Files in a folder and the folders below, links followed, in the order of their names.
 
     Hidden files and folders are passed over (``._S1.h5ad`` of macOS, ``.ipynb_checkpoints``), and
-    a folder that a link leads to a second time is entered once.
+    a folder that a link leads to a second time is entered once. Zarr stores are not entered.
 
     Raises
     ------
     DataError
         More than a million files.
     """
-    return sorted(_walk(folder))
+    return [] if is_store(folder) else sorted(_walk(folder))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -103,6 +104,28 @@ def _walk(folder: Path) -> Iterator[Path]:
                         f"{folder}: more than {_MOST_FILES:,} files; name a folder in it"
                     )
                 yield path
+
+
+def stores_under(folder: Path) -> list[Path]:
+    """Zarr stores in a folder and the folders below, or the folder itself, sorted by name.
+
+    A store is a folder whose name ends in ``.zarr``; links and hidden folders are as in
+    :func:`files_under`.
+    """
+    if is_store(folder):
+        return [folder]
+    seen: set[tuple[int, int]] = set()
+    stores = []
+    for place, folders, _ in os.walk(folder, followlinks=True):
+        state = os.stat(place)
+        if (state.st_dev, state.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        shown = [n for n in folders if not n.startswith(".") and n not in _LEFTOVERS]
+        stores += [Path(place, name) for name in shown if name.endswith(".zarr")]
+        folders[:] = [name for name in shown if not name.endswith(".zarr")]
+    return sorted(stores)
 
 
 def images_in(folder: Path, prefix: str = "") -> list[Path]:

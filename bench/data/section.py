@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from bench.data.card import DatasetCard, SectionCard, join_names
 from bench.data.features import LEFT_OUT
 from bench.data.images.image import image_size
 from bench.data.images.raster import check_pixels
+from bench.data.images.tiff import write_tiles
 from bench.data.layouts import load_reader, read_files, reader_hash
 from bench.data.pitch import spot_pitch
 from bench.errors import DataError
@@ -215,23 +217,33 @@ def block_names(adata: AnnData, section: SectionCard) -> pd.Index:
 def _image_file(
     card: DatasetCard, section: SectionCard, image: Path | None, image_hash: str | None
 ) -> tuple[Path | None, str | None]:
-    """Image file of a section and its hash; an image inside an HDF5 file is copied to the cache."""
-    if image is None or not _is_hdf5(image):
+    """Image file of a section and its hash.
+
+    An image inside an HDF5 file or a Zarr store is copied to the cache.
+    """
+    if image is None or not (image.is_dir() or _is_hdf5(image)):
         return image, image_hash
     reader = load_reader(card.layout)
     if not hasattr(reader, "embedded_image"):
-        raise DataError(f"{image}: layout '{card.layout}' has no images inside HDF5 files")
-    chosen = {n: value for n, value in section.settings.items() if n in {"library", "by"}}
+        kind = "Zarr stores" if image.is_dir() else "HDF5 files"
+        raise DataError(f"{image}: layout '{card.layout}' has no images inside {kind}")
+    takes = inspect.signature(reader.embedded_image).parameters
+    chosen = {n: value for n, value in section.settings.items() if n in takes}
     key = canonical_hash([image_hash, chosen, reader_hash(card.layout)])
-    if not _EMBEDDED.path(key).is_file():
+    # Of a store it may be a whole slide, whose regions are read from tiles.
+    cache = _EXTRACTED if image.is_dir() else _EMBEDDED
+    if not cache.path(key).is_file():
         held = reader.embedded_image(image, **chosen)
         if held is None:
             raise DataError(f"{image}: holds no image for section {section.name}")
         height, width = held[0].shape[:2]
         check_pixels(image, width, height, card.max_image_pixels)
-        with _EMBEDDED.new_entry(key) as temporary:
-            Image.fromarray(held[0]).save(temporary, format="PNG")
-    return _EMBEDDED.path(key), f"sha256:{file_hash(_EMBEDDED.path(key))}"
+        with cache.new_entry(key) as temporary:
+            if image.is_dir():
+                write_tiles(temporary, held[0])
+            else:
+                Image.fromarray(held[0]).save(temporary, format="PNG")
+    return cache.path(key), f"sha256:{file_hash(cache.path(key))}"
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -241,6 +253,7 @@ def _is_hdf5(path: Path) -> bool:
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _EMBEDDED = Cache("images", ".png", lambda path: path)
+_EXTRACTED = Cache("images", ".tif", lambda path: path)
 
 
 def parse_section(card: DatasetCard, section: SectionCard, files: Mapping[str, Path]) -> AnnData:

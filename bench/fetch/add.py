@@ -22,10 +22,11 @@ from bench.data.folders import cards_folder
 from bench.data.layouts import describe
 from bench.data.pitch import pitch_disagreement, spot_pitch
 from bench.data.section import FEWEST_SPOTS, Section
+from bench.data.stored_files import is_store, stored_hash, stored_size
 from bench.errors import DataError, UnknownNameError
 from bench.fetch.patients import read_patients
 from bench.fetch.search import find_sections
-from bench.files import atomic_write, file_hash
+from bench.files import atomic_write
 
 PATCH_MICROMETRES = 112.0
 """Edge of a patch: 224 px at 0.5 um a pixel, the field's usual choice."""
@@ -223,9 +224,14 @@ def _card(
     whose: Mapping[str, str],
     pitch: float | None,
 ) -> DatasetCard:
-    root = folder.resolve()
     # Not resolved: a link in the folder is the user's own arrangement of files.
     base = Path(os.path.abspath(folder))
+    if is_store(base):
+        base = base.parent  # a store is a file of the card, and lies in its data folder
+    root = base.resolve()
+    hashes: dict[Path, str] = {}
+    for path in {path for section in discovered for path in section.files.values()}:
+        hashes[path] = f"sha256:{stored_hash(path)}"  # once: sections of a store share it
     sections = [
         {
             "name": section.name,
@@ -236,8 +242,8 @@ def _card(
             "files": {
                 role: {
                     "path": Path(os.path.abspath(path)).relative_to(base).as_posix(),
-                    "hash": f"sha256:{file_hash(path)}",
-                    "size": path.stat().st_size,
+                    "hash": hashes[path],
+                    "size": stored_size(path),
                 }
                 for role, path in section.files.items()
             },

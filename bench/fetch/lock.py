@@ -8,7 +8,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from bench.data.lock import LOCK, Entry, read_lock
-from bench.files import file_hash, write_json
+from bench.data.stored_files import stored_hash, stored_size
+from bench.files import write_json
 
 
 def write_lock(root: Path, entries: Mapping[str, Entry]) -> None:
@@ -20,4 +21,4 @@ def write_lock(root: Path, entries: Mapping[str, Entry]) -> None:
 
 def entry_of(path: Path, url: str | None = None) -> Entry:
     """Entry for a file as it is now."""
-    return Entry(sha256=file_hash(path), size=path.stat().st_size, url=url)
+    return Entry(sha256=stored_hash(path), size=stored_size(path), url=url)

@@ -20,6 +20,7 @@ from bench.data.features import LEFT_OUT
 from bench.data.layouts import reader_hash
 from bench.data.pitch import spot_pitch
 from bench.data.section import block_names, parse_section
+from bench.data.stored_files import is_stored, stored_state
 from bench.errors import DataError
 from bench.files import canonical_hash
 
@@ -131,7 +132,7 @@ def _look(card: DatasetCard, root: Path) -> SectionOverview:
 def _present(section: SectionCard, root: Path) -> tuple[tuple[str, ...], dict[str, Path]]:
     """Roles whose files are missing, and the files to read."""
     paths = {role: root / file.path for role, file in section.files.items()}
-    missing = tuple(role for role, path in paths.items() if not path.is_file())
+    missing = tuple(role for role, path in paths.items() if not is_stored(path))
     files = {r: path for r, path in paths.items() if r != "image" and r not in missing}
     return missing, files
 
@@ -139,7 +140,7 @@ def _present(section: SectionCard, root: Path) -> tuple[tuple[str, ...], dict[st
 def _key(card: DatasetCard, section: SectionCard, root: Path) -> str:
     """Hash of the state of the section's files, of its card and of its reader."""
     missing, files = _present(section, root)
-    states = {role: [p.stat().st_size, p.stat().st_mtime_ns] for role, p in files.items()}
+    states = {role: stored_state(p) for role, p in files.items()}
     facts = [section.model_dump(mode="json"), card.scale(section), card.spot_pitch_micrometres]
     return canonical_hash([missing, facts, states, reader_hash(card.layout)])
 

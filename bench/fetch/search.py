@@ -69,11 +69,6 @@ def find_sections(
 def _other_forms(folder: Path) -> list[str]:
     """Known files of other forms, and how to convert them."""
     said = []
-    if stores := sorted(path for path in folder.rglob("*.zarr") if path.is_dir()):
-        said.append(
-            f"{stores[0]} is a Zarr store, which is not read; write its table with"
-            " spatialdata.read_zarr(...).tables[...].write_h5ad, coordinates in obsm['spatial']"
-        )
     if files := sorted(folder.rglob("alignment_table*")):
         said.append(
             f"{files[0]} is a file of Loupe; tissue_positions.csv of Space Ranger is needed"
@@ -86,6 +81,6 @@ def _what_is_needed(missing: Sequence[str]) -> str:
         more = f" (and {len(missing) - 3} more)" if len(missing) > 3 else ""
         return "; ".join(missing[:3]) + more
     return (
-        "a Space Ranger folder, .h5ad files, a HEST folder, or counts and spot files of the legacy"
-        " layout are needed (see docs/your-own-data.md)"
+        "a Space Ranger folder, .h5ad files, SpatialData stores (.zarr), a HEST folder, or counts"
+        " and spot files of the legacy layout are needed (see docs/your-own-data.md)"
     )

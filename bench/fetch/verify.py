@@ -10,6 +10,8 @@ from pathlib import Path
 
 from bench.data.card import DatasetCard, FileCard, SectionCard
 from bench.data.dataset import OPTIONAL
+from bench.data.stored_files import is_stored
+from bench.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,11 @@ def survey(files: Iterable[FileCard] | Mapping[str, FileCard], root: Path) -> Su
 def _look(file: FileCard, root: Path) -> tuple[str, str]:
     path = root / file.path
     try:
-        if not path.is_file():
+        if not is_stored(path):
             return "missing", ""
         actual, fault = file.compare(path)
     except OSError as error:
         return "wrong", f"cannot be read ({error.strerror})"
+    except DataError as error:
+        return "wrong", str(error).removeprefix(f"{path}: ")
     return ("wrong", fault) if fault else ("good", actual)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -13,6 +15,8 @@ DIVIDING = "library_id"
 
 COORDINATES = ("obsm/spatial", "obsm/X_spatial")
 """Places of the pixel coordinates of the spots, the first that exists counts."""
+
+_MAX_POSITION = 10**9
 
 
 def image_libraries(file: Hdf5File) -> list[str]:
@@ -78,3 +82,38 @@ def read_column(file: Hdf5File, frame: str, column: str, rows: int) -> np.ndarra
 def as_texts(values: np.ndarray) -> np.ndarray:
     """Values of a column as text, empty where one is missing."""
     return np.array(["" if pd.isna(value) else str(value) for value in values], dtype=object)
+
+
+def as_numbers(values: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """Numbers of a column, which some writers keep as text or categories."""
+    truths = {"true": 1, "false": 0}
+    values = np.array(
+        [truths.get(v.strip().lower(), v) if isinstance(v, str) else v for v in values], object
+    )
+    try:
+        numbers = pd.to_numeric(pd.Series(values)).to_numpy(dtype=np.float64, na_value=np.nan)
+    except (ValueError, TypeError):
+        raise DataError(f"{path}: obs column '{name}' is not numeric") from None
+    if not np.isfinite(numbers).all():
+        raise DataError(f"{path}: obs column '{name}' has a value that is missing or not finite")
+    return np.asarray(numbers)
+
+
+def in_tissue_of(values: np.ndarray | None, spots: int, path: Path) -> np.ndarray:
+    """(spots,) bool: spots that lie in the tissue."""
+    if values is None:
+        return np.ones(spots, dtype=bool)
+    numbers = as_numbers(values, "in_tissue", path)
+    if not np.isin(numbers, [0, 1]).all():
+        raise DataError(f"{path}: obs column 'in_tissue' must be 0 or 1")
+    if not numbers.any():
+        raise DataError(f"{path}: obs column 'in_tissue' says that no spot lies in the tissue")
+    return numbers == 1
+
+
+def array_coordinates(values: np.ndarray, path: Path) -> np.ndarray:
+    """(spots,) int64 rows or columns of the array."""
+    numbers = as_numbers(values, "array_row or array_col", path)
+    if (numbers != np.rint(numbers)).any() or (np.abs(numbers) > _MAX_POSITION).any():
+        raise DataError(f"{path}: an array coordinate is no whole number or beyond {_MAX_POSITION}")
+    return numbers.astype(np.int64)

@@ -30,8 +30,11 @@ from anndata import AnnData
 from bench.datasets.h5ad.columns import (
     COORDINATES,
     DIVIDING,
+    array_coordinates,
+    as_numbers,
     as_texts,
     image_libraries,
+    in_tissue_of,
     read_column,
     read_index,
     sections_of_spots,
@@ -57,7 +60,6 @@ _PLACES = (
     ("X", "var"),
     ("raw/X", "raw/var"),
 )
-_MAX_POSITION = 10**9
 
 
 def read(
@@ -104,14 +106,14 @@ def read(
             name: read_column(file, "obs", name, len(spots))
             for name in ("in_tissue", "array_row", "array_col", "label")
         }
-    in_tissue = _in_tissue(columns["in_tissue"] if tissue_only else None, len(spots), path)
+    in_tissue = in_tissue_of(columns["in_tissue"] if tissue_only else None, len(spots), path)
     inside = np.flatnonzero(own & in_tissue)
     if not len(inside):
         raise DataError(f"{path}: no spot of the section lies in the tissue")
     left_out["spots out of tissue"] = int((own & ~in_tissue).sum())
     row, column = columns["array_row"], columns["array_col"]
     if row is not None and column is not None:
-        rows, cols = (_array_coordinates(values, path)[inside] for values in (row, column))
+        rows, cols = (array_coordinates(values, path)[inside] for values in (row, column))
     else:
         rows, cols = array_of_grid(pixels[inside], str(path))
     if pd.MultiIndex.from_arrays([rows, cols]).has_duplicates:
@@ -161,40 +163,6 @@ def _check_unique(spots: Sequence[str], path: Path) -> None:
         raise DataError(f"{path}: spot '{name[:40]}' occurs more than once")
 
 
-def _as_numbers(values: np.ndarray, name: str, path: Path) -> np.ndarray:
-    """Numbers of a column, which some writers keep as text or categories."""
-    truths = {"true": 1, "false": 0}
-    values = np.array(
-        [truths.get(v.strip().lower(), v) if isinstance(v, str) else v for v in values], object
-    )
-    try:
-        numbers = pd.to_numeric(pd.Series(values)).to_numpy(dtype=np.float64, na_value=np.nan)
-    except (ValueError, TypeError):
-        raise DataError(f"{path}: obs column '{name}' is not numeric") from None
-    if not np.isfinite(numbers).all():
-        raise DataError(f"{path}: obs column '{name}' has a value that is missing or not finite")
-    return np.asarray(numbers)
-
-
-def _in_tissue(values: np.ndarray | None, spots: int, path: Path) -> np.ndarray:
-    """(spots,) bool: spots that lie in the tissue."""
-    if values is None:
-        return np.ones(spots, dtype=bool)
-    numbers = _as_numbers(values, "in_tissue", path)
-    if not np.isin(numbers, [0, 1]).all():
-        raise DataError(f"{path}: obs column 'in_tissue' must be 0 or 1")
-    if not numbers.any():
-        raise DataError(f"{path}: obs column 'in_tissue' says that no spot lies in the tissue")
-    return numbers == 1
-
-
-def _array_coordinates(values: np.ndarray, path: Path) -> np.ndarray:
-    numbers = _as_numbers(values, "array_row or array_col", path)
-    if (numbers != np.rint(numbers)).any() or (np.abs(numbers) > _MAX_POSITION).any():
-        raise DataError(f"{path}: an array coordinate is no whole number or beyond {_MAX_POSITION}")
-    return numbers.astype(np.int64)
-
-
 def _pixels(file: Hdf5File, spots: int) -> np.ndarray:
     place = next((one for one in COORDINATES if file.kind(one) is not None), None)
     if place is None:
@@ -206,7 +174,7 @@ def _pixels(file: Hdf5File, spots: int) -> np.ndarray:
         names = np.atleast_1d(file.attribute(place, "column-order"))[:2]
         pixels = np.column_stack(
             [
-                _as_numbers(file.values(f"{place}/{name}").to_numpy(), place, file.path)
+                as_numbers(file.values(f"{place}/{name}").to_numpy(), place, file.path)
                 for name in names
             ]
         )

@@ -1,4 +1,4 @@
-"""Two thousand damaged files: each is refused in one line, or read as what it says.
+"""Three thousand damaged files: each is refused in one line, or read as what it says.
 
 A reader may give a section from a damaged file only where the damage changed no more values than
 it could have. The counts of the section tell spot and gene (see ``layouts``), so that a spot with
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from anndata import AnnData
 from bench.data.section import check_section
 from bench.datasets import h5ad, legacy_st, space_ranger, stnet
 from bench.errors import DataError
-from tests.datasets import layouts
+from tests.datasets import fuzz_folders, layouts
 from tests.datasets.layouts import SmallSection
 
 Read = Callable[[Mapping[str, Path]], AnnData]
@@ -64,7 +65,7 @@ class Form:
     Attributes
     ----------
     kind
-        ``text``, ``hdf5`` or ``other``.
+        ``text``, ``hdf5``, ``json`` or ``other``.
     separator
         Between the fields of a line.
     head
@@ -81,6 +82,8 @@ class Form:
         Whether a row that is lost costs a gene its name, and no spot.
     spread
         Values that a single byte may change.
+    meaning
+        Whether damage may change which spots and genes there are.
     """
 
     kind: str = "text"
@@ -93,6 +96,7 @@ class Form:
     repeats: bool = False
     names_genes: bool = False
     spread: int = 1
+    meaning: bool = False
 
 
 NO_NUMBERS = (
@@ -118,6 +122,8 @@ POSITIONS = tuple(
     b"barcode in_tissue array_row array_col pxl_row_in_fullres pxl_col_in_fullres".split()
 )
 HDF5 = Form("hdf5")
+# Pieces are compressed without a check sum, and metadata say what their bytes mean.
+STORE = 4 * layouts.SPOTS * layouts.GENES
 FORMS = {
     "legacy_st/counts": Form(head=1, bad=NO_COUNTS, numbers=tuple(range(1, 9)), needed=None),
     "legacy_st/spots": Form(head=1, bad=NO_NUMBERS, numbers=(0, 1, 2, 3), needed=PLACES),
@@ -140,7 +146,11 @@ FORMS = {
     ),
     "stnet/labels": Form(head=1, bad=NO_NUMBERS, numbers=(1, 2), repeats=True),
     "stnet/symbols": Form(
-        head=1, needed=(b"symbol", b"ensembl_gene_id"), repeats=True, names_genes=True
+        head=1,
+        needed=(b"symbol", b"ensembl_gene_id"),
+        repeats=True,
+        names_genes=True,
+        spread=layouts.SPOTS,
     ),
     "space_ranger/h5": HDF5,
     "space_ranger/h5-v2": HDF5,
@@ -149,6 +159,15 @@ FORMS = {
     "h5ad/dense": HDF5,
     "h5ad/csr-gzip": HDF5,
     "h5ad/dense-gzip": HDF5,
+    "hest/counts": HDF5,
+    "hest/metadata": Form("json"),
+    "visium_hd/counts": HDF5,
+    "visium_hd/positions": Form("other", spread=layouts.SPOTS),
+    "visium_hd/scalefactors": Form("json"),
+    "spatialdata/metadata": Form("json", spread=STORE, meaning=True),
+    "spatialdata/pieces": Form("other", spread=STORE, meaning=True),
+    "spatialdata/shapes": Form("other", spread=layouts.SPOTS, meaning=True),
+    "spatialdata/image": Form("other"),
 }
 """Each kind of file, after the reader that reads it."""
 
@@ -162,6 +181,12 @@ def write_section(case: str, folder: Path) -> tuple[dict[str, Path], str, SmallS
         section = layouts.legacy_section()
         genes = tuple("NAN1" if gene == "nan" else gene for gene in section.genes)
         return layouts.write_stnet(folder), what, replace(section, genes=genes)
+    if reader == "hest":
+        return fuzz_folders.write_hest(folder), what, SmallSection()
+    if reader == "visium_hd":
+        return fuzz_folders.write_visium_hd(folder), what, SmallSection()
+    if reader == "spatialdata":
+        return fuzz_folders.write_store(folder, what), what, SmallSection()
     if reader == "h5ad":
         form, _, compression = what.partition("-")
         return layouts.write_h5ad(folder, form, compression or None), "counts", SmallSection()
@@ -179,6 +204,7 @@ READERS: dict[str, Read] = {
     "space_ranger": space_ranger.read,
     "stnet": stnet.read,
     "h5ad": h5ad.read,
+    **fuzz_folders.READERS,
 }
 
 
@@ -281,7 +307,7 @@ def flipped(rng, content, form):
 def replaced_byte(rng, content, form):
     data = bytearray(content)
     data[rng.integers(len(data))] = rng.choice(list(b"0123456789.,-+eE \t\n\r\"'#xNa\x00\xff"))
-    return bytes(data), Verdict(changes=1)
+    return bytes(data), Verdict(changes=form.spread)
 
 
 def cut(rng, content, form):
@@ -406,8 +432,10 @@ def column_twice(rng, content, form):
     rng.shuffle(values)
     at = int(rng.integers(len(rows[0]) + 1)) or 1
     copy = [[*row[:at], cell, *row[at:]] for row, cell in zip(rows, [name, *values], strict=True)]
-    needed = form.needed is None or name in form.needed
-    return joined([], copy, form), REFUSED if needed else SAME
+    if form.needed is None or name in form.needed:
+        return joined([], copy, form), REFUSED
+    # Which of two is meant, no reader can know; it may do without one that is like the other.
+    return joined([], copy, form), SAME_OR_REFUSED if name == b"selected" else SAME
 
 
 def other_separator(rng, content, form):
@@ -519,6 +547,30 @@ def data_set_changed(rng, content, form):
         return _bytes(file, memory), verdict
 
 
+ODD_VALUES = (
+    *(None, True, -1, 0, 1, 0.5, 1e300, float("nan"), float("inf"), 1 << 70, -(1 << 70), "", "nan"),
+    *("../../..", "x" * 5000, "\x00", "\ud800", [], {}, [[]], [1], {"a": 1}, [None], ["um", 5]),
+)
+
+
+def value_changed(rng, content, form):
+    """A value of a JSON document that is another, or is gone, whatever it is and how deep."""
+    document = json.loads(content)
+    places = []
+    waiting = [document]
+    while waiting:
+        held = waiting.pop()
+        keys = list(held) if isinstance(held, dict) else range(len(held))
+        places += [(held, key) for key in keys]
+        waiting += [held[key] for key in keys if isinstance(held[key], dict | list)]
+    held, key = places[rng.integers(len(places))]
+    if rng.integers(4):
+        held[key] = ODD_VALUES[rng.integers(len(ODD_VALUES))]
+    else:
+        del held[key]
+    return json.dumps(document).encode(), Verdict(changes=form.spread if form.meaning else 0)
+
+
 def _bytes(file: h5py.File, memory: io.BytesIO) -> bytes:
     file.flush()
     file.close()
@@ -536,9 +588,10 @@ BYTES = (flipped, cut, more, noise, zipped_and_cut, zip_of_nothing)
 DAMAGES: dict[str, tuple[Damage, ...]] = {
     "text": TEXT,
     "hdf5": (*BYTES, flipped, flipped, data_set_changed, data_set_changed),
+    "json": (value_changed, value_changed, flipped, *BYTES, value_changed, value_changed),
     "other": BYTES,
 }
-FILES_PER_CASE = 96
+FILES_PER_CASE = 112
 
 
 def damaged_files(case: str, content: bytes, number: int, seed: int = 0):
@@ -554,22 +607,37 @@ def damaged_files(case: str, content: bytes, number: int, seed: int = 0):
             kinds = tuple(kind for kind in kinds if kind is not damage) if made is None else kinds
             continue
         done += 1
-        yield damage.__name__, *made
+        verdict = made[1]
+        if form.meaning and verdict.read:
+            lost = {"missing": layouts.SPOTS, "genes": layouts.GENES, "refuse": True}
+            verdict = replace(verdict, **lost)
+        yield damage.__name__, made[0], verdict
 
 
 def fuzz(case: str, folder: Path, read: Read, number: int, seed: int = 0) -> tuple[int, int]:
     """Files that were read, and that were refused."""
     files, role, truth = write_section(case, folder)
-    whole = files[role].read_bytes()
+    places = fuzz_folders.targets(case, files[role])
     assert judge(read, files, truth, SAME)
     outcomes = [0, 0]
-    for kind, content, verdict in damaged_files(case, whole, number, seed):
-        files[role].write_bytes(content)
-        try:
-            outcomes[not judge(read, files, truth, verdict)] += 1
-        except Fault as fault:
-            shown = content if len(content) < 3000 else f"{len(content)} bytes"
-            raise Fault(f"{case}, {kind}: {fault}; {shown!r}") from fault.__cause__
+    share = -(-number // len(places))
+    for place in places:
+        whole = place.read_bytes()
+        # The list of all metadata of a store changes with those of a part.
+        root = files["counts"] / "zarr.json"
+        summary = root.read_bytes() if root.is_file() else b""
+        for kind, content, verdict in damaged_files(case, whole, share, seed + len(whole)):
+            fuzz_folders.write_damaged(place, content)
+            try:
+                outcomes[not judge(read, files, truth, verdict)] += 1
+            except Fault as fault:
+                shown = content if len(content) < 3000 else f"{len(content)} bytes"
+                where = place.relative_to(folder)
+                raise Fault(f"{case}, {where}, {kind}: {fault}; {shown!r}") from fault.__cause__
+            finally:
+                if summary:
+                    root.write_bytes(summary)
+        place.write_bytes(whole)
     return outcomes[0], outcomes[1]
 
 
@@ -578,6 +646,11 @@ def fuzz(case: str, folder: Path, read: Read, number: int, seed: int = 0) -> tup
 )
 @pytest.mark.parametrize("case", FORMS)
 def test_a_damaged_file_is_refused_in_a_line_or_read_as_it_says(tmp_path, case, files):
+    if case.startswith("spatialdata/"):
+        pytest.importorskip(
+            "spatialdata",
+            reason="spatialdata is not installed: pip install 'spotbench[spatialdata]'",
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read, refused = fuzz(case, tmp_path, READERS[case.partition("/")[0]], files)
@@ -587,8 +660,9 @@ def test_a_damaged_file_is_refused_in_a_line_or_read_as_it_says(tmp_path, case, 
         assert read > 0 or FORMS[case].kind == "other"
 
 
-def test_two_thousand_files_are_damaged():
-    assert FILES_PER_CASE * len(FORMS) >= 2000
+def test_three_thousand_files_are_damaged():
+    everywhere = [case for case in FORMS if not case.startswith("spatialdata/")]
+    assert FILES_PER_CASE * len(everywhere) >= 3000
 
 
 # The judge itself

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.data.card import FileCard
 from bench.errors import DataError, StoreError
 from bench.execute.executors import ray_object_store
 from bench.execute.executors.base import JobWatcher
@@ -191,6 +192,54 @@ def test_each_file_is_sent_once(here, monkeypatch):
     for job in here("mean", "coordinates").jobs():
         transfer.parcel(job)
     assert len(sent) == len(set(sent)) == 12  # counts and spots of six sections
+
+
+def with_stores(job):
+    """The job with each section's counts in a Zarr store, and its image inside that."""
+    dataset = job.source.dataset
+    sections, hashes = [], {}
+    for section in dataset.card.sections:
+        store = f"{section.name}.zarr"
+        for name in ("zarr.json", "images/he/zarr.json", "images/he/c/0", "empty"):
+            path = dataset.root / store / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("" if name == "empty" else f"{name} of {section.name}")
+        files = {"counts": FileCard(path=store), "image": FileCard(path=f"{store}/images/he")}
+        sections.append(section.model_copy(update={"files": files}))
+        if section.name in dataset.hashes:
+            hashes[section.name] = {r: f.verify(dataset.root / f.path) for r, f in files.items()}
+    card = dataset.card.model_copy(update={"sections": tuple(sections)})
+    changed = replace(dataset, card=card, hashes=hashes)
+    return replace(job, source=replace(job.source, dataset=changed))
+
+
+def test_a_zarr_store_is_sent_with_the_image_inside(here, elsewhere, monkeypatch):
+    sent = []
+    monkeypatch.setattr(ray_object_store, "_put", lambda path: sent.append(path) or put(path))
+    (job,) = here("mean").jobs()
+    job = with_stores(job)
+    dataset = job.source.dataset
+    parcel = ObjectStore().parcel(job)
+    assert len(sent) == len(set(sent)) == 4 * len(dataset.hashes)
+    names = [f"{name}.zarr" for name in dataset.hashes]
+    for _ in range(2):  # the second time over what was damaged and what was left
+        with parcel.opened() as there:
+            root = there.source.dataset.root
+            assert root.is_relative_to(elsewhere)
+            for name in names:
+                assert contents(root / name) == contents(dataset.root / name)
+        (root / names[0] / "zarr.json").write_text("damaged")
+        (root / names[1] / "left").write_text("of a task that was killed")
+
+
+def test_a_store_that_changed_after_planning_is_refused(here, elsewhere):
+    (job,) = here("mean").jobs()
+    job = with_stores(job)
+    name = next(iter(job.source.dataset.hashes))
+    (job.source.dataset.root / f"{name}.zarr" / "more").write_text("more")
+    parcel = ObjectStore().parcel(job)
+    with pytest.raises(DataError, match="changed on its way"), parcel.opened():
+        pass
 
 
 # -------------------------------------------------------------------------------- moving in

@@ -22,6 +22,7 @@ from bench.files import one_line
 CACHED_BYTES = 256 << 20
 """Decoded tiles kept for the next crop, in bytes."""
 
+_SMALL_TIFF = 2 << 30  # bytes; a TIFF of more needs offsets of 64 bits
 _PIECE_EDGE = 4096  # of what is averaged at a time for a thumbnail
 _NO_SLIDE = {"thumbnail", "label", "macro", "map", "overview"}
 _NDPI_TAG = 65420
@@ -174,6 +175,28 @@ class TiffRaster(Raster):
             with _blaming(self.path):
                 self._opened[chosen] = Level(self.path, self._file, self._levels[chosen])
         return chosen
+
+
+def write_tiles(path: Path, pixels: np.ndarray) -> None:
+    """Write a TIFF of compressed tiles, without loss; the same pixels give the same bytes.
+
+    Parameters
+    ----------
+    path
+        Temporary file of an atomic write.
+    pixels
+        (height, width, 3) uint8 RGB.
+    """
+    tifffile.imwrite(
+        path,
+        pixels,
+        bigtiff=pixels.nbytes > _SMALL_TIFF,
+        photometric="rgb",
+        tile=(256, 256),
+        compression="deflate",
+        metadata=None,
+        software=False,
+    )
 
 
 def _open(path: Path) -> tifffile.TiffFile:

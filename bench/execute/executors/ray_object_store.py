@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from bench.cache import cache_folder
 from bench.data.dataset import Dataset
+from bench.data.stored_files import is_stored, stored_files, stored_hash, stored_state
 from bench.errors import DataError, StoreError
 from bench.execute.executors.parcels import (
     Files,
@@ -32,7 +33,7 @@ from bench.execute.executors.parcels import (
 )
 from bench.execute.executors.ray_transfer import ReturnedFiles, with_texts
 from bench.execute.plan import Job
-from bench.files import atomic_write, canonical_hash, file_hash, process_folder
+from bench.files import atomic_write, canonical_hash, process_folder
 from bench.sources import content_hash
 from bench.store import MANIFEST, FoldFolder, RunFolder, not_writable
 
@@ -62,6 +63,25 @@ class SentFile:
         with atomic_write(path) as temporary, open(temporary, "wb") as stream:
             for chunk in self.chunks:
                 stream.write(_get(chunk).data)
+
+
+@dataclass(frozen=True)
+class SentStore:
+    """A Zarr store in the object store, as its files by relative name."""
+
+    files: Mapping[str, SentFile]
+
+    def write(self, path: Path) -> None:
+        """Write the folder on this node, in the place of another of that name."""
+        received = path.with_name(f".{path.name}-{_RECEIVED}")
+        _remove(received)
+        try:
+            for name, file in self.files.items():
+                file.write(received / inside(name))
+            _remove(path)
+            os.replace(received, path)
+        finally:
+            _remove(received)
 
 
 @dataclass(frozen=True)
@@ -114,7 +134,7 @@ class SentJob:
     """
 
     job: Job
-    files: Mapping[tuple[str, str], SentFile]
+    files: Mapping[tuple[str, str], SentFile | SentStore]
     paths: Mapping[str, SentPath]
     twin: Mapping[str, SentFile] = field(default_factory=dict)
 
@@ -159,16 +179,22 @@ class ObjectStore:
     """Parcels for nodes that share no disk with the caller."""
 
     def __init__(self) -> None:
-        self._files: dict[Path, SentFile] = {}
+        self._files: dict[Path, SentFile | SentStore] = {}
         self._paths: dict[str, SentPath] = {}
 
     def parcel(self, job: Job) -> SentJob:
         """Return the job with its files; files already sent with other jobs are not sent again."""
         dataset, fold = job.source.dataset, job.source.fold
-        files = {
-            (name, role): self._file(dataset.root / dataset.card.section(name).files[role].path)
+        places = {
+            (name, role): dataset.root / dataset.card.section(name).files[role].path
             for name in (*fold.train, *fold.validation, *fold.test)
             for role in dataset.hashes[name]
+        }
+        whole = set(places.values())
+        files = {
+            key: self._file(path)
+            for key, path in places.items()
+            if whole.isdisjoint(path.parents)  # an image inside a Zarr store travels with it
         }
         paths: dict[str, SentPath] = {}
 
@@ -187,9 +213,13 @@ class ObjectStore:
                 twin = {name: _put(fitted.path / name) for name in pack(fitted.path)}
         return SentJob(absolute, files, paths, twin)
 
-    def _file(self, path: Path) -> SentFile:
+    def _file(self, path: Path) -> SentFile | SentStore:
         if path not in self._files:
-            self._files[path] = _put(path)
+            self._files[path] = (
+                SentStore({name: _put(file) for name, file in stored_files(path).items()})
+                if path.is_dir()
+                else _put(path)
+            )
         return self._files[path]
 
     def _path(self, path: Path) -> SentPath:
@@ -307,26 +337,25 @@ def _remove(path: Path) -> None:
 
 
 # Files that this process has verified; hashing whole-slide images for every task takes long.
-_verified: dict[tuple[str, int, int], str] = {}
+_verified: dict[tuple[str | int, ...], str] = {}
 
 
-def _fetch(sent: SentFile, path: Path, expected: str) -> None:
+def _fetch(sent: SentFile | SentStore, path: Path, expected: str) -> None:
     """Write a sent file to a path on this node, unless a file with the hash exists there."""
-    if path.is_file() and _verified.get(_state(path)) == expected:
+    if is_stored(path) and _verified.get(_state(path)) == expected:
         return
-    if not path.is_file() or _hash_like(expected, path) != expected:
+    if not is_stored(path) or _hash_like(expected, path) != expected:
         sent.write(path)
         if _hash_like(expected, path) != expected:
             raise DataError(f"{path.name}: the file changed on its way to node {platform.node()}")
     _verified[_state(path)] = expected
 
 
-def _state(path: Path) -> tuple[str, int, int]:
-    facts = path.stat()
-    return str(path), facts.st_mtime_ns, facts.st_size
+def _state(path: Path) -> tuple[str | int, ...]:
+    return str(path), *stored_state(path)
 
 
 def _hash_like(expected: str, path: Path) -> str:
     """Hash of a file as ``algorithm:hex``, with the algorithm of another hash."""
     algorithm = expected.partition(":")[0]
-    return f"{algorithm}:{file_hash(path, algorithm)}"
+    return f"{algorithm}:{stored_hash(path, algorithm)}"
