@@ -28,8 +28,8 @@ _BARCODES = ("barcode", "barcodes")
 _SIZES = ("patch_size_level0", "patch_size_src")
 
 
-class Spots(NamedTuple):
-    """Spots of a section.
+class SpotPlaces(NamedTuple):
+    """SpotPlaces of a section.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Features(NamedTuple):
     centres: np.ndarray | None = None
 
 
-def store_matched(path: Path, spots: Spots) -> Path:
+def store_matched(path: Path, spots: SpotPlaces) -> Path:
     """File of the features of a section's spots, in their order.
 
     Parameters
@@ -72,7 +72,7 @@ def store_matched(path: Path, spots: Spots) -> Path:
     path
         File, or folder with a file ``SECTION.h5``, ``.h5ad``, ``.pt`` or ``.npy`` a section.
     spots
-        Spots of the section.
+        SpotPlaces of the section.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def store_matched(path: Path, spots: Spots) -> Path:
     return _MATCHED.path(key)
 
 
-def match(features: Features, spots: Spots, where: str) -> tuple[np.ndarray, int]:
+def match(features: Features, spots: SpotPlaces, where: str) -> tuple[np.ndarray, int]:
     """Features of spots: by name, else by the place of the patch, else row by row.
 
     Parameters

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bench.data.folders import data_home
 from bench.encoders.declaration import EncoderDeclaration, declaration, hub_repository
 from bench.errors import ConfigError, DataError
-from bench.files import canonical_hash, file_hash, process_folder, write_json
+from bench.files import atomic_write, canonical_hash, file_hash, process_folder, write_json
 
 MANIFEST = "encoder.json"
 """File of :class:`WeightsManifest` in an encoder's folder."""
@@ -236,7 +236,7 @@ def _take(encoder: str, source: Path, staged: Path) -> tuple[EncoderDeclaration,
         of = from_folder(folder, encoder).model_copy(
             update={"repository": hub[0], "revision": hub[1]}
         )
-        shutil.copyfile(folder / CONFIG, staged / CONFIG)
+        _copy(folder / CONFIG, staged / CONFIG)
     elif encoder.startswith("local-dir:"):
         raise ConfigError(f"encoder {encoder} is a folder on this machine; there is nothing to add")
     else:
@@ -244,11 +244,19 @@ def _take(encoder: str, source: Path, staged: Path) -> tuple[EncoderDeclaration,
     if of.library == "remote":
         if not source.is_dir():
             raise DataError(f"{source}: encoder {encoder} needs the folder of its repository")
-        shutil.copytree(source, staged / "snapshot", ignore=shutil.ignore_patterns(".*"))
+        for file in source.rglob("*"):
+            inside = file.relative_to(source)
+            if file.is_file() and not any(part.startswith(".") for part in inside.parts):
+                _copy(file, staged / "snapshot" / inside)
         return of, "snapshot"
     file = source if source.is_file() else _weight_file(source, of)
-    shutil.copyfile(file, staged / file.name)
+    _copy(file, staged / file.name)
     return of, file.name
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_write(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def _weight_file(folder: Path, of: EncoderDeclaration) -> Path:

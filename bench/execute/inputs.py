@@ -18,7 +18,7 @@ from bench.data.dataset import Dataset
 from bench.data.images.patches import Resampling
 from bench.data.inputs import Slide
 from bench.data.layouts import reader_hash
-from bench.encoders.brought import Spots, store_matched
+from bench.encoders.brought import SpotPlaces, store_matched
 from bench.errors import BenchError, DataError
 from bench.execute.scoring import Reference, reference
 from bench.files import canonical_hash, one_line, process_folder
@@ -189,7 +189,7 @@ class FoldInputs:
         if path is None:
             raise DataError("features are asked for, but the method's setting 'features' is empty")
         section = self.source.dataset.section(self.sections[number].name)
-        spots = Spots(section.name, tuple(section.adata.obs_names), section.spatial)
+        spots = SpotPlaces(section.name, tuple(section.adata.obs_names), section.spatial)
         return store_matched(Path(path).expanduser(), spots)
 
     def answer(

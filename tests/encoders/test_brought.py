@@ -5,7 +5,7 @@ import pytest
 import torch
 from anndata import AnnData
 
-from bench.encoders.brought import Spots, match, read_features, store_matched
+from bench.encoders.brought import SpotPlaces, match, read_features, store_matched
 from bench.errors import DataError
 
 COUNT, WIDTH = 200, 3
@@ -15,7 +15,7 @@ COUNT, WIDTH = 200, 3
 def spots():
     grid = np.stack(np.meshgrid(np.arange(20), np.arange(10)), axis=-1).reshape(-1, 2)
     names = tuple(f"AAAC{number:03d}-1" for number in range(COUNT))
-    return Spots("S1", names, 100.0 * grid + 50)
+    return SpotPlaces("S1", names, 100.0 * grid + 50)
 
 
 @pytest.fixture
