@@ -18,6 +18,7 @@ from bench.report.tables import render
 from bench.store import MANIFEST, MODEL, FoldFolder
 from bench.stored_runs import StoredRun
 from bench.tracking import pages
+from bench.tracking.batches import log_values
 from bench.tracking.model import DATA, save_model
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class RunUpload:
 
     def upload_fold(self, parent: str, index: int) -> None:
         """Upload a finished fold below the run's own MLflow run, unless it is there."""
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Metric
 
         fold = self.run.folder.fold(index)
         facts = fold.facts()
@@ -88,11 +89,8 @@ class RunUpload:
         tags |= {"test": ",".join(facts["test"]), "device": facts["device"]}
         tags |= {"precision": facts["precision"]}
         tags |= {"kind": self.run.facts["kind"], "folds_hash": self.run.facts["folds_hash"]}
-        self.client.log_batch(
-            child,
-            params=[Param("fold", str(index)), Param("test", tags["test"])],
-            tags=[RunTag(key, value) for key, value in tags.items()],
-        )
+        params = {"fold": index, "test": tags["test"]}
+        log_values(self.client, child, params=params, tags=tags)
         data = pages.dataset_input(self.run, self.card)
         self.client.log_inputs(child, [data])
         self.check()
@@ -172,8 +170,6 @@ class RunUpload:
 
     def describe(self, run_id: str) -> None:
         """Log settings, versions and data of the run."""
-        from mlflow.entities import Param, RunTag
-
         facts = self.run.facts
         named = ("label", "kind", "seed", "dataset", "protocol")
         params = {name: facts[name] for name in named} | {"preset": shown_preset(facts)}
@@ -195,11 +191,7 @@ class RunUpload:
             pages.NOTE: pages.run_note(self.run),
         }
         tags |= {f"version.{name}": value for name, value in facts["packages"].items()}
-        self.client.log_batch(
-            run_id,
-            params=[Param(key, str(value)) for key, value in params.items()],
-            tags=[RunTag(key, str(value)) for key, value in tags.items()],
-        )
+        log_values(self.client, run_id, params=params, tags=tags)
         self.client.log_inputs(run_id, [pages.dataset_input(self.run, self.card)])
 
     def summarise(self, run_id: str, status: str) -> None:

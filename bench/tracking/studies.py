@@ -11,6 +11,7 @@ import pandas as pd
 
 from bench.records import read_record
 from bench.stored_runs import StoredRun
+from bench.tracking.batches import log_values
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -115,11 +116,11 @@ def _run(
 def _log(
     client: MlflowClient, run_id: str, params: dict[str, Any], metrics: dict[str, Any]
 ) -> None:
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
+    log_values(client, run_id, params=params)
     client.log_batch(
         run_id,
-        params=[Param(name, str(value)) for name, value in params.items()],
         metrics=[Metric(n, float(v), now, 0) for n, v in metrics.items() if pd.notna(v)],
     )
