@@ -16,6 +16,7 @@ from bench.blocks.frozen import FrozenEncoderConfig, in_image_order
 from bench.blocks.images import Pixels, image_batches, to_network_scale
 from bench.blocks.precision import to_device
 from bench.cache import Cache
+from bench.data.images.patches import PatchSource, Resampling
 from bench.data.inputs import Slide
 from bench.encoders.declaration import (
     IMAGENET_MEAN,
@@ -135,17 +136,11 @@ class FrozenEncoder:
     def _features(self, slide: Slide) -> np.ndarray:
         if self.settings.features is not None:
             return in_image_order(slide, self._brought(slide))
-        source = slide.patch_source
-        if source is None:
-            raise DataError(f"section {slide.name}: no image, but the method asks for patches")
-        asked = slide.patch_edges(self.settings.patch_size, self.settings.input_size)
-        patches = (*asked, declaration(self.settings.encoder).resampling)
-        # Each rounds differently: results must not depend on who was first.
-        setting = [self.identity, self._versions, torch.device(self.device).type, self.precision]
-        key = canonical_hash([_VERSION, source.key(*patches), *setting])
-        features = _FEATURES.get(key)
-        if features is None or not _fits(features, len(slide)):
-            features = self._compute(source.cut(*patches))
+        features = self.stored(slide)
+        if features is None:
+            source, patches, key = self._asked(slide)
+            with np.errstate(over="ignore"):
+                features = self._compute(source.cut(*patches)).astype(self.settings.store)
             if not np.isfinite(features).all():
                 raise TrainingError(
                     f"section {slide.name}: encoder {self.settings.encoder} gives features that"
@@ -154,7 +149,38 @@ class FrozenEncoder:
             with _FEATURES.new_entry(key) as temporary:
                 np.savez(temporary, features=features)
         # The order of a shuffled twin comes last: its features are those of the same patches.
-        return in_image_order(slide, features)
+        return in_image_order(slide, features.astype(np.float32, copy=False))
+
+    def stored(self, slide: Slide) -> np.ndarray | None:
+        """Features of a slide that are kept on disk, in the order of its spots; else None.
+
+        Returns
+        -------
+        (spots, features) array of the type that the settings store
+
+        Raises
+        ------
+        ConfigError, DataError
+            As :meth:`encode`.
+        """
+        _, _, key = self._asked(slide)
+        features = _FEATURES.get(key)
+        fits = features is not None and _fits(features, len(slide), self.settings.store)
+        return features if fits else None
+
+    def _asked(self, slide: Slide) -> tuple[PatchSource, tuple[int, int | None, Resampling], str]:
+        """Source of the patches of a slide, what to cut, and the key of their features."""
+        source = slide.patch_source
+        if source is None:
+            raise DataError(f"section {slide.name}: no image, but the method asks for patches")
+        edges = slide.patch_edges(self.settings.patch_size, self.settings.input_size)
+        patches = (*edges, declaration(self.settings.encoder).resampling)
+        # Each rounds differently: results must not depend on who was first.
+        setting = [self.identity, self._versions, torch.device(self.device).type, self.precision]
+        facts = [_VERSION, source.key(*patches), *setting]
+        if self.settings.store != "float32":
+            facts.append(self.settings.store)
+        return source, patches, canonical_hash(facts)
 
     def _brought(self, slide: Slide) -> np.ndarray:
         if slide.brought is None:
@@ -309,8 +335,8 @@ def _read(path: Path) -> np.ndarray:
         return np.asarray(stored["features"])
 
 
-def _fits(features: np.ndarray, spots: int) -> bool:
-    return features.dtype == np.float32 and features.ndim == 2 and len(features) == spots
+def _fits(features: np.ndarray, spots: int, kind: str) -> bool:
+    return features.dtype == kind and features.ndim == 2 and len(features) == spots
 
 
 _FEATURES = Cache("features", ".npz", _read)

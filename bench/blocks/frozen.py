@@ -53,6 +53,8 @@ class FrozenEncoderConfig(EncoderConfig):
     features
         Folder with a file a section, or a file, of features that were computed elsewhere: they
         take the place of the encoder. See :mod:`bench.encoders.brought`.
+    store
+        Type in which features are kept on disk; they are rounded to it.
     clip
         Standardised features are held within so many deviations; None lets them run. A feature
         that hardly ever fires in training is otherwise worth tens of deviations where it does.
@@ -68,6 +70,7 @@ class FrozenEncoderConfig(EncoderConfig):
     mean: tuple[float, float, float] | None = None
     std: tuple[_Deviation, _Deviation, _Deviation] | None = None
     features: str | None = None
+    store: Literal["float32", "float16"] = "float32"
     clip: float | None = Field(default=5.0, gt=0, allow_inf_nan=False)
 
 

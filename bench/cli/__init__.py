@@ -9,7 +9,17 @@ import sys
 
 import typer
 
-from bench.cli import checking, data, encoders, executing, listing, reporting, running, tracking
+from bench.cli import (
+    checking,
+    data,
+    encoders,
+    executing,
+    features,
+    listing,
+    reporting,
+    running,
+    tracking,
+)
 from bench.cli.options import DONE, INTERRUPTED, REFUSED, TERMINATED
 from bench.cli.terminal import complain
 from bench.errors import BenchError, DetachedError
@@ -28,6 +38,10 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 encoders_app = typer.Typer(help="Fetch or add weights of image encoders.", no_args_is_help=True)
 app.add_typer(encoders_app, name="encoders")
+features_app = typer.Typer(
+    help="Compute features of frozen encoders ahead of runs.", no_args_is_help=True
+)
+app.add_typer(features_app, name="features")
 
 app.command("list")(listing.list_command)
 app.command("run")(running.run_command)
@@ -46,6 +60,8 @@ data_app.command("preview")(data.preview_command)
 data_app.command("add")(data.add_command)
 encoders_app.command("get")(encoders.get_command)
 encoders_app.command("add")(encoders.add_command)
+features_app.command("compute")(features.compute_command)
+features_app.command("show")(features.show_command)
 app.command("sync")(tracking.sync_command)
 app.command("ui")(tracking.ui_command)
 app.command("check")(checking.check_command)

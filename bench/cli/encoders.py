@@ -54,7 +54,7 @@ def add_command(
 
 
 def _say(name: str, file: str, revision: str) -> None:
-    from bench.encoders.weights import stored_folder
+    from bench.encoders.folders import stored_folder
 
     typer.echo(f"{name}: {file}, revision {revision}, in {stored_folder(name)}")
     typer.echo(f"run it: bench run --method 'ridge[{name}]' --dataset DATASET")

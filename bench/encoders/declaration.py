@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bench.encoders.folders import stored_folder
 from bench.errors import ConfigError, DataError, UnknownNameError
 from bench.files import one_line
 from bench.yaml_files import read_yaml
@@ -151,8 +152,6 @@ def declaration(encoder: str) -> EncoderDeclaration:
     if encoder.startswith("local-dir:"):
         return from_folder(Path(encoder.partition(":")[2]).expanduser(), encoder)
     if hub_repository(encoder) is not None:
-        from bench.encoders.weights import stored_folder
-
         folder = stored_folder(encoder)
         if not (folder / _CONFIG).is_file():
             raise ConfigError(

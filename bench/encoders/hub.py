@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.encoders.declaration import EncoderDeclaration, declaration, declarations, hub_repository
+from bench.encoders.folders import encoders_folder
 from bench.encoders.weights import (
     CONFIG,
     WEIGHT_FILES,
     WeightsManifest,
     add_weights,
-    encoders_folder,
 )
 from bench.errors import ConfigError, DataError
 from bench.files import one_line

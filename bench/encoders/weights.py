@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench.data.folders import data_home
 from bench.encoders.declaration import EncoderDeclaration, declaration, hub_repository
+from bench.encoders.folders import encoders_folder, stored_folder
 from bench.errors import ConfigError, DataError
 from bench.files import atomic_write, canonical_hash, file_hash, process_folder, write_json
 
@@ -23,8 +22,6 @@ CONFIG = "config.json"
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Weight files of a hub model, the first that is there."""
-
-_LONGEST = 100
 
 
 class WeightsManifest(BaseModel):
@@ -55,19 +52,6 @@ class StoredWeights(NamedTuple):
 
     path: Path
     manifest: WeightsManifest
-
-
-def encoders_folder() -> Path:
-    """Folder of all encoders' weights, beside the datasets."""
-    return data_home() / "encoders"
-
-
-def stored_folder(encoder: str) -> Path:
-    """Folder of an encoder's weights, whether it exists or not."""
-    name = re.sub(r"[^\w.-]+", "--", encoder, flags=re.ASCII).strip(".-")
-    if name != encoder or len(name) > _LONGEST:  # so that two names never share a folder
-        name = f"{name[:_LONGEST]}-{canonical_hash(encoder)[:8]}"
-    return encoders_folder() / name
 
 
 def stored_weights(encoder: str) -> StoredWeights | None:

@@ -148,7 +148,7 @@ def fold_data(
         )
     return FoldData(
         training=training,
-        slides=tuple(_slide(sections[name]) for name in fold.test),
+        slides=tuple(slide_of(sections[name]) for name in fold.test),
         truth=tuple(truth),
         unmeasured_genes={
             name: int((columns[name] < 0).sum()) for name in fold.test if (columns[name] < 0).any()
@@ -201,7 +201,8 @@ def _names(fold: Fold) -> tuple[str, ...]:
     return (*fold.train, *fold.validation, *fold.test)
 
 
-def _slide(section: Section) -> Slide:
+def slide_of(section: Section) -> Slide:
+    """A section as methods see it: images and coordinates, without expression."""
     return Slide(
         name=section.name,
         array_xy=section.array_xy,

@@ -7,13 +7,12 @@ from safetensors.torch import load_file, save_file
 
 from bench.blocks.encoders import check_weights, image_encoder
 from bench.encoders import hub
+from bench.encoders.folders import encoders_folder, stored_folder
 from bench.encoders.hub import get_weights
 from bench.encoders.weights import (
     MANIFEST,
     add_weights,
     checked_weights,
-    encoders_folder,
-    stored_folder,
     stored_weights,
     weights_identity,
 )
