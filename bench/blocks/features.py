@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from bench.blocks.encoders import ImageEncoder, changed, image_encoder
+from bench.blocks.engines import Engine, OpenVINOEncoder, choose_engine, openvino_version
 from bench.blocks.frozen import FrozenEncoderConfig, in_image_order
 from bench.blocks.images import Pixels, image_batches, to_network_scale
 from bench.blocks.precision import to_device
@@ -64,6 +65,7 @@ class FrozenEncoder:
         self.seed = seed
         self.device = device
         self.precision = precision
+        self._by_edge: dict[int, OpenVINOEncoder] = {}
 
     @cached_property
     def identity(self) -> str:
@@ -178,6 +180,8 @@ class FrozenEncoder:
         # Each rounds differently: results must not depend on who was first.
         setting = [self.identity, self._versions, torch.device(self.device).type, self.precision]
         facts = [_VERSION, source.key(*patches), *setting]
+        if self._engine(len(slide)) == "openvino":
+            facts.append(["openvino", openvino_version()])
         if self.settings.store != "float32":
             facts.append(self.settings.store)
         return source, patches, canonical_hash(facts)
@@ -208,13 +212,25 @@ class FrozenEncoder:
             encoder.mean, encoder.std = self._statistics
         return to_device(encoder, Context(device=self.device, precision=self.precision)).eval()
 
+    def _engine(self, patches: int) -> Engine:
+        return choose_engine(self.settings.engine, self.device, patches)
+
+    def _translated(self, edge: int) -> OpenVINOEncoder:
+        """The encoder in OpenVINO; translated once for all sections with patches of one edge."""
+        if edge not in self._by_edge:
+            self._by_edge[edge] = OpenVINOEncoder(self._encoder, edge, self.precision)
+        return self._by_edge[edge]
+
     @torch.inference_mode()
     def _compute(self, patches: np.ndarray) -> np.ndarray:
         encoder = self._encoder
+        run: Callable[[torch.Tensor], torch.Tensor] = encoder
+        if len(patches) and self._engine(len(patches)) == "openvino":
+            run = self._translated(patches.shape[1])
         features = np.empty((len(patches), encoder.features), dtype=np.float32)
         start = 0
         for images in image_batches(patches, self.device, _IMAGES_AT_ONCE):
-            batch = encoder(to_network_scale(images, self._pixels, encoder))
+            batch = run(to_network_scale(images, self._pixels, encoder))
             features[start : start + len(images)] = batch.float().cpu().numpy()
             start += len(images)
         return features

@@ -53,6 +53,9 @@ class FrozenEncoderConfig(EncoderConfig):
     features
         Folder with a file a section, or a file, of features that were computed elsewhere: they
         take the place of the encoder. See :mod:`bench.encoders.brought`.
+    engine
+        What computes on a CPU: ``openvino`` (an extra), ``torch``, or ``auto`` for OpenVINO where
+        it is installed and the section has at least 1,000 patches.
     store
         Type in which features are kept on disk; they are rounded to it.
     clip
@@ -70,6 +73,7 @@ class FrozenEncoderConfig(EncoderConfig):
     mean: tuple[float, float, float] | None = None
     std: tuple[_Deviation, _Deviation, _Deviation] | None = None
     features: str | None = None
+    engine: Literal["auto", "torch", "openvino"] = "auto"
     store: Literal["float32", "float16"] = "float32"
     clip: float | None = Field(default=5.0, gt=0, allow_inf_nan=False)
 

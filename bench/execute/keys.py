@@ -30,7 +30,7 @@ _SCORE_CODE = ("bench.execute.scoring",)
 _ORACLE_CODE = ("bench.evaluate.oracles",)
 
 _FIT_PACKAGES = (
-    *("imagecodecs", "lightning", "numpy", "pillow", "scikit-learn", "scipy"),
+    *("imagecodecs", "lightning", "numpy", "openvino", "pillow", "scikit-learn", "scipy"),
     *("tifffile", "timm", "torch", "torchvision"),
 )
 _SCORE_PACKAGES = ("numpy", "pandas", "scikit-image", "scikit-learn", "scipy")
