@@ -260,11 +260,16 @@ def genes_command(
     from bench.report.genes import render_genes, render_sets
     from bench.report.presets import shown_preset
 
-    for name, runs in _stored(results, dataset, protocol, "figures"):
-        chosen = [run for run in runs if run.facts["label"] == method and run.done]
-        if not chosen:
-            labels = sorted({run.facts["label"] for run in runs if run.done})
-            raise UnknownNameError(f"method with finished folds under {name}", method, labels)
+    stored = [
+        (name, [run for run in runs if run.done])
+        for name, runs in _stored(results, dataset, protocol, "figures")
+    ]
+    labels = {run.facts["label"] for _, runs in stored for run in runs}
+    if method not in labels:
+        what = "method with finished folds" + (f" under {protocol}" if protocol else "")
+        raise UnknownNameError(what, method, sorted(labels))
+    for name, runs in stored:
+        chosen = [run for run in runs if run.facts["label"] == method]
         for run in chosen:
             title = f"{method} on {dataset}, protocol {name}, preset {shown_preset(run.facts)}"
             if enriched:
