@@ -24,7 +24,7 @@ from bench.execute.executors.options import LOCAL, RAY, SLURM
 from bench.execute.executors.profile import read_profile
 from bench.fetch.patients import read_patients
 from bench.protocol.rules import find_protocol
-from bench.registry import dataset_card, find_methods, load_method, method_class
+from bench.registry import collection, dataset_card, find_methods, load_method, method_class
 from benchmarks.speed import parser as speed_parser
 from tests.cli.tiny_dataset import (
     PLUGIN,
@@ -115,6 +115,25 @@ COMMANDS = {
     "bench data show mine --plot mine.png": ran("wrote mine.png"),
     "bench data preview mine V10A-123_A1 --gene ERBB2": ran("ERBB2 in V10A-123_A1"),
     "bench run --method mclstexp,ridge,mean --dataset mine": Treatment(WEIGHTS),
+    "bench list encoders": ran("uni2-h"),
+    "bench run --dataset demo --preset quick --method ridge,mean --encoder test_resnet,test_vit"
+    " --set weights=none --set input_size=160": ran("ridge[test_vit]", slow=True),
+    "bench encoders get uni --token-env HF_TOKEN": Treatment("a gated download"),
+    "bench encoders add uni pytorch_model.bin": Treatment(
+        "needs the weights; tests/encoders adds small ones"
+    ),
+    "bench features compute --dataset demo --encoder test_resnet --set weights=none"
+    " --set input_size=64": ran("6/6", slow=True),
+    "bench features show --dataset demo --encoder test_resnet --set weights=none"
+    " --set input_size=64": ran("test_resnet"),
+    "bench run --dataset hest --protocol hest --method ridge --set encoder=resnet50-layer3"
+    " --precision float32": Treatment("a gated download; tests/report runs a small task"),
+    "bench tables --dataset hest --protocol hest --with-published": Treatment(
+        "needs runs on gated data; tests/report has some"
+    ),
+    "bench data add hest-bench/HCC --name hcc --patients patients.csv": Treatment(
+        "needs a task folder; tests/datasets makes some"
+    ),
 }
 
 
@@ -220,7 +239,7 @@ def parsed(arguments: list[str]) -> dict:
 def look_up(params: dict, folder: Path) -> None:
     """Look up what a command names: dataset, sections, genes' file, methods, rules, settings."""
     dataset = params.get("dataset")
-    if dataset and dataset != "mine":
+    if dataset and dataset != "mine" and not collection(dataset):
         card = dataset_card(dataset)
         for section in names(params.get("sections")) or filter(None, [params.get("section")]):
             card.section(section)
@@ -446,6 +465,7 @@ BLOCKS = {
     "your-own-data.md: plain: slides/ sample/ tissue_image.tif outs/binned_outpu": (None, TREE),
     'your-own-data.md: plain: slides/ A1.h5ad raw counts in layers["counts"], X': (None, TREE),
     "your-own-data.md: plain: hest/ st/TENX99.h5ad wsis/TENX99.tif metadata/TENX": (None, TREE),
+    "your-own-data.md: plain: slides/ A1.zarr/ a store, or several; a store may": (None, TREE),
     "your-own-data.md: plain: slides/ A1.tsv.gz counts, a spot a row named 10x16": (None, TREE),
 }
 """What is done with each block that holds no command, and why or where that is not to run it."""
