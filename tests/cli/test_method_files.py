@@ -190,7 +190,7 @@ def test_the_harness_does_not_import_it(run, folder):
     assert not hasattr(sys, "was_here_of_mine")
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_it_is_tuned(bench, tiny, results, folder, jobs):
     write_method(folder / "mine.py")
     answer = bench(
@@ -361,6 +361,7 @@ print(bench.run(Cell, "demo", folds=[0], oracles=False, results=sys.argv[1], tra
 """
 
 
+@pytest.mark.slow
 def test_a_class_of_main_is_keyed_by_its_source_and_by_what_it_uses(results, folder):
     import subprocess
 
@@ -387,6 +388,7 @@ def test_a_class_without_source_is_run_too(results):
     assert list(table["method"]) == ["typed"]
 
 
+@pytest.mark.slow
 def test_a_class_is_tuned_by_two_workers(tiny, results):
     from bench.tune.request import TuneRequest
     from bench.tune.tuning import refit, tune

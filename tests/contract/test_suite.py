@@ -360,6 +360,7 @@ def test_a_slow_method_fails_on_the_demo_however_little_the_rest_of_a_fold_takes
     assert re.match(r"it takes \d+ s, more than 1 s; on a machine that is busy", result.reason)
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_in_some_folds_fails_on_the_demo(tmp_path, monkeypatch):
     stumble = 'if data.train[0].name.startswith("P2"): raise RuntimeError("boom")'
     result = on_the_demo(tmp_path, "stumbler", monkeypatch, fit=stumble)

@@ -1,0 +1,240 @@
+"""What goes wrong with disks and stored files in the middle of a run and after it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+
+from tests.cli.test_failures import _manifests, rows_of
+from tests.cli.tiny_dataset import (
+    assert_refused,
+    fold_folders,
+    scores_of,
+    write_plugin,
+)
+
+
+@pytest.fixture
+def options(tiny, results):
+    """Options after ``bench run`` that choose dataset, results folder, and no tracking."""
+    return (*tiny.options, "--tracking", "none", "--results", results)
+
+
+@pytest.fixture
+def run(bench, options):
+    """Runs methods on the tiny dataset in this process."""
+    return lambda method, *more: bench("run", "--method", method, *options, *more)
+
+
+class FullDisk:
+    """``os.fsync`` on a disk that takes so many more files."""
+
+    def __init__(self, files):
+        self.files, self.calls, self.sync = files, 0, os.fsync
+
+    def __call__(self, descriptor):
+        self.calls += 1
+        if self.calls > self.files:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.sync(descriptor)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny, bench):
+    """Result of an undisturbed run of mean and coordinates, and how often it flushed a file."""
+    folder = tmp_path_factory.mktemp("whole") / "results"
+    counter = FullDisk(10**9)
+    call = ("run", "--method", "mean,coordinates", *tiny.options, "--tracking", "none")
+    # Parsed sections are in the cache afterwards: the runs that are compared do not write them.
+    assert bench(*call, "--results", folder.with_name("before")).status == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", counter)
+        answer = bench(*call, "--results", folder, "--json")
+    return rows_of(answer), scores_of(folder), counter.calls
+
+
+@pytest.mark.parametrize(
+    "share",
+    [
+        *(0.0, 0.1, 0.45, 0.98),
+        *(pytest.param(share, marks=pytest.mark.slow) for share in (0.02, 0.06, 0.13, 0.2, 0.7)),
+    ],
+)
+def test_full_disk_ends_the_run_and_loses_nothing(run, results, whole, share, monkeypatch):
+    rows, scores, flushes = whole
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", FullDisk(int(share * flushes)))
+        full = run("mean,coordinates", "--json")
+    assert_refused(full, "disk is full", "finished folds are kept", lines=None)
+    hidden = [path.name for path in results.rglob(".*")]
+    assert hidden == [], "temporary files left behind"
+    finished = {path: path.read_bytes() for path in _manifests(results)}
+    again = run("mean,coordinates", "--json")
+    assert again.status == 0
+    assert rows_of(again) == rows
+    assert scores_of(results) == scores
+    assert {path: path.read_bytes() for path in finished} == finished
+    assert again.stderr.count("kept, it is done") == len(finished)
+
+
+def test_full_disk_while_a_failure_is_written_down(bench, tiny, plugins, tmp_path, monkeypatch):
+    write_plugin(plugins, "always_fails", fit="raise RuntimeError('boom')")
+    call = ("run", "--method", "always_fails", *tiny.options, "--folds", "0")
+    call += ("--tracking", "none", "--results")
+    counter = FullDisk(10**9)
+    monkeypatch.setattr(os, "fsync", counter)
+    assert bench(*call, tmp_path / "warm").status == 1
+    counter.calls = 0
+    assert bench(*call, tmp_path / "counted").status == 1
+    monkeypatch.setattr(os, "fsync", FullDisk(counter.calls - 2))  # the traceback and its folder
+    assert_refused(bench(*call, tmp_path / "full"), "disk is full", lines=None)
+
+
+def test_full_disk_does_not_cost_the_checkpoint_of_a_killed_fit(run, results, monkeypatch):
+    run("mean", "--folds", "0")
+    (folder,) = fold_folders(results)
+    (folder / "manifest.json").unlink()
+    (folder / "scratch").mkdir()
+    (folder / "scratch" / "training.ckpt").write_bytes(b"hours of work")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", FullDisk(3))
+        assert_refused(run("mean"), "disk is full", lines=None)
+    assert (folder / "scratch" / "training.ckpt").read_bytes() == b"hours of work"
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "error"),
+    [
+        (
+            "anndata.AnnData",
+            "write_h5ad",
+            OSError("Can't write data (errno = 28, error message = 'No space left on device')"),
+        ),
+        ("pandas.DataFrame", "to_parquet", OSError(errno.ENOSPC, "No space left on device")),
+        ("numpy", "save", OSError(errno.ENOSPC, "No space left on device")),
+        ("numpy", "save", OSError("1200 requested and 0 written: No space left on device")),
+    ],
+)
+def test_full_disk_as_libraries_tell_it(run, results, whole, library, name, error, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise error
+
+    run("mean", "--folds", "1")  # the sections are in the cache afterwards
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{library}.{name}", refuse)
+        full = run("mean")
+    assert_refused(full, "disk is full", lines=None)
+    again = run("mean", "--json")
+    assert rows_of(again)["mean"] == whole[0]["mean"]
+
+
+@pytest.fixture
+def kept(run, results):
+    """Fold folders of a finished run of `mean`, with the scores as they should be."""
+    assert run("mean").status == 0
+    return fold_folders(results), scores_of(results)
+
+
+FILES = ("scores.parquet", "genes.parquet", "curves.parquet", "predictions.h5ad", "fold.json")
+
+
+@pytest.mark.parametrize("name", [*FILES, "model/mean.npy", "manifest.json"])
+def test_file_that_lost_a_byte_is_made_again(run, kept, results, name):
+    folders, scores = kept
+    path = folders[1] / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] if name != "manifest.json" else whole[:-3])
+    again = run("mean")
+    assert again.status == 0
+    assert "mean fold 1: done in" in again.stderr
+    assert again.stderr.count("kept, it is done") == 2
+    assert scores_of(results) == scores
+    assert "3/3" in again.stdout
+
+
+@pytest.mark.parametrize("name", [*FILES, "model/mean.npy"])
+def test_file_with_a_changed_byte_is_made_again(run, kept, results, name):
+    folders, scores = kept
+    path = folders[1] / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    again = run("mean")
+    assert "mean fold 1: done in" in again.stderr
+    assert scores_of(results) == scores
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "model/mean.npy", "manifest.json"])
+def test_file_that_is_gone_is_made_again(run, kept, results, name):
+    folders, scores = kept
+    (folders[2] / name).unlink()
+    assert "mean fold 2: done in" in run("mean").stderr
+    assert scores_of(results) == scores
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "null", "{", '{"key": 3, "files": []}', '{"key": "x", "files": {}}']
+)
+def test_manifest_of_nonsense_is_not_believed(run, kept, results, text):
+    folders, scores = kept
+    (folders[0] / "manifest.json").write_text(text)
+    again = run("mean")
+    assert again.status == 0
+    assert "mean fold 0: done in" in again.stderr
+    assert scores_of(results) == scores
+
+
+def test_tables_do_not_show_a_damaged_fold(bench, kept, results):
+    folders, _ = kept
+    path = folders[1] / "scores.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    printed = bench("tables", "--dataset", "tiny", "--results", results)
+    assert printed.status == 0
+    assert "2/3" in printed.stdout
+
+
+def test_manifest_of_another_fold_is_not_believed(run, kept, results):
+    folders, scores = kept
+    for path in folders[0].iterdir():
+        if path.is_file():
+            (folders[1] / path.name).write_bytes(path.read_bytes())
+    assert "mean fold 1: done in" in run("mean").stderr
+    assert scores_of(results) == scores
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"key": 3}'])
+def test_damaged_run_json_is_written_again(run, kept, results, text):
+    (path,) = results.glob("runs/*/*/*/run.json")
+    key = json.loads(path.read_text())["key"]
+    path.write_text(text)
+    again = run("mean")
+    assert again.status == 0
+    assert again.stderr.count("kept, it is done") == 3
+    assert json.loads(path.read_text())["key"] == key
+
+
+def test_run_json_without_its_numbers_does_not_crash_the_table(bench, kept, results):
+    (path,) = results.glob("runs/*/*/*/run.json")
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({"key": facts["key"]}))
+    answer = bench("tables", "--dataset", "tiny", "--results", results)
+    assert answer.status in {0, 2}
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*damaged:UserWarning")
+def test_damaged_cache_is_made_again(run, results, whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPOTBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("bench.data.dataset._kept", {})  # sections in memory hide the file
+    assert run("mean").status == 0
+    stored = sorted((tmp_path / "cache" / "sections").glob("*.h5ad"))
+    assert len(stored) == 6
+    for path in stored:
+        path.write_bytes(path.read_bytes()[:200])
+    monkeypatch.setattr("bench.data.dataset._kept", {})
+    assert run("mean", "--force").status == 0
+    assert all(path.stat().st_size > 200 for path in stored)
+    assert scores_of(results) == {k: v for k, v in whole[1].items() if k.startswith("mean")}
