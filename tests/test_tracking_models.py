@@ -36,6 +36,9 @@ from tests.tracked import (  # noqa: F401 - fixtures
 PATCHES = {"patch_pixels": 32, "device": "cpu"}
 """What a run does not keep of a card of the user's own."""
 
+ROW = "mclstexp[lcnet_050]"
+"""Row of the network in the uploaded runs."""
+
 
 def history(client, run_, name):
     points = client.get_metric_history(run_.info.run_id, name)
@@ -48,7 +51,7 @@ def test_curves_have_one_value_an_epoch(learned):
     for folder in fold_folders(learned):
         curves = pd.read_parquet(folder / "curves.parquet")
         assert len(curves) == 2
-        child = children["mclstexp", int(folder.name[-1])]
+        child = children[ROW, int(folder.name[-1])]
         for name in ("train_loss", "chance_level"):
             wanted = list(enumerate(curves[name].tolist()))
             assert history(client, child, f"curves/{name}") == wanted
@@ -59,7 +62,7 @@ def test_curves_of_a_run_are_means_over_its_folds(learned):
     parents, _ = runs_of(client)
     curves = pd.concat([pd.read_parquet(f / "curves.parquet") for f in fold_folders(learned)])
     wanted = curves.groupby("epoch")["train_loss"].mean()
-    found = history(client, parents["mclstexp"], "curves/train_loss")
+    found = history(client, parents[ROW], "curves/train_loss")
     assert [step for step, _ in found] == [0, 1]
     assert [value for _, value in found] == pytest.approx(wanted.tolist())
 
@@ -77,7 +80,7 @@ def _no_store_is_chosen():
     mlflow.set_tracking_uri(None)
 
 
-def model_of(results, method="mclstexp", fold=0):
+def model_of(results, method=ROW, fold=0):
     """Address of the model of a fold."""
     _, children = runs_of(client_of(results))
     return children[method, fold].data.tags["model"]
@@ -148,9 +151,9 @@ def test_a_method_without_images_needs_none(tiny, results):
 def test_a_model_is_listed_with_its_scores_and_settings(learned):
     client = client_of(learned)
     _, children = runs_of(client)
-    child = children["mclstexp", 1]
+    child = children[ROW, 1]
     model = client.get_logged_model(child.data.tags["model"].removeprefix("models:/"))
-    assert (model.name, str(model.status)) == ("mclstexp-fold-1", "READY")
+    assert (model.name, str(model.status)) == ("mclstexp-lcnet_050--fold-1", "READY")
     assert model.source_run_id == child.info.run_id
     assert [made.model_id for made in child.outputs.model_outputs] == [model.model_id]
     scores = {metric.key: metric for metric in model.metrics}
@@ -191,11 +194,11 @@ def test_there_is_no_model_of_an_oracle_or_a_shuffled_twin(learned, tiny, tmp_pa
     options = ("--preset", "quick", "--device", "cpu", "--folds", "0", *same)
     assert run(tiny, copy, *options, methods="mclstexp,shuffled,depth").status == 0
     _, children = runs_of(client_of(copy))
-    assert set(children) == {("shuffled:mclstexp", 0), ("depth", 0)} | {
-        ("mclstexp", fold) for fold in range(3)
+    assert set(children) == {(f"shuffled:{ROW}", 0), ("depth", 0)} | {
+        (ROW, fold) for fold in range(3)
     }
     tagged = {name for name, child in children.items() if "model" in child.data.tags}
-    assert tagged == {("mclstexp", fold) for fold in range(3)}
+    assert tagged == {(ROW, fold) for fold in range(3)}
 
 
 def test_a_model_above_the_limit_is_left_out_and_says_so(tiny, results, monkeypatch):

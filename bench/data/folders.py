@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-import platformdirs
-
 from bench.cache import locked_folder
 from bench.data.card import DatasetCard
+from bench.data.home import data_home
 from bench.data.layouts import generator_source
 from bench.errors import DataError
 from bench.files import one_line, write_json
 from bench.sources import code_hash
-
-
-def data_home() -> Path:
-    """Folder of all data folders: ``SPOTBENCH_DATA``, or the platform's data folder."""
-    chosen = os.environ.get("SPOTBENCH_DATA")
-    return Path(chosen) if chosen else Path(platformdirs.user_data_dir("spotbench"))
 
 
 def cards_folder() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from bench.data.folders import data_home
+from bench.data.home import data_home
 from bench.files import canonical_hash
 
 _LONGEST = 100

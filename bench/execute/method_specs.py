@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
-from bench.execute.encoders import can_be_random, prepare_encoder
+from bench.execute.encoders import can_be_random
 from bench.execute.request import FoldSettings
 from bench.method_references import RANDOM, SHUFFLED, is_handed, is_own, split_encoder
 from bench.own_methods import prefix
@@ -164,7 +164,7 @@ def resolve_methods(
     ------
     BenchError
         An unknown name, a setting that no method has, a control of a method without images, or an
-        encoder that does not fit or whose weights are not here.
+        unknown encoder.
     """
     known = find_methods()
     described: dict[str, dict[str, Any]] = {}
@@ -228,8 +228,6 @@ def resolve_methods(
             )
         )
     _check_rows_differ(specs)
-    for spec in specs:
-        prepare_encoder(spec.config, spec.changes)
     unused = set(settings).difference(*(description["used"] for description in described.values()))
     if unused:
         names = {

@@ -16,6 +16,7 @@ from bench.devices import check_device, check_precision, remember_devices, remem
 from bench.errors import BenchError
 from bench.evaluate.oracles import ORACLES
 from bench.execute.division import divide
+from bench.execute.encoders import prepare_encoder
 from bench.execute.environment import git_commit, package_versions
 from bench.execute.inputs import FoldSource
 from bench.execute.keys import run_key
@@ -127,6 +128,8 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
     if request.panel is not None:
         protocol = with_panel(protocol, request.panel, card.panels)
     specs = _method_specs(request, card.name, protocol)
+    for method_spec in specs:
+        prepare_encoder(method_spec.config, method_spec.changes)
     if elsewhere:
         _check_sendable(specs)
     devices = Devices(request.device, request.precision, elsewhere=elsewhere)

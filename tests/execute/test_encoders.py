@@ -13,6 +13,7 @@ from bench.blocks.encoders import check_weights, image_encoder
 from bench.data.dataset import open_dataset
 from bench.encoders.weights import add_weights
 from bench.errors import BenchError, ConfigError
+from bench.execute.encoders import prepare_encoder
 from bench.execute.method_specs import resolve_methods
 from bench.method_references import absolute, split_encoder
 from bench.registry import dataset_card
@@ -42,7 +43,10 @@ def weights(tmp_path_factory):
 
 
 def rows(*methods, settings=QUICK[2], **more):
-    return {spec.label: spec for spec in resolve_methods(methods, *QUICK[:2], settings, **more)}
+    specs = resolve_methods(methods, *QUICK[:2], settings, **more)
+    for spec in specs:
+        prepare_encoder(spec.config, spec.changes)
+    return {spec.label: spec for spec in specs}
 
 
 def test_a_sweep_gives_a_row_and_a_control_an_encoder(weights):

@@ -507,17 +507,17 @@ def test_the_weights_that_jobs_would_fetch(monkeypatch):
     fetched = []
     # In the place of the module, which would import torch.
     images = SimpleNamespace(image_encoder=lambda *of: fetched.append(of))
-    monkeypatch.setitem(sys.modules, "bench.blocks.images", images)
-    configs = [
-        {"encoder": "b", "weights": "imagenet"},
-        {"encoder": "a", "weights": "imagenet"},
-        {"encoder": "b", "weights": "imagenet"},
-        {"encoder": "c", "weights": "none"},
+    monkeypatch.setitem(sys.modules, "bench.blocks.encoders", images)
+    others = [
+        {"encoder": "uni", "weights": "pretrained"},  # here since the request was planned
+        {"encoder": "densenet121", "weights": "none"},
         {"weights": "imagenet"},
         {},
     ]
-    fetch_weights(SimpleNamespace(method_spec=SimpleNamespace(config=of)) for of in configs)
-    assert fetched == [("a", "imagenet"), ("b", "imagenet")]
+    wanted = {"encoder": "densenet121", "weights": "imagenet"}
+    for configs in (others, [*others, wanted, wanted]):
+        fetch_weights(SimpleNamespace(method_spec=SimpleNamespace(config=of)) for of in configs)
+    assert fetched == [("densenet121", "imagenet")]
 
 
 # ------------------------------------------------------------------- the cluster's troubles

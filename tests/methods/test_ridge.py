@@ -283,7 +283,7 @@ def test_the_settings_of_the_authors():
     assert (config.encoder, config.weights, config.pixels) == (
         "densenet121",
         "imagenet",
-        "imagenet",
+        "encoder",
     )
     assert (config.patch_size, config.input_size, config.pca) == (224, None, 256)
 

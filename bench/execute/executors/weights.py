@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bench.encoders.declaration import PRETRAINED
 from bench.execute.plan import Job
+
+_OF_TORCHVISION = "densenet121"
 
 
 def fetch_weights(jobs: Iterable[Job]) -> None:
-    """Fetch ImageNet weights of the jobs' encoders into the caches of torchvision and timm.
+    """Fetch ImageNet weights that torchvision keeps, where jobs use them.
 
-    Methods that use them have the settings ``encoder`` and ``weights``, like those of this
-    package.
+    Weights of all other encoders are on this machine since the request was planned; see
+    :func:`bench.execute.encoders.prepare_encoder`.
 
     Raises
     ------
     ConfigError
-        No such encoder, or its weights cannot be fetched.
+        The weights cannot be fetched.
     """
-    wanted = {
-        str(job.method_spec.config["encoder"])
-        for job in jobs
-        if job.method_spec.config.get("weights") == "imagenet"
-        and "encoder" in job.method_spec.config
-    }
-    if wanted:
+    configs = [job.method_spec.config for job in jobs]
+    if any(
+        config.get("encoder") == _OF_TORCHVISION and config.get("weights") in PRETRAINED
+        for config in configs
+    ):
         from bench.blocks.encoders import image_encoder
 
-        for name in sorted(wanted):
-            image_encoder(name, "imagenet")
+        image_encoder(_OF_TORCHVISION, "imagenet")
