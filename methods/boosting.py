@@ -69,7 +69,7 @@ class Boosting(Method):
     def search_space(cls, trial: Any) -> dict[str, Any]:
         """Size of the trees, their number and weight."""
         return {
-            "pca": trial.suggest_categorical("pca", [32, 64, 128, 256]),
+            "pca": trial.suggest_categorical("pca", [16, 32, 64, 128, 256]),
             "trees": trial.suggest_int("trees", 20, 300, log=True),
             "learning_rate": trial.suggest_float("learning_rate", 0.01, 0.3, log=True),
             "depth": trial.suggest_int("depth", 2, 6),

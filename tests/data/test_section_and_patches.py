@@ -18,7 +18,7 @@ from bench.data.images.image import image_size, open_raster
 from bench.data.images.patches import PatchSize, PatchSource
 from bench.errors import BenchError, DataError
 from bench.files import canonical_hash
-from bench.protocol.fold_data import _slide
+from bench.protocol.fold_data import slide_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIDE = 400
@@ -396,7 +396,7 @@ def test_patches_in_micrometres_have_the_size_of_the_scale_and_one_shape(files, 
     found = {}
     for scale in (2.0, 0.5):
         sections[0]["micrometres_per_pixel"] = scale
-        slide = _slide(load(sections=sections))
+        slide = slide_of(load(sections=sections))
         assert slide.micrometres_per_pixel == scale
         found[scale] = slide.patches("40um")
         np.testing.assert_array_equal(found[scale], slide.patches(round(40 / scale), 32))
@@ -407,7 +407,7 @@ def test_patches_in_micrometres_have_the_size_of_the_scale_and_one_shape(files, 
 
 
 def test_micrometres_without_a_scale_or_with_another_unit_are_refused(load, files):
-    slide = _slide(load())
+    slide = slide_of(load())
     with pytest.raises(DataError, match="section S1: patches of 40um need the scale"):
         replace(slide, micrometres_per_pixel=None).patches("40um")
     for size in ("40mm", "40 um", "-40um", "1e2um", "", "40um\n"):
@@ -422,10 +422,10 @@ def test_the_scale_of_a_reduced_image_reaches_its_patches(files, load, card_fiel
     sections = card_fields()["sections"]
     sections[0]["image_scale"] = 0.5
     section = load(sections=sections)
-    source = _slide(section).patch_source
+    source = slide_of(section).patch_source
     assert source.image_scale == section.image_scale == 0.5
     wanted = PatchSource(files["image"], section.image_hash, 10**6, section.spatial, 0.5)
-    np.testing.assert_array_equal(_slide(section).patches(32), wanted.cut(32))
+    np.testing.assert_array_equal(slide_of(section).patches(32), wanted.cut(32))
 
 
 @pytest.mark.parametrize("value", [8, 224, 4096, "150um", "112.5um", None])
