@@ -41,6 +41,7 @@ def test_they_import_the_interface_alone(name):
     assert others <= {"torch", "numpy", "sklearn", "pydantic"}
 
 
+@pytest.mark.slow
 def test_they_run_from_their_files_beside_their_twins(folder, tiny, tmp_path):
     """Preset tiny; the published results say nothing of how good they are."""
     methods = ",".join(f"{folder}/{name}" for name in FILES)

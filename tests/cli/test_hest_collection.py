@@ -8,7 +8,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from tests.cli.tiny_dataset import assert_refused
+from tests.cli.tiny_dataset import assert_refused, call
 from tests.datasets.hest_task import write_task
 
 TASKS = {"SKCM": ("TENX115", "TENX117"), "LUNG": ("TENX118", "TENX141")}
@@ -23,24 +23,33 @@ def copy(tmp_path_factory):
     return folder
 
 
+def listed(*_, **__):
+    raise ConnectionError("no route to host")
+
+
 @pytest.fixture(autouse=True)
 def no_hub(monkeypatch, tmp_path):
     """A hub that is out of reach, and datasets in a folder of the test."""
-
-    def listed(*_, **__):
-        raise ConnectionError("no route to host")
-
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_tree", listed)
     monkeypatch.setenv("SPOTBENCH_DATA", str(tmp_path / "own"))
 
 
-@pytest.fixture
-def ran(bench, copy, results):
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Results of :func:`ran`; not to be changed."""
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def ran(copy, results, tmp_path_factory):
     """The answer of a run on the collection, of which two tasks are here."""
-    return bench(
-        *("run", "--dataset", "hest", "--method", "mean,coordinates", "--protocol", "hest"),
-        *("--data-root", copy, "--results", results, "--tracking", "none"),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub.HfApi, "list_repo_tree", listed)
+        patch.setenv("SPOTBENCH_DATA", str(tmp_path_factory.mktemp("own")))
+        return call(
+            *("run", "--dataset", "hest", "--method", "mean,coordinates", "--protocol", "hest"),
+            *("--data-root", copy, "--results", results, "--tracking", "none"),
+        )
 
 
 def test_every_task_that_is_here_is_run_and_the_others_are_named(ran, results):
@@ -105,9 +114,9 @@ def test_a_protocol_without_runs_is_refused(bench, ran, results):
     assert_refused(bench(*options, "--protocol", "strict"), "strict")
 
 
-def test_tables_need_runs_or_published_numbers(bench, results):
+def test_tables_need_runs_or_published_numbers(bench, tmp_path):
     assert_refused(bench("tables"), "--dataset", "--published")
-    assert_refused(bench("tables", "--dataset", "hest", "--results", results), "no runs on hest")
+    assert_refused(bench("tables", "--dataset", "hest", "--results", tmp_path), "no runs on hest")
     assert_refused(bench("tables", "--published", "hest", "--dataset", "hest"), "alone")
     assert bench("tables", "--published", "hest").status == 0
 

@@ -190,7 +190,8 @@ def test_the_harness_does_not_import_it(run, folder):
     assert not hasattr(sys, "was_here_of_mine")
 
 
-@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "2"])
 def test_it_is_tuned(bench, tiny, results, folder, jobs):
     write_method(folder / "mine.py")
     answer = bench(
