@@ -18,7 +18,7 @@ from anndata import AnnData
 
 from bench.datasets import h5ad
 from bench.datasets.h5ad import ROLES, embedded_image
-from bench.readers import DataError, FoundSection, files_under, read_bytes
+from bench.readers import DataError, FoundSection, files_under, one_line, read_bytes
 
 __all__ = [
     "ROLES",
@@ -94,7 +94,7 @@ def _sample(path: Path, genome: str | None) -> FoundSection:
         )
     else:
         assumed.append("no image was found; only methods that need none can run")
-    technology = str(facts.get("st_technology") or "")
+    technology = _text(facts, "st_technology")
     usual = _ARRAYS.get(technology.lower(), _ANY_ARRAY)
     pitch = _number(facts, "inter_spot_dist") or usual[0]
     diameter = _number(facts, "spot_diameter") or usual[1]
@@ -112,7 +112,7 @@ def _sample(path: Path, genome: str | None) -> FoundSection:
         settings={"genome": genome} if genome else {},
         patient=_patient(facts),
         platform=technology,
-        tissue=str(facts.get("organ") or ""),
+        tissue=_text(facts, "organ"),
     )
 
 
@@ -134,6 +134,12 @@ def _number(facts: Mapping[str, Any], name: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
         return None
     return float(value)
+
+
+def _text(facts: Mapping[str, Any], name: str) -> str:
+    """A text that is stated, as a short line; empty where it is not."""
+    value = facts.get(name)
+    return one_line(value, 80) if isinstance(value, str) else ""
 
 
 def _patient(facts: Mapping[str, Any]) -> str:

@@ -198,7 +198,7 @@ def _picture(
                 fitting.append((size * picture.scale(picture.level), picture, system))
     if not fitting:
         return None, None, "no RGB image of the store holds the spots"
-    own = [one for one in fitting if spots.region and one[1].name.startswith(spots.region)]
+    own = [one for one in fitting if spots.region and _namesake(one[1], sections) is spots]
     others = [one for one in sections if one is not spots]
     alone = [
         one
@@ -210,6 +210,16 @@ def _picture(
         return None, None, "no image could be told to be that of the section by its name"
     _, picture, system = max(chosen, key=lambda one: (one[0], one[1].name, one[2]))
     return picture, system, ""
+
+
+def _namesake(picture: Picture, sections: list[Spots]) -> Spots | None:
+    """Section after which an image is named: ``S10_full_image`` after ``S10``, not ``S1``."""
+    named = [
+        spots
+        for spots in sections
+        if spots.region and re.match(rf"{re.escape(spots.region)}(?![A-Za-z0-9])", picture.name)
+    ]
+    return max(named, key=lambda spots: len(spots.region), default=None)
 
 
 def _holds(picture: Picture, spots: Spots, system: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ _CODECS = {
     *(f"numcodecs.{name}" for name in _PACKINGS),
 }
 _FILTERS = {"vlen-utf8", "shuffle", "delta"}
+_SPARSE = ("csr_matrix", "csc_matrix")
+_Sizes = tuple[tuple[int, ...], int, int]
+
 _ITEM_SIZES = {
     "bool": 1,
     "string": 8,
@@ -57,11 +60,14 @@ class ZarrNode:
         Of an array; None for a group.
     size
         Bytes of an array that is read as a whole, as it declares; 0 for others.
+    pieces
+        Number of pieces of an array, as it declares.
     """
 
     attributes: Mapping[str, Any]
     shape: tuple[int, ...] | None = None
     size: int = 0
+    pieces: int = 0
 
 
 def check_store(path: Path) -> dict[str, ZarrNode]:
@@ -73,12 +79,14 @@ def check_store(path: Path) -> dict[str, ZarrNode]:
         Missing or no Zarr store; a link leads out of it; metadata that is no JSON or not of the
         format; a codec or a type of data that can run code, or an unknown one; an array or a piece
         of one that is larger than 2 GiB (of images, labels and points, a piece), or more than
-        8 GiB of tables in all; metadata of the store as a whole that contradicts that of a part.
+        8 GiB of tables in all; metadata of the store as a whole that contradicts that of a part;
+        a sparse matrix that lacks pieces.
     """
     if not path.is_dir():
         raise DataError(f"{path}: no folder, a Zarr store is one")
     documents: dict[str, dict[str, Any]] = {}
-    for name, file in stored_files(path).items():
+    files = stored_files(path)
+    for name, file in files.items():
         if name.rpartition("/")[2] in _FILES:
             documents[name] = _document(path, name, file)
             if len(documents) > _MAX_NODES:
@@ -91,6 +99,8 @@ def check_store(path: Path) -> dict[str, ZarrNode]:
     _check_summary(path, documents)
     for name, node in nodes.items():
         _check_scales(path, name, node, nodes)
+        if node.attributes.get("encoding-type") in _SPARSE:
+            _check_complete(path, f"{name}/data", nodes, files)
     return nodes
 
 
@@ -136,10 +146,8 @@ def _node(store: Path, name: str, documents: Mapping[str, dict[str, Any]]) -> Za
     return ZarrNode(attributes)
 
 
-def _check_array(
-    document: Mapping[str, Any], where: str, lazy: bool
-) -> tuple[tuple[int, ...], int]:
-    """Shape and size of an array of version 3."""
+def _check_array(document: Mapping[str, Any], where: str, lazy: bool) -> _Sizes:
+    """Shape, size and number of pieces of an array of version 3."""
     grid = _mapping(document.get("chunk_grid"), where)
     keys = _mapping(document.get("chunk_key_encoding"), where)
     if grid.get("name") != "regular" or keys.get("name") not in ("default", "v2"):
@@ -206,20 +214,20 @@ def _check_codecs(codecs: object, where: str) -> None:
             _check_codecs(inner.get("index_codecs"), where)
 
 
-def _check_old_array(
-    document: Mapping[str, Any], where: str, lazy: bool
-) -> tuple[tuple[int, ...], int]:
-    """Shape and size of an array of version 2."""
+def _check_old_array(document: Mapping[str, Any], where: str, lazy: bool) -> _Sizes:
+    """Shape, size and number of pieces of an array of version 2."""
     filters = document.get("filters") or []
     if not isinstance(filters, list):
         raise DataError(f"{where}: damaged, its filters are no list")
     names = [_mapping(one, where).get("id") for one in filters]
     packing = document.get("compressor")
-    known = [name in _FILTERS for name in names]
-    known.append(packing is None or _mapping(packing, where).get("id") in _PACKINGS)
-    if document.get("zarr_format") != 2 or not all(known):
-        unknown = [*names, _mapping(packing or {}, where).get("id")][known.index(False) :][:1]
-        raise DataError(f"{where}: codec {str(unknown)[:60]} is not allowed, it may run code")
+    if document.get("zarr_format") != 2:
+        raise DataError(f"{where}: damaged, not metadata of version 2 of Zarr")
+    packings = [] if packing is None else [_mapping(packing, where).get("id")]
+    unknown = [name for name in names if not (isinstance(name, str) and name in _FILTERS)]
+    unknown += [name for name in packings if not (isinstance(name, str) and name in _PACKINGS)]
+    if unknown:
+        raise DataError(f"{where}: codec {str(unknown[0])[:60]!a} is not allowed, it may run code")
     kind = document.get("dtype")
     size = 8 if kind == "|O" and names == ["vlen-utf8"] else _size_of_old(kind)
     if size is None:
@@ -227,9 +235,7 @@ def _check_old_array(
     return _check_sizes(document.get("shape"), document.get("chunks"), size, where, lazy)
 
 
-def _check_sizes(
-    shape: object, pieces: object, size: int, where: str, lazy: bool
-) -> tuple[tuple[int, ...], int]:
+def _check_sizes(shape: object, pieces: object, size: int, where: str, lazy: bool) -> _Sizes:
     for sides in (shape, pieces):
         if (
             not isinstance(sides, list)
@@ -245,7 +251,24 @@ def _check_sizes(
     large = math.prod(pieces) if lazy else max(math.prod(shape), math.prod(pieces))
     if large * size > MAX_BYTES or math.prod(shape) >= 1 << 62:
         raise DataError(f"{where}: declares more than {MAX_BYTES:,} bytes")
-    return tuple(shape), 0 if lazy else math.prod(shape) * size
+    held = math.prod(-(-side // edge) for side, edge in zip(shape, pieces, strict=True))
+    return tuple(shape), 0 if lazy else math.prod(shape) * size, held
+
+
+def _check_complete(
+    store: Path, name: str, nodes: Mapping[str, ZarrNode], files: Iterable[str]
+) -> None:
+    """Refuse values of a sparse matrix of which a piece is missing.
+
+    Zarr reads a missing piece as zeros, and leaves out pieces of zeros when it writes: of other
+    arrays a lost one cannot be told. A sparse matrix stores no zeros.
+    """
+    node = nodes.get(name)
+    if node is None or node.shape is None:
+        raise DataError(f"{store}: {name[:80]} is missing, the values of a sparse matrix")
+    inner = (file for file in files if file.startswith(f"{name}/"))
+    if sum(file.rpartition("/")[2] not in _FILES for file in inner) < node.pieces:
+        raise DataError(f"{store}: pieces of {name[:80]} are missing; copy the store again")
 
 
 def _check_summary(store: Path, documents: Mapping[str, dict[str, Any]]) -> None:
