@@ -6,67 +6,23 @@ import os
 import shlex
 import signal
 import sys
+from importlib import import_module
 
 import typer
 
-from bench.cli import (
-    checking,
-    data,
-    encoders,
-    executing,
-    features,
-    listing,
-    reporting,
-    running,
-    tracking,
-)
+from bench.cli.apps import app
 from bench.cli.options import DONE, INTERRUPTED, REFUSED, TERMINATED
 from bench.cli.terminal import complain
 from bench.errors import BenchError, DetachedError
 
-app = typer.Typer(
-    name="bench",
-    help="Benchmark methods that predict spatial gene expression from H&E histology.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+_MODULES = (
+    *("listing", "running", "reporting", "data", "encoders", "features"),
+    *("tracking", "checking", "executing"),
 )
-data_app = typer.Typer(
-    help="Fetch, check and look at datasets; add your own.", no_args_is_help=True
-)
-app.add_typer(data_app, name="data")
-encoders_app = typer.Typer(help="Fetch or add weights of image encoders.", no_args_is_help=True)
-app.add_typer(encoders_app, name="encoders")
-features_app = typer.Typer(
-    help="Compute features of frozen encoders ahead of runs.", no_args_is_help=True
-)
-app.add_typer(features_app, name="features")
+"""Modules with commands, in the order of the help."""
 
-app.command("list")(listing.list_command)
-app.command("run")(running.run_command)
-app.command("tune")(running.tune_command)
-app.command("import-weights")(running.import_weights_command)
-app.command("tables")(reporting.tables_command)
-app.command("report")(reporting.report_command)
-app.command("figures")(reporting.figures_command)
-app.command("genes")(reporting.genes_command)
-app.command("ceiling")(reporting.ceiling_command)
-app.command("audit")(reporting.audit_command)
-data_app.command("get")(data.get_command)
-data_app.command("verify")(data.verify_command)
-data_app.command("show")(data.show_command)
-data_app.command("preview")(data.preview_command)
-data_app.command("add")(data.add_command)
-encoders_app.command("get")(encoders.get_command)
-encoders_app.command("add")(encoders.add_command)
-features_app.command("compute")(features.compute_command)
-features_app.command("show")(features.show_command)
-app.command("sync")(tracking.sync_command)
-app.command("ui")(tracking.ui_command)
-app.command("check")(checking.check_command)
-app.command("doctor")(checking.doctor_command)
-app.command("execute", hidden=True)(executing.execute_command)
+for _module in _MODULES:
+    import_module(f"bench.cli.{_module}")
 
 
 def main() -> None:

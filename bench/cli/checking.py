@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.apps import app
 from bench.cli.options import FAILED, JsonOption, ResultsOption, SettingsOption, settings_of
 from bench.execute.request import Request
 
 
+@app.command("check")
 def check_command(
     method: Annotated[
         str,
@@ -46,6 +48,7 @@ def check_command(
         raise typer.Exit(FAILED)
 
 
+@app.command("doctor")
 def doctor_command(results: ResultsOption = Request.results, as_json: JsonOption = False) -> None:
     """Check this machine: packages, devices, memory, folders; say how to mend what is wrong."""
     from bench.doctor import examine

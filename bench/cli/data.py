@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli.apps import data_app
 from bench.cli.options import (
     FAILED,
     REFUSED,
@@ -31,6 +32,7 @@ SectionsOption = Annotated[
 ]
 
 
+@data_app.command("show")
 def show_command(
     dataset: Annotated[str, typer.Argument(help="Dataset name, or the path of a card.")],
     sections: SectionsOption = None,
@@ -115,6 +117,7 @@ def _overview_row(section: SectionOverview) -> dict[str, str]:
     }
 
 
+@data_app.command("preview")
 def preview_command(
     dataset: Annotated[str, typer.Argument(help="Dataset name, or the path of a card.")],
     section: Annotated[str, typer.Argument(help="Section.")],
@@ -154,6 +157,7 @@ def preview_command(
     )
 
 
+@data_app.command("add")
 def add_command(
     folder: Annotated[Path, typer.Argument(help="Folder of your sections.")],
     name: Annotated[str, typer.Option("--name", help="Name for the dataset.")],
@@ -290,6 +294,7 @@ def _left_out(numbers: Mapping[str, int]) -> str:
     return ", ".join(f"{number:,} {reason}" for reason, number in numbers.items())
 
 
+@data_app.command("verify")
 def verify_command(
     dataset: Annotated[str, typer.Argument(help="Dataset name, or the path of a card.")],
     data_root: DataRootOption = None,
@@ -337,6 +342,7 @@ def verify_command(
         raise typer.Exit(REFUSED)
 
 
+@data_app.command("get")
 def get_command(
     dataset: Annotated[str, typer.Argument(help="Dataset name, or the path of a card.")],
     sections: SectionsOption = None,

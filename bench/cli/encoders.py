@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.apps import encoders_app
 from bench.encoders.hub import TOKEN
 
 _Name = Annotated[
@@ -17,6 +18,7 @@ _Replace = Annotated[
 ]
 
 
+@encoders_app.command("get")
 def get_command(
     name: _Name,
     token_env: Annotated[
@@ -38,6 +40,7 @@ def get_command(
     _say(name, manifest.file, manifest.revision)
 
 
+@encoders_app.command("add")
 def add_command(
     name: _Name,
     file: Annotated[

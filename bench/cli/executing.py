@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.apps import app
 from bench.cli.options import FAILED
 from bench.errors import BenchError
 
 
+@app.command("execute", hidden=True)
 def execute_command(
     folder: Annotated[Path, typer.Argument(help="Folder of the submission.")],
     task: Annotated[int, typer.Option(min=0, help="Number of the task.")],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.cli.apps import features_app
 from bench.cli.options import (
     DEFAULT_DEVICE,
     DEFAULT_PRECISION,
@@ -36,6 +37,7 @@ EncodersOption = Annotated[
 ]
 
 
+@features_app.command("compute")
 def compute_command(
     dataset: DatasetOption,
     encoder: EncodersOption,
@@ -63,6 +65,7 @@ def compute_command(
     _print(results, as_json)
 
 
+@features_app.command("show")
 def show_command(
     dataset: DatasetOption,
     encoder: EncodersOption,

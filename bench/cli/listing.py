@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.apps import app
 from bench.cli.options import JsonOption
 from bench.cli.terminal import print_rows
 from bench.errors import DataError
@@ -26,6 +27,7 @@ class ListedKind(StrEnum):
     encoders = "encoders"
 
 
+@app.command("list")
 def list_command(
     kind: Annotated[ListedKind, typer.Argument(help="What to list.")] = ListedKind.all,
     as_json: JsonOption = False,

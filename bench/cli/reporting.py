@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli.apps import app
 from bench.cli.options import (
     FAILED,
     DataRootOption,
@@ -67,6 +68,7 @@ def _stored(
     return [(name, newest(stored_runs(results, dataset, name, use))) for name in names]
 
 
+@app.command("tables")
 def tables_command(
     dataset: Annotated[
         str | None,
@@ -198,6 +200,7 @@ def _print_collection(
         typer.echo(text, nl=how is TableFormat.text)
 
 
+@app.command("report")
 def report_command(
     dataset: Annotated[
         str | None,
@@ -216,6 +219,7 @@ def report_command(
     typer.echo(write_page(results, out or results / "report.html", comparisons))
 
 
+@app.command("figures")
 def figures_command(
     dataset: DatasetOption,
     protocol: StoredProtocolOption = None,
@@ -240,6 +244,7 @@ def figures_command(
             typer.echo(path)
 
 
+@app.command("genes")
 def genes_command(
     dataset: DatasetOption,
     method: MethodOption,
@@ -279,6 +284,7 @@ def genes_command(
             typer.echo(text, nl=how is TableFormat.text)
 
 
+@app.command("ceiling")
 def ceiling_command(
     dataset: DatasetOption,
     protocol: ProtocolOption = Request.protocol,
@@ -308,6 +314,7 @@ def ceiling_command(
     typer.echo(text, nl=how is TableFormat.text)
 
 
+@app.command("audit")
 def audit_command(
     dataset: DatasetOption,
     protocol: ProtocolOption = Request.protocol,

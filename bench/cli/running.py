@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli.apps import app
 from bench.cli.option_groups import ExecutorGroup, RequestGroup, WorkersGroup, with_groups
 from bench.cli.options import (
     FAILED,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from bench.execute.run import RunResult
 
 
+@app.command("run")
 @with_groups
 def run_command(
     ctx: typer.Context,
@@ -101,6 +103,7 @@ def run_command(
     _run_members(values, group.tracking, as_json, where.options(jobs=jobs, **workers.values()))
 
 
+@app.command("tune")
 @with_groups
 def tune_command(
     method: Annotated[str, typer.Option("--method", "-m", help="Methods, comma-separated.")],
@@ -201,6 +204,7 @@ def _print_tuned(outcomes: list[RunResult], as_json: bool) -> None:
     typer.echo(write_pairs(pairs, "text", title="Tuned against default, on the test sections"))
 
 
+@app.command("import-weights")
 @with_groups
 def import_weights_command(
     method: MethodOption,

@@ -9,12 +9,14 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.apps import app
 from bench.cli.options import FAILED, ResultsOption, TrackingOption
 from bench.cli.terminal import complain
 from bench.errors import BenchError
 from bench.execute.request import Request
 
 
+@app.command("sync")
 def sync_command(results: ResultsOption = Request.results, tracking: TrackingOption = None) -> None:
     """Upload the stored runs that a tracking store has not seen; calling again adds nothing."""
     from bench.tracking.upload import sync, tracking_uri
@@ -25,6 +27,7 @@ def sync_command(results: ResultsOption = Request.results, tracking: TrackingOpt
         raise typer.Exit(FAILED)
 
 
+@app.command("ui")
 def ui_command(
     results: ResultsOption = Request.results,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
