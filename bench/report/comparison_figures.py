@@ -10,9 +10,13 @@ import pandas as pd
 
 from bench.evaluate.scores import BY_NAME, COMPARABLE, LEADING
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
+from bench.files import printable
 from bench.report.pairs import few_patients, pair_table, section_scores
 from bench.report.tables import score_table
 from bench.stored_runs import StoredRun
+
+_LONGEST = 60
+"""Characters of a line of a name in a figure."""
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -216,8 +220,13 @@ def peak_memory(run: StoredRun) -> float:
 
 
 def plain(name: str) -> str:
-    """Escape a name for matplotlib, in which dollar signs begin formulas."""
-    return str(name).replace("$", r"\$")
+    """A name as figures show it: printable, at most three lines of 60 characters.
+
+    Dollar signs are escaped, as they begin formulas in matplotlib.
+    """
+    lines = [printable(line) for line in str(name).split("\n")[:3]]
+    short = [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in lines]
+    return "\n".join(short).replace("$", r"\$")
 
 
 def _contestants(table: pd.DataFrame) -> pd.DataFrame:

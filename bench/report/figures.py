@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.files import atomic_write
+from bench.report.comparison_figures import plain
 from bench.store import FoldFolder
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def prediction_map(fold: FoldFolder, path: Path, title: str) -> Path:
     for unused in axes.ravel():
         if not unused.collections:
             unused.set_visible(False)
-    figure.suptitle(f"{title} (each map has its own colour range)", fontsize=10)
+    figure.suptitle(f"{plain(title)} (each map has its own colour range)", fontsize=10)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)
     return path
@@ -79,4 +80,4 @@ def _draw(axes: Axes, spatial: np.ndarray, values: np.ndarray, title: str) -> No
     axes.set_aspect("equal")
     axes.invert_yaxis()
     axes.set_axis_off()
-    axes.set_title(title, fontsize=8)
+    axes.set_title(plain(title), fontsize=8)

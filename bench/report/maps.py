@@ -166,7 +166,8 @@ def gene_maps(section: SectionMap, genes: Sequence[str]) -> Figure:
             r = pearson_per_gene(truth, prediction)[0]
             said = "undefined" if np.isnan(r) else f"PCC {r:.2f}"
             _values(grid[row, column], section, prediction[:, 0], f"{label}\n{said}")
-    figure.suptitle(f"section {section.section}; each map has its own colour range", fontsize=9)
+    title = f"section {plain(section.section)}; each map has its own colour range"
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
@@ -194,7 +195,8 @@ def domain_maps(section: SectionMap) -> Figure | None:
         ari, _ = domain_agreement(expression, list(section.labels))
         _codes(axes[column], section, clusters, f"{label}\nARI {ari:.2f}")
     figure.suptitle(
-        f"section {section.section}: k-means domains, coloured by the label they overlap most",
+        f"section {plain(section.section)}: k-means domains, coloured by the label that they"
+        " overlap most",
         fontsize=9,
     )
     _label_legend(figure, names)
@@ -296,7 +298,7 @@ def _label_legend(figure: Figure, names: Sequence[str]) -> None:
     from matplotlib.patches import Patch
 
     palette = _palette(len(names))
-    handles = [Patch(color=palette[number], label=name) for number, name in enumerate(names)]
+    handles = [Patch(color=palette[number], label=plain(name)) for number, name in enumerate(names)]
     figure.legend(
         handles=handles,
         loc="outside lower center",
