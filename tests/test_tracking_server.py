@@ -256,6 +256,7 @@ def test_sync_of_nothing_or_to_nowhere_is_refused(tiny, results, tmp_path):
     assert_refused(sync(results, "none"), "nothing to upload to")
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_uploads_is_left_to_it(tiny, server, results, monkeypatch):
     monkeypatch.setattr("bench.tracking.upload.WAIT", 0.5)
     run(tiny, results, "--seed", "8", "--folds", "0", "--tracking", "none")

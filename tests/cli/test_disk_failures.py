@@ -59,8 +59,11 @@ def whole(tmp_path_factory, tiny, bench):
 @pytest.mark.parametrize(
     "share",
     [
-        *(0.0, 0.1, 0.45, 0.98),
-        *(pytest.param(share, marks=pytest.mark.slow) for share in (0.02, 0.06, 0.13, 0.2, 0.7)),
+        *(0.0, 0.45),
+        *(
+            pytest.param(share, marks=pytest.mark.slow)
+            for share in (0.02, 0.06, 0.1, 0.13, 0.2, 0.7, 0.98)
+        ),
     ],
 )
 def test_full_disk_ends_the_run_and_loses_nothing(run, results, whole, share, monkeypatch):

@@ -303,6 +303,7 @@ def test_interrupt_while_a_network_trains(options, results, tmp_path):
     assert _manifests(results) == []
 
 
+@pytest.mark.slow
 def test_interrupted_network_ends_as_an_uninterrupted_one(
     bench, tiny, results, monkeypatch, one_thread
 ):

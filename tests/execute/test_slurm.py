@@ -652,6 +652,15 @@ def test_tasks_that_have_ended_are_not_followed(cluster, request_for):
     assert arrays(cluster) == ["0-2", "0-1"]
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal; a shell lets what it starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_call_leaves_its_jobs(cluster, request_for, monkeypatch):
     meanwhile(monkeypatch, cluster.run_next, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(DetachedError, match=r"2 folds: 2 tasks .*\(job 1\)") as detached:
