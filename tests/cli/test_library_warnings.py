@@ -9,6 +9,7 @@ def warnings_in(text):
     return Counter(line.strip() for line in text.splitlines() if "Warning" in line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_run_repeats_no_warning(bench_process, tiny, results, tmp_path, jobs):
     network = ("--preset", "quick", "--set", "stnet.epochs=1", "--set", "input_size=32")
