@@ -306,8 +306,13 @@ def _described(path: Path) -> dict[str, Any]:
 
 def run_folder(results: Path, dataset: str, protocol: str, method: str, key: str) -> RunFolder:
     """Folder of a run; the method's name is for people, the key decides."""
-    label = re.sub(r"[^\w.\[\]-]+", "-", method)[:_LONGEST_LABEL]
-    return RunFolder(results / "runs" / dataset / protocol / f"{label}-{key[:12]}", key)
+    name = f"{folder_name(method)}-{key[:12]}"
+    return RunFolder(results / "runs" / dataset / protocol / name, key)
+
+
+def folder_name(label: str) -> str:
+    """Name of a row as the name of a folder."""
+    return re.sub(r"[^\w.\[\]-]+", "-", label)[:_LONGEST_LABEL]
 
 
 def image_file(dataset: str, section: str, image_hash: str) -> Path:

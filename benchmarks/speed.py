@@ -138,7 +138,7 @@ def _configured(
     values = {key: value for key, value in own.items() if key in fields and value is not None}
     found = []
     for spec in resolve_methods(chosen, "", Request.preset, {**values, **changed}):
-        kind = method_class(spec.label)
+        kind = method_class(str(spec.method))
         config = kind.Config.model_validate(spec.config)
         if "epochs" in kind.Config.model_fields:
             config = config.model_copy(update={"epochs": _MANY_EPOCHS})

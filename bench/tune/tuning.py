@@ -25,6 +25,7 @@ from bench.own_methods import pickled_classes, take_over
 from bench.records import read_record
 from bench.registry import load_method
 from bench.sources import code_hash
+from bench.store import folder_name
 from bench.tune.figures import study_figures
 from bench.tune.inner import inner_folds
 from bench.tune.request import TuneRequest
@@ -215,7 +216,7 @@ def plan_studies(request: TuneRequest, *, elsewhere: bool = False) -> list[Study
                 / "tuning"
                 / plan.dataset.card.name
                 / plan.protocol.name
-                / f"{run.method_spec.label}-{name[:12]}"
+                / f"{folder_name(run.method_spec.label)}-{name[:12]}"
                 / f"fold-{job.fold}"
             )
             specs.append(StudySpec(job, request, fixed, f"{name}-fold-{job.fold}", folder))
