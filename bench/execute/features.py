@@ -19,6 +19,7 @@ from bench.execute.encoders import prepare_encoder
 from bench.files import atomic_write, one_line
 from bench.method import Precision
 from bench.protocol.fold_data import slide_of
+from bench.store import folder_name
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def _each(
                 (values,) = encoder.encode([slide])
                 seconds = time.perf_counter() - started
             if out is not None and values is not None:
-                _write(out / _folder(name), section, values, config.store)
+                _write(out / folder_name(name).strip("."), section, values, config.store)
             results.append(_facts(name, section, values, config.store, seconds))
             told(results[-1])
     return results
@@ -163,10 +164,6 @@ def _facts(
     size = 0.0 if values is None else values.size * np.dtype(kind).itemsize / 1e6
     width = None if values is None else values.shape[1]
     return SectionFeatures(encoder, section.name, len(section.spatial), width, size, seconds)
-
-
-def _folder(encoder: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in encoder).strip(".")
 
 
 def _write(folder: Path, section: Section, values: np.ndarray, kind: str) -> None:
