@@ -396,6 +396,14 @@ def test_sigterm_is_an_interruption_with_a_status_of_its_own(slow, signals, resu
     assert not list(results.rglob("*.claim"))
 
 
+def _has_ended(pid):
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
+    return status.rpartition(")")[2].split()[0] in "ZX"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("whom", ["worker", "server"])
 def test_a_killed_worker_or_server_costs_the_fold_at_hand(slow, signals, results, whom, bench):
@@ -405,6 +413,8 @@ def test_a_killed_worker_or_server_costs_the_fold_at_hand(slow, signals, results
     (worker,) = (signals / "started-B").read_text().split()
     parent = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1]
     os.kill(int(worker if whom == "worker" else parent), signal.SIGKILL)
+    # A busy machine may take a while to end the server; the worker goes with it and not before.
+    wait_for(lambda: _has_ended(worker), process)
     (signals / "hold-B").unlink()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
