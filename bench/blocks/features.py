@@ -22,11 +22,12 @@ from bench.data.inputs import Slide
 from bench.encoders.declaration import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    LOCAL_FOLDER,
     PRETRAINED,
     declaration,
     has_own_settings,
 )
-from bench.encoders.weights import weights_hash, weights_identity
+from bench.encoders.weights import local_folder, weights_hash, weights_identity
 from bench.errors import DataError, TrainingError
 from bench.files import atomic_write, canonical_hash
 from bench.method import Context, Precision
@@ -88,7 +89,10 @@ class FrozenEncoder:
             weights = ["imagenet"]
         else:
             weights = ["published", weights_identity(settings.encoder)]
-        facts: list[Any] = [settings.encoder, weights, self._pixels]
+        name = settings.encoder
+        if local_folder(name) is not None:  # its content counts, wherever it lies
+            name = LOCAL_FOLDER
+        facts: list[Any] = [name, weights, self._pixels]
         if has_own_settings(settings.encoder) or settings.encoder_args or settings.pooling:
             of = declaration(settings.encoder)
             facts.append(changed(of, settings.encoder_args, settings.pooling).blueprint)

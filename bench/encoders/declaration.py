@@ -20,7 +20,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PRETRAINED = frozenset({"pretrained", "imagenet"})
 """Values of the setting ``weights`` that mean the encoder's own published weights."""
 
-PREFIXES = ("timm:", "hf-hub:", "hf_hub:", "local-dir:")
+LOCAL_FOLDER = "local-dir:"
+"""What precedes the folder in the name of an encoder that lies in one."""
+
+PREFIXES = ("timm:", "hf-hub:", "hf_hub:", LOCAL_FOLDER)
 """Beginnings of names of encoders that are not declared."""
 
 _HUB = ("hf-hub:", "hf_hub:")

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.encoders.declaration import LOCAL_FOLDER
 from bench.execute.encoders import encoder_identity
 from bench.files import canonical_hash, file_hash
 from bench.sources import code_hash, content_hash
@@ -101,7 +102,7 @@ def _by_content(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_by_content(item) for item in value]
     if isinstance(value, str) and value and "\0" not in value:
-        path = Path(value).expanduser()
+        path = Path(value.removeprefix(LOCAL_FOLDER)).expanduser()
         try:
             if path.exists():
                 return {"content": content_hash(path)}

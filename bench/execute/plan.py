@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from bench.devices import check_device, check_precision, remember_devices, remem
 from bench.errors import BenchError
 from bench.evaluate.oracles import ORACLES
 from bench.execute.division import divide
-from bench.execute.encoders import prepare_encoder
+from bench.execute.encoders import encoder_identity, prepare_encoder
 from bench.execute.environment import git_commit, package_versions
 from bench.execute.inputs import FoldSource
 from bench.execute.keys import run_key
@@ -59,6 +59,8 @@ class Job:
     compile: bool
     run: RunFolder
     twin: RunFolder | None = None
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+    """Identity of its image encoder, see :func:`bench.execute.encoders.encoder_identity`."""
 
     @property
     def name(self) -> str:
@@ -206,6 +208,7 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
                 compile=request.compile,
                 run=folder,
                 twin=twin,
+                encoder=encoder_identity(method_spec.in_fold(index).config),
             )
             for index, source in sources.items()
             if not method_spec.fold_configs or index in method_spec.fold_configs

@@ -5,11 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from safetensors.torch import save_file
 
 import bench
-from bench.blocks.encoders import check_weights, image_encoder
+from bench.blocks.encoders import check_weights
 from bench.data.dataset import open_dataset
 from bench.encoders.weights import add_weights
 from bench.errors import BenchError, ConfigError
@@ -18,6 +16,7 @@ from bench.execute.method_specs import resolve_methods
 from bench.method_references import absolute, split_encoder
 from bench.registry import dataset_card
 from bench.store import run_folder
+from tests.hub_models import write_snapshot
 
 TINY, OTHER = "hf-hub:me/tiny", "hf-hub:me/other"
 QUICK = ("demo", "quick", {"input_size": 32, "patch_size": 32})
@@ -30,15 +29,7 @@ def weights(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPOTBENCH_DATA", str(folder / "data"))
         for seed, name in enumerate((TINY, OTHER)):
-            snapshot = folder / str(seed)
-            snapshot.mkdir()
-            (snapshot / "config.json").write_text(
-                json.dumps({"architecture": "test_resnet", "pretrained_cfg": {"mean": [0.4] * 3}})
-            )
-            torch.manual_seed(seed)
-            state = image_encoder("test_resnet", "none").model.state_dict()
-            save_file(state, snapshot / "model.safetensors")
-            add_weights(name, snapshot, check_weights)
+            add_weights(name, write_snapshot(folder / str(seed), seed), check_weights)
         yield folder
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.encoders.declaration import LOCAL_FOLDER
 from bench.errors import StoreError
 from bench.files import atomic_write
 
@@ -108,15 +109,22 @@ def map_texts(settings: Any, change: Callable[[str], str]) -> Any:
     return change(settings) if isinstance(settings, str) else settings
 
 
-def existing_path(text: str) -> Path | None:
+def existing_path(text: str) -> tuple[str, Path] | None:
     """Absolute path of the file or folder that a setting names; None where there is none.
 
     A run is keyed by the content of the same files; see :func:`bench.execute.keys.run_key`.
+
+    Returns
+    -------
+    tuple of str and Path
+        What precedes the path in the setting, such as ``local-dir:``, mostly nothing; and the
+        path.
     """
     if not text or "\0" in text:
         return None
-    path = Path(text).expanduser()
+    before = LOCAL_FOLDER if text.startswith(LOCAL_FOLDER) else ""
+    path = Path(text.removeprefix(before)).expanduser()
     try:
-        return path.absolute() if path.exists() else None
+        return (before, path.absolute()) if path.exists() else None
     except OSError:  # too long for a name
         return None

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from bench.errors import BenchError
+from bench.execute.encoders import encoder_identity
 from bench.execute.environment import package_versions
 from bench.execute.executors.base import JobWatcher
 from bench.execute.executors.local import run_jobs
@@ -83,6 +84,7 @@ def run_parcel(
         forbid_downloads()
         with parcel.opened() as job:
             _check_method(job)
+            _check_encoder(job)
             teller = _Teller(number, tell)
             run_jobs([job], teller, force=force)
             if teller.outcome == "failed":
@@ -99,6 +101,7 @@ def run_work(parcel: Parcel, work: Callable[[Job], None], expected: Mapping[str,
         forbid_downloads()
         with parcel.opened() as job:
             _check_method(job)
+            _check_encoder(job)
             work(job)
     except BenchError as error:
         return JobReport("refused", str(error))
@@ -168,6 +171,15 @@ def _check_method(job: Job) -> None:
         raise BenchError(
             f"node {platform.node()} has other code of method {method} than the caller; install"
             " the same version on all nodes"
+        )
+
+
+def _check_encoder(job: Job) -> None:
+    if encoder_identity(job.method_spec.config) != job.encoder:
+        name = job.method_spec.config["encoder"]
+        raise BenchError(
+            f"node {platform.node()} has other weights of encoder {name} than the caller; store"
+            " the same on all nodes"
         )
 
 

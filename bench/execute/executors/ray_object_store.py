@@ -23,6 +23,8 @@ from filelock import FileLock
 from bench.cache import cache_folder
 from bench.data.dataset import Dataset
 from bench.data.stored_files import is_stored, stored_files, stored_hash, stored_state
+from bench.encoders.folders import stored_folder
+from bench.encoders.weights import stored_weights
 from bench.errors import DataError, StoreError
 from bench.execute.executors.parcels import (
     Files,
@@ -90,15 +92,22 @@ class SentPath:
 
     Attributes
     ----------
-    name, hash
-        Name, and hash of the content.
+    path
+        The caller's path.
+    hash
+        Hash of the content.
     files
         Files by relative name; a single file has the name ``.``.
     """
 
-    name: str
+    path: str
     hash: str
     files: Mapping[str, SentFile]
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return Path(self.path).name
 
     def fetched(self) -> Path:
         """Path of a copy in this node's cache, made if missing."""
@@ -128,7 +137,9 @@ class SentJob:
     files
         Files of the fold's sections, by section and role.
     paths
-        Files and folders of settings, by the caller's path.
+        Files and folders of settings, by the setting with the caller's path.
+    weights
+        Stored weights of the image encoder, by its name.
     twin
         Finished fold of the method that a permuted-image control belongs to.
     """
@@ -136,6 +147,7 @@ class SentJob:
     job: Job
     files: Mapping[tuple[str, str], SentFile | SentStore]
     paths: Mapping[str, SentPath]
+    weights: Mapping[str, SentPath] = field(default_factory=dict)
     twin: Mapping[str, SentFile] = field(default_factory=dict)
 
     @contextmanager
@@ -143,7 +155,12 @@ class SentJob:
         """Write the files to local paths; see :class:`Parcel`."""
         results = process_folder(_node_folder() / "work")
         try:
-            copies = {path: str(sent.fetched()) for path, sent in self.paths.items()}
+            copies = {
+                text: text.removesuffix(sent.path) + str(sent.fetched())
+                for text, sent in self.paths.items()
+            }
+            for encoder, sent in self.weights.items():
+                _place_weights(encoder, sent)
             job = with_texts(self.job, lambda text: copies.get(text, text))
             there = replace(
                 job,
@@ -199,11 +216,12 @@ class ObjectStore:
         paths: dict[str, SentPath] = {}
 
         def send(text: str) -> str:
-            path = existing_path(text)
-            if path is None:
+            there = existing_path(text)
+            if there is None:
                 return text
-            paths[str(path)] = self._path(path)
-            return str(path)
+            before, path = there
+            paths[f"{before}{path}"] = self._path(path)
+            return f"{before}{path}"
 
         absolute = with_texts(job, send)
         twin: dict[str, SentFile] = {}
@@ -211,7 +229,14 @@ class ObjectStore:
             fitted = job.twin.fold(job.fold)
             if fitted.is_done():
                 twin = {name: _put(fitted.path / name) for name in pack(fitted.path)}
-        return SentJob(absolute, files, paths, twin)
+        return SentJob(absolute, files, paths, self._weights(job), twin)
+
+    def _weights(self, job: Job) -> dict[str, SentPath]:
+        """Weights of a job's encoder that are stored on this machine."""
+        if "weights" not in job.encoder or "revision" not in job.encoder["weights"]:
+            return {}  # none are read, or a folder that is sent as a setting
+        name = str(job.method_spec.config["encoder"])
+        return {name: self._path(stored_folder(name))}
 
     def _file(self, path: Path) -> SentFile | SentStore:
         if path not in self._files:
@@ -230,7 +255,7 @@ class ObjectStore:
                 inner = sorted(file for file in path.rglob("*") if file.is_file())
                 by_name = {file.relative_to(path).as_posix(): file for file in inner}
             files = {name: _put(file) for name, file in by_name.items()}
-            self._paths[str(path)] = SentPath(path.name, content_hash(path), files)
+            self._paths[str(path)] = SentPath(str(path), content_hash(path), files)
         return self._paths[str(path)]
 
     def take(self, job: Job, result: ReturnedFiles) -> None:
@@ -327,6 +352,18 @@ def _locked(folder: Path) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         yield
+
+
+def _place_weights(encoder: str, sent: SentPath) -> None:
+    """Store weights on this node, unless it has some, which are compared later."""
+    folder = stored_folder(encoder)
+    with _locked(folder):
+        if stored_weights(encoder) is None:
+            _remove(folder)
+            received = sent.fetched()
+            staged = process_folder(folder.parent)
+            shutil.copytree(received, staged, dirs_exist_ok=True)
+            staged.rename(folder)
 
 
 def _remove(path: Path) -> None:

@@ -75,8 +75,8 @@ def with_texts(job: Job, change: Callable[[str], str]) -> Job:
 
 
 def _absolute_text(text: str) -> str:
-    path = existing_path(text)
-    return text if path is None else str(path)
+    there = existing_path(text)
+    return text if there is None else f"{there[0]}{there[1]}"
 
 
 # ------------------------------------------------------------------------------ a shared disk
