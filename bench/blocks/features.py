@@ -152,8 +152,7 @@ class FrozenEncoder:
                     f"section {slide.name}: encoder {self.settings.encoder} gives features that"
                     " are not finite; check its weights and the pixel scale it was trained on"
                 )
-            with _FEATURES.new_entry(key) as temporary:
-                np.savez(temporary, features=features)
+            _keep(key, features)
         # The order of a shuffled twin comes last: its features are those of the same patches.
         return in_image_order(slide, features.astype(np.float32, copy=False))
 
@@ -169,10 +168,32 @@ class FrozenEncoder:
         ConfigError, DataError
             As :meth:`encode`.
         """
-        _, _, key = self._asked(slide)
-        features = _FEATURES.get(key)
+        features = _FEATURES.get(self.key(slide))
         fits = features is not None and _fits(features, len(slide), self.settings.store)
         return features if fits else None
+
+    def key(self, slide: Slide) -> str:
+        """Key of the features of a slide: hash of all that they depend on.
+
+        Raises
+        ------
+        ConfigError, DataError
+            As :meth:`encode`.
+        """
+        return self._asked(slide)[2]
+
+    def keep(self, slide: Slide, features: np.ndarray) -> None:
+        """Keep features of a slide that were computed on another machine.
+
+        Raises
+        ------
+        DataError
+            They are not of the number of spots or the type that is asked for, or not finite.
+        """
+        fits = _fits(features, len(slide), self.settings.store)
+        if not fits or not np.isfinite(features).all():
+            raise DataError(f"section {slide.name}: received what are no features of it")
+        _keep(self.key(slide), features)
 
     def _asked(self, slide: Slide) -> tuple[PatchSource, tuple[int, int | None, Resampling], str]:
         """Source of the patches of a slide, what to cut, and the key of their features."""
@@ -348,6 +369,11 @@ class FeatureSpace:
             arrays["feature_centre"],
             arrays["feature_scale"],
         )
+
+
+def _keep(key: str, features: np.ndarray) -> None:
+    with _FEATURES.new_entry(key) as temporary:
+        np.savez(temporary, features=features)
 
 
 def _read(path: Path) -> np.ndarray:

@@ -33,6 +33,11 @@ def execute_command(
 
             run_worker(submission, task, content, watcher)
             return
+        if kind == "features":
+            from bench.execute.executors.slurm_features import run_feature_task
+
+            run_feature_task(submission, task, content, watcher)
+            return
         from bench.execute.executors.node_task import run_assignments
 
         failures = run_assignments(submission, task, content, watcher)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.apps import features_app
+from bench.cli.option_groups import ExecutorGroup, with_groups
 from bench.cli.options import (
     DEFAULT_DEVICE,
     DEFAULT_PRECISION,
@@ -20,12 +21,13 @@ from bench.cli.options import (
     DeviceOption,
     JsonOption,
     PrecisionOption,
+    ResultsOption,
     SeedOption,
     SettingsOption,
     names,
     settings_of,
 )
-from bench.cli.terminal import print_rows
+from bench.cli.terminal import complain, print_rows
 from bench.execute.request import Request
 
 if TYPE_CHECKING:
@@ -38,7 +40,9 @@ EncodersOption = Annotated[
 
 
 @features_app.command("compute")
+@with_groups
 def compute_command(
+    where: ExecutorGroup,
     dataset: DatasetOption,
     encoder: EncodersOption,
     settings: SettingsOption = None,
@@ -50,19 +54,27 @@ def compute_command(
     precision: PrecisionOption = DEFAULT_PRECISION,
     seed: SeedOption = Request.seed,
     data_root: DataRootOption = None,
+    results: ResultsOption = Request.results,
     as_json: JsonOption = False,
 ) -> None:
     """Compute features of frozen encoders, which runs then find; the same call continues.
 
-    Give device, precision, seed and settings as the run will have them.
+    Give device, precision, seed and settings as the run will have them. On a cluster of Slurm the
+    nodes share the cache folder (SPOTBENCH_CACHE) with this machine.
     """
-    from bench.execute.features import compute_features
+    from bench.execute.executors.choose import make_executor
+    from bench.execute.executors.feature_runners import make_feature_runner
+    from bench.execute.features import FeatureWork, compute_features
 
     with redirect_stdout(sys.stderr):
-        request = _request(encoder, settings, device.value, precision.value, seed)
-        opened = _opened(dataset, data_root)
-        results = compute_features(opened, request, _say, out)
-    _print(results, as_json)
+        executor = make_executor(where.options())
+        request = _request(
+            encoder, settings, device.value, precision.value, seed, elsewhere=executor.elsewhere
+        )
+        work = FeatureWork(_opened(dataset, data_root), request)
+        runner = make_feature_runner(executor, dataset, data_root, results, complain)
+        rows = compute_features(work, _say, out, runner)
+    _print(rows, as_json)
 
 
 @features_app.command("show")
@@ -77,24 +89,28 @@ def show_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show which features of frozen encoders have been computed."""
-    from bench.execute.features import stored_features
+    from bench.execute.features import FeatureWork, stored_features
 
     with redirect_stdout(sys.stderr):
         request = _request(encoder, settings, device.value, precision.value, seed)
-        results = stored_features(_opened(dataset, data_root), request)
-    _print(results, as_json)
+        rows = stored_features(FeatureWork(_opened(dataset, data_root), request))
+    _print(rows, as_json)
 
 
 def _request(
-    encoders: str, settings: list[str] | None, device: str, precision: str, seed: int
+    encoders: str,
+    settings: list[str] | None,
+    device: str,
+    precision: str,
+    seed: int,
+    *,
+    elsewhere: bool = False,
 ) -> FeatureRequest:
-    from bench.devices import choose_device, choose_precision
     from bench.execute.features import FeatureRequest
+    from bench.execute.plan import Devices
 
-    chosen = choose_device(device)
-    return FeatureRequest(
-        names(encoders), settings_of(settings), chosen, choose_precision(precision, chosen), seed
-    )
+    of = Devices(device, precision, elsewhere=elsewhere).of(needs_image=True)
+    return FeatureRequest(names(encoders), settings_of(settings), *of, seed)
 
 
 def _opened(name: str, data_root: Path | None) -> Dataset:
@@ -108,11 +124,11 @@ def _opened(name: str, data_root: Path | None) -> Dataset:
 
 
 def _say(result: SectionFeatures) -> None:
-    if result.seconds:
-        rate = result.spots / result.seconds
-        typer.echo(
-            f"{result.encoder}, {result.section}: {result.spots} patches, {rate:.1f} a second"
-        )
+    of = f"{result.encoder}, {result.section}: {result.spots} patches"
+    if result.seconds is None:
+        typer.echo(of)
+    elif result.seconds:
+        typer.echo(f"{of}, {result.spots / result.seconds:.1f} a second")
 
 
 def _print(results: list[SectionFeatures], as_json: bool) -> None:
@@ -130,7 +146,12 @@ def _print(results: list[SectionFeatures], as_json: bool) -> None:
                 "spots": f"{sum(result.spots for result in there):,}",
                 "features": str(there[0].features) if there else "-",
                 "MB": f"{sum(result.megabytes for result in there):.1f}",
-                "seconds": f"{sum(result.seconds for result in own):.1f}",
+                "seconds": _seconds([result.seconds for result in own]),
             }
         )
     print_rows("features", rows)
+
+
+def _seconds(of: list[float | None]) -> str:
+    known = [value for value in of if value is not None]
+    return f"{sum(known):.1f}" if len(known) == len(of) else "-"

@@ -159,7 +159,7 @@ def run_worker(
     (of,) = submission.bundles[task]
     try:
         request = tune_request_from_json(content)
-        prepare_data(request.run, fetch=submission.fetch)
+        prepare_data(request.run.dataset, request.run.data_root, fetch=submission.fetch)
         specs = {spec.name: spec for spec in plan_studies(request)}
         if of.key not in specs:
             raise BenchError(

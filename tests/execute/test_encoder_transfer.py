@@ -25,8 +25,8 @@ def put(path):
 
 
 @pytest.fixture
-def planned(tmp_path, monkeypatch):
-    """Plans `ridge` on the demo with an encoder; its data folder has the weights of one."""
+def planned(tiny, tmp_path, monkeypatch):
+    """Plans `ridge` on the tiny dataset with an encoder; its data folder has the weights of one."""
     monkeypatch.setattr(ray_object_store, "_put", put)
     monkeypatch.setattr(ray_object_store, "_get", lambda reference: reference)
     monkeypatch.setenv("SPOTBENCH_DATA", str(tmp_path / "caller"))
@@ -35,7 +35,9 @@ def planned(tmp_path, monkeypatch):
     def plan(encoder):
         request = Request(
             methods=(f"ridge[{encoder}]",),
-            dataset="demo",
+            dataset=str(tiny.card),
+            data_root=tiny.root,
+            protocol=tiny.quick_protocol[1],
             settings={"input_size": 32, "patch_size": 32},
             device="cpu",
             results=tmp_path / "results",
@@ -84,7 +86,8 @@ def test_a_node_with_other_weights_refuses(planned, node, tmp_path):
 
 def test_a_node_without_the_weights_says_how_to_get_them(planned, node):
     job = planned(TINY)
-    parcel = replace(ObjectStore().parcel(job), weights={})
+    parcel = ObjectStore().parcel(job)
+    parcel = replace(parcel, settings=replace(parcel.settings, weights={}))
     node()
     report = run_work(parcel, lambda job: pytest.fail("it has begun"), installation())
     assert report.outcome == "refused"

@@ -4,7 +4,7 @@ import pytest
 
 from bench.data.dataset import open_dataset
 from bench.errors import BenchError
-from bench.execute.features import FeatureRequest, compute_features, stored_features
+from bench.execute.features import FeatureRequest, FeatureWork, compute_features, stored_features
 from bench.registry import dataset_card
 
 SETTINGS = {"weights": "none", "input_size": 32, "patch_size": 32}
@@ -15,13 +15,21 @@ def demo():
     return open_dataset(dataset_card("demo"))
 
 
-def request(*encoders, **settings):
-    return FeatureRequest(encoders, {**SETTINGS, **settings}, "cpu", "float32")
+@pytest.fixture(scope="module")
+def work(demo):
+    """Features of the demo under some encoders."""
+
+    def asked(*encoders, **settings):
+        return FeatureWork(
+            demo, FeatureRequest(encoders, {**SETTINGS, **settings}, "cpu", "float32")
+        )
+
+    return asked
 
 
-def test_features_are_computed_once_and_continue(own_cache, demo, tmp_path):
-    asked = request("test_resnet")
-    assert all(part.features is None for part in stored_features(demo, asked))
+def test_features_are_computed_once_and_continue(own_cache, demo, work, tmp_path):
+    asked = work("test_resnet")
+    assert all(part.features is None for part in stored_features(asked))
     told = []
 
     def stop(part):
@@ -30,9 +38,9 @@ def test_features_are_computed_once_and_continue(own_cache, demo, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compute_features(demo, asked, stop)
-    assert sum(part.features is not None for part in stored_features(demo, asked)) == 2
-    found = compute_features(demo, asked, lambda part: None, tmp_path)
+        compute_features(asked, stop)
+    assert sum(part.features is not None for part in stored_features(asked)) == 2
+    found = compute_features(asked, lambda part: None, tmp_path)
     assert [part.seconds == 0 for part in found] == [True, True, False, False, False, False]
     assert {part.features for part in found} == {96}
     for part in found:
@@ -42,18 +50,18 @@ def test_features_are_computed_once_and_continue(own_cache, demo, tmp_path):
             assert names == list(demo.section(part.section).adata.obs_names)
 
 
-def test_half_precision_halves_the_file_and_rounds_the_values(own_cache, demo):
-    whole = compute_features(demo, request("test_resnet"), lambda part: None)
-    half = compute_features(demo, request("test_resnet", store="float16"), lambda part: None)
+def test_half_precision_halves_the_file_and_rounds_the_values(own_cache, work):
+    whole = compute_features(work("test_resnet"), lambda part: None)
+    half = compute_features(work("test_resnet", store="float16"), lambda part: None)
     assert [part.megabytes for part in half] == [part.megabytes / 2 for part in whole]
 
 
-def test_a_run_finds_what_was_computed(own_cache, demo, monkeypatch):
+def test_a_run_finds_what_was_computed(own_cache, demo, work, monkeypatch):
     from bench.blocks.features import FrozenEncoder
     from bench.blocks.frozen import FrozenEncoderConfig
     from bench.protocol.fold_data import slide_of
 
-    compute_features(demo, request("test_resnet"), lambda part: None)
+    compute_features(work("test_resnet"), lambda part: None)
     config = FrozenEncoderConfig(encoder="test_resnet", **SETTINGS)
     encoder = FrozenEncoder(config, 0, "cpu")
     monkeypatch.setattr(FrozenEncoder, "_compute", lambda *_: pytest.fail("computed again"))
@@ -66,11 +74,12 @@ def test_a_run_finds_what_was_computed(own_cache, demo, monkeypatch):
     [
         (["unii"], {}, "unknown encoder"),
         (["uni"], {"weights": "pretrained"}, "not on this machine"),
+        (["test_resnet"], {"features": "a.h5"}, "unknown setting of frozen encoders 'features'"),
         (["test_resnet"], {"alpha": 1}, "unknown setting of frozen encoders 'alpha'"),
         (["test_resnet"], {"input_size": 2}, "settings of test_resnet"),
     ],
 )
-def test_what_cannot_be_computed_is_refused(demo, encoders, settings, said):
+def test_what_cannot_be_computed_is_refused(work, encoders, settings, said):
     with pytest.raises(BenchError, match=said) as refusal:
-        compute_features(demo, request(*encoders, **settings), lambda part: None)
+        compute_features(work(*encoders, **settings), lambda part: None)
     assert "\n" not in str(refusal.value)

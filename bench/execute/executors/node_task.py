@@ -7,6 +7,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from bench.data.folders import is_here
@@ -36,6 +37,10 @@ class Reporter(JobWatcher):
         """Record that an assignment has started."""
         self._write(begun=(*self._report.begun, name))
 
+    def keep(self, name: str) -> None:
+        """Record that the result of an assignment exists."""
+        self._write(kept=(*self._report.kept, name))
+
     def refuse(self, reason: str) -> None:
         """Record that the task cannot run."""
         self._write(refused=f"{reason} (on {platform.node()})")
@@ -51,7 +56,7 @@ class Reporter(JobWatcher):
 
     def job_skipped(self, job: Job) -> None:
         """Record that the job's result already exists."""
-        self._write(kept=(*self._report.kept, _name(job)))
+        self.keep(_name(job))
         self._watcher.job_skipped(job)
 
     def job_rescored(self, job: Job) -> None:
@@ -105,7 +110,7 @@ def run_assignments(
     assignments = submission.bundles[task]
     try:
         request = request_from_json(content)
-        prepare_data(request, fetch=submission.fetch)
+        prepare_data(request.dataset, request.data_root, fetch=submission.fetch)
         jobs = _planned(request, assignments)
         failures: list[Failure] = []
         forced = [_to_force(of, job) for of, job in zip(assignments, jobs, strict=True)]
@@ -117,7 +122,7 @@ def run_assignments(
     return failures
 
 
-def prepare_data(request: Request, *, fetch: bool) -> None:
+def prepare_data(dataset: str, data_root: Path | None, *, fetch: bool) -> None:
     """Check that a dataset is on this node; fetch it if allowed.
 
     Raises
@@ -125,12 +130,12 @@ def prepare_data(request: Request, *, fetch: bool) -> None:
     DataError
         The dataset is missing or could not be fetched.
     """
-    card = dataset_card(request.dataset)
+    card = dataset_card(dataset)
     if fetch:
-        fetch_if_absent(card, request.data_root)
+        fetch_if_absent(card, data_root)
         return
     forbid_downloads()
-    if not is_here(card, request.data_root):
+    if not is_here(card, data_root):
         raise DataError(
             f"{card.name}: no data folder on this node; put the data where all nodes see them"
             " (--data-root or SPOTBENCH_DATA)"

@@ -170,7 +170,7 @@ class RayExecutor:
                             raise BenchError(report.reason)
                         lost = report.reason or lost
             except BaseException:
-                _cancel(ray, running)
+                cancel(ray, running)
                 raise
         return lost
 
@@ -236,7 +236,7 @@ class _Tasks:
         self._expected = installation()
         self._events = _queue_here(ray)
         self._refused: set[int] = set()  # jobs that other processes were running first
-        self._limit = _AHEAD * _slots(ray, executor, watcher)
+        self._limit = _AHEAD * slots(ray, executor, watcher.warn)
 
     def run(self) -> None:
         try:
@@ -250,7 +250,7 @@ class _Tasks:
                 for reference in ready:
                     self._end(self._running.pop(reference), _report(self._ray, reference))
         except BaseException:
-            _cancel(self._ray, list(self._running))
+            cancel(self._ray, list(self._running))
             raise
         finally:
             for running in self._running.values():
@@ -387,7 +387,7 @@ def _report(ray: ModuleType, reference: Any) -> JobReport:
     return report
 
 
-def _cancel(ray: ModuleType, references: Sequence[Any]) -> None:
+def cancel(ray: ModuleType, references: Sequence[Any]) -> None:
     """Cancel tasks; kill those that do not end by themselves."""
     for reference in references:
         with suppress(ray.exceptions.RayError):
@@ -409,14 +409,12 @@ def _queue_here(ray: ModuleType) -> Any:
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
-def _slots(ray: ModuleType, executor: RayExecutor, watcher: JobWatcher) -> int:
+def slots(ray: ModuleType, executor: RayExecutor, warn: Callable[[str], None]) -> int:
     """Number of tasks that the cluster can run at a time, at least one."""
     cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     slots = sum(int(number // executor.cpus) for number in cpus)
     if not slots:
-        watcher.warn(
-            f"no node of the cluster has {executor.cpus} CPUs; tasks wait until there is one"
-        )
+        warn(f"no node of the cluster has {executor.cpus} CPUs; tasks wait until there is one")
     return max(1, slots)
 
 

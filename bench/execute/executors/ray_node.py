@@ -80,11 +80,11 @@ def run_parcel(
         Receives the job's start and progress.
     """
     try:
-        _check_installation(expected)
+        check_installation(expected)
         forbid_downloads()
         with parcel.opened() as job:
             _check_method(job)
-            _check_encoder(job)
+            check_encoder(job.method_spec.config, job.encoder)
             teller = _Teller(number, tell)
             run_jobs([job], teller, force=force)
             if teller.outcome == "failed":
@@ -97,11 +97,11 @@ def run_parcel(
 def run_work(parcel: Parcel, work: Callable[[Job], None], expected: Mapping[str, str]) -> JobReport:
     """Call a function with a job prepared for this node."""
     try:
-        _check_installation(expected)
+        check_installation(expected)
         forbid_downloads()
         with parcel.opened() as job:
             _check_method(job)
-            _check_encoder(job)
+            check_encoder(job.method_spec.config, job.encoder)
             work(job)
     except BenchError as error:
         return JobReport("refused", str(error))
@@ -147,7 +147,14 @@ def _details(job: Job) -> str:
     return ""
 
 
-def _check_installation(expected: Mapping[str, str]) -> None:
+def check_installation(expected: Mapping[str, str]) -> None:
+    """Compare the versions on this node with the caller's :func:`installation`.
+
+    Raises
+    ------
+    BenchError
+        A version differs.
+    """
     here = _installation()
     for name, version in expected.items():
         if here.get(name) != version:
@@ -174,12 +181,25 @@ def _check_method(job: Job) -> None:
         )
 
 
-def _check_encoder(job: Job) -> None:
-    if encoder_identity(job.method_spec.config) != job.encoder:
-        name = job.method_spec.config["encoder"]
+def check_encoder(config: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Compare the image encoder of settings with the caller's.
+
+    Parameters
+    ----------
+    config
+        Settings of a method.
+    expected
+        The caller's :func:`bench.execute.encoders.encoder_identity`.
+
+    Raises
+    ------
+    BenchError
+        This node has other weights, or none.
+    """
+    if encoder_identity(config) != expected:
         raise BenchError(
-            f"node {platform.node()} has other weights of encoder {name} than the caller; store"
-            " the same on all nodes"
+            f"node {platform.node()} has other weights of encoder {config['encoder']} than the"
+            " caller; store the same on all nodes"
         )
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -26,6 +27,7 @@ from bench.data.stored_files import is_stored, stored_files, stored_hash, stored
 from bench.encoders.folders import stored_folder
 from bench.encoders.weights import stored_weights
 from bench.errors import DataError, StoreError
+from bench.execute.encoders import encoder_identity
 from bench.execute.executors.parcels import (
     Files,
     existing_path,
@@ -38,6 +40,8 @@ from bench.execute.plan import Job
 from bench.files import atomic_write, canonical_hash, process_folder
 from bench.sources import content_hash
 from bench.store import MANIFEST, FoldFolder, RunFolder, not_writable
+
+Sent = TypeVar("Sent")
 
 CHUNK_BYTES = 64 << 20
 
@@ -127,6 +131,59 @@ class SentPath:
 
 
 @dataclass(frozen=True)
+class SentDataset:
+    """Sections of a dataset, in the object store.
+
+    Attributes
+    ----------
+    dataset
+        The dataset with the caller's data folder.
+    files
+        Files of the sections, by section and role.
+    """
+
+    dataset: Dataset
+    files: Mapping[tuple[str, str], SentFile | SentStore]
+
+    def opened(self) -> Dataset:
+        """The dataset with the sent files in this node's cache."""
+        dataset = self.dataset
+        key = canonical_hash([dataset.card.name, {n: dict(of) for n, of in dataset.hashes.items()}])
+        root = _node_folder() / "data" / f"{dataset.card.name}-{key[:24]}"
+        with _locked(root):
+            for (section, role), sent in self.files.items():
+                card = dataset.card.section(section).files[role]
+                _fetch(sent, root / card.path, dataset.hashes[section][role])
+        return replace(dataset, root=root)
+
+
+@dataclass(frozen=True)
+class SentSettings:
+    """Files and folders that settings name, in the object store.
+
+    Attributes
+    ----------
+    paths
+        By the setting with the caller's path.
+    weights
+        Stored weights of image encoders, by the encoder's name.
+    """
+
+    paths: Mapping[str, SentPath]
+    weights: Mapping[str, SentPath]
+
+    def opened(self) -> Callable[[str], str]:
+        """Copy them to this node; what changes the caller's settings into those of this node."""
+        copies = {
+            text: text.removesuffix(sent.path) + str(sent.fetched())
+            for text, sent in self.paths.items()
+        }
+        for encoder, sent in self.weights.items():
+            _place_weights(encoder, sent)
+        return lambda text: copies.get(text, text)
+
+
+@dataclass(frozen=True)
 class SentJob:
     """A job with all files that it needs, for a node that shares no disk with the caller.
 
@@ -134,20 +191,17 @@ class SentJob:
     ----------
     job
         Job with the caller's paths.
-    files
-        Files of the fold's sections, by section and role.
-    paths
-        Files and folders of settings, by the setting with the caller's path.
-    weights
-        Stored weights of the image encoder, by its name.
+    dataset
+        The fold's sections.
+    settings
+        Files and folders of its settings.
     twin
         Finished fold of the method that a permuted-image control belongs to.
     """
 
     job: Job
-    files: Mapping[tuple[str, str], SentFile | SentStore]
-    paths: Mapping[str, SentPath]
-    weights: Mapping[str, SentPath] = field(default_factory=dict)
+    dataset: SentDataset
+    settings: SentSettings
     twin: Mapping[str, SentFile] = field(default_factory=dict)
 
     @contextmanager
@@ -155,16 +209,10 @@ class SentJob:
         """Write the files to local paths; see :class:`Parcel`."""
         results = process_folder(_node_folder() / "work")
         try:
-            copies = {
-                text: text.removesuffix(sent.path) + str(sent.fetched())
-                for text, sent in self.paths.items()
-            }
-            for encoder, sent in self.weights.items():
-                _place_weights(encoder, sent)
-            job = with_texts(self.job, lambda text: copies.get(text, text))
+            job = with_texts(self.job, self.settings.opened())
             there = replace(
                 job,
-                source=replace(job.source, dataset=self._dataset()),
+                source=replace(job.source, dataset=self.dataset.opened()),
                 run=_moved(job.run, results),
                 twin=None if job.twin is None else _moved(job.twin, results),
             )
@@ -174,17 +222,6 @@ class SentJob:
             yield there
         finally:
             shutil.rmtree(results, ignore_errors=True)
-
-    def _dataset(self) -> Dataset:
-        """The dataset with the fold's files in this node's cache."""
-        dataset = self.job.source.dataset
-        key = canonical_hash([dataset.card.name, {n: dict(of) for n, of in dataset.hashes.items()}])
-        root = _node_folder() / "data" / f"{dataset.card.name}-{key[:24]}"
-        with _locked(root):
-            for (section, role), sent in self.files.items():
-                card = dataset.card.section(section).files[role]
-                _fetch(sent, root / card.path, dataset.hashes[section][role])
-        return replace(dataset, root=root)
 
     def result(self, job: Job) -> ReturnedFiles:
         """The fold's files, and the small images that it refers to."""
@@ -201,10 +238,21 @@ class ObjectStore:
 
     def parcel(self, job: Job) -> SentJob:
         """Return the job with its files; files already sent with other jobs are not sent again."""
-        dataset, fold = job.source.dataset, job.source.fold
+        fold = job.source.fold
+        dataset = self.dataset(job.source.dataset, (*fold.train, *fold.validation, *fold.test))
+        absolute, settings = self.settings(partial(with_texts, job), job.method_spec.config)
+        twin: dict[str, SentFile] = {}
+        if job.twin is not None:
+            fitted = job.twin.fold(job.fold)
+            if fitted.is_done():
+                twin = {name: _put(fitted.path / name) for name in pack(fitted.path)}
+        return SentJob(absolute, dataset, settings, twin)
+
+    def dataset(self, dataset: Dataset, sections: Sequence[str]) -> SentDataset:
+        """Send sections of a dataset."""
         places = {
             (name, role): dataset.root / dataset.card.section(name).files[role].path
-            for name in (*fold.train, *fold.validation, *fold.test)
+            for name in sections
             for role in dataset.hashes[name]
         }
         whole = set(places.values())
@@ -213,6 +261,25 @@ class ObjectStore:
             for key, path in places.items()
             if whole.isdisjoint(path.parents)  # an image inside a Zarr store travels with it
         }
+        return SentDataset(dataset, files)
+
+    def settings(
+        self, changed: Callable[[Callable[[str], str]], Sent], config: Mapping[str, Any]
+    ) -> tuple[Sent, SentSettings]:
+        """Send the files and folders that settings name, and the stored weights of their encoder.
+
+        Parameters
+        ----------
+        changed
+            Calls a function for each text of the settings; returns what has the new texts.
+        config
+            The settings.
+
+        Returns
+        -------
+        tuple
+            What `changed` returned, with absolute paths; and what was sent.
+        """
         paths: dict[str, SentPath] = {}
 
         def send(text: str) -> str:
@@ -223,20 +290,12 @@ class ObjectStore:
             paths[f"{before}{path}"] = self._path(path)
             return f"{before}{path}"
 
-        absolute = with_texts(job, send)
-        twin: dict[str, SentFile] = {}
-        if job.twin is not None:
-            fitted = job.twin.fold(job.fold)
-            if fitted.is_done():
-                twin = {name: _put(fitted.path / name) for name in pack(fitted.path)}
-        return SentJob(absolute, files, paths, self._weights(job), twin)
-
-    def _weights(self, job: Job) -> dict[str, SentPath]:
-        """Weights of a job's encoder that are stored on this machine."""
-        if "weights" not in job.encoder or "revision" not in job.encoder["weights"]:
-            return {}  # none are read, or a folder that is sent as a setting
-        name = str(job.method_spec.config["encoder"])
-        return {name: self._path(stored_folder(name))}
+        absolute = changed(send)
+        weights: dict[str, SentPath] = {}
+        if "revision" in encoder_identity(config).get("weights", {}):
+            name = str(config["encoder"])
+            weights[name] = self._path(stored_folder(name))
+        return absolute, SentSettings(paths, weights)
 
     def _file(self, path: Path) -> SentFile | SentStore:
         if path not in self._files:
