@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.apps import encoders_app
-from bench.encoders.hub import TOKEN
+from bench.fetch.hub_errors import TOKEN
 
 _Name = Annotated[
     str, typer.Argument(help="A name of 'bench list encoders', or hf-hub:OWNER/NAME.")

@@ -17,12 +17,9 @@ from bench.encoders.weights import (
     add_weights,
 )
 from bench.errors import ConfigError, DataError
-from bench.files import one_line
+from bench.fetch.hub_errors import TOKEN, hub_reason
 
 _Answer = TypeVar("_Answer")
-
-TOKEN = "HF_TOKEN"  # noqa: S105 - name of the variable, no secret
-"""Environment variable of the access token."""
 
 
 def get_weights(
@@ -116,36 +113,20 @@ class _Hub:
         )
 
     def _asked(self, question: Callable[[], _Answer]) -> _Answer:
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            GatedRepoError,
-            HfHubHTTPError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
+        from huggingface_hub.errors import HfHubHTTPError
 
         page = f"https://huggingface.co/{self._repository}"
-        what = f"weights of encoder {self._encoder} cannot be fetched"
         try:
             return question()
-        except GatedRepoError as error:
-            raise ConfigError(
-                f"{what}: access is asked for at {page}; then set {TOKEN} to your token"
-            ) from error
-        except RevisionNotFoundError as error:
-            raise ConfigError(f"{what}: {page} has no revision {self._revision}") from error
-        except RepositoryNotFoundError as error:
-            raise ConfigError(
-                f"{what}: {page} does not exist, or {TOKEN} holds no valid token"
-            ) from error
-        except EntryNotFoundError as error:
-            raise ConfigError(f"{what}: a file is missing in {page}") from error
-        except HfHubHTTPError as error:
-            raise ConfigError(f"{what}: {one_line(error, 120)}") from error
-        except (OSError, ValueError, RuntimeError) as error:
-            if isinstance(error, OSError) and error.errno is not None and error.filename:
+        except Exception as error:  # errors of its HTTP library too, which differs by version
+            if (
+                isinstance(error, OSError)
+                and not isinstance(error, HfHubHTTPError)
+                and error.filename
+            ):
                 raise DataError(f"{error.filename}: {error.strerror}") from error
             raise ConfigError(
-                f"{what}: {page} cannot be reached ({one_line(error, 120)}); on a machine without"
-                f" internet use 'bench encoders add {self._encoder} FILE'"
+                f"weights of encoder {self._encoder} cannot be fetched:"
+                f" {hub_reason(error, page, self._revision)}; on a machine without internet use"
+                f" 'bench encoders add {self._encoder} FILE'"
             ) from error

@@ -14,13 +14,13 @@ from bench.data.card import DatasetCard, HubCard
 from bench.data.lock import read_lock
 from bench.errors import DataError
 from bench.fetch.download import Watcher
+from bench.fetch.hub_errors import hub_reason, is_gated
 from bench.fetch.lock import entry_of, write_lock
 from bench.fetch.outcome import Outcome
 from bench.fetch.verify import chosen_sections, wanted_files
 from bench.files import one_line
 
 _STAGING = ".downloads/hub"
-_REFUSED = (401, 403)
 
 
 def fetch_from_hub(
@@ -150,27 +150,17 @@ def _fetch_one(hub: HubCard, path: str, root: Path) -> str | None:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(fetched, target)
     except Exception as error:  # as above
-        if _is_refusal(error):
+        if is_gated(error):
             raise _fault(hub, error) from error
         return one_line(error, 200)
     return None
 
 
-def _is_refusal(error: Exception) -> bool:
-    from huggingface_hub.errors import GatedRepoError
-
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return isinstance(error, GatedRepoError) or status in _REFUSED
-
-
 def _fault(hub: HubCard, error: Exception) -> DataError:
-    if _is_refusal(error):
-        return DataError(
-            f"{hub.repository} is gated: ask for access at {hub.page}, make a token at"
-            " https://huggingface.co/settings/tokens and set HF_TOKEN to it; or name a folder that"
-            " has the files with --from"
-        )
-    return DataError(f"{hub.page}: cannot be read ({one_line(error, 200)})")
+    text = f"{hub.repository}: {hub_reason(error, hub.page, hub.revision)}"
+    if is_gated(error):
+        text += "; or name a folder that has the files with --from"
+    return DataError(text)
 
 
 def _check_room(root: Path, todo: dict[str, int]) -> None:

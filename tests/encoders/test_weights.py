@@ -6,7 +6,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.blocks.encoders import check_weights, image_encoder
-from bench.encoders import hub
 from bench.encoders.folders import encoders_folder, stored_folder
 from bench.encoders.hub import get_weights
 from bench.encoders.weights import (
@@ -226,4 +225,3 @@ def test_a_repository_without_the_file_is_refused(tmp_path, monkeypatch):
     fake(monkeypatch, folder=tmp_path / "empty")
     with pytest.raises(ConfigError, match=r"no file model.safetensors or pytorch_model.bin"):
         get_weights(HUB, check_weights)
-    assert hub.TOKEN == "HF_TOKEN"

@@ -126,7 +126,7 @@ def test_a_file_that_fails_does_not_stop_the_others(hub, tmp_path):
 
 def test_a_hub_that_cannot_be_reached_is_one_line(hub, tmp_path):
     hub.listing = ConnectionError("no route\nto host")
-    with pytest.raises(DataError, match=r"cannot be read \(no route to host\)"):
+    with pytest.raises(DataError, match=r"cannot be reached \(no route to host\)"):
         fetch_dataset(dataset_card("hest-idc"), tmp_path / "d")
     assert files_in(tmp_path) == set()
 
