@@ -59,8 +59,9 @@ def compute_command(
 ) -> None:
     """Compute features of frozen encoders, which runs then find; the same call continues.
 
-    Give device, precision, seed and settings as the run will have them. On a cluster of Slurm the
-    nodes share the cache folder (SPOTBENCH_CACHE) with this machine.
+    Give device, precision, seed and settings as the run will have them.
+
+    Nodes of Slurm must share this machine's cache folder (SPOTBENCH_CACHE).
     """
     from bench.execute.executors.choose import make_executor
     from bench.execute.executors.feature_runners import make_feature_runner

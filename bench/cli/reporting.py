@@ -262,6 +262,7 @@ def genes_command(
 ) -> None:
     """Rank the genes a method predicts, and test which gene sets the best ones belong to."""
     from bench.errors import UnknownNameError
+    from bench.method_references import split_encoder
     from bench.report.genes import render_genes, render_sets
     from bench.report.presets import shown_preset
 
@@ -270,13 +271,15 @@ def genes_command(
         for name, runs in _stored(results, dataset, protocol, "figures")
     ]
     labels = {run.facts["label"] for _, runs in stored for run in runs}
-    if method not in labels:
+    # The name without its encoder stands for the rows of all encoders.
+    wanted = {method} & labels or {name for name in labels if split_encoder(name)[0] == method}
+    if not wanted:
         what = "method with finished folds" + (f" under {protocol}" if protocol else "")
         raise UnknownNameError(what, method, sorted(labels))
     for name, runs in stored:
-        chosen = [run for run in runs if run.facts["label"] == method]
-        for run in chosen:
-            title = f"{method} on {dataset}, protocol {name}, preset {shown_preset(run.facts)}"
+        for run in (run for run in runs if run.facts["label"] in wanted):
+            preset = shown_preset(run.facts)
+            title = f"{run.facts['label']} on {dataset}, protocol {name}, preset {preset}"
             if enriched:
                 text = render_sets(run, how.value, top=top, gmt=gmt, title=title)
             else:

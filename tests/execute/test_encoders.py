@@ -8,6 +8,7 @@ import pytest
 
 import bench
 from bench.blocks.encoders import check_weights
+from bench.blocks.features import FrozenEncoder
 from bench.data.dataset import open_dataset
 from bench.encoders.weights import add_weights
 from bench.errors import BenchError, ConfigError
@@ -144,3 +145,23 @@ def test_the_size_of_what_an_encoder_saw_is_recorded(weights, tmp_path):
     (seen,) = facts["patches"]
     assert seen["input"] == 32
     assert seen["um"] == pytest.approx(60, abs=2)
+
+
+def test_a_sweep_computes_each_feature_once(own_cache, tiny, results, bench, monkeypatch):
+    computed = []
+    compute = FrozenEncoder._compute
+
+    def counted(self, patches):
+        computed.append(self.settings.encoder)
+        return compute(self, patches)
+
+    monkeypatch.setattr(FrozenEncoder, "_compute", counted)
+    names = ("test_resnet", "test_byobnet", "test_convnext", "test_efficientnet", "test_nfnet")
+    call = ("run", "--method", "ridge", "--encoder", ",".join(names), *tiny.options)
+    call += ("--set", "weights=none", "--set", "patch_size=32", "--set", "input_size=32")
+    call += ("--no-random", "--no-oracles", "--isolation", "none", "--tracking", "none")
+    answer = bench(*call, "--results", results, "--json")
+    assert answer.status == 0, answer.stderr
+    assert len(json.loads(answer.stdout)["rows"]) == 5
+    sections = len(dataset_card(str(tiny.card)).sections)
+    assert sorted(computed) == sorted(names * sections)

@@ -1,11 +1,13 @@
 """Figures: which there are, what is in them, what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bench.cli import reporting
 from bench.errors import BenchError, UnknownNameError
 from bench.report.comparison_figures import comparison_figures, cost_figure, rank_figure
 from bench.report.drawing import draw_figures
@@ -135,8 +137,6 @@ def test_domains_are_drawn_where_there_are_labels(runs):
     assert domain_maps(found) is None
     labels = np.where(np.arange(30) < 15, "tumour", "stroma")
     labels[0] = "undetermined"
-    from dataclasses import replace
-
     figure = domain_maps(replace(found, labels=labels))
     assert figure.axes[0].get_title() == "pathologist"
     assert figure.axes[1].get_title().startswith("measured\nARI ")
@@ -166,6 +166,23 @@ def test_the_commands_draw_and_rank_from_the_results_alone(results, bench_out):
     refused = bench_out("genes", "-d", "tiny", "-m", "looker", "--enriched")
     assert refused.status == 2
     assert "no gene of any set is in the panel" in refused.stderr
+
+
+def test_a_method_stands_for_its_rows_of_all_encoders(bench_out, monkeypatch):
+    def stored(*asked):
+        (name, runs), *_ = kept(*asked)
+        (run,) = [run for run in runs if run.facts["label"] == "looker"]
+        labels = ("looker[uni]", "looker[random-uni]")
+        return [(name, [replace(run, facts={**run.facts, "label": label}) for label in labels])]
+
+    kept = reporting._stored
+    monkeypatch.setattr(reporting, "_stored", stored)
+    shown = bench_out("genes", "-d", "tiny", "-m", "looker", "--top", 2)
+    assert shown.status == 0, shown.stderr
+    assert "looker[uni] on tiny" in shown.stdout
+    assert "looker[random-uni] on tiny" in shown.stdout
+    one = bench_out("genes", "-d", "tiny", "-m", "looker[uni]", "--top", 2)
+    assert "random" not in one.stdout
 
 
 def test_gene_sets_of_a_file_are_tested(bench_out, tmp_path):
