@@ -100,7 +100,7 @@ class FoldHashes(NamedTuple):
 
     def seen_by(self, method_spec: MethodSpec) -> str:
         """Hash of the input of the predictions, which is the truth for an oracle."""
-        if method_spec.method is None:
+        if method_spec.kind == "oracle":
             return self.truth
         return self.with_images if method_spec.needs_image else self.without
 

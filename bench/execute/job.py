@@ -18,6 +18,7 @@ from bench.data.images.image import thumbnail
 from bench.data.images.stored_patches import StoredPatches
 from bench.errors import BenchError, TrainingError
 from bench.evaluate.oracles import ORACLES
+from bench.execute.ensembles import average
 from bench.execute.inputs import FoldInputs
 from bench.execute.keys import fit_key, score_key
 from bench.execute.plan import Job
@@ -151,6 +152,22 @@ def run_oracle(job: Job, inputs: FoldInputs) -> None:
     _store(job, inputs, predictions, timings, {"device": "cpu", **nothing})
 
 
+def run_ensemble(job: Job, inputs: FoldInputs) -> None:
+    """Run the job of an ensemble, which averages stored predictions.
+
+    Raises
+    ------
+    TrainingError
+        Predictions of a member are missing.
+    """
+    predictions, seconds = average(job.members, job.fold, inputs)
+    job.folder.clear()
+    job.folder.write_table("curves.parquet", pd.DataFrame())
+    timings = {"predict_seconds": round(seconds, 4)}
+    nothing: dict[str, Any] = {"notes": [], "peak_memory_mb": None, "peak_device_memory_mb": None}
+    _store(job, inputs, predictions, timings, {"device": "cpu", **nothing})
+
+
 def rescore(job: Job, inputs: FoldInputs) -> None:
     """Score the stored predictions of a fit again, without fitting.
 
@@ -218,7 +235,7 @@ def _write_scores(
             data,
             references,
             predictions,
-            scale_free=job.method_spec.method is None,
+            scale_free=job.method_spec.kind == "oracle",
         )
     scored = time.perf_counter()
     folder.write_table("scores.parquet", scores)

@@ -29,6 +29,7 @@ _FIT_CODE = (
 )
 _SCORE_CODE = ("bench.execute.scoring",)
 _ORACLE_CODE = ("bench.evaluate.oracles",)
+_ENSEMBLE_CODE = ("bench.execute.ensembles",)
 
 _FIT_PACKAGES = (
     *("imagecodecs", "lightning", "numpy", "openvino", "pillow", "scikit-learn", "scipy"),
@@ -47,6 +48,9 @@ def run_key(method_spec: MethodSpec, shared: Mapping[str, Any]) -> str:
     shared
         Dataset, protocol, folds, seed, precision.
     """
+    if method_spec.members:
+        members = [run_key(member, shared) for member in method_spec.members]
+        return canonical_hash([members, code_hash(_ENSEMBLE_CODE), _versions(("numpy",))])
     facts = method_spec.facts
     code = {
         "method": facts.code if facts else {},

@@ -12,7 +12,15 @@ from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
 from bench.execute.encoders import can_be_random
 from bench.execute.request import FoldSettings
-from bench.method_references import RANDOM, SHUFFLED, is_handed, is_own, split_encoder
+from bench.method_references import (
+    RANDOM,
+    SHUFFLED,
+    ensemble_of,
+    is_handed,
+    is_own,
+    split_encoder,
+    split_ensemble,
+)
 from bench.own_methods import prefix
 from bench.registry import InstalledMethod, check_installed, find_methods
 from bench.worker.describe import describe
@@ -85,6 +93,8 @@ class MethodSpec:
         Checkpoint of the method's authors, loaded instead of fitting.
     fold_configs
         Settings by fold where they differ between folds, as after tuning; no other folds are run.
+    members
+        Rows that an ensemble averages; an ensemble has no method of its own.
     """
 
     label: str
@@ -96,6 +106,7 @@ class MethodSpec:
     changes: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Path | None = None
     fold_configs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    members: tuple[MethodSpec, ...] = ()
 
     def in_fold(self, fold: int) -> MethodSpec:
         """The same with the settings of one fold."""
@@ -104,6 +115,8 @@ class MethodSpec:
     @property
     def kind(self) -> str:
         """``oracle``, ``control`` or ``method``."""
+        if self.members:
+            return "method"
         if self.facts is None:
             return "oracle"
         control = self.shuffled or self.random or self.facts.control
@@ -112,6 +125,8 @@ class MethodSpec:
     @property
     def needs_image(self) -> bool:
         """Whether it reads images."""
+        if self.members:
+            return any(member.needs_image for member in self.members)
         return self.facts is not None and self.facts.needs_image
 
     @property
@@ -133,6 +148,8 @@ class MethodSpec:
     @property
     def has_presets(self) -> bool:
         """Whether its settings depend on the preset."""
+        if self.members:
+            return any(member.has_presets for member in self.members)
         return self.facts is not None and self.facts.has_presets
 
 
@@ -151,7 +168,8 @@ def resolve_methods(
     ----------
     methods
         Names of methods and oracles, references to methods (see :mod:`bench.method_references`),
-        ``shuffled:METHOD``, or ``shuffled`` for the permuted-image controls of all methods beside
+        ``mean:METHOD+METHOD`` for the mean of their stored predictions, ``shuffled:METHOD``, or
+        ``shuffled`` for the permuted-image controls of all methods beside
         it that read images.
     dataset, preset
         Choose a method's settings.
@@ -199,11 +217,11 @@ def resolve_methods(
     if not labels:
         raise BenchError("no method named; see 'bench list methods'")
 
-    specs = []
-    for label in labels:
+    def spec_of(label: str) -> MethodSpec:
         if label in ORACLES:
-            specs.append(MethodSpec(label, None))
-            continue
+            return MethodSpec(label, None)
+        if split_ensemble(label):
+            return _ensemble([spec_of(member) for member in split_ensemble(label)])
         shuffled = label.startswith(f"{SHUFFLED}:")
         name = label.removeprefix(f"{SHUFFLED}:")
         description = of(name)
@@ -216,17 +234,17 @@ def resolve_methods(
             raise BenchError(
                 f"{SHUFFLED}:{row}: {row} does not use images, so shuffling changes nothing"
             )
-        specs.append(
-            MethodSpec(
-                label=f"{SHUFFLED}:{row}" if shuffled else row,
-                method=method,
-                shuffled=shuffled,
-                random=encoder.startswith(RANDOM),
-                config=description["config"],
-                facts=description["facts"],
-                changes=description["changes"],
-            )
+        return MethodSpec(
+            label=f"{SHUFFLED}:{row}" if shuffled else row,
+            method=method,
+            shuffled=shuffled,
+            random=encoder.startswith(RANDOM),
+            config=description["config"],
+            facts=description["facts"],
+            changes=description["changes"],
         )
+
+    specs = [spec_of(label) for label in labels]
     _check_rows_differ(specs)
     unused = set(settings).difference(*(description["used"] for description in described.values()))
     if unused:
@@ -235,6 +253,33 @@ def resolve_methods(
         }
         raise UnknownNameError("setting", sorted(unused)[0], names or {"(none)"})
     return specs
+
+
+def _ensemble(members: Sequence[MethodSpec]) -> MethodSpec:
+    """Row that averages the stored predictions of others.
+
+    Raises
+    ------
+    BenchError
+        A member has another scale or reads permuted images, or is named twice.
+    """
+    label = ensemble_of([member.label for member in members])
+    for member in members:
+        if member.members or member.kind == "oracle" or member.shuffled:
+            raise BenchError(f"{label}: {member.label} cannot be averaged; name methods alone")
+    if len({member.label for member in members}) < len(members):
+        raise BenchError(f"{label}: names a member twice")
+    return MethodSpec(
+        label,
+        None,
+        config={"members": {member.label: dict(member.config) for member in members}},
+        changes={
+            f"{member.label}.{name}": change
+            for member in members
+            for name, change in member.changes.items()
+        },
+        members=tuple(members),
+    )
 
 
 def released_spec(
@@ -249,8 +294,10 @@ def released_spec(
     """
     if not checkpoint.is_file():
         raise DataError(f"{checkpoint}: no such checkpoint file")
-    if is_twin(method) or method in ORACLES:
-        raise BenchError(f"{method}: a checkpoint belongs to a method, not to a control or oracle")
+    if is_twin(method) or method in ORACLES or split_ensemble(method):
+        raise BenchError(
+            f"{method}: a checkpoint belongs to a method, not to a control, oracle or ensemble"
+        )
     (method_spec,) = resolve_methods([method], dataset, preset, settings)
     assert method_spec.facts is not None  # only oracles have none
     if not method_spec.facts.released:
@@ -310,6 +357,7 @@ def _sweep(
     for label in methods:
         method = label.removeprefix(f"{SHUFFLED}:")
         plain = label != SHUFFLED and label not in ORACLES and not split_encoder(label)[1]
+        plain = plain and not split_ensemble(label)
         if plain and "encoder" in describe_method(method)["facts"].settings:
             rows += [f"{label}[{encoder}]" for encoder in wanted]
             swept = True

@@ -17,6 +17,7 @@ from bench.errors import BenchError
 from bench.evaluate.oracles import ORACLES
 from bench.execute.division import divide
 from bench.execute.encoders import encoder_identity, prepare_encoder
+from bench.execute.ensembles import Member
 from bench.execute.environment import git_commit, package_versions
 from bench.execute.inputs import FoldSource
 from bench.execute.keys import run_key
@@ -24,7 +25,7 @@ from bench.execute.method_specs import MethodSpec, released_spec, resolve_method
 from bench.execute.request import Request
 from bench.files import canonical_hash, file_hash
 from bench.method import Precision
-from bench.method_references import SHUFFLED, is_handed
+from bench.method_references import SHUFFLED, is_handed, split_ensemble
 from bench.protocol.audit import (
     Finding,
     audit,
@@ -61,6 +62,8 @@ class Job:
     twin: RunFolder | None = None
     encoder: Mapping[str, Any] = field(default_factory=dict)
     """Identity of its image encoder, see :func:`bench.execute.encoders.encoder_identity`."""
+    members: tuple[Member, ...] = ()
+    """Rows that an ensemble averages."""
 
     @property
     def name(self) -> str:
@@ -131,7 +134,8 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
         protocol = with_panel(protocol, request.panel, card.panels)
     specs = _method_specs(request, card.name, protocol)
     for method_spec in specs:
-        prepare_encoder(method_spec.config, method_spec.changes)
+        for row in method_spec.members or (method_spec,):
+            prepare_encoder(row.config, row.changes)
     if elsewhere:
         _check_sendable(specs)
     devices = Devices(request.device, request.precision, elsewhere=elsewhere)
@@ -198,6 +202,10 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
         twin = (
             folder_of(method_spec.without_shuffling(), precision) if method_spec.shuffled else None
         )
+        members = tuple(
+            Member(member, folder_of(member, devices.of(needs_image=member.needs_image)[1]))
+            for member in method_spec.members
+        )
         jobs = tuple(
             Job(
                 method_spec=method_spec.in_fold(index),
@@ -209,6 +217,7 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
                 run=folder,
                 twin=twin,
                 encoder=encoder_identity(method_spec.in_fold(index).config),
+                members=members,
             )
             for index, source in sources.items()
             if not method_spec.fold_configs or index in method_spec.fold_configs
@@ -289,7 +298,8 @@ def _method_specs(request: Request, dataset: str, protocol: Protocol) -> list[Me
 def _settings(request: Request, protocol: Protocol) -> dict[str, Any]:
     """Settings of the request, after those that the protocol has for the methods of it."""
     settings = dict(request.settings)
-    rows = (*request.methods, *request.tuned)
+    asked = (*request.methods, *request.tuned)
+    rows = [row for name in asked for row in split_ensemble(name) or (name,)]
     # A row may name an encoder behind the method: ridge[uni].
     named = {row.removeprefix(f"{SHUFFLED}:").partition("[")[0] for row in rows}
     for method, of_method in protocol.method_settings.items():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bench.errors import BenchError
 from bench.execute.executors.base import Executor, Failure, JobWatcher
-from bench.execute.executors.local import LocalExecutor
+from bench.execute.executors.local import LocalExecutor, run_jobs
 from bench.execute.plan import Job, Plan, make_plan
 from bench.execute.request import Request
 from bench.stored_runs import StoredRun, stored_run
@@ -80,7 +80,10 @@ def run_request(
     try:
         for planned in plan.runs:
             planned.folder.describe(planned.facts)
-        failures = executor.run(plan, watcher, upload)
+        fitted, averaged = _without_ensembles(plan)
+        failures = executor.run(fitted, watcher, upload) if fitted.runs else []
+        if averaged:
+            failures += run_jobs(averaged, watcher, force=request.force, stored=upload)
     except BenchError:
         for planned in plan.runs:
             planned.folder.discard_if_empty()
@@ -92,3 +95,9 @@ def run_request(
             uploads.upload(stored)
         uploads.finish()
     return RunResult(plan, runs, failures)
+
+
+def _without_ensembles(plan: Plan) -> tuple[Plan, list[Job]]:
+    """The plan without ensembles; and their jobs, which follow here when the others are done."""
+    fitted = tuple(planned for planned in plan.runs if not planned.method_spec.members)
+    return replace(plan, runs=fitted), [job for job in plan.jobs() if job.members]

@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Literal
 
 from bench.cache import cache_folder
 from bench.claims import check_held, claim
-from bench.errors import BenchError, StoreError
+from bench.errors import BenchError, StoreError, TrainingError
 from bench.execute.executors.base import Failure, JobWatcher
 from bench.execute.in_process import InProcess
 from bench.execute.inputs import FoldInputs, InputsOfFolds
-from bench.execute.job import fit_task, job_keys, rescore, run_oracle, store_fit
+from bench.execute.job import fit_task, job_keys, rescore, run_ensemble, run_oracle, store_fit
 from bench.execute.keys import fit_key
 from bench.execute.plan import Job, Plan
 from bench.files import one_line
@@ -256,10 +256,7 @@ class _Loop:
                 self._watcher.job_rescored(job)
                 return
             if job.method_spec.method is None:
-                run_oracle(job, inputs)
-                held.close()
-                self._stored(job)
-                self._watcher.job_done(job)
+                self._run_here(job, inputs, held)
                 return
             twin = self._twin_is_done(job, inputs)
             task = fit_task(job, inputs, twin_done=twin)
@@ -269,6 +266,19 @@ class _Loop:
         slot = min(set(range(self._slots)) - {running.slot for running in self._running})
         worker = self._worker(job, inputs, slot, task_text(task))
         self._running.append(_Running(job, inputs, slot, worker, held, timings, lease))
+
+    def _run_here(self, job: Job, inputs: FoldInputs, held: ExitStack) -> None:
+        """Run an oracle or an ensemble, which need no worker."""
+        try:
+            (run_ensemble if job.members else run_oracle)(job, inputs)
+        except TrainingError as error:
+            job.folder.fail(str(error), "")
+            held.close()
+            self._fail(job, str(error))
+            return
+        held.close()
+        self._stored(job)
+        self._watcher.job_done(job)
 
     def _twin_is_done(self, job: Job, inputs: FoldInputs) -> bool:
         if job.twin is None:
