@@ -9,93 +9,93 @@ import numpy as np
 import pytest
 
 from bench.method_references import absolute, ensemble_of, is_file, split_ensemble
-from tests.cli.tiny_dataset import assert_refused, write_plugin
+from tests.cli.tiny_dataset import assert_refused
 
-NAME = "mean:coordinates+drawn"
-FOLDER = "mean-coordinates-drawn"
-
-
-@pytest.fixture
-def drawn(plugins):
-    """A method that predicts too much, and counts its fits in a file."""
-    counter = plugins / "fits"
-    counter.write_text("")
-    write_plugin(
-        plugins,
-        "drawn",
-        fit=f"open({str(counter)!r}, 'a').write('x')",
-        predict="predictions = [p + len(p) % 7 for p in predictions]",
-    )
-    return counter
+NAME = "mean:coordinates+mean"
+FOLDER = "mean-coordinates-mean"
 
 
-@pytest.fixture
-def run(bench, tiny, results, drawn):
-    """Runs rows on the tiny dataset without oracles."""
-    options = (*tiny.options, *tiny.quick_protocol)
+@pytest.fixture(scope="module")
+def call(bench, tiny):
+    """Runs rows on the tiny dataset, with results in a folder."""
 
-    def call(rows, *more, tracking="none"):
-        call = ("run", "-m", rows, *options, "--tracking", tracking, "--results", results)
-        return bench(*call, *more)
+    def run(results, rows, *more, tracking="none"):
+        where = (*tiny.options, *tiny.quick_protocol, "--results", results)
+        return bench("run", "-m", rows, *where, "--tracking", tracking, *more)
 
-    return call
+    return run
 
 
-def predictions(results, label):
+@pytest.fixture(scope="module")
+def stored(call, tmp_path_factory):
+    """Results of two rows and, after another call, of their ensemble; and that call."""
+    folder = tmp_path_factory.mktemp("ensembles")
+    results = folder / "results"
+    assert call(results, "coordinates,mean").status == 0
+    answer = call(results, NAME, "--json", tracking=f"sqlite:///{folder}/runs.db")
+    assert answer.status == 0, answer.stderr
+    return results, answer
+
+
+def predictions(results, folder):
     """Predictions by fold of the row whose folder begins so."""
     return {
         path.parent.name: anndata.read_h5ad(path).X
-        for path in results.glob(f"runs/*/*/{label}-????????????/fold-*/predictions.h5ad")
+        for path in results.glob(f"runs/*/*/{folder}-????????????/fold-*/predictions.h5ad")
     }
 
 
-def test_it_is_the_mean_of_what_is_stored(run, results, drawn):
-    answer = run(f"{NAME},coordinates,drawn", "--json")
-    assert answer.status == 0, answer.stderr
-    rows = {row["method"]: row for row in json.loads(answer.stdout)["rows"]}
-    assert rows[NAME]["folds"] == 3
-    assert rows[NAME]["kind"] == "method"
-    one, two = predictions(results, "coordinates"), predictions(results, "drawn")
+def test_it_is_the_mean_of_what_is_stored(stored):
+    results, answer = stored
+    (row,) = json.loads(answer.stdout)["rows"]
+    assert (row["method"], row["folds"], row["kind"]) == (NAME, 3, "method")
+    one, two = predictions(results, "coordinates"), predictions(results, "mean")
     mean = predictions(results, FOLDER)
     assert set(mean) == {"fold-0", "fold-1", "fold-2"}
     for fold, values in mean.items():
         np.testing.assert_allclose(values, (one[fold] + two[fold]) / 2, rtol=1e-6, atol=1e-7)
-    assert rows[NAME]["mse"] < rows["drawn"]["mse"]
 
 
-def test_nothing_is_fitted_for_it(run, results, drawn):
-    assert run("coordinates,drawn").status == 0
-    assert drawn.read_text() == "xxx"
-    first = run(NAME, "--json")
-    assert first.status == 0, first.stderr
-    assert [row["method"] for row in json.loads(first.stdout)["rows"]] == [NAME]
-    assert first.stderr.count("done in") == 3
-    assert drawn.read_text() == "xxx"
-    assert run(NAME).stderr.count("kept, it is done") == 3
+def test_nothing_is_fitted_for_it(stored, call):
+    results, answer = stored
+    assert answer.stderr.count("done in") == 3
+    assert answer.stderr.count(f"{NAME} fold") == 3
+    assert call(results, NAME).stderr.count("kept, it is done") == 3
+    assert call(results, NAME, "--force").stderr.count("done in") == 3
 
 
-def test_members_that_are_not_stored_are_named(run, results):
-    assert run("coordinates", "--folds", "0,1").status == 0
-    answer = run(f"{NAME},coordinates", "--folds", "0")
+def test_it_stands_in_tables_and_pairs(stored, bench):
+    results, _ = stored
+    table = bench("tables", "-d", "tiny", "--results", results, "--format", "json")
+    assert NAME in [row["method"] for row in json.loads(table.stdout)["rows"]]
+    pairs = bench("tables", "-d", "tiny", "--results", results, "--pairs", "--format", "csv")
+    assert pairs.status == 0, pairs.stderr
+    assert NAME in pairs.stdout
+
+
+def test_it_is_tracked(stored):
+    results, _ = stored
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{results.parent}/runs.db")
+    (experiment,) = [one for one in client.search_experiments() if one.name != "Default"]
+    names = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
+    assert any(NAME in name for name in names)
+
+
+def test_members_of_other_settings_do_not_count(stored, call):
+    results, _ = stored
+    answer = call(results, NAME, "--set", "coordinates.neighbours=3", "--folds", "0")
     assert answer.status == 1
-    assert f"{NAME} fold 0: failed, no stored predictions of drawn for this" in answer.stderr
+    assert f"{NAME} fold 0: failed, no stored predictions of coordinates for" in answer.stderr
+
+
+def test_members_that_are_not_stored_are_named(call, results):
+    answer = call(results, f"{NAME},coordinates", "--folds", "0")
+    assert answer.status == 1
+    assert f"{NAME} fold 0: failed, no stored predictions of mean for this" in answer.stderr
     assert "run it first, or name it beside the ensemble" in answer.stderr
     assert predictions(results, FOLDER) == {}
-
-
-def test_members_of_other_settings_do_not_count(run):
-    assert run("coordinates,drawn", "--set", "coordinates.neighbours=3").status == 0
-    answer = run(NAME)
-    assert answer.status == 1
-    assert "no stored predictions of coordinates for this" in answer.stderr
-    assert run(NAME, "--set", "coordinates.neighbours=3").status == 0
-
-
-def test_a_new_fit_of_a_member_makes_it_anew(run, results):
-    assert run(f"coordinates,drawn,{NAME}").status == 0
-    again = run(f"coordinates,drawn,{NAME}", "--force")
-    assert again.status == 0
-    assert again.stderr.count("done in") == 9
 
 
 @pytest.mark.parametrize(
@@ -108,20 +108,9 @@ def test_a_new_fit_of_a_member_makes_it_anew(run, results):
         ("mean:mean+histogene[uni]", "histogene has no encoder"),
     ],
 )
-def test_what_cannot_be_averaged_is_refused(run, results, rows, said):
-    assert_refused(run(rows), said)
+def test_what_cannot_be_averaged_is_refused(call, results, rows, said):
+    assert_refused(call(results, rows), said)
     assert not list(results.rglob("fold-*"))
-
-
-def test_it_stands_in_tables_pairs_and_tracking(run, bench, results, tmp_path):
-    database = f"sqlite:///{tmp_path}/runs.db"
-    answer = run(f"coordinates,drawn,{NAME}", tracking=database)
-    assert answer.status == 0, answer.stderr
-    table = bench("tables", "-d", "tiny", "--results", results, "--format", "json")
-    assert NAME in [row["method"] for row in json.loads(table.stdout)["rows"]]
-    pairs = bench("tables", "-d", "tiny", "--results", results, "--pairs", "--format", "csv")
-    assert pairs.status == 0, pairs.stderr
-    assert NAME in pairs.stdout
 
 
 def test_members_are_read_from_the_name():
