@@ -14,7 +14,11 @@ _ROUNDING = 1 + 1e-9
 
 
 def neighbour_edges(
-    array_xy: np.ndarray, neighbours: int, radius: float | None = None
+    array_xy: np.ndarray,
+    neighbours: int,
+    radius: float | None = None,
+    *,
+    by_deviation: bool = False,
 ) -> np.ndarray:
     """Directed edges from every spot to its nearest others.
 
@@ -28,6 +32,9 @@ def neighbour_edges(
         even where another has the same coordinates.
     radius
         Largest distance of a neighbour; no limit where None. A spot may then have none.
+    by_deviation
+        Of a spot's nearest others keep those that are no farther than the mean of their distances
+        plus one population standard deviation; `radius` is applied before.
 
     Returns
     -------
@@ -48,10 +55,22 @@ def neighbour_edges(
         allowed = (spot != other) & (distance <= (np.inf if radius is None else radius))
         spot, other, distance = spot[allowed], other[allowed], distance[allowed]
         order = np.lexsort((other, distance, spot))
-        spot, other = spot[order], other[order]
+        spot, other, distance = spot[order], other[order], distance[order]
         first = np.arange(len(spot)) - np.searchsorted(spot, spot) < count
-        edges.append(np.stack([spot[first], other[first]]))
+        spot, other, distance = spot[first], other[first], distance[first]
+        if by_deviation:
+            kept = distance <= _mean_and_deviation(spot, distance) * _ROUNDING
+            spot, other = spot[kept], other[kept]
+        edges.append(np.stack([spot, other]))
     return np.concatenate(edges, axis=1)
+
+
+def _mean_and_deviation(spot: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Mean plus population deviation of the distances of each edge's spot, by edge."""
+    _, group, degree = np.unique(spot, return_inverse=True, return_counts=True)
+    mean = np.bincount(group, distance) / degree
+    deviation = np.sqrt(np.bincount(group, (distance - mean[group]) ** 2) / degree)
+    return np.asarray((mean + deviation)[group])
 
 
 def neighbour_mean(values: Tensor, edges: Tensor) -> Tensor:
@@ -89,6 +108,32 @@ def neighbour_mean_as_released(values: Tensor, edges: Tensor) -> Tensor:
     """
     total, degree = _neighbour_sum(values, edges)
     return total / degree + degree / degree * (0 * values).sum(dim=0)
+
+
+def neighbour_max(values: Tensor, edges: Tensor) -> Tensor:
+    """Component-wise maximum over each spot's neighbours; a spot without any keeps its own values.
+
+    Parameters
+    ----------
+    values : (spots, width)
+    edges : (2, edges) int64, ordered by spot as :func:`neighbour_edges` gives them
+
+    Returns
+    -------
+    (spots, width)
+    """
+    spot, neighbour = edges
+    if not len(spot):
+        return values
+    everyone = torch.arange(len(values) + 1, device=values.device)
+    bounds = torch.searchsorted(spot, everyone)
+    degree = bounds.diff()
+    # Rows are filled up with a spot's first neighbour, which leaves its maximum as it is.
+    first = neighbour[bounds[:-1].clamp_max(len(spot) - 1)]
+    first = torch.where(degree > 0, first, everyone[:-1])
+    table = first[:, None].repeat(1, int(degree.max()))
+    table[spot, torch.arange(len(spot), device=spot.device) - bounds[spot]] = neighbour
+    return values[table].max(dim=1).values
 
 
 def _neighbour_sum(values: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:

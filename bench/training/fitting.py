@@ -34,6 +34,9 @@ COMPILED_STEPS = 2000
 AT_CHANCE = 0.98
 """A loss above this share of its chance level counts as having learned nothing."""
 
+ABOVE_CHANCE = 1.05
+"""A loss above this share of its chance level is worse than a guess."""
+
 
 def seed_batch(seed: int, epoch: int, batch: int) -> None:
     """Seed torch for one batch of a fit, whose dropout and augmentation follow from it alone."""
@@ -283,8 +286,17 @@ def _warn_at_chance(context: Context) -> None:
         return
     last = context.curves[-1]
     loss, chance = last.get("train_loss"), last.get("chance_level")
-    if loss is not None and chance is not None and loss >= AT_CHANCE * chance:
+    if loss is None or chance is None or loss < AT_CHANCE * chance:
+        return
+    levels = f"loss {loss:.3f}, chance level {chance:.3f}"
+    if loss > ABOVE_CHANCE * chance:
         context.notes.append(
-            f"training ended at chance: loss {loss:.3f}, chance level {chance:.3f}; the network"
-            " hardly tells one pair of image and expression from another"
+            f"training ended above chance: {levels}; the network is surer of wrong pairs of image"
+            " and expression than a guess would be, which more epochs or a lower learning rate"
+            " may mend"
+        )
+    else:
+        context.notes.append(
+            f"training ended at chance: {levels}; the network hardly tells one pair of image and"
+            " expression from another"
         )

@@ -69,10 +69,13 @@ class NetworkMethod(Method):
         Patches that are predicted together.
     memory
         File of the arrays that a fitted method has beside its network; None if it has none.
+    not_in_tensors
+        Settings that change predictions and that a released checkpoint's tensors do not tell.
     """
 
     images_at_once: ClassVar[int] = 64
     memory: ClassVar[str | None] = None
+    not_in_tensors: ClassVar[tuple[str, ...]] = ()
     network: Any
 
     @abstractmethod
@@ -228,6 +231,11 @@ class NetworkMethod(Method):
         method = cls(config)
         method.network = method.restore(source)
         check_panel(source, method.network.genes, data.panel)
+        if cls.not_in_tensors:
+            taken = [f"{name}={getattr(config, name)}" for name in cls.not_in_tensors]
+            context.notes.append(
+                f"the checkpoint does not tell {', '.join(taken)}: taken from the settings"
+            )
         edge = getattr(method.network, "edge", None)
         if edge is not None and edge != method.input_edge():
             raise ConfigError(

@@ -74,11 +74,20 @@ class Hist2STConfig(NetworkConfig):
     neighbours, graph_radius
         A spot's neighbours are the nearest others within this distance on the array; None sets
         no limit.
+    pruning
+        How neighbours are limited: ``radius`` by `graph_radius`; ``deviation`` keeps those no
+        farther than the mean plus one standard deviation of the distances of a spot's nearest.
+    pooling
+        What the graph network reads of a spot's neighbours: their ``mean``, or ``max``, their
+        component-wise maximum. A checkpoint does not record it.
     as_released
-        A spot without neighbours makes the prediction of the whole section NaN. Otherwise such
-        a spot stands for its own neighbour.
+        A spot without neighbours makes the prediction of the whole section NaN, and with `pooling`
+        ``max`` it is an error. Otherwise such a spot stands for its own neighbour.
     zinb
         Weight of the count likelihood; 0 leaves its heads out.
+    count_head
+        Likelihood of the counts: ``zinb`` zero-inflated negative binomial with size factors, or
+        ``nb`` negative binomial without, summed over genes.
     bake, distillation
         Augmented views of a section in each step, and the weight of the distillation from them;
         without either there is none of it.
@@ -102,8 +111,11 @@ class Hist2STConfig(NetworkConfig):
     position_rows: int = Field(default=64, ge=1)
     neighbours: int = Field(default=4, ge=1)
     graph_radius: float | None = Field(default=2.0, gt=0)
+    pruning: Literal["radius", "deviation"] = "radius"
+    pooling: Literal["mean", "max"] = "mean"
     as_released: bool = False
     zinb: float = Field(default=0.25, ge=0)
+    count_head: Literal["zinb", "nb"] = "zinb"
     bake: int = Field(default=5, ge=0)
     distillation: float = Field(default=0.5, ge=0)
     learning_rate: float = Field(default=1e-5, gt=0)
@@ -139,6 +151,7 @@ class Hist2ST(NetworkMethod):
     dataset_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "alex10x": {"position_rows": 128},
     }
+    not_in_tensors: ClassVar[tuple[str, ...]] = ("heads", "pooling")
     config: Hist2STConfig
 
     @classmethod
@@ -160,13 +173,13 @@ class Hist2ST(NetworkMethod):
 
         shape = self.chosen(
             *("channels", "mixer_kernel", "mixer_layers", "attention_layers", "heads", "head_dim"),
-            *("hidden", "graph_layers", "dropout", "position_rows", "as_released"),
+            *("hidden", "graph_layers", "dropout", "position_rows", "pooling", "as_released"),
         )
         return Hist2STNetwork(
             len(data.panel),
             edge=self.input_edge(),
             tile=self.config.tile_size,
-            count_heads=self.config.zinb > 0,
+            count_head=self.config.count_head if self.config.zinb > 0 else None,
             # The weight of a single view is 1 whatever the head says.
             view_head=self.config.views > 1,
             **shape,
@@ -177,7 +190,7 @@ class Hist2ST(NetworkMethod):
         from bench.methods.hist2st.network import Hist2STNetwork
 
         return Hist2STNetwork.from_released(
-            source, **self.chosen("heads", "dropout", "as_released")
+            source, **self.chosen("heads", "dropout", "pooling", "as_released")
         )
 
     def training_module(self) -> Hist2STModule:
@@ -200,11 +213,14 @@ class Hist2ST(NetworkMethod):
         """Rows of the position tables, and the graph of neighbouring spots."""
         from bench.blocks.graph import neighbour_edges
 
-        neighbours, radius = self.config.neighbours, self.config.graph_radius
+        by_deviation = self.config.pruning == "deviation"
+        radius = None if by_deviation else self.config.graph_radius
         rows = self.network.x_embed.num_embeddings
         return {
             "position": check_positions(slide.array_xy, rows, method=self.name, section=slide.name),
-            "edges": neighbour_edges(slide.array_xy, neighbours, radius),
+            "edges": neighbour_edges(
+                slide.array_xy, self.config.neighbours, radius, by_deviation=by_deviation
+            ),
         }
 
     def training_arrays(self, section: TrainingSection) -> dict[str, np.ndarray]:

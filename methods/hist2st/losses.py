@@ -55,6 +55,25 @@ def count_loss(counts: Tensor, mean: Tensor, dispersion: Tensor, dropout: Tensor
     return -torch.where(counts > 0, seen, unseen).mean()
 
 
+def plain_count_loss(counts: Tensor, log_dispersion: Tensor, logit: Tensor) -> Tensor:
+    """Negative log likelihood of negative binomial counts, without the term of counts alone.
+
+    Summed over genes and averaged over spots.
+
+    Parameters
+    ----------
+    counts, log_dispersion, logit : (n, genes); the mean is ``exp(log_dispersion + logit)``
+    """
+    dispersion = log_dispersion.exp()
+    likelihood = (
+        torch.lgamma(dispersion + counts)
+        - torch.lgamma(dispersion)
+        + counts * logit
+        - (counts + dispersion) * F.softplus(logit)
+    )
+    return -likelihood.sum(dim=-1).mean()
+
+
 def distil(predictions: Tensor, coefficients: Tensor) -> Tensor:
     """Mean of the views' predictions, weighted by the softmax of their coefficients.
 
@@ -103,7 +122,9 @@ def section_losses(
     features = network(images, position, edges)
     prediction = network.gene_head(features)
     losses = {"mse": F.mse_loss(prediction, batch["target"])}
-    if counts:
+    if counts and network.count_head == "nb":
+        losses["counts"] = plain_count_loss(batch["counts"], *network.plain_counts(features))
+    elif counts:
         mean, dispersion, dropout = network.counts(features)
         scaled = mean * batch["size_factor"][:, None]
         losses["counts"] = count_loss(batch["counts"], scaled, dispersion, dropout)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torchvision.transforms import v2
 
 from bench.api import DataError
 from bench.blocks.attention import AttentionBlock
-from bench.blocks.graph import neighbour_mean, neighbour_mean_as_released
+from bench.blocks.graph import neighbour_max, neighbour_mean, neighbour_mean_as_released
 from bench.blocks.images import x_first
 from bench.blocks.weights import Released, load_strict, numbered, released_tensors, tensor_size
 from bench.methods.hist2st.losses import section_losses
@@ -119,12 +120,11 @@ class SpotEncoder(nn.Module):
         # On a CPU depthwise convolutions are several times faster in this order of memory.
         return self.down(self.layer1(maps.contiguous(memory_format=torch.channels_last)))
 
-    def graph(self, spots: Tensor, edges: Tensor, *, as_released: bool) -> Tensor:
+    def graph(self, spots: Tensor, edges: Tensor, pool: Callable[..., Tensor]) -> Tensor:
         """(n, dim) to the outputs of all graph layers, (graph layers, n, dim)."""
-        mean = neighbour_mean_as_released if as_released else neighbour_mean
         outputs = []
         for layer in self.layer3:
-            spots = layer(mean(spots, edges))
+            spots = layer(pool(spots, edges))
             outputs.append(spots)
         return torch.stack(outputs)
 
@@ -149,11 +149,15 @@ class Hist2STNetwork(nn.Module):
         See :class:`SpotEncoder`.
     position_rows
         Rows of each of the two position tables, N(0, 1) at the start.
-    count_heads, view_head
-        Whether there are heads for the count likelihood, and for the weight of a view in the
-        distillation: without these losses they would never be trained.
+    count_head
+        Likelihood of the counts that there are heads for: ``zinb``, ``nb`` or None.
+    view_head
+        Whether there is a head for the weight of a view in the distillation. Heads without their
+        loss would never be trained.
+    pooling
+        ``mean`` or ``max`` over a spot's neighbours.
     as_released
-        A spot without neighbours makes the features of all spots NaN.
+        A spot without neighbours makes the features of all spots NaN, and is refused by ``max``.
     """
 
     def __init__(
@@ -172,12 +176,15 @@ class Hist2STNetwork(nn.Module):
         graph_layers: int = 4,
         dropout: float = 0.2,
         position_rows: int = 64,
-        count_heads: bool = True,
+        count_head: Literal["zinb", "nb"] | None = "zinb",
         view_head: bool = True,
+        pooling: Literal["mean", "max"] = "mean",
         as_released: bool = False,
     ) -> None:
         super().__init__()
         self.edge = edge
+        self.count_head = count_head
+        self.pooling = pooling
         self.as_released = as_released
         dim = (edge // tile) ** 2 * (channels // _NARROWING)
         self.patch_embedding = nn.Conv2d(3, channels, tile, tile)
@@ -197,7 +204,10 @@ class Hist2STNetwork(nn.Module):
             dropout=dropout,
         )
         self.vit = nn.ModuleDict({"transformer": encoder})
-        if count_heads:
+        if count_head == "nb":
+            self.hr = nn.Linear(dim, genes)
+            self.hp = nn.Linear(dim, genes)
+        elif count_head == "zinb":
             self.mean = nn.Sequential(nn.Linear(dim, genes))
             self.disp = nn.Sequential(nn.Linear(dim, genes))
             self.pi = nn.Sequential(nn.Linear(dim, genes))
@@ -212,6 +222,7 @@ class Hist2STNetwork(nn.Module):
         *,
         heads: int = 16,
         dropout: float = 0.2,
+        pooling: Literal["mean", "max"] = "mean",
         as_released: bool = False,
     ) -> Self:
         """The network with the tensors of a released checkpoint; it tells the other sizes.
@@ -250,8 +261,9 @@ class Hist2STNetwork(nn.Module):
             graph_layers=numbered(state, "vit.transformer.layer3."),
             dropout=dropout,
             position_rows=size("x_embed.weight", 0),
-            count_heads=any(name.startswith(("mean.", "disp.", "pi.")) for name in state),
+            count_head=_count_head(state),
             view_head=any(name.startswith("coef.") for name in state),
+            pooling=pooling,
             as_released=as_released,
         )
         load_strict(network, state, where)
@@ -289,7 +301,18 @@ class Hist2STNetwork(nn.Module):
         encoder = self._encoder
         spots = embedded + self.x_embed(position[:, 0]) + self.y_embed(position[:, 1])
         spots = encoder.layer2(spots[None])[0]
-        return encoder.join(encoder.graph(spots, edges, as_released=self.as_released))
+        return encoder.join(encoder.graph(spots, edges, self._pool))
+
+    def _pool(self, values: Tensor, edges: Tensor) -> Tensor:
+        if self.pooling == "mean":
+            mean = neighbour_mean_as_released if self.as_released else neighbour_mean
+            return mean(values, edges)
+        if self.as_released and len(edges[0].unique()) < len(values):
+            raise DataError(
+                "hist2st: a spot has no neighbour, of which the released pooling by maximum"
+                " fails (as_released, pooling)"
+            )
+        return neighbour_max(values, edges)
 
     def forward(self, images: Tensor, position: Tensor, edges: Tensor) -> Tensor:
         """(n, 3, edge, edge) images of a section, positions and graph to (n, dim) features."""
@@ -302,6 +325,16 @@ class Hist2STNetwork(nn.Module):
             F.softplus(self.disp(features)).clamp(1e-4, 1e4),
             self.pi(features).sigmoid(),
         )
+
+    def plain_counts(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, dim) features to log dispersion and logit of the counts, each (n, genes)."""
+        return self.hr(features), self.hp(features)
+
+
+def _count_head(state: Mapping[str, Tensor]) -> Literal["zinb", "nb"] | None:
+    if any(name.startswith(("mean.", "disp.", "pi.")) for name in state):
+        return "zinb"
+    return "nb" if any(name.startswith(("hr.", "hp.")) for name in state) else None
 
 
 class Hist2STModule(TrainingModule):

@@ -96,6 +96,7 @@ class HisToGene(NetworkMethod):
     dataset_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "alex10x": {"position_rows": 128},
     }
+    not_in_tensors: ClassVar[tuple[str, ...]] = ("heads",)
     config: HisToGeneConfig
 
     @classmethod

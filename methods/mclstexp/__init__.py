@@ -145,6 +145,7 @@ class MclSTExp(RetrievalMethod):
         "distance": ("l1", "l2"),
         "weighting": ("inverse_square", "mean"),
     }
+    not_in_tensors: ClassVar[tuple[str, ...]] = ("heads",)
     config: MclSTExpConfig
 
     @classmethod

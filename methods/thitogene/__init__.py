@@ -135,6 +135,7 @@ class THItoGene(NetworkMethod):
         # Array columns of Visium go up to 127.
         "alex10x": {"position_rows": 128},
     }
+    not_in_tensors: ClassVar[tuple[str, ...]] = ("heads",)
     config: THItoGeneConfig
 
     @classmethod

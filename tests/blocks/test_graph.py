@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.blocks.graph import neighbour_edges, neighbour_mean, neighbour_mean_as_released
+from bench.blocks.graph import (
+    neighbour_edges,
+    neighbour_max,
+    neighbour_mean,
+    neighbour_mean_as_released,
+)
 from tests.golden_case import GoldenCase
 
 
@@ -22,17 +27,39 @@ def adjacency(edges, spots):
     return matrix
 
 
-@pytest.mark.parametrize("pruning", ["NA", "Grid"])
+@pytest.mark.parametrize("pruning", ["NA", "Grid", "STD"])
 @pytest.mark.parametrize("neighbours", [4, 8])
 def test_edges_equal_the_released_adjacency(case, neighbours, pruning):
     position = positions(case)
     case.assert_close("position", position)
     assert not case.arrays[f"tie_rows_k{neighbours}"].any()
-    edges = neighbour_edges(position, neighbours, {"NA": None, "Grid": 2.0}[pruning])
+    radius, by_deviation = (2.0 if pruning == "Grid" else None), pruning == "STD"
+    edges = neighbour_edges(position, neighbours, radius, by_deviation=by_deviation)
     found = adjacency(edges, len(position))
     np.testing.assert_array_equal(found, case.arrays[f"adjacency_k{neighbours}_{pruning}"])
     assert edges.dtype == np.int64
     assert (np.diff(edges[0]) >= 0).all()
+
+
+def test_equally_far_neighbours_are_all_kept_by_the_deviation():
+    square = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    assert neighbour_edges(square, 2, by_deviation=True).shape == (2, 8)
+
+
+def test_the_maximum_is_that_of_each_component_over_the_neighbours():
+    rng = np.random.default_rng(0)
+    values = torch.from_numpy(rng.standard_normal((6, 5))).requires_grad_()
+    edges = torch.tensor([[0, 0, 0, 2, 4, 4], [1, 2, 3, 0, 5, 0]])
+    found = neighbour_max(values, edges)
+    for spot in range(6):
+        own = edges[1][edges[0] == spot].tolist() or [spot]
+        torch.testing.assert_close(found[spot], values[own].max(dim=0).values)
+    found[0].sum().backward()
+    largest = values.detach()[1:4].argmax(dim=0) + 1
+    wanted = torch.zeros_like(values)
+    wanted[largest, torch.arange(5)] = 1.0
+    torch.testing.assert_close(values.grad, wanted)
+    torch.testing.assert_close(neighbour_max(values, torch.empty(2, 0, dtype=int)), values)
 
 
 def test_the_spots_without_neighbours_are_the_released_ones(case):

@@ -6,9 +6,16 @@ import scipy.stats
 import torch
 
 from bench.api import ConfigError, Context, DataError, TrainingError
+from bench.blocks.graph import neighbour_mean
 from bench.contract.small_fold import GENES
 from bench.methods.hist2st import Hist2ST
-from bench.methods.hist2st.losses import count_loss, distil, section_losses, size_factors
+from bench.methods.hist2st.losses import (
+    count_loss,
+    distil,
+    plain_count_loss,
+    section_losses,
+    size_factors,
+)
 from bench.methods.hist2st.network import Hist2STModule, Hist2STNetwork
 from tests.methods.fits import fitted_by, predict
 
@@ -52,7 +59,10 @@ def batch():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"zinb": 0.0}, {"bake": 0}, {"bake": 1}, {"distillation": 0.0}, {"graph_layers": 4}],
+    [
+        *({}, {"zinb": 0.0}, {"bake": 0}, {"bake": 1}, {"distillation": 0.0}, {"graph_layers": 4}),
+        {"count_head": "nb", "pooling": "max", "pruning": "deviation"},
+    ],
     ids=str,
 )
 def test_a_fit_leaves_no_parameter_without_a_gradient(data, changes):
@@ -61,7 +71,9 @@ def test_a_fit_leaves_no_parameter_without_a_gradient(data, changes):
     names = {name.split(".")[0] for name, _ in method.network.named_parameters()}
     views = method.config.bake if method.config.distillation else 0
     assert ("coef" in names) == (views > 1)
-    assert ({"mean", "disp", "pi"} <= names) == (method.config.zinb > 0)
+    counted = method.config.count_head if method.config.zinb > 0 else None
+    assert ({"mean", "disp", "pi"} <= names) == (counted == "zinb")
+    assert ({"hr", "hp"} <= names) == (counted == "nb")
 
 
 def test_curves_hold_the_parts_of_the_loss(usual):
@@ -94,6 +106,40 @@ def test_the_count_loss_and_its_gradient_stay_finite_at_the_ends():
     loss = count_loss(counts, mean, dispersion, dropout)
     loss.backward()
     assert all(torch.isfinite(v).all() for v in (loss, mean.grad, dispersion.grad, dropout.grad))
+
+
+def test_the_plain_count_loss_is_the_likelihood_of_negative_binomial_counts():
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(3.0, (7, 4)).astype(np.float64)
+    counts[0] = [0, 1, 900, 0]
+    log_dispersion, logit = rng.standard_normal((2, 7, 4))
+    # Successes have the chance 1 - sigmoid(logit); the term of counts alone is left out.
+    chance = 1 / (1 + np.exp(logit))
+    whole = scipy.stats.nbinom.logpmf(counts, np.exp(log_dispersion), chance)
+    wanted = -(whole + scipy.special.gammaln(counts + 1)).sum(axis=1).mean()
+    given = (torch.from_numpy(values) for values in (counts, log_dispersion, logit))
+    assert float(plain_count_loss(*given)) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_spot_without_neighbours_is_an_error_of_the_released_maximum(network, batch):
+    edges = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 4]])  # none of the last spot
+    images = torch.rand(5, 3, 14, 14)
+    network.pooling = "max"
+    assert torch.isfinite(network(images, batch["position"], edges)).all()
+    network.as_released = True
+    with pytest.raises(DataError, match="a spot has no neighbour"):
+        network(images, batch["position"], edges)
+
+
+def test_what_a_checkpoint_does_not_tell_is_noted(usual, data):
+    method, _ = usual
+    context = Context()
+    config = method.config.model_copy(update={"pooling": "max"})
+    released = Hist2ST.from_released(method.network.state_dict(), config, data, context)
+    assert released.network.pooling == "max"
+    (note,) = context.notes
+    assert note.startswith("the checkpoint does not tell heads=")
+    assert note.endswith("pooling=max: taken from the settings")
 
 
 def test_size_factors_are_totals_over_their_median():
@@ -228,9 +274,7 @@ def test_a_spots_own_patch_reaches_it_through_its_neighbours_alone(network):
     one_way = torch.tensor([[0, 1, 2, 3, 4], [2, 2, 0, 4, 3]])
     with torch.inference_mode():
         layers = [
-            network.vit["transformer"].graph(
-                network.embed_patches(part), one_way, as_released=False
-            )
+            network.vit["transformer"].graph(network.embed_patches(part), one_way, neighbour_mean)
             for part in (images, other)
         ]
     changed = (layers[0] != layers[1]).any(dim=2)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from bench.api import Context, DataError, Slide
+from bench.blocks.graph import neighbour_mean
 from bench.blocks.images import x_first
 from bench.blocks.weights import save_network
 from bench.data.images.patches import PatchSource
@@ -68,7 +69,7 @@ def test_network_equals_the_released_one(case, network, pixels, batch):
     spots = embedded + network.x_embed(position[:, 0]) + network.y_embed(position[:, 1])
     attended = encoder.layer2(spots[None])
     case.assert_close("attention_output", attended)
-    layers = encoder.graph(attended[0], edges, as_released=False)
+    layers = encoder.graph(attended[0], edges, neighbour_mean)
     for number, layer in enumerate(layers):
         case.assert_close(f"graph{number}", layer)
     case.assert_close("lstm_output", encoder.jknet[0](layers)[0])
@@ -192,7 +193,13 @@ def built(**changes):
 @torch.inference_mode()
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"count_heads": False}, {"view_head": False}, {"mixer_layers": 2, "graph_layers": 1}],
+    [
+        {},
+        {"count_head": None},
+        {"count_head": "nb"},
+        {"view_head": False},
+        {"mixer_layers": 2, "graph_layers": 1},
+    ],
     ids=str,
 )
 def test_every_size_is_read_off_the_tensors(changes, tmp_path):
