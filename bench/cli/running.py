@@ -210,7 +210,13 @@ def import_weights_command(
     method: MethodOption,
     dataset: DatasetOption,
     checkpoint: Annotated[
-        Path, typer.Option("--checkpoint", "-c", help="Checkpoint as the method's authors save it.")
+        Path,
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            help="Checkpoint as the method's authors save it; one a fold as 'best_{fold}.pt', or a"
+            " folder of them.",
+        ),
     ],
     group: RequestGroup,
     as_json: JsonOption = False,
@@ -218,7 +224,7 @@ def import_weights_command(
     """Make a run out of a released checkpoint: nothing is trained, all else is as in 'bench run'.
 
     Nothing in the file is executed. A checkpoint belongs to one training set: name the fold
-    that it was held out of with --folds.
+    that it was held out of with --folds, or give the checkpoints of all folds.
     """
     values = group.values(method, dataset, checkpoint=checkpoint, oracles=False)
     _run(Request(**values), group.tracking, as_json)

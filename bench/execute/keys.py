@@ -65,7 +65,7 @@ def run_key(method_spec: MethodSpec, shared: Mapping[str, Any]) -> str:
             "code": code,
             "settings": _by_content(settings),
             "encoders": {fold: encoder_identity(one) for fold, one in settings.items()},
-            "checkpoint": method_spec.checkpoint and file_hash(method_spec.checkpoint),
+            "checkpoint": _checkpoint(method_spec),
             "packages": _versions(_FIT_PACKAGES),
         }
     )
@@ -97,6 +97,13 @@ def score_key(fit: str, truth: str) -> str:
         Hash of the measured values that predictions are scored against.
     """
     return canonical_hash([fit, truth, code_hash(_SCORE_CODE), _versions(_SCORE_PACKAGES)])
+
+
+def _checkpoint(method_spec: MethodSpec) -> Any:
+    if method_spec.fold_checkpoints:
+        of = sorted(method_spec.fold_checkpoints.items())
+        return [[fold, file_hash(path)] for fold, path in of]
+    return method_spec.checkpoint and file_hash(method_spec.checkpoint)
 
 
 def _by_content(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
+from bench.execute.checkpoints import is_one_file
 from bench.execute.encoders import can_be_random
 from bench.execute.request import FoldSettings
 from bench.method_references import (
@@ -93,6 +94,8 @@ class MethodSpec:
         Checkpoint of the method's authors, loaded instead of fitting.
     fold_configs
         Settings by fold where they differ between folds, as after tuning; no other folds are run.
+    fold_checkpoints
+        Checkpoints by fold, where there is one a fold.
     members
         Rows that an ensemble averages; an ensemble has no method of its own.
     """
@@ -106,11 +109,18 @@ class MethodSpec:
     changes: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Path | None = None
     fold_configs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    fold_checkpoints: Mapping[int, Path] = field(default_factory=dict)
     members: tuple[MethodSpec, ...] = ()
 
     def in_fold(self, fold: int) -> MethodSpec:
-        """The same with the settings of one fold."""
-        return replace(self, config=self.fold_configs.get(fold, self.config), fold_configs={})
+        """The same with the settings, and the checkpoint, of one fold."""
+        return replace(
+            self,
+            config=self.fold_configs.get(fold, self.config),
+            fold_configs={},
+            checkpoint=self.fold_checkpoints.get(fold, self.checkpoint),
+            fold_checkpoints={},
+        )
 
     @property
     def kind(self) -> str:
@@ -292,7 +302,7 @@ def released_spec(
     BenchError
         An unknown method or setting, a method without released checkpoints, a missing file.
     """
-    if not checkpoint.is_file():
+    if is_one_file(checkpoint) and not checkpoint.is_file():
         raise DataError(f"{checkpoint}: no such checkpoint file")
     if is_twin(method) or method in ORACLES or split_ensemble(method):
         raise BenchError(
@@ -302,7 +312,10 @@ def released_spec(
     assert method_spec.facts is not None  # only oracles have none
     if not method_spec.facts.released:
         raise ConfigError(f"{method_spec.label} has no released checkpoints to read")
-    return replace(method_spec, label=f"{RELEASED}:{method_spec.label}", checkpoint=checkpoint)
+    label = f"{RELEASED}:{method_spec.label}"
+    return replace(
+        method_spec, label=label, checkpoint=checkpoint if is_one_file(checkpoint) else None
+    )
 
 
 def is_twin(method: str) -> bool:

@@ -13,8 +13,9 @@ from bench.cache import JsonCache
 from bench.data.card import join_names
 from bench.data.dataset import Dataset
 from bench.devices import check_device, check_precision, remember_devices, remembered_devices
-from bench.errors import BenchError
+from bench.errors import BenchError, DataError
 from bench.evaluate.oracles import ORACLES
+from bench.execute.checkpoints import checkpoints_by_fold, is_one_file
 from bench.execute.division import divide
 from bench.execute.encoders import encoder_identity, prepare_encoder
 from bench.execute.ensembles import Member
@@ -149,6 +150,7 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
     findings = dataset_audit(dataset, folds, protocol)
     check_audit(findings, protocol)
     chosen = _chosen_folds(request.folds, folds)
+    specs = [_with_checkpoints(method_spec, request, folds, chosen) for method_spec in specs]
     sources = {index: FoldSource(dataset, protocol, listed_panel, folds, index) for index in chosen}
 
     shared = {
@@ -319,8 +321,29 @@ def _check_sendable(specs: Sequence[MethodSpec]) -> None:
 
 
 def _checkpoint(method_spec: MethodSpec) -> dict[str, Any]:
-    path = method_spec.checkpoint
+    path, by_fold = method_spec.checkpoint, method_spec.fold_checkpoints
+    if by_fold:
+        names = [path.name for _, path in sorted(by_fold.items())]
+        shown = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+        hashes = {str(fold): file_hash(path) for fold, path in sorted(by_fold.items())}
+        return {"checkpoint": {"file": shown, "sha256": hashes}}
     return {} if path is None else {"checkpoint": {"file": path.name, "sha256": file_hash(path)}}
+
+
+def _with_checkpoints(
+    method_spec: MethodSpec, request: Request, folds: Folds, chosen: Sequence[int]
+) -> MethodSpec:
+    """A released method with its checkpoint of each fold, where the request names one a fold."""
+    checkpoint = request.checkpoint
+    if checkpoint is None or is_one_file(checkpoint):
+        return method_spec
+    by_fold = checkpoints_by_fold(checkpoint, [fold.index for fold in folds.folds])
+    missing = [str(fold) for fold in chosen if fold not in by_fold]
+    if missing:
+        raise DataError(
+            f"{checkpoint}: no checkpoint of fold {', '.join(missing)}; choose others with --folds"
+        )
+    return replace(method_spec, fold_checkpoints=by_fold)
 
 
 def _tuned(method_spec: MethodSpec) -> dict[str, Any]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 
+import anndata
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from bench.errors import DataError
+from bench.execute.checkpoints import checkpoints_by_fold
 from tests.cli.tiny_dataset import assert_nothing_half_written, assert_refused
 
 SETTINGS = ("--preset", "tiny", "--device", "cpu", "--tracking", "none", "--folds", "0")
@@ -99,6 +103,64 @@ def test_another_file_is_another_run_and_the_same_is_kept(
     torch.save(changed, tmp_path / "best.pt")
     assert import_weights(tmp_path / "best.pt").status == 0
     assert len(list(results.glob("runs/*/*/released-stnet-*"))) == 2
+
+
+@pytest.mark.parametrize("form", ["pattern", "folder"])
+def test_one_checkpoint_a_fold_makes_one_run(
+    tiny, bench, trained, results, tmp_path, monkeypatch, form
+):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "seed2021"
+    folder.mkdir()
+    state = trained[1]["stnet"]
+    for fold in range(3):
+        changed = {**state, "classifier.bias": state["classifier.bias"] + fold}
+        torch.save(changed, folder / f"best_{fold}-epoch=07.pt")
+    checkpoint = {"pattern": "seed2021/best_{fold}-epoch=07.pt", "folder": "seed2021"}[form]
+    call = ("import-weights", "--method", "stnet", *tiny.where, *tiny.quick_protocol)
+    call += ("--checkpoint", checkpoint, "--results", results, *SETTINGS[:-2], "--json")
+    done = bench(*call)
+    assert done.status == 0, done.stderr
+    table = json.loads(done.stdout)
+    ((label, folds),) = [(row["method"], row["folds"]) for row in table["rows"]]
+    assert (label, folds) == ("released:stnet", 3)
+    note = "read from best_0-epoch=07.pt to best_2-epoch=07.pt"
+    assert any(note in footnote for footnote in table["footnotes"])
+    (run,) = results.glob("runs/*/*/released-stnet-*")
+    first = anndata.read_h5ad(run / "fold-0" / "predictions.h5ad").X
+    (own,) = trained[0].glob("runs/*/*/stnet-*/fold-0/predictions.h5ad")
+    np.testing.assert_array_equal(first, anndata.read_h5ad(own).X)
+    biases = [
+        load_file(run / f"fold-{fold}" / "model" / "network.safetensors")["classifier.bias"]
+        for fold in range(3)
+    ]
+    for fold, bias in enumerate(biases):
+        torch.testing.assert_close(bias, state["classifier.bias"] + fold)
+    (folder / "best_1-epoch=07.pt").unlink()
+    refused = bench(*call)
+    assert_refused(refused, "no checkpoint of fold 1; choose others with --folds")
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["best_0.pt", "best_1.pt", "best_2.pt"], [0, 1, 2]),
+        (["f2-e10.ckpt", "f0-e10.ckpt", "f1-e11.ckpt", "log.txt"], [0, 1, 2]),
+        (["fold1/x.pt"], "holds no checkpoint"),
+        (["best_1.pt", "best_2.pt", "best_3.pt"], "do not tell their folds, which are 0 to 2"),
+        (["0-1.pt", "1-0.pt"], "do not tell their folds"),
+        (["best.pt"], "do not tell their folds"),
+    ],
+)
+def test_folds_are_read_off_the_names_or_refused(tmp_path, names, wanted):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    if isinstance(wanted, str):
+        with pytest.raises(DataError, match=wanted):
+            checkpoints_by_fold(tmp_path, [0, 1, 2])
+    else:
+        assert sorted(checkpoints_by_fold(tmp_path, [0, 1, 2])) == wanted
 
 
 class RunsCode:
