@@ -182,8 +182,10 @@ DAMAGES = [
     *((name, remove) for name in ("scores.parquet", MODEL, "manifest.json")),
     *(
         ("manifest.json", put(text))
-        for text in ("", "{}", "[]", "null", "{")
-        + ('{"key": 3, "files": []}', '{"key": "x", "files": {}}')
+        for text in (
+            *("", "{}", "[]", "null", "{"),
+            *('{"key": 3, "files": []}', '{"key": "x", "files": {}}'),
+        )
     ),
 ]
 
