@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,20 @@ def leave_the_user_out(config: pytest.Config) -> None:
             patch.delenv(name)
     patch.setenv("SPOTBENCH_DATA", str(folder / "data"))
     patch.setenv("SPOTBENCH_CACHE", shared or str(folder / "cache"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect without the garbage collector, which would look at all modules time and again.
+
+    It does not look at them later either: they live as long as the tests.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
