@@ -77,12 +77,7 @@ def find_methods() -> dict[str, InstalledMethod]:
     A plugin with the name of a built-in method or of another plugin is listed as
     ``distribution:name``.
     """
-    folder = _folder("bench.methods")
-    methods = {
-        module.name: InstalledMethod(module.name, "built-in", folder)
-        for module in pkgutil.iter_modules([str(folder)])
-        if not module.name.startswith("_")
-    }
+    methods = _built_in()
     entries = list(entry_points(group=GROUP))
     providers = Counter([*methods, *(entry.name for entry in entries)])
     for entry in entries:
@@ -91,6 +86,15 @@ def find_methods() -> dict[str, InstalledMethod]:
         name = entry.name if alone else f"{distribution}:{entry.name}"
         methods[name] = InstalledMethod(name, distribution, entry=entry)
     return methods
+
+
+def _built_in() -> dict[str, InstalledMethod]:
+    folder = _folder("bench.methods")
+    return {
+        module.name: InstalledMethod(module.name, "built-in", folder)
+        for module in pkgutil.iter_modules([str(folder)])
+        if not module.name.startswith("_")
+    }
 
 
 def _summary_of(entry: EntryPoint) -> str:
@@ -111,7 +115,9 @@ def method_class(name: str) -> type[Method]:
     BenchError
         Its module cannot be imported, or holds no such method; the reason is given.
     """
-    installed = find_methods()
+    installed = _built_in()
+    if name not in installed:  # entry points are files of all distributions, and none goes first
+        installed = find_methods()
     check_installed(name, installed)
     entry = installed[name].entry
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 
 import anndata
@@ -54,6 +55,7 @@ def run(bench, results, *options):
     )
 
 
+@functools.cache
 def features_of(folder, sample):
     """Features of the patches in the order of the file."""
     path = folder / "patches" / f"{sample}.h5"
