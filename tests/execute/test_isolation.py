@@ -77,25 +77,6 @@ def compare(tiny, bench, tmp_path):
     return run
 
 
-@pytest.fixture(scope="module")
-def run_together(tiny, bench, tmp_path_factory):
-    """Runs plugins and one more method on one fold, in one call; gives as `compare` does."""
-
-    def run(statements, other, *options):
-        folder = tmp_path_factory.mktemp("together")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(folder)
-            patch.setattr("sys.dont_write_bytecode", True)
-            for name, statement in statements.items():
-                write_plugin(folder, name, **statement)
-            more = ("--tracking", "none", "--folds", "0", "--results", folder / "results")
-            methods = ",".join([*statements, other])
-            answer = bench("run", "--method", methods, *tiny.options, *more, *options)
-        return answer, scores_of(folder / "results")
-
-    return run
-
-
 def complaint_about(plugin, answer):
     """The line of an answer that says how a method failed."""
     told = (line for line in answer.stderr.splitlines() if line.startswith("bench: "))
