@@ -44,13 +44,18 @@ wheel: $(WHEEL)/.built
 	cd build && PYTHONPATH=wheel ../$(BIN)/python -m bench list
 	cd build && PYTHONPATH=wheel SPOTBENCH_CACHE=cache ../$(BIN)/python -m bench run --method mean,depth --dataset demo --tracking none --results results
 
+# Sources are compiled once, not by each of the processes that tests start.
+COMPILE := $(BIN)/python -m compileall -q bench methods datasets
+
 # A worker a core and one more, as tests wait for processes of their own for a fifth of the time;
 # each on one thread: threads that wait for one another cost more than they give.
 WORKERS ?= $(shell expr $$($(PYTHON) -c 'import os; print(os.cpu_count())') + 1)
 unit: $(INSTALLED)
+	$(COMPILE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not timed" -n $(WORKERS) --dist loadfile
 
 test-slow: $(INSTALLED)
+	$(COMPILE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
 
 # Needs root for the packages; without them these tests are skipped.

@@ -11,6 +11,7 @@ import pkgutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -35,16 +36,23 @@ class InstalledMethod:
         What users type.
     source
         ``built-in`` or the distribution that provides it.
-    summary
-        First line of its module's docstring, empty where that cannot be read without importing.
+    folder
+        Folder of its module, for a method of this package.
     entry
         Where its class is, for a method of another distribution.
     """
 
     name: str
     source: str
-    summary: str
+    folder: Path | None = None
     entry: EntryPoint | None = None
+
+    @cached_property
+    def summary(self) -> str:
+        """First line of its module's docstring, or the summary of its distribution."""
+        if self.folder is not None:
+            return _summary(self.folder / self.name)
+        return _summary_of(self.entry) if self.entry else ""
 
 
 def _folder(package: str) -> Path:
@@ -69,20 +77,24 @@ def find_methods() -> dict[str, InstalledMethod]:
     A plugin with the name of a built-in method or of another plugin is listed as
     ``distribution:name``.
     """
-    folder = _folder("bench.methods")
-    methods = {
-        module.name: InstalledMethod(module.name, "built-in", _summary(folder / module.name))
-        for module in pkgutil.iter_modules([str(folder)])
-        if not module.name.startswith("_")
-    }
+    methods = _built_in()
     entries = list(entry_points(group=GROUP))
     providers = Counter([*methods, *(entry.name for entry in entries)])
     for entry in entries:
         distribution = entry.dist.name if entry.dist else "unknown distribution"
         alone = providers[entry.name] == 1
         name = entry.name if alone else f"{distribution}:{entry.name}"
-        methods[name] = InstalledMethod(name, distribution, _summary_of(entry), entry)
+        methods[name] = InstalledMethod(name, distribution, entry=entry)
     return methods
+
+
+def _built_in() -> dict[str, InstalledMethod]:
+    folder = _folder("bench.methods")
+    return {
+        module.name: InstalledMethod(module.name, "built-in", folder)
+        for module in pkgutil.iter_modules([str(folder)])
+        if not module.name.startswith("_")
+    }
 
 
 def _summary_of(entry: EntryPoint) -> str:
@@ -103,7 +115,9 @@ def method_class(name: str) -> type[Method]:
     BenchError
         Its module cannot be imported, or holds no such method; the reason is given.
     """
-    installed = find_methods()
+    installed = _built_in()
+    if name not in installed:  # entry points are files of all distributions, and none goes first
+        installed = find_methods()
     check_installed(name, installed)
     entry = installed[name].entry
     try:

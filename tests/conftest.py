@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import os
 import shutil
@@ -35,7 +36,10 @@ def leave_the_user_out(config: pytest.Config) -> None:
     """Take the user's variables away; put datasets and caches into a folder of this run.
 
     Before the collection: parametrised tests ask for datasets and methods as they are imported.
+    Workers of one run share its cache, in which several processes may work at a time: the demo
+    and what is made once for a machine are made once for a run.
     """
+    shared = os.environ.get("SPOTBENCH_CACHE") if hasattr(config, "workerinput") else None
     patch = pytest.MonkeyPatch()
     config.add_cleanup(patch.undo)
     folder = Path(tempfile.mkdtemp(prefix="spotbench-tests-"))
@@ -44,22 +48,27 @@ def leave_the_user_out(config: pytest.Config) -> None:
         if name.startswith(("SPOTBENCH_", "MLFLOW_")) or name == "RAY_ADDRESS":
             patch.delenv(name)
     patch.setenv("SPOTBENCH_DATA", str(folder / "data"))
-    patch.setenv("SPOTBENCH_CACHE", str(folder / "cache"))
+    patch.setenv("SPOTBENCH_CACHE", shared or str(folder / "cache"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect without the garbage collector, which would look at all modules time and again.
+
+    It does not look at them later either: they live as long as the tests.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "shared_folder" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.real_data)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Cache folder of this session; parsed sections, patches and the demo are shared in it."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPOTBENCH_CACHE", str(folder))
-        yield folder
 
 
 @pytest.fixture

@@ -282,6 +282,7 @@ def test_passwords_are_neither_told_nor_kept(tiny, results, impatient):
         assert "secret" not in path.read_text()
 
 
+@pytest.mark.slow
 def test_ui_of_a_server_elsewhere_names_its_page(tiny, server, results, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     run(tiny, results, "--seed", "10", "--folds", "0")

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from bench.cache import locked_folder
 from tests.cli.tiny_dataset import TINY_NETWORK, call, write_tiny_dataset
 
 
@@ -25,12 +26,18 @@ def no_server_from_outside(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    """A database with MLflow's tables, which take seconds to make, and nothing in them."""
+def empty_database():
+    """A database with MLflow's tables, which take seconds to make, and nothing in them.
+
+    It lies in the cache, so that one worker of a test run makes it for all.
+    """
     from mlflow import MlflowClient
 
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    with locked_folder("tests", "empty-database") as folder:
+        path = folder / "mlflow.db"
+        if not path.is_file():
+            MlflowClient(tracking_uri=f"sqlite:///{folder / 'new.db'}").search_experiments()
+            (folder / "new.db").rename(path)
     return path
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from bench.version import installed_version
 
 PACKAGE = Path(__file__).parents[1]
 """Folder of the installed package."""
@@ -27,13 +28,7 @@ PACKAGES = (
 
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that can change numbers."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "absent"
-    return versions
+    return {package: installed_version(package) for package in PACKAGES}
 
 
 def git_commit() -> str | None:

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +25,7 @@ from bench.protocol.fold_data import FoldData, Truth, fold_data
 from bench.protocol.folds import Fold, Folds
 from bench.protocol.rules import Protocol
 from bench.sources import code_hash
+from bench.version import installed_version
 from bench.worker.handover import array_hash, content_of, hand_over, sections_of
 
 _HANDED_OVER = "handover"
@@ -78,7 +78,7 @@ class FoldSource:
                 "panel": self.listed_panel,
                 "fold": self.fold.model_dump(mode="json"),
                 "code": code_hash(["bench.protocol.fold_data", "bench.worker.handover"]),
-                "packages": {name: version(name) for name in _PACKAGES},
+                "packages": {name: installed_version(name) for name in _PACKAGES},
             }
         )
 

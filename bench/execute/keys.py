@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from bench.encoders.declaration import LOCAL_FOLDER
 from bench.execute.encoders import encoder_identity
 from bench.files import canonical_hash, file_hash
 from bench.sources import code_hash, content_hash
+from bench.version import installed_version
 
 if TYPE_CHECKING:
     from bench.execute.method_specs import MethodSpec
@@ -123,10 +123,5 @@ def _by_content(value: Any) -> Any:
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    versions = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "absent"
-    return versions
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"python": python, **{package: installed_version(package) for package in packages}}

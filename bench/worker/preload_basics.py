@@ -1,5 +1,7 @@
 """Imported by the server that is forked for every worker."""
 
+import gc
+
 import numpy as np
 import pydantic
 import scipy.linalg
@@ -10,5 +12,8 @@ import sklearn.neighbors
 import bench.api
 import bench.registry
 import bench.worker.child
+
+# What is imported lives as long as the server; a collection in a worker would copy its pages.
+gc.freeze()
 
 __all__ = ["bench", "np", "pydantic", "scipy", "sklearn"]

@@ -50,6 +50,25 @@ def plugins(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
+def run_together(tiny, bench, tmp_path_factory):
+    """Runs plugins and one more method on one fold, in one call; gives answer and scores."""
+
+    def run(statements, other, *options):
+        folder = tmp_path_factory.mktemp("together")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(folder)
+            patch.setattr("sys.dont_write_bytecode", True)
+            for name, statement in statements.items():
+                tiny_dataset.write_plugin(folder, name, **statement)
+            more = ("--tracking", "none", "--folds", "0", "--results", folder / "results")
+            methods = ",".join([*statements, other])
+            answer = bench("run", "--method", methods, *tiny.options, *more, *options)
+        return answer, tiny_dataset.scores_of(folder / "results")
+
+    return run
+
+
+@pytest.fixture(scope="module")
 def one_thread():
     """Torch on one thread: what is computed here is too small to share out."""
     import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 
 import pytest
 
@@ -43,13 +44,26 @@ class FullDisk:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, tiny, bench):
-    """Result of an undisturbed run of mean and coordinates, and how often it flushed a file."""
+def finished(tmp_path_factory, tiny, bench):
+    """Results folder of a finished run of `mean`, its row and scores; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished") / "results"
+    call = ("run", "--method", "mean", *tiny.options, "--tracking", "none", "--json")
+    answer = bench(*call, "--results", folder)
+    return folder, rows_of(answer), scores_of(folder)
+
+
+TWO = ("mean,coordinates", "--folds", "0,1")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny, bench, finished):
+    """Result of an undisturbed run of two methods, and how often it flushed a file.
+
+    Parsed sections are in the cache already: the runs that are compared do not write them.
+    """
     folder = tmp_path_factory.mktemp("whole") / "results"
     counter = FullDisk(10**9)
-    call = ("run", "--method", "mean,coordinates", *tiny.options, "--tracking", "none")
-    # Parsed sections are in the cache afterwards: the runs that are compared do not write them.
-    assert bench(*call, "--results", folder.with_name("before")).status == 0
+    call = ("run", "--method", *TWO, *tiny.options, "--tracking", "none")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", counter)
         answer = bench(*call, "--results", folder, "--json")
@@ -70,12 +84,12 @@ def test_full_disk_ends_the_run_and_loses_nothing(run, results, whole, share, mo
     rows, scores, flushes = whole
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", FullDisk(int(share * flushes)))
-        full = run("mean,coordinates", "--json")
+        full = run(*TWO, "--json")
     assert_refused(full, "disk is full", "finished folds are kept", lines=None)
     hidden = [path.name for path in results.rglob(".*")]
     assert hidden == [], "temporary files left behind"
     finished = {path: path.read_bytes() for path in _manifests(results)}
-    again = run("mean,coordinates", "--json")
+    again = run(*TWO, "--json")
     assert again.status == 0
     assert rows_of(again) == rows
     assert scores_of(results) == scores
@@ -96,9 +110,8 @@ def test_full_disk_while_a_failure_is_written_down(bench, tiny, plugins, tmp_pat
     assert_refused(bench(*call, tmp_path / "full"), "disk is full", lines=None)
 
 
-def test_full_disk_does_not_cost_the_checkpoint_of_a_killed_fit(run, results, monkeypatch):
-    run("mean", "--folds", "0")
-    (folder,) = fold_folders(results)
+def test_full_disk_does_not_cost_the_checkpoint_of_a_killed_fit(run, kept, monkeypatch):
+    folder = kept[0][0]
     (folder / "manifest.json").unlink()
     (folder / "scratch").mkdir()
     (folder / "scratch" / "training.ckpt").write_bytes(b"hours of work")
@@ -121,73 +134,89 @@ def test_full_disk_does_not_cost_the_checkpoint_of_a_killed_fit(run, results, mo
         ("numpy", "save", OSError("1200 requested and 0 written: No space left on device")),
     ],
 )
-def test_full_disk_as_libraries_tell_it(run, results, whole, library, name, error, monkeypatch):
+def test_full_disk_as_libraries_tell_it(run, kept, finished, library, name, error, monkeypatch):
     def refuse(*args, **kwargs):
         raise error
 
-    run("mean", "--folds", "1")  # the sections are in the cache afterwards
+    folders, _ = kept
+    (folders[1] / "manifest.json").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(f"{library}.{name}", refuse)
         full = run("mean")
     assert_refused(full, "disk is full", lines=None)
     again = run("mean", "--json")
-    assert rows_of(again)["mean"] == whole[0]["mean"]
+    assert rows_of(again) == finished[1]
 
 
 @pytest.fixture
-def kept(run, results):
+def kept(finished, results):
     """Fold folders of a finished run of `mean`, with the scores as they should be."""
-    assert run("mean").status == 0
-    return fold_folders(results), scores_of(results)
+    shutil.copytree(finished[0], results)
+    return fold_folders(results), finished[2]
 
 
-FILES = ("scores.parquet", "genes.parquet", "curves.parquet", "predictions.h5ad", "fold.json")
+def lose_a_byte(path):
+    path.write_bytes(path.read_bytes()[: -1 if path.name != "manifest.json" else -3])
 
 
-@pytest.mark.parametrize("name", [*FILES, "model/mean.npy", "manifest.json"])
-def test_file_that_lost_a_byte_is_made_again(run, kept, results, name):
-    folders, scores = kept
-    path = folders[1] / name
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] if name != "manifest.json" else whole[:-3])
-    again = run("mean")
-    assert again.status == 0
-    assert "mean fold 1: done in" in again.stderr
-    assert again.stderr.count("kept, it is done") == 2
-    assert scores_of(results) == scores
-    assert "3/3" in again.stdout
-
-
-@pytest.mark.parametrize("name", [*FILES, "model/mean.npy"])
-def test_file_with_a_changed_byte_is_made_again(run, kept, results, name):
-    folders, scores = kept
-    path = folders[1] / name
+def change_a_byte(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    again = run("mean")
-    assert "mean fold 1: done in" in again.stderr
-    assert scores_of(results) == scores
 
 
-@pytest.mark.parametrize("name", ["scores.parquet", "model/mean.npy", "manifest.json"])
-def test_file_that_is_gone_is_made_again(run, kept, results, name):
-    folders, scores = kept
-    (folders[2] / name).unlink()
-    assert "mean fold 2: done in" in run("mean").stderr
-    assert scores_of(results) == scores
+def remove(path):
+    path.unlink()
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{}", "[]", "null", "{", '{"key": 3, "files": []}', '{"key": "x", "files": {}}']
-)
-def test_manifest_of_nonsense_is_not_believed(run, kept, results, text):
-    folders, scores = kept
-    (folders[0] / "manifest.json").write_text(text)
-    again = run("mean")
+def put(text):
+    """Damage by which a file holds `text` instead."""
+    return lambda path: path.write_text(text)
+
+
+FILES = ("scores.parquet", "genes.parquet", "curves.parquet", "predictions.h5ad", "fold.json")
+MODEL = "model/mean.npy"
+DAMAGES = [
+    *((name, lose_a_byte) for name in (*FILES, MODEL, "manifest.json")),
+    *((name, change_a_byte) for name in (*FILES, MODEL)),
+    *((name, remove) for name in ("scores.parquet", MODEL, "manifest.json")),
+    *(
+        ("manifest.json", put(text))
+        for text in (
+            *("", "{}", "[]", "null", "{"),
+            *('{"key": 3, "files": []}', '{"key": "x", "files": {}}'),
+        )
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def sections(tmp_path_factory, tiny, bench):
+    """A finished run of `mean` with a fold for each of six sections, its scores, and the call."""
+    folder = tmp_path_factory.mktemp("sections") / "results"
+    call = ("run", "--method", "mean", *tiny.options, "--protocol", "published")
+    call += ("--tracking", "none", "--results")
+    assert bench(*call, folder).status == 0
+    scores = scores_of(folder)
+    assert len(scores) == 6
+    return folder, scores, call
+
+
+# Five folds in a call, each damaged in its own way; the sixth shows that others are kept.
+@pytest.mark.parametrize("first", range(0, len(DAMAGES), 5))
+def test_damaged_folds_alone_are_made_again(bench, sections, results, first):
+    folder, scores, call = sections
+    shutil.copytree(folder, results)
+    damaged = dict(enumerate(DAMAGES[first : first + 5]))
+    for fold, (name, damage) in damaged.items():
+        damage(fold_folders(results)[fold] / name)
+    again = bench(*call, results)
     assert again.status == 0
-    assert "mean fold 0: done in" in again.stderr
+    for fold, (name, damage) in damaged.items():
+        assert f"mean fold {fold}: done in" in again.stderr, (name, damage)
+    assert again.stderr.count("kept, it is done") == 6 - len(damaged)
     assert scores_of(results) == scores
+    assert "6/6" in again.stdout
 
 
 def test_tables_do_not_show_a_damaged_fold(bench, kept, results):
@@ -229,7 +258,7 @@ def test_run_json_without_its_numbers_does_not_crash_the_table(bench, kept, resu
 
 
 @pytest.mark.filterwarnings("ignore:.*damaged:UserWarning")
-def test_damaged_cache_is_made_again(run, results, whole, tmp_path, monkeypatch):
+def test_damaged_cache_is_made_again(run, results, finished, tmp_path, monkeypatch):
     monkeypatch.setenv("SPOTBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("bench.data.dataset._kept", {})  # sections in memory hide the file
     assert run("mean").status == 0
@@ -240,4 +269,4 @@ def test_damaged_cache_is_made_again(run, results, whole, tmp_path, monkeypatch)
     monkeypatch.setattr("bench.data.dataset._kept", {})
     assert run("mean", "--force").status == 0
     assert all(path.stat().st_size > 200 for path in stored)
-    assert scores_of(results) == {k: v for k, v in whole[1].items() if k.startswith("mean")}
+    assert scores_of(results) == finished[2]

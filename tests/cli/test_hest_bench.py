@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 
 import anndata
@@ -54,6 +55,7 @@ def run(bench, results, *options):
     )
 
 
+@functools.cache
 def features_of(folder, sample):
     """Features of the patches in the order of the file."""
     path = folder / "patches" / f"{sample}.h5"
@@ -299,9 +301,9 @@ def test_two_tasks_are_not_taken_for_one(bench, add, broken, tmp_path):
     assert_refused(add(tmp_path / "both"), "holds 2 tasks of HEST-Benchmark")
 
 
-def test_folds_are_needed(bench, results):
-    done = bench("run", "-d", "demo", "-m", "mean", "-p", "hest", "--results", results)
-    assert_refused(done, "demo", lines=None)
+def test_folds_are_needed(bench, tiny, results):
+    done = bench("run", *tiny.where, "-m", "mean", "-p", "hest", "--results", results)
+    assert_refused(done, "tiny", lines=None)
 
 
 def test_patients_of_the_benchmarks_own_samples_are_known(bench, tmp_path, monkeypatch):

@@ -96,9 +96,18 @@ def run_files(results, label):
     ]
 
 
-def key_of(run, results, label="shrunk"):
-    assert run("./mine.py", "--no-oracles", "--force").status == 0
-    return {facts["key"] for facts in run_files(results, label)}
+@pytest.fixture
+def key_of(tiny, results):
+    """Key of a run of a file."""
+
+    def key(path="./mine.py"):
+        dataset = {"dataset": str(tiny.card), "data_root": tiny.root}
+        protocol = tiny.quick_protocol[1]
+        request = Request((path,), **dataset, protocol=protocol, results=results, oracles=False)
+        (planned,) = make_plan(request).runs
+        return planned.folder.key
+
+    return key
 
 
 # ------------------------------------------------------------------------------------- files
@@ -144,30 +153,32 @@ def test_two_methods_of_one_name_are_refused(run, folder):
     assert_refused(run("./mine.py,./yours.py"), "two methods are called 'shrunk'")
 
 
-def test_files_beside_it_are_imported_and_count(run, results, folder):
+def test_files_beside_it_are_imported_and_count(run, key_of, results, folder):
     write_method(folder / "mine.py", before="import beside_mine")
     beside = folder / "beside_mine.py"
     beside.write_text("FACTOR = 1\n")
-    first = key_of(run, results)
+    first = key_of()
     beside.write_text("FACTOR = 1  # the same\n")
-    assert key_of(run, results) == first
+    assert key_of() == first
     beside.write_text("FACTOR = 2\n")
-    assert len(key_of(run, results)) == 2
+    second = key_of()
+    assert second != first
     (folder / "unrelated.py").write_text("x = 1\n")
-    assert len(key_of(run, results)) == 2
+    assert key_of() == second
+    assert run("./mine.py", "--no-oracles").status == 0
+    assert [facts["key"] for facts in run_files(results, "shrunk")] == [second]
 
 
-def test_the_tree_of_the_file_counts_and_its_place_does_not(run, results, folder):
+def test_the_tree_of_the_file_counts_and_its_place_does_not(key_of, folder):
     write_method(folder / "mine.py")
-    first = key_of(run, results)
+    first = key_of()
     write_method(folder / "mine.py", before="# a comment")
-    assert key_of(run, results) == first
+    assert key_of() == first
     (folder / "there").mkdir()
     write_method(folder / "there" / "mine.py")
-    assert run("there/mine.py", "--no-oracles", "--force").status == 0
-    assert {facts["key"] for facts in run_files(results, "shrunk")} == first
+    assert key_of("there/mine.py") == first
     write_method(folder / "mine.py", before="x = 1")
-    assert len(key_of(run, results)) == 2
+    assert key_of() != first
 
 
 def test_a_twin_and_isolation_none(run, folder):
@@ -313,15 +324,28 @@ class Rising(Method):
         return method
 
 
-def test_a_class_is_run_in_a_worker(results):
+@pytest.fixture
+def run_class(tiny, results):
+    """Runs classes on one fold of the tiny dataset; gives the table."""
+    return lambda methods: api.run(
+        methods,
+        str(tiny.card),
+        data_root=tiny.root,
+        protocol=tiny.quick_protocol[1],
+        folds=[0],
+        oracles=False,
+        results=results,
+        tracking="none",
+    )
+
+
+def test_a_class_is_run_in_a_worker(run_class, results):
     class Local(Rising):
         name = "local"
 
-    table = api.run(
-        [Local, Rising], "demo", folds=[0], oracles=False, results=results, tracking="none"
-    )
+    table = run_class([Local, Rising])
     assert set(table["method"]) == {"local", "Rising"}
-    assert {path.name.rpartition("-")[0] for path in results.glob("runs/demo/*/*")} == {
+    assert {path.name.rpartition("-")[0] for path in results.glob("runs/tiny/*/*")} == {
         "local",
         "Rising",
     }
@@ -382,10 +406,10 @@ def test_a_class_of_main_is_keyed_by_its_source_and_by_what_it_uses(results, fol
     assert len(keys(2)) == 2
 
 
-def test_a_class_without_source_is_run_too(results):
+def test_a_class_without_source_is_run_too(run_class):
     space = {"__name__": "__main__", "Rising": Rising}
     exec("class Typed(Rising):\n    name = 'typed'\n", space)
-    table = api.run(space["Typed"], "demo", folds=[0], oracles=False, results=results)
+    table = run_class(space["Typed"])
     assert list(table["method"]) == ["typed"]
 
 

@@ -16,7 +16,10 @@ BUILT_IN = {name: found for name, found in find_methods().items() if found.sourc
 def subject(request, tmp_path_factory):
     """A method, with the fit that its checks share."""
     folder = tmp_path_factory.mktemp(request.param)
-    return Subject(method_class(request.param), folder, module_of(BUILT_IN[request.param]))
+    kind = method_class(request.param)
+    # Fewer steps an epoch than the tiny preset takes.
+    settings = {"batch_size": 20} if "batch_size" in kind.Config.model_fields else {}
+    return Subject(kind, folder, module_of(BUILT_IN[request.param]), settings=settings)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_it_agrees_with_the_ceiling_of_the_known_expectation(sections, protocol)
     to_target = scaled(protocol, len(demo.GENES))
     rng = np.random.default_rng(1)
     found, known = [], []
-    for section in sections:
+    for section in sections[::2]:  # one of each patient
         counts = sp.csr_matrix(section.counts)
         # The best prediction there is: the expectation of the target given the rates.
         expected = np.mean(

@@ -6,5 +6,6 @@ from tests.cli.conftest import (  # noqa: F401 - fixtures are found by their nam
     damaged,
     plugins,
     results,
+    run_together,
     tiny,
 )

@@ -77,6 +77,13 @@ def compare(tiny, bench, tmp_path):
     return run
 
 
+def complaint_about(plugin, answer):
+    """The line of an answer that says how a method failed."""
+    told = (line for line in answer.stderr.splitlines() if line.startswith("bench: "))
+    (complaint,) = (line for line in told if f"{plugin}, fold 0 failed: " in line)
+    return complaint
+
+
 @pytest.fixture(scope="module")
 def alone(tiny, bench, tmp_path_factory):
     """Scores of the method that runs beside a plugin, without it."""
@@ -86,29 +93,49 @@ def alone(tiny, bench, tmp_path_factory):
     return scores_of(results)
 
 
+@pytest.fixture(scope="module")
+def survivors(run_together):
+    """All that leave something behind, one after another, and a method after them."""
+    plugins = {f"leaves_{name}": {"fit": statement} for name, statement in SURVIVES.items()}
+    return run_together(plugins, "coordinates", "--json")
+
+
 @pytest.mark.parametrize("name", SURVIVES)
-def test_what_a_method_leaves_behind_stays_in_its_process(name, plugins, compare, alone):
-    write_plugin(plugins, f"leaves_{name}", fit=SURVIVES[name])
-    answer, scores = compare(f"leaves_{name},coordinates", "beside", "--json")
+def test_what_a_method_leaves_behind_harms_no_result_of_its_own(name, survivors):
+    answer, scores = survivors
     assert answer.status == 0, answer.stderr
-    assert len(json.loads(answer.stdout)["rows"]) == 2
+    assert f"leaves_{name}" in {row["method"] for row in json.loads(answer.stdout)["rows"]}
+    assert f"leaves_{name}/fold-0" in scores
+
+
+def test_what_a_method_leaves_behind_stays_in_its_process(survivors, alone):
+    answer, scores = survivors
     assert "HELLO" not in answer.stdout
     assert alone.items() <= scores.items()
 
 
+@pytest.fixture(scope="module")
+def failures(run_together):
+    """All that fail in their own way, one after another, and a method after them."""
+    plugins = {f"fails_{name}": {"fit": statement} for name, (statement, _) in FAILS.items()}
+    return run_together(plugins, "coordinates")
+
+
 @pytest.mark.parametrize("name", FAILS)
-def test_whatever_a_method_does_costs_its_fold_alone(name, plugins, compare, alone):
-    statement, words = FAILS[name]
-    write_plugin(plugins, f"fails_{name}", fit=statement)
-    answer, scores = compare(f"fails_{name},coordinates", "beside")
-    assert answer.status == 1, answer.stderr
-    (complaint,) = (line for line in answer.stderr.splitlines() if line.startswith("bench: "))
-    assert f"fails_{name}, fold 0 failed: " in complaint
-    assert words in complaint
+def test_whatever_a_method_does_is_told_in_a_line(name, failures):
+    answer, _ = failures
+    complaint = complaint_about(f"fails_{name}", answer)
+    assert FAILS[name][1] in complaint
     assert complaint.isprintable()
     assert len(complaint) < 800
+
+
+def test_whatever_a_method_does_costs_its_fold_alone(failures, alone):
+    answer, scores = failures
+    assert answer.status == 1, answer.stderr
+    assert sum(line.startswith("bench: ") for line in answer.stderr.splitlines()) == len(FAILS)
     assert "Traceback" not in answer.stderr
-    assert alone.items() <= scores.items()
+    assert scores == alone
 
 
 PREDICTIONS = {
@@ -125,14 +152,20 @@ PREDICTIONS = {
 }
 
 
+@pytest.fixture(scope="module")
+def wrong_predictions(run_together):
+    plugins = {
+        f"predicts_{name}": {"predict": f"predictions = {value}"}
+        for name, (value, _) in PREDICTIONS.items()
+    }
+    return run_together(plugins, "mean")
+
+
 @pytest.mark.parametrize("name", PREDICTIONS)
-def test_what_is_no_prediction_is_refused_in_a_line(name, plugins, compare):
-    value, words = PREDICTIONS[name]
-    write_plugin(plugins, f"predicts_{name}", predict=f"predictions = {value}")
-    answer, scores = compare(f"predicts_{name},mean", "results")
+def test_what_is_no_prediction_is_refused_in_a_line(name, wrong_predictions):
+    answer, scores = wrong_predictions
     assert answer.status == 1
-    (complaint,) = (line for line in answer.stderr.splitlines() if line.startswith("bench: "))
-    assert words in complaint
+    assert PREDICTIONS[name][1] in complaint_about(f"predicts_{name}", answer)
     assert set(scores) == {"mean/fold-0"}
 
 
@@ -194,12 +227,15 @@ found = [
 }
 
 
-@pytest.mark.parametrize("way", WALKS)
-def test_there_is_no_truth_in_the_process_of_a_method(way, plugins, compare):
-    found = WALKS[way] + "\nif found:\n    raise RuntimeError(f'found {found[:3]}')"
-    write_plugin(plugins, f"walks_{way}", needs_image=True, predict=found)
-    answer, _ = compare(f"walks_{way}", "results")
+def test_there_is_no_truth_in_the_process_of_a_method(run_together):
+    refusal = "\nif found:\n    raise RuntimeError(f'found {found[:3]}')"
+    walks = {
+        f"walks_{way}": {"needs_image": True, "predict": walk + refusal}
+        for way, walk in WALKS.items()
+    }
+    answer, scores = run_together(walks, "mean")
     assert answer.status == 0, answer.stderr
+    assert set(scores) == {f"{walk}/fold-0" for walk in (*walks, "mean")}
 
 
 def test_nothing_that_a_method_holds_names_the_folder_of_the_dataset(

@@ -87,8 +87,6 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setattr(node_task, "run_jobs", partial(run_jobs, where=IN_PROCESS))
     monkeypatch.setattr(node_task, "forbid_downloads", lambda: None)
     monkeypatch.setattr(task_pool, "RETRY_SECONDS", 0.0)
-    # A plan is made for each task; it need not read the sources of all methods each time.
-    monkeypatch.setattr("bench.registry._summary", lambda path: "")
     meanwhile(monkeypatch, cluster.run_next)
     return cluster
 

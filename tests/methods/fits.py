@@ -6,13 +6,13 @@ from bench.api import Context
 from bench.registry import method_class
 
 CONFIGURED = {
-    "bleep": ("small", "tiny", {}),
+    "bleep": ("small", "tiny", {"batch_size": 20}),
     "hist2st": ("small", "tiny", {}),
     "histogene": ("small", "tiny", {}),
     "mclstexp": (
         "tiny",
         "quick",
-        {"input_size": 32, "epochs": 2, "batch_size": 8, "top_k": 5, "heads": 2, "head_dim": 8},
+        {"input_size": 32, "epochs": 2, "batch_size": 20, "top_k": 5, "heads": 2, "head_dim": 8},
     ),
     "thitogene": ("tiny", "tiny", {}),
 }

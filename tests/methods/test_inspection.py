@@ -9,7 +9,7 @@ from bench.api import Context
 from bench.contract.small_fold import GENES, as_slide, first_spots
 from bench.registry import find_methods, method_class
 
-EPOCHS = 4
+EPOCHS = 3
 METHODS = [
     name
     for name, found in sorted(find_methods().items())
@@ -43,6 +43,8 @@ def slides(data):
 
 def made(name, **changes):
     kind = method_class(name)
+    if "batch_size" in kind.Config.model_fields:
+        changes = {"batch_size": 20, **changes}
     return kind(kind.configure("small", "tiny", {"epochs": EPOCHS, **changes}))
 
 

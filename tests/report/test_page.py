@@ -26,6 +26,7 @@ from bench.stored_runs import stored_runs
 from tests.cli.tiny_dataset import (
     GENES,
     SECTIONS,
+    call,
     call_process,
     write_plugin,
     write_tiny_dataset,
@@ -42,9 +43,9 @@ def finished(tmp_path_factory):
     tiny = write_tiny_dataset(folder / "tiny")
     plugins = write_plugin(folder / "plugins", "looks", needs_image=True)
     arguments = ("run", "--method", METHODS, *tiny.options, *tiny.quick_protocol)
-    answer = call_process(
-        *arguments, "--tracking", "none", "--results", folder / "results", path=plugins
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(plugins)
+        answer = call(*arguments, "--tracking", "none", "--results", folder / "results")
     assert answer.status == 0, answer.stderr
     return folder / "results"
 

@@ -463,25 +463,38 @@ def test_newest_of_runs_that_differ_in_code_alone(store, tmp_path):
     assert sorted(run.facts["key"][0] for run in kept) == ["b", "d"]
 
 
-@pytest.mark.parametrize("how", ["text", "csv", "markdown", "latex", "json"])
-def test_command_prints_the_table_without_loading_torch(store, tmp_path, how):
+FORMATS = ("text", "csv", "markdown", "latex", "json")
+PROGRAM = """
+import sys
+from bench.cli import main
+
+arguments = sys.argv[1:]
+for how in {formats}:
+    sys.argv = ["bench", *arguments, "--format", how]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, end.code
+    print("----")
+heavy = {{"torch", "lightning", "scanpy", "mlflow", "timm"}} & set(sys.modules)
+print("heavy:", sorted(heavy), file=sys.stderr)
+"""
+
+
+def test_command_prints_the_table_without_loading_torch(store, tmp_path):
     runs = [store("mine")[0], store("depth", "oracle")[0]]
     program = tmp_path / "modules.py"
-    program.write_text(
-        "import sys\n"
-        "from bench.cli import main\n"
-        "try:\n"
-        "    main()\n"
-        "finally:\n"
-        "    heavy = {'torch', 'lightning', 'scanpy', 'mlflow', 'timm'} & set(sys.modules)\n"
-        "    print('heavy:', sorted(heavy), file=sys.stderr)\n"
+    program.write_text(PROGRAM.format(formats=FORMATS))
+    answer = call_process(
+        "tables", "--dataset", "tiny", "--results", tmp_path, program=(str(program),)
     )
-    arguments = ("tables", "--dataset", "tiny", "--results", tmp_path, "--format", how)
-    answer = call_process(*arguments, program=(str(program),))
     assert answer.status == 0
     assert answer.stderr == "heavy: []\n"
-    wanted = render(runs, how, title="tiny, protocol strict")
-    assert answer.stdout.strip() == wanted.strip()
+    *printed, rest = answer.stdout.split("----\n")
+    assert rest == ""
+    for how, text in zip(FORMATS, printed, strict=True):
+        wanted = render(runs, how, title="tiny, protocol strict")
+        assert text.strip() == wanted.strip()
 
 
 def test_a_narrow_terminal_gets_what_fits_and_the_names_of_what_does_not(several):

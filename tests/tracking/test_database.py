@@ -223,7 +223,7 @@ def test_a_file_that_is_no_database_is_kept_under_another_name(path):
 # ------------------------------------------------------------------------------ other versions
 
 
-@pytest.mark.parametrize("back", [1, 12, 40])
+@pytest.mark.parametrize("back", [1, 40])
 def test_an_older_database_is_upgraded(path, back):
     scripts = ScriptDirectory.from_config(_get_alembic_config(""))
     revisions = [script.revision for script in scripts.walk_revisions()]

@@ -86,6 +86,18 @@ class Searcher(Method):
 '''
 
 
+@pytest.fixture(autouse=True)
+def no_figures(request, monkeypatch):
+    """No figures of a study but for a test that asks for `figures`: they cost seconds."""
+    if "figures" not in request.fixturenames:
+        monkeypatch.setattr("bench.tune.tuning.study_figures", lambda *_: [])
+
+
+@pytest.fixture
+def figures():
+    """Studies draw their figures."""
+
+
 @pytest.fixture
 def searcher(plugins):  # noqa: F811
     """The name of the method, installed for this process and its children."""

@@ -207,7 +207,7 @@ def test_trials_of_a_slot_that_is_taken_do_not_count(request_for):
 # ------------------------------------------------------------------------------ what is left
 
 
-def test_files_of_a_study(request_for, results):
+def test_files_of_a_study(request_for, results, figures):
     request = request_for(trials=5)
     found, _ = tune(request)
     (folder,) = results.glob("tuning/tiny/patients/searcher-*/fold-0")
