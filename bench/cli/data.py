@@ -243,8 +243,8 @@ def add_command(
         typer.echo(json.dumps(content, indent=2))
         return
     typer.echo(
-        f"found {len(made.sections)} sections in layout {made.card.layout};"
-        f" {made.shared_genes:,} genes are in all of them"
+        f"found {len(made.sections)} section{'s' * (len(made.sections) > 1)} in layout"
+        f" {made.card.layout}; {made.shared_genes:,} genes are in all of them"
     )
     print_rows("", [_added_row(line) for line in made.sections])
     for section, numbers in made.left_out.items():

@@ -129,7 +129,7 @@ def add_dataset(
         read = Dataset.section(_with_image(dataset, section), section.name)
         line, said = _look_at(read)
         lines.append(line)
-        warnings += said
+        warnings += said + _scale_disagreement(section, line)
         left_out[section.name] = line["left out"]
         scales.append(read.micrometres_per_pixel)
         genes = set(read.adata.var_names)
@@ -301,6 +301,7 @@ def _patients(table: Path | None, sections: Sequence[FoundSection]) -> dict[str,
     return {section.name: section.patient for section in sections}
 
 
+_SCALE_TOLERANCE = 0.1
 _IMAGE_CEILING = 4_000_000_000
 
 
@@ -362,6 +363,20 @@ def _look_at(section: Section) -> tuple[dict[str, Any], list[str]]:
         if alignment.warning:
             warnings.append(f"{section.name}: {alignment.warning}")
     return line, warnings
+
+
+def _scale_disagreement(section: FoundSection, line: Mapping[str, Any]) -> list[str]:
+    """Warning where the stated scale puts spots at another distance than their array has."""
+    if section.micrometres_per_pixel is None:
+        return []
+    apart = line["pitch"] * section.micrometres_per_pixel
+    if abs(apart / section.spot_pitch_micrometres - 1) <= _SCALE_TOLERANCE:
+        return []
+    return [
+        f"{section.name}: by the stated scale of {section.micrometres_per_pixel:.4g} um a pixel"
+        f" spots are {apart:.3g} um apart instead of {section.spot_pitch_micrometres:g} um; one of"
+        " the two is wrong, and --pitch takes the scale from the spots"
+    ]
 
 
 def _write(card: DatasetCard, path: Path) -> None:

@@ -62,6 +62,17 @@ _PLACES = (
 )
 
 
+_XY = (
+    ("x", "y"),
+    ("pxl_col_in_fullres", "pxl_row_in_fullres"),
+    ("imagecol", "imagerow"),
+    ("pixel_x", "pixel_y"),
+    ("x_centroid", "y_centroid"),
+    ("col", "row"),
+)
+"""Names of the columns of x and y where coordinates are a data frame."""
+
+
 def read(
     files: Mapping[str, Path],
     *,
@@ -99,7 +110,7 @@ def read(
     with open_hdf5(path) as file:
         spots = read_index(file, "obs")
         _check_unique(spots, path)
-        own = _rows_of(file, by, library, len(spots))
+        own, nowhere = _rows_of(file, by, library, len(spots))
         pixels = _pixels(file, len(spots))
         counts, genes, left_out = _raw_counts(file, len(spots), genome)
         columns = {
@@ -111,6 +122,7 @@ def read(
     if not len(inside):
         raise DataError(f"{path}: no spot of the section lies in the tissue")
     left_out["spots out of tissue"] = int((own & ~in_tissue).sum())
+    left_out[f"spots of the file without a value of {by[:40]}"] = nowhere
     row, column = columns["array_row"], columns["array_col"]
     if row is not None and column is not None:
         rows, cols = (array_coordinates(values, path)[inside] for values in (row, column))
@@ -137,14 +149,14 @@ def read(
     )
 
 
-def _rows_of(file: Hdf5File, by: str, library: str | None, spots: int) -> np.ndarray:
-    """(spots,) bool: spots of the section that is read."""
+def _rows_of(file: Hdf5File, by: str, library: str | None, spots: int) -> tuple[np.ndarray, int]:
+    """(spots,) bool: spots of the section that is read; number of spots of no section."""
     values = sections_of_spots(file, by)
     if library is not None:
         if values is None or library not in values:
             raise DataError(f"{file.path}: obs column '{by[:40]}' has no section '{library[:40]}'")
-        return np.asarray(values == library)
-    several = sorted(set(values)) if values is not None else []
+        return np.asarray(values == library), int((values == "").sum())
+    several = sorted(set(values) - {""}) if values is not None else []
     if len(several) > 1 or (values is None and len(image_libraries(file)) > 1):
         named = several or image_libraries(file)
         raise DataError(
@@ -152,7 +164,7 @@ def _rows_of(file: Hdf5File, by: str, library: str | None, spots: int) -> np.nda
             f" ...); name the column of obs that tells them apart with --by, or write each to a"
             " file of its own"
         )
-    return np.ones(spots, dtype=bool)
+    return np.ones(spots, dtype=bool), 0
 
 
 def _check_unique(spots: Sequence[str], path: Path) -> None:
@@ -171,7 +183,7 @@ def _pixels(file: Hdf5File, spots: int) -> np.ndarray:
             " needed there"
         )
     if file.kind(place) == "group":  # a data frame
-        names = np.atleast_1d(file.attribute(place, "column-order"))[:2]
+        names = _xy_columns(list(np.atleast_1d(file.attribute(place, "column-order"))))
         pixels = np.column_stack(
             [
                 as_numbers(file.values(f"{place}/{name}").to_numpy(), place, file.path)
@@ -188,6 +200,15 @@ def _pixels(file: Hdf5File, spots: int) -> np.ndarray:
     if not np.isfinite(pixels).all():
         raise DataError(f"{file.path}: a coordinate in obsm['spatial'] is not finite")
     return pixels[:, :2]
+
+
+def _xy_columns(columns: list[str]) -> list[str]:
+    """Columns of x and y by their usual names, in either order, else the first two."""
+    by_name = {str(name).lower(): str(name) for name in columns}
+    for x, y in _XY:
+        if x in by_name and y in by_name:
+            return [by_name[x], by_name[y]]
+    return [str(name) for name in columns[:2]]
 
 
 def _raw_counts(

@@ -18,7 +18,6 @@ Format: https://www.10xgenomics.com/support/software/space-ranger/latest/analysi
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +35,7 @@ from bench.readers import (
     DataError,
     one_line,
     read_bytes,
+    read_json,
     read_table,
     unique_names,
 )
@@ -54,7 +54,6 @@ _POSITIONS = (
 _PARQUET_MAGIC = b"PAR1"
 _MAX_POSITION = 10**9
 _MAX_ROWS = 1 << 25
-_MAX_JSON = 1 << 20
 _SCALES = (
     "spot_diameter_fullres",
     "fiducial_diameter_fullres",
@@ -193,10 +192,7 @@ def read_scalefactors(path: Path) -> dict[str, float]:
     DataError
         Not such a file; one of those two is missing; a factor is not a finite number above 0.
     """
-    try:
-        content = json.loads(read_bytes(path, _MAX_JSON), object_pairs_hook=_without_repetition)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON file ({one_line(error, 120)})") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: must be a JSON object of scale factors")
     for name in ("tissue_hires_scalef", "spot_diameter_fullres"):
@@ -224,13 +220,6 @@ def hires_scale(path: Path) -> float:
 def spot_diameter(path: Path) -> float:
     """Diameter of a spot in full-resolution pixels; see `read_scalefactors`."""
     return read_scalefactors(path)["spot_diameter_fullres"]
-
-
-def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a name occurs more than once")
-    return content
 
 
 def _read_positions(path: Path) -> pd.DataFrame:

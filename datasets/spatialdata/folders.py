@@ -24,11 +24,10 @@ from bench.datasets.spatialdata.store import (
     size_of,
     to_image,
 )
-from bench.readers import DataError, FoundSection, images_in, not_read, stores_under
+from bench.readers import FoundSection, chosen_bin, images_in, not_read, stores_under
 
 _ARRAYS = {"Visium": (100.0, 55.0), "Spatial Transcriptomics": (200.0, 100.0)}
 _BINS = re.compile(r"square_(\d{3})um$")
-_USUAL_BIN = 16
 _INSIDE = 0.99
 """Share of the spots that must lie in an image that is theirs."""
 
@@ -103,12 +102,10 @@ def discover(
 
 def _of_one_bin_size(path: Path, sections: list[Spots], wanted: int | None) -> list[Spots]:
     """Sections of Visium HD of one size of bins; others as they are."""
-    sizes = {_bin_of(spots) for spots in sections} - {None}
-    if not sizes:
+    edges = {edge for spots in sections if (edge := _bin_of(spots)) is not None}
+    if not edges:
         return sections
-    if wanted is not None and wanted not in sizes:
-        raise DataError(f"{path}: has no bins of {wanted} um")
-    size = wanted or (_USUAL_BIN if _USUAL_BIN in sizes else max(size for size in sizes if size))
+    size = chosen_bin(edges, wanted, path)
     return [spots for spots in sections if _bin_of(spots) == size]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bench.readers import MAX_BYTES, DataError, ZarrNode, check_store, one_line
+from bench.readers import MAX_BYTES, DataError, ZarrNode, check_store, on_white, one_line
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -232,8 +232,14 @@ def pixels_of(picture: Picture, level: int, path: Path) -> np.ndarray:
         raise DataError(f"{path}: image '{picture.name[:40]}' is larger than {MAX_BYTES:,} bytes")
     with quiet(path):
         names = [str(name).lower()[:1] for name in scale.coords["c"].to_numpy()]
-        order = [names.index(n) for n in _COLOURS] if set(_COLOURS) <= set(names) else [0, 1, 2]
-        return np.ascontiguousarray(np.moveaxis(np.asarray(scale.data[order]), 0, 2))
+        order = list(range(len(names)))
+        if set(_COLOURS) <= set(names):
+            order = [names.index(colour) for colour in _COLOURS]
+            order += [number for number in range(len(names)) if number not in order]
+        pixels = np.moveaxis(np.asarray(scale.data[order]), 0, 2)
+        if pixels.shape[2] == 4:
+            pixels = on_white(pixels[..., :3], pixels[..., 3:])
+        return np.ascontiguousarray(pixels)
 
 
 def sections_of(store: Store) -> tuple[list[Spots], list[str]]:

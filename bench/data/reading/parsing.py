@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import warnings
 import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,6 +48,30 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     if len(content) > limit:
         raise DataError(f"{path}: unpacks to more than {limit:,} bytes")
+    return content
+
+
+def read_json(path: Path, limit: int = 1 << 20) -> Any:
+    """Content of a JSON file, compressed or not; a name that occurs twice in an object is refused.
+
+    Raises
+    ------
+    DataError
+        See :func:`read_bytes`; or not JSON in UTF-8.
+    """
+    try:
+        text = read_bytes(path, limit).decode("utf-8-sig")
+        return json.loads(text, object_pairs_hook=_without_repetition)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a JSON file ({one_line(error, 120)})") from error
+
+
+def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"name '{twice[:40]}' occurs more than once")
     return content
 
 
