@@ -39,7 +39,7 @@ from bench.data.reading.parsing import (
     read_table,
 )
 from bench.data.reading.symbols import read_json_symbols
-from bench.data.reading.zarr_store import ZarrNode, check_store
+from bench.data.reading.zarr_store import ZarrNode, check_image_pieces, check_store
 from bench.data.section import PATCH_ROW
 from bench.errors import BenchError, DataError
 from bench.files import atomic_write, one_line
@@ -61,6 +61,7 @@ __all__ = [
     "ZarrNode",
     "array_of_grid",
     "atomic_write",
+    "check_image_pieces",
     "check_store",
     "chosen_bin",
     "disagreement",

@@ -24,7 +24,14 @@ from bench.datasets.spatialdata.store import (
     size_of,
     to_image,
 )
-from bench.readers import FoundSection, chosen_bin, images_in, not_read, stores_under
+from bench.readers import (
+    FoundSection,
+    check_image_pieces,
+    chosen_bin,
+    images_in,
+    not_read,
+    stores_under,
+)
 
 _ARRAYS = {"Visium": (100.0, 55.0), "Spatial Transcriptomics": (200.0, 100.0)}
 _BINS = re.compile(r"square_(\d{3})um$")
@@ -57,6 +64,7 @@ def embedded_image(path: Path, *, level: int = 0) -> tuple[np.ndarray, float] | 
     picture = store.pictures.get(path.name) if path.parent.name == "images" else None
     if picture is None:
         return None
+    check_image_pieces(store.path, f"images/{path.name}", store.nodes)
     return pixels_of(picture, level, path), picture.scale(level)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bench.data.reading.parsing import MAX_BYTES
-from bench.data.reading.unpacking import inflates_beyond
+from bench.data.reading.unpacking import DEFLATE_RATIO, unpacks_beyond
 from bench.errors import DataError
 from bench.files import one_line
 
@@ -44,7 +44,6 @@ _MAX_OBJECTS = 100_000
 _MAX_ATTRIBUTE = 10_000
 _SMALL = 64 << 20
 _BLOCK = 256 << 20
-_DEFLATE_RATIO = 1032  # of unpacked to packed bytes, at most
 
 
 @contextmanager
@@ -392,11 +391,11 @@ def _unpacks_to_more(dataset: h5py.Dataset, pieces: list[Any], chunk: int) -> bo
     large = [
         piece
         for piece in pieces
-        if piece.size * _DEFLATE_RATIO > max(_BLOCK, chunk)
+        if piece.size * DEFLATE_RATIO > max(_BLOCK, chunk)
         and not piece.filter_mask >> codes.index(h5py.h5z.FILTER_DEFLATE) & 1
     ]
     return any(
-        inflates_beyond(dataset.id.read_direct_chunk(piece.chunk_offset)[1], chunk)
+        unpacks_beyond(dataset.id.read_direct_chunk(piece.chunk_offset)[1], "zlib", chunk)
         for piece in large
     )
 
