@@ -31,6 +31,7 @@ from bench.data.layouts import (
 )
 from bench.data.reading.counts import sparse_counts, unique_names, whole_counts
 from bench.data.reading.hdf5 import Hdf5File, open_hdf5
+from bench.data.reading.parquet import check_unpacked_size
 from bench.data.reading.parsing import (
     MAX_BYTES,
     read_bytes,
@@ -63,6 +64,7 @@ __all__ = [
     "atomic_write",
     "check_image_pieces",
     "check_store",
+    "check_unpacked_size",
     "chosen_bin",
     "disagreement",
     "expressed_genes",

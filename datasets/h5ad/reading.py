@@ -23,31 +23,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
 from bench.datasets.h5ad.columns import (
     COORDINATES,
     DIVIDING,
-    array_coordinates,
+    SPOT_COLUMNS,
     as_numbers,
     as_texts,
     image_libraries,
-    in_tissue_of,
     read_column,
     read_index,
+    section_of_spots,
     sections_of_spots,
 )
 from bench.readers import (
-    LEFT_OUT,
     DataError,
     Hdf5File,
-    array_of_grid,
     expressed_genes,
     open_hdf5,
     sparse_counts,
-    unique_names,
     whole_counts,
 )
 
@@ -115,37 +111,17 @@ def read(
         counts, genes, left_out = _raw_counts(file, len(spots), genome)
         columns = {
             name: read_column(file, "obs", name, len(spots))
-            for name in ("in_tissue", "array_row", "array_col", "label")
+            for name in SPOT_COLUMNS
+            if tissue_only or name != "in_tissue"
         }
-    in_tissue = in_tissue_of(columns["in_tissue"] if tissue_only else None, len(spots), path)
-    inside = np.flatnonzero(own & in_tissue)
-    if not len(inside):
-        raise DataError(f"{path}: no spot of the section lies in the tissue")
-    left_out["spots out of tissue"] = int((own & ~in_tissue).sum())
     left_out[f"spots of the file without a value of {by[:40]}"] = nowhere
-    row, column = columns["array_row"], columns["array_col"]
-    if row is not None and column is not None:
-        rows, cols = (array_coordinates(values, path)[inside] for values in (row, column))
-    else:
-        rows, cols = array_of_grid(pixels[inside], str(path))
-    if pd.MultiIndex.from_arrays([rows, cols]).has_duplicates:
-        raise DataError(f"{path}: two spots have the same array_row and array_col")
-    labels = columns["label"]
-    obs = pd.DataFrame(
-        {
-            "array_row": rows,
-            "array_col": cols,
-            "in_tissue": np.ones(len(inside), dtype=np.int64),
-            "label": "" if labels is None else as_texts(labels)[inside],
-        },
-        index=pd.Index([spots[spot] for spot in inside], dtype=object),
-    )
-    return AnnData(
-        X=counts[inside],
-        obs=obs,
-        var=pd.DataFrame(index=pd.Index(unique_names(genes))),
-        obsm={"spatial": pixels[inside]},
-        uns={LEFT_OUT: {reason: number for reason, number in left_out.items() if number}},
+    return section_of_spots(
+        path,
+        spots,
+        pixels,
+        {"in_tissue": None, **columns},
+        own,
+        lambda rows: (counts[rows], genes, left_out),
     )
 
 

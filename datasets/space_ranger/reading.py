@@ -33,6 +33,7 @@ from bench.datasets.space_ranger.matrix import check_names, read_matrix
 from bench.readers import (
     LEFT_OUT,
     DataError,
+    check_unpacked_size,
     one_line,
     read_bytes,
     read_json,
@@ -256,9 +257,8 @@ def _first_fields(content: bytes) -> list[str]:
 
 def _read_parquet(path: Path, content: bytes) -> pd.DataFrame:
     try:
+        check_unpacked_size(pa.BufferReader(content), str(path), _MAX_ROWS)
         file = pa.parquet.ParquetFile(pa.BufferReader(content))
-        if file.metadata.num_rows > _MAX_ROWS:
-            raise DataError(f"{path}: more than {_MAX_ROWS:,} rows")
         types = [file.schema_arrow.field(name).type for name in _POSITIONS]
         if not all(pa.types.is_integer(t) or pa.types.is_floating(t) for t in types[1:]):
             raise DataError(f"{path}: a column that must be numbers is not")

@@ -98,9 +98,12 @@ def discover(
             why = "; ".join(reasons)[:200] or "it has no table"
             found.append((path.stem, not_read(path.stem, f"{path} holds no spots: {why}")))
         sections = _of_one_bin_size(path, sections, bin_micrometres)
-        for spots in sections:
+        for number, spots in enumerate(sections):
             name = (spots.region or spots.table) if len(sections) > 1 else path.stem
-            found.append((path.stem, _section(store, spots, sections, name, genome)))
+            section = _section(store, spots, sections, name, genome)
+            if not number:  # once for a store
+                section = replace(section, warnings=tuple(f"{one}, left out" for one in reasons))
+            found.append((path.stem, section))
     times = Counter(section.name for _, section in found)
     return [
         section if times[section.name] == 1 else replace(section, name=f"{stem}-{section.name}")
