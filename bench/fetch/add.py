@@ -117,7 +117,8 @@ def add_dataset(
         raise DataError(f"a dataset called '{name}' is there already; choose another name{more}")
     layout, discovered, missing = find_sections(folder, options or {})
     discovered = _chosen(discovered, sections)
-    whose = _patients(patients, discovered)
+    stated = _patients(patients, discovered)
+    whose = _short_names(stated)
     card = _card(folder, name, layout, discovered, whose, pitch)
     dataset = open_dataset(card, images=False)
     lines, scales = [], []
@@ -153,8 +154,12 @@ def add_dataset(
         ]
     _write(card, path)
     assumed = [f"{section.name}: {one}" for section in discovered for one in section.assumed]
-    stated = all(section.micrometres_per_pixel for section in discovered)
-    if pitch is None and not stated:
+    assumed += [
+        f"patient '{name[:80]}' is called {short}"
+        for name, short in sorted({(stated[section], whose[section]) for section in whose})
+        if name != short
+    ]
+    if pitch is None and not all(section.micrometres_per_pixel for section in discovered):
         assumed.append(
             f"{card.spot_pitch_micrometres:g} um from spot to spot, as layout {layout} has"
         )
@@ -235,7 +240,7 @@ def _card(
     sections = [
         {
             "name": section.name,
-            "patient": re.sub(r"[^A-Za-z0-9_.-]+", "-", whose[section.name]),
+            "patient": whose[section.name],
             "image_scale": section.image_scale,
             "micrometres_per_pixel": None if pitch else section.micrometres_per_pixel,
             "settings": dict(section.settings),
@@ -299,6 +304,32 @@ def _patients(table: Path | None, sections: Sequence[FoundSection]) -> dict[str,
             " section and patient with --patients"
         )
     return {section.name: section.patient for section in sections}
+
+
+def _short_names(patients: Mapping[str, str]) -> dict[str, str]:
+    """Names of patients by section, of the characters that a card allows.
+
+    Raises
+    ------
+    DataError
+        Two patients would have the same name, or one none.
+    """
+    full: dict[str, str] = {}
+    for section, name in patients.items():
+        short = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-_.")
+        if not short:
+            raise DataError(
+                f"section {section}: patient '{name[:60]}' needs a name with letters of A to Z or"
+                " digits"
+            )
+        if full.setdefault(short, name) != name:
+            raise DataError(
+                f"patients '{full[short][:60]}' and '{name[:60]}' would both be called"
+                f" {short[:60]}; give them names that differ in letters of A to Z, digits, '_',"
+                " '.' and '-'"
+            )
+    shorts = {name: short for short, name in full.items()}
+    return {section: shorts[name] for section, name in patients.items()}
 
 
 _SCALE_TOLERANCE = 0.1

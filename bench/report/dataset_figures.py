@@ -12,6 +12,7 @@ from bench.data.images.image import thumbnail
 from bench.data.section import Section
 from bench.errors import BenchError, UnknownNameError
 from bench.files import atomic_write
+from bench.report.comparison_figures import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,9 +47,7 @@ def draw_sections(sections: Sequence[Section], path: Path) -> Path:
         axes.scatter(x, y, s=size, facecolors="none", edgecolors=_RING, linewidths=0.6)
         _crop_to_spots(axes, section, scale)
         _scale_bar(axes, section, scale)
-        axes.set_title(
-            f"{section.name} ({section.adata.n_obs} spots)", fontsize=8, parse_math=False
-        )
+        axes.set_title(plain(f"{section.name} ({section.adata.n_obs} spots)"), fontsize=8)
     for axes in grid[len(sections) :]:
         axes.set_axis_off()
     return _save(figure, path)
@@ -69,14 +68,14 @@ def draw_gene(section: Section, gene: str, path: Path) -> Path:
     across, down = np.ptp(section.spatial, axis=0) + 6 * _diameter(section)
     height = float(np.clip(_PANEL * down / across, 0.5 * _PANEL, 1.6 * _PANEL))
     figure = _figure(2 * _PANEL + 1.0, height + 0.4)
-    plain, coloured = figure.subplots(1, 2)
-    scale = _background(plain, section)
-    plain.set_title(f"{section.name}, patient {section.patient}", fontsize=9, parse_math=False)
+    tissue, coloured = figure.subplots(1, 2)
+    scale = _background(tissue, section)
+    tissue.set_title(plain(f"{section.name}, patient {section.patient}"), fontsize=9)
     _background(coloured, section, alpha=0.45)
-    for axes in (plain, coloured):
+    for axes in (tissue, coloured):
         _crop_to_spots(axes, section, scale)
-    _scale_bar(plain, section, scale)
-    coloured.set_title(gene, fontsize=9, style="italic", parse_math=False)
+    _scale_bar(tissue, section, scale)
+    coloured.set_title(plain(gene), fontsize=9, style="italic")
     values = log_expression(section, gene)
     shown = values > 0
     if not shown.any():

@@ -80,9 +80,7 @@ def _form(array: Path, where: str) -> tuple[list[int], _Codecs]:
 
 
 def _named(codecs: list[Any]) -> _Codecs:
-    whole: list[dict[str, Any]] = [
-        {"name": one} if isinstance(one, str) else one for one in codecs
-    ]
+    whole: list[dict[str, Any]] = [{"name": one} if isinstance(one, str) else one for one in codecs]
     return [
         (one["name"].removeprefix("numcodecs."), one.get("configuration") or {}) for one in whole
     ]
