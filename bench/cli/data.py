@@ -286,7 +286,7 @@ def _added_row(line: Mapping[str, Any]) -> dict[str, str]:
     return {
         key: "-" if value is None else format(value, forms.get(key, ""))
         for key, value in line.items()
-        if key != "left out"
+        if key not in ("left out", "filled")
     }
 
 

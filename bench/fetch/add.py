@@ -155,6 +155,12 @@ def add_dataset(
     _write(card, path)
     assumed = [f"{section.name}: {one}" for section in discovered for one in section.assumed]
     assumed += [
+        f"{line['section']}: tissue seems to fill its image, so whether spots lie on it cannot be"
+        " judged"
+        for line in lines
+        if line["filled"]
+    ]
+    assumed += [
         f"patient '{name[:80]}' is called {short}"
         for name, short in sorted({(stated[section], whose[section]) for section in whose})
         if name != short
@@ -368,6 +374,7 @@ def _look_at(section: Section) -> tuple[dict[str, Any], list[str]]:
         "pitch": spot_pitch(array_xy, section.spatial),
         "um/px": section.micrometres_per_pixel,
         "on tissue": None,
+        "filled": False,
     }
     line["left out"] = dict(section.left_out)
     warnings = []
@@ -391,6 +398,7 @@ def _look_at(section: Section) -> tuple[dict[str, Any], list[str]]:
     if alignment is not None:
         on_tissue = alignment.share_on_tissue
         line["on tissue"] = None if np.isnan(on_tissue) else on_tissue
+        line["filled"] = bool(np.isnan(on_tissue)) and alignment.warning is None
         if alignment.warning:
             warnings.append(f"{section.name}: {alignment.warning}")
     return line, warnings

@@ -246,3 +246,22 @@ def test_a_stated_scale_that_the_array_contradicts_is_said(tmp_path, monkeypatch
     said = [one for one in added.warnings if "by the stated scale" in one]
     assert len(said) == faults
     assert all("spots are 68.5 um apart instead of 100 um" in one for one in said)
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_tissue_that_fills_an_image_is_said_not_to_be_judged(tmp_path, monkeypatch, filled):
+    monkeypatch.setenv("SPOTBENCH_DATA", str(tmp_path / "own"))
+    monkeypatch.setenv("SPOTBENCH_CACHE", str(tmp_path / "cache"))
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    layouts.small_anndata().write_h5ad(slides / "A1.h5ad")
+    noise = np.random.default_rng(0).integers(20, 250, (150, 200, 3)).astype(np.uint8)
+    noise = noise.repeat(10, axis=0).repeat(10, axis=1)
+    if not filled:
+        noise[:, :900] = noise[:700] = 243
+    Image.fromarray(noise).save(slides / "A1.png", compress_level=1)
+    (tmp_path / "p.csv").write_text("section,patient\nA1,P1\n")
+    added = add_dataset(slides, "mine", tmp_path / "p.csv", ())
+    said = [one for one in added.assumed if "tissue seems to fill its image" in one]
+    assert len(said) == filled
+    assert (added.sections[0]["on tissue"] is None) == filled
