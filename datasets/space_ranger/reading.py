@@ -230,7 +230,9 @@ def _read_positions(path: Path) -> pd.DataFrame:
         table = _read_parquet(path, content)
     else:
         header = "barcode" in _first_fields(content)
-        table = read_table(path, _POSITIONS, separator=",", text=["barcode"], header=header)
+        table = read_table(
+            path, _POSITIONS, separator=",", text=["barcode"], flags=["in_tissue"], header=header
+        )
     barcodes = table["barcode"].tolist()
     check_names(barcodes, "barcode", path)
     table = table.drop(columns="barcode").set_index(pd.Index(barcodes, dtype=object))

@@ -81,6 +81,7 @@ def read_table(
     *,
     separator: str = "\t",
     text: Collection[str] = (),
+    flags: Collection[str] = (),
     header: bool = True,
 ) -> pd.DataFrame:
     """Columns of a delimited text file.
@@ -96,6 +97,8 @@ def read_table(
         Between the fields of a line.
     text
         Columns that hold text; the others must hold numbers.
+    flags
+        Columns that may hold ``TRUE`` and ``FALSE``, in any case, for 1 and 0.
     header
         Whether the first line names the columns.
 
@@ -147,6 +150,8 @@ def read_table(
             if table[column].str.contains("[\r\n]").any():
                 raise DataError(f"{path}: column '{column}' has a quote that is not closed")
             continue
+        if table[column].dtype == bool and column in flags:
+            table[column] = table[column].astype("int64")
         if table[column].dtype == bool:
             raise DataError(f"{path}: column '{column}' is not numeric")
         try:
