@@ -155,7 +155,7 @@ def section_of_spots(
             "in_tissue": np.ones(len(inside), dtype=np.int64),
             "label": "" if labels is None else as_texts(labels)[inside],
         },
-        index=pd.Index([names[spot] for spot in inside], dtype=object),
+        index=pd.Index([names[spot] for spot in inside.tolist()], dtype=object),
     )
     return AnnData(
         X=matrix,
