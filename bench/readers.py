@@ -9,6 +9,7 @@ from bench.data.card import DatasetCard, read_card
 from bench.data.discovery import (
     IMAGE_ENDINGS,
     FoundSection,
+    chosen_bin,
     files_under,
     images_in,
     not_read,
@@ -16,7 +17,9 @@ from bench.data.discovery import (
 )
 from bench.data.features import LEFT_OUT, expressed_genes
 from bench.data.grid import array_of_grid
+from bench.data.images.expected_size import ReducedImage, disagreement, other_size
 from bench.data.images.image import image_size
+from bench.data.images.raster import on_white
 from bench.data.images.stored_patches import stored_edge
 from bench.data.layouts import (
     GROUP,
@@ -28,9 +31,16 @@ from bench.data.layouts import (
 )
 from bench.data.reading.counts import sparse_counts, unique_names, whole_counts
 from bench.data.reading.hdf5 import Hdf5File, open_hdf5
-from bench.data.reading.parsing import MAX_BYTES, read_bytes, read_counts, read_table
+from bench.data.reading.parquet import check_unpacked_size
+from bench.data.reading.parsing import (
+    MAX_BYTES,
+    read_bytes,
+    read_counts,
+    read_json,
+    read_table,
+)
 from bench.data.reading.symbols import read_json_symbols
-from bench.data.reading.zarr_store import ZarrNode, check_store
+from bench.data.reading.zarr_store import ZarrNode, check_image_pieces, check_store
 from bench.data.section import PATCH_ROW
 from bench.errors import BenchError, DataError
 from bench.files import atomic_write, one_line
@@ -48,10 +58,15 @@ __all__ = [
     "Hdf5File",
     "Layout",
     "Reader",
+    "ReducedImage",
     "ZarrNode",
     "array_of_grid",
     "atomic_write",
+    "check_image_pieces",
     "check_store",
+    "check_unpacked_size",
+    "chosen_bin",
+    "disagreement",
     "expressed_genes",
     "files_under",
     "find_layouts",
@@ -60,11 +75,14 @@ __all__ = [
     "layout_faults",
     "load_reader",
     "not_read",
+    "on_white",
     "one_line",
     "open_hdf5",
+    "other_size",
     "read_bytes",
     "read_card",
     "read_counts",
+    "read_json",
     "read_json_symbols",
     "read_table",
     "sparse_counts",

@@ -8,7 +8,6 @@ the title of its data set, so that both together name a patient here.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from anndata import AnnData
 
 from bench.datasets import h5ad
 from bench.datasets.h5ad import ROLES, embedded_image
-from bench.readers import DataError, FoundSection, files_under, one_line, read_bytes
+from bench.readers import DataError, FoundSection, files_under, image_size, one_line, read_json
 
 __all__ = [
     "ROLES",
@@ -32,7 +31,7 @@ __all__ = [
 SAME_SAMPLE = ("TENX128", "TENX155")
 """Two names of one sample, by issue 126 of github.com/mahmoodlab/HEST."""
 
-_MAX_JSON = 1 << 20
+_LARGEST_SLIDE = 1 << 40
 _ARRAYS = {"visium": (100.0, 55.0), "spatial transcriptomics": (200.0, 100.0)}
 _ANY_ARRAY = (100.0, 55.0)
 _NO_NAME = re.compile(r"[^A-Za-z0-9]+")
@@ -80,11 +79,13 @@ def _sample(path: Path, genome: str | None) -> FoundSection:
     name, root = path.stem, path.parent.parent
     facts = _metadata(root / "metadata" / f"{name}.json")
     files, scale, assumed = {"counts": path}, 1.0, []
+    warnings: list[str] = []
     slides = [root / "wsis" / f"{name}{ending}" for ending in (".tif", ".tiff", ".svs")]
     slide = next((one for one in slides if one.is_file()), None)
     if slide is not None:
         files["image"] = slide
         assumed.append(f"wsis/{slide.name} is the image that obsm['spatial'] is placed in")
+        warnings += _other_size(slide, facts)
     elif (inside := embedded_image(path)) is not None:
         scale = inside[1]
         files["image"] = path
@@ -108,6 +109,7 @@ def _sample(path: Path, genome: str | None) -> FoundSection:
         diameter,
         scale,
         tuple(assumed),
+        tuple(warnings),
         micrometres_per_pixel=pixel,
         settings={"genome": genome} if genome else {},
         patient=_patient(facts),
@@ -116,13 +118,22 @@ def _sample(path: Path, genome: str | None) -> FoundSection:
     )
 
 
+def _other_size(slide: Path, facts: Mapping[str, Any]) -> list[str]:
+    """Warning on a slide that has not the size that the metadata state."""
+    stated = [_number(facts, f"fullres_px_{side}") for side in ("width", "height")]
+    width, height = image_size(slide, _LARGEST_SLIDE)
+    if None in stated or stated == [width, height]:
+        return []
+    return [
+        f"wsis/{slide.name} has {width} x {height} px, its metadata state"
+        f" {stated[0]:.0f} x {stated[1]:.0f}; patches may be cut at wrong places"
+    ]
+
+
 def _metadata(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        facts = json.loads(read_bytes(path, _MAX_JSON).decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON file of metadata") from error
+    facts = read_json(path)
     if not isinstance(facts, dict):
         raise DataError(f"{path}: must be a JSON object of metadata")
     return facts

@@ -127,7 +127,7 @@ def _read_positions(path: Path) -> pd.DataFrame:
     columns = ["x", "y", "pixel_x", "pixel_y"]
     first = read_bytes(path).partition(b"\n")[0].decode("utf-8", "replace")
     selects = "selected" in [name.strip() for name in first.split("\t")]
-    table = read_table(path, [*columns, *(["selected"] if selects else [])])
+    table = read_table(path, [*columns, *(["selected"] if selects else [])], flags=["selected"])
     if not selects:
         table["selected"] = 1
     if not np.isfinite(table.to_numpy(dtype=np.float64)).all():

@@ -20,8 +20,9 @@ from bench.cli.options import (
     JsonOption,
     names,
 )
-from bench.cli.terminal import complain, print_rows
+from bench.cli.terminal import complain, print_rows, say
 from bench.errors import BenchError
+from bench.files import printable
 
 if TYPE_CHECKING:
     from bench.fetch.overview import SectionOverview
@@ -73,16 +74,17 @@ def show_command(
         content = {"card": facts, "folder": str(root) if root else None, "sections": rows}
         typer.echo(json.dumps(content, indent=2))
     else:
-        typer.echo(f"{card.title}\n{card.citation}")
+        say(card.title)
+        say(card.citation)
         for name in ("doi", "licence", "source", "platform", "tissue", "note"):
             value = getattr(card, name)
             if value:
-                typer.echo(f"{name}: {value}")
-        typer.echo(f"folder: {root or note}")
+                say(f"{name}: {value}")
+        say(f"folder: {root or note}")
         print_rows("", [_overview_row(section) for section in overviews])
         for section in overviews:
             if section.left_out:
-                typer.echo(f"left out: {section.section}: {_left_out(section.left_out)}")
+                say(f"left out: {section.section}: {_left_out(section.left_out)}")
         typer.echo("counts: median of a spot; pitch: pixels between spots; labels: labelled spots")
         for section in overviews:
             if section.problem:
@@ -91,7 +93,7 @@ def show_command(
         images = any("image" not in section.missing for section in overviews)
         there = [s.section for s in overviews if not s.problem and (not images or _drawable(s))]
         opened = open_dataset(card, root, images=images, names=there)
-        typer.echo(f"wrote {draw_sections(list(opened), plot)}")
+        say(f"wrote {draw_sections(list(opened), plot)}")
     if any(section.problem for section in overviews):
         raise typer.Exit(REFUSED)
 
@@ -141,7 +143,7 @@ def preview_command(
 
     card = dataset_card(dataset)
     known_sections(card, (section,))
-    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", gene)[:80]
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", printable(gene)).strip("-")[:80]
     picture = output or Path(f"{section}-{safe}.png")
     check_picture(picture)
     root = data_folder(card, data_root)
@@ -151,7 +153,7 @@ def preview_command(
     section_data = open_dataset(card, root, images=with_image, names=[section]).section(section)
     path = draw_gene(section_data, gene, picture)
     counts = section_data.adata[:, gene].X.toarray().ravel()
-    typer.echo(
+    say(
         f"{gene} in {section}: detected in {(counts > 0).mean():.0%} of {len(counts)} spots,"
         f" median {np.median(counts):g}, largest {counts.max()} counts; wrote {path}"
     )
@@ -243,21 +245,19 @@ def add_command(
         typer.echo(json.dumps(content, indent=2))
         return
     typer.echo(
-        f"found {len(made.sections)} sections in layout {made.card.layout};"
-        f" {made.shared_genes:,} genes are in all of them"
+        f"found {len(made.sections)} section{'s' * (len(made.sections) > 1)} in layout"
+        f" {made.card.layout}; {made.shared_genes:,} genes are in all of them"
     )
     print_rows("", [_added_row(line) for line in made.sections])
     for section, numbers in made.left_out.items():
         if numbers:
-            typer.echo(f"left out: {section}: {_left_out(numbers)}")
+            say(f"left out: {section}: {_left_out(numbers)}")
     for one in made.assumed:
-        typer.echo(f"assumed: {one}")
+        say(f"assumed: {one}")
     for one in made.warnings:
         complain(f"look at this: {one}")
-    typer.echo(
-        f"wrote {made.path}; correct there what was assumed wrongly\n"
-        f"see the spots: bench data show {name} --plot {name}.png"
-    )
+    say(f"wrote {made.path}; correct there what was assumed wrongly")
+    say(f"see the spots: bench data show {name} --plot {name}.png")
     if len(made.sections) > 1:
         pictured = all("image" in section.files for section in made.card.sections)
         method = "mclstexp" if pictured else "coordinates"
@@ -286,7 +286,7 @@ def _added_row(line: Mapping[str, Any]) -> dict[str, str]:
     return {
         key: "-" if value is None else format(value, forms.get(key, ""))
         for key, value in line.items()
-        if key != "left out"
+        if key not in ("left out", "filled")
     }
 
 
@@ -333,7 +333,7 @@ def verify_command(
         elif unchecked:
             typer.echo(f"{len(unchecked)} files have no hash to compare with; --lock keeps today's")
         for name in checked.missing[:10]:
-            typer.echo(f"  missing: {name}")
+            say(f"  missing: {name}")
         if len(checked.missing) > 10:
             typer.echo(f"  and {len(checked.missing) - 10} more")
         for line in wrong:
@@ -422,7 +422,8 @@ def _get(
             typer.echo("to get by hand:")
         for file in outcome.by_hand:
             needed = "" if file.needed else " (optional)"
-            typer.echo(f"  {file.how}{needed}\n    put it at {file.put}")
+            say(f"  {file.how}{needed}")
+            say(f"    put it at {file.put}")
     for path, fault in outcome.failed.items():
         complain(f"{path}: {fault}")
     if outcome.failed and not as_json:

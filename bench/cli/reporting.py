@@ -24,7 +24,7 @@ from bench.cli.options import (
     StoredProtocolOption,
     names,
 )
-from bench.cli.terminal import complain, terminal_width
+from bench.cli.terminal import complain, say, terminal_width
 from bench.errors import BenchError
 from bench.evaluate.scores import COMPARABLE, LEADING
 from bench.execute.request import Request
@@ -390,7 +390,7 @@ def _audit(name: str, rules: Protocol, root: Path | None, as_json: bool) -> dict
 def _print_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
         mark = "FORBIDDEN" if finding.forbidden else "allowed  "
-        typer.echo(f"{mark}  {finding.title}: {finding.message}")
+        say(f"{mark}  {finding.title}: {finding.message}")
 
 
 def _print_cross_audit(

@@ -35,6 +35,11 @@ def print_rows(title: str, rows: list[dict[str, str]]) -> None:
     Console(highlight=False, markup=False, emoji=False).print(table)
 
 
+def say(line: str) -> None:
+    """Print one line that may hold names from files: what cannot be printed is shown as escapes."""
+    typer.echo(printable(line))
+
+
 def complain(message: str) -> None:
     """Print on standard error, as one line, what is wrong."""
     text = printable(" ".join(message.splitlines()))

@@ -33,7 +33,7 @@ _LEAST_CONTRAST = 10.0  # of 255, between glass and stained tissue
 _SMOOTH = 0.3  # texture of glass at most, as a part of that of tissue; measured: 0.03 and 0.5
 _BLACK = 12  # of 255, below which a pixel at the border is padding
 
-_NO_TISSUE = (
+NO_TISSUE = (
     "no tissue can be told from glass in the image, so whether spots lie on tissue cannot be"
     " judged; check that the image is the slide, not a plot or a blank picture"
 )
@@ -209,7 +209,7 @@ def check_alignment(
             float("nan"),
             dict.fromkeys(ORIENTATIONS, float("nan")),
             AS_GIVEN,
-            _NO_TISSUE if mask.mean() < _FEWEST_TISSUE else None,
+            NO_TISSUE if mask.mean() < _FEWEST_TISSUE else None,
         )
     met = {}
     for name, turn in ORIENTATIONS.items():

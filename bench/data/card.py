@@ -415,13 +415,27 @@ def read_card(path: Path) -> DatasetCard:
     try:
         return DatasetCard.model_validate(content)
     except ValidationError as error:
-        raise DataError(f"{path}: {first_fault(error)}") from error
+        raise DataError(f"{path}: {first_fault(error, content)}") from error
 
 
-def first_fault(error: ValidationError) -> str:
-    """First fault of a pydantic error as one line: where, then what."""
+def first_fault(error: ValidationError, content: object = None) -> str:
+    """First fault of a pydantic error as one line: where, then what.
+
+    A section is named as `content`, the mapping that was checked, names it.
+    """
     fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"]) or "card"
+    parts = [str(part) for part in fault["loc"]]
+    if parts[:1] == ["sections"] and len(parts) > 2 and isinstance(content, Mapping):
+        sections = content.get("sections")
+        number = int(parts[1]) if parts[1].isdecimal() else -1
+        if isinstance(sections, list) and 0 <= number < len(sections):
+            held = sections[number]
+            name = held.get("name") if isinstance(held, Mapping) else None
+            if isinstance(name, str) and parts[2] != "name":
+                parts = [f"section {one_line(name, 60)}: {'.'.join(parts[2:])}"]
+            else:
+                parts = [f"section number {number + 1}: {'.'.join(parts[2:])}"]
+    where = ".".join(parts) or "card"
     return f"{where}: {one_line(fault['msg'].removeprefix('Value error, '))}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,9 @@ from bench.errors import DataError
 
 IMAGE_ENDINGS = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".jpg", ".jpeg", ".png")
 """Endings of image files that are looked for."""
+
+DEFAULT_BIN = 16
+"""Edge of the bins of Visium HD that are read unless others are asked for, in micrometres."""
 
 _LEFTOVERS = {"__MACOSX", "lost+found"}
 _MOST_FILES = 1_000_000
@@ -67,6 +70,37 @@ def not_read(name: str, missing: str) -> FoundSection:
     return FoundSection(name, {}, 100.0, 55.0, missing=missing)
 
 
+def chosen_bin(
+    edges: Collection[int], wanted: int | None, where: Path, *, pooled: bool = False
+) -> int:
+    """Edge of the bins of a Visium HD sample to read.
+
+    Parameters
+    ----------
+    edges
+        Edges of the bins that there are, in micrometres.
+    wanted
+        Edge that was asked for; 16 where None, or the largest that there is.
+    where
+        Sample, for the message.
+    pooled
+        Whether smaller bins may be pooled to those asked for: the largest that divide them.
+
+    Raises
+    ------
+    DataError
+        There are no such bins.
+    """
+    edge = wanted or (DEFAULT_BIN if DEFAULT_BIN in edges else max(edges))
+    if edge not in edges and pooled:
+        edge = max((one for one in edges if edge % one == 0), default=edge)
+    if edge not in edges:
+        there = ", ".join(f"{one} um" for one in sorted(edges))
+        more = " and none to pool" if pooled else ""
+        raise DataError(f"{where}: has no bins of {wanted} um{more}; there are bins of {there}")
+    return edge
+
+
 def files_under(folder: Path) -> list[Path]:
     """Files in a folder and the folders below, links followed, in the order of their names.
 
@@ -78,32 +112,14 @@ def files_under(folder: Path) -> list[Path]:
     DataError
         More than a million files.
     """
-    return [] if is_store(folder) else sorted(_walk(folder))
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    seen: set[tuple[int, int]] = set()
-    number = 0
-    for place, folders, files in os.walk(folder, followlinks=True):
-        state = os.stat(place)
-        if (state.st_dev, state.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and name not in _LEFTOVERS and not name.endswith(".zarr")
-        )
-        for name in files:
-            path = Path(place, name)
-            if not name.startswith(".") and path.is_file():
-                number += 1
-                if number > _MOST_FILES:
-                    raise DataError(
-                        f"{folder}: more than {_MOST_FILES:,} files; name a folder in it"
-                    )
-                yield path
+    if is_store(folder):
+        return []
+    found: list[Path] = []
+    for place, _, names in _walk(folder):
+        found += [path for name in names if (path := place / name).is_file()]
+        if len(found) > _MOST_FILES:
+            raise DataError(f"{folder}: more than {_MOST_FILES:,} files; name a folder in it")
+    return sorted(found)
 
 
 def stores_under(folder: Path) -> list[Path]:
@@ -114,18 +130,22 @@ def stores_under(folder: Path) -> list[Path]:
     """
     if is_store(folder):
         return [folder]
+    return sorted(place / name for place, stores, _ in _walk(folder) for name in stores)
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder once, links followed, with the stores and the files in it; none is hidden."""
     seen: set[tuple[int, int]] = set()
-    stores = []
-    for place, folders, _ in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True):
         state = os.stat(place)
         if (state.st_dev, state.st_ino) in seen:
             folders.clear()
             continue
         seen.add((state.st_dev, state.st_ino))
         shown = [n for n in folders if not n.startswith(".") and n not in _LEFTOVERS]
-        stores += [Path(place, name) for name in shown if name.endswith(".zarr")]
-        folders[:] = [name for name in shown if not name.endswith(".zarr")]
-    return sorted(stores)
+        folders[:] = sorted(name for name in shown if not name.endswith(".zarr"))
+        stores = [name for name in shown if name.endswith(".zarr")]
+        yield Path(place), stores, [name for name in files if not name.startswith(".")]
 
 
 def images_in(folder: Path, prefix: str = "") -> list[Path]:

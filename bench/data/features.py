@@ -17,11 +17,12 @@ EXPRESSION = "Gene Expression"
 """Feature type of genes in the formats of 10x Genomics."""
 
 _CONTROL = re.compile(
-    r"(BLANK|NegControl(Probe|Codeword)?|NegPrb|SystemControl|antisense|DeprecatedCodeword"
-    r"|UnassignedCodeword|Intergenic_Region|DEPRECATED)_?[-_ 0-9].*",
+    r"(BLANK|NegControl(Probe|Codeword)?|NegPrb|Negative|SystemControl|FalseCode|antisense"
+    r"|DeprecatedCodeword|UnassignedCodeword|Intergenic_Region|DEPRECATED)_?[-_ 0-9].*",
     re.IGNORECASE,
 )
-_GENOME = re.compile(r"(?P<genome>[A-Za-z][A-Za-z0-9.-]{1,30}?)_{2,}(?P<gene>.+)")
+_GENOME = re.compile(r"(?P<genome>[A-Za-z][A-Za-z0-9.-]{1,30}?)(?P<gap>_+)(?P<gene>.+)")
+_MOST_GENOMES = 4  # of a reference; gene symbols with an underscore begin in more ways
 
 
 def is_control_probe(name: str) -> bool:
@@ -105,16 +106,26 @@ def expressed_genes(
 def genomes_of(symbols: Sequence[str]) -> Mapping[str, int]:
     """Genomes that symbols name by a prefix (``GRCh38__ACTB``), with their number of genes.
 
-    Empty unless every symbol has such a prefix.
+    Cell Ranger fills up the prefixes of a reference to one length: ``GRCh38_ACTB`` and
+    ``mm10___Actb``. Empty unless every symbol has such a prefix; where none has more than one
+    underscore, they must be two to four genomes of prefixes of one length.
 
     Examples
     --------
-    >>> genomes_of(["GRCh38__ACTB", "mm10__Actb"])
+    >>> genomes_of(["GRCh38_ACTB", "mm10___Actb"])
     {'GRCh38': 1, 'mm10': 1}
     >>> genomes_of(["ACTB", "mm10__Actb"])
     {}
+    >>> genomes_of(["HLA_A", "HLA_B"])
+    {}
     """
-    matches = [_GENOME.fullmatch(symbol) for symbol in symbols]
-    if not symbols or not all(matches):
+    matches = [match for symbol in symbols if (match := _GENOME.fullmatch(symbol))]
+    if not symbols or len(matches) < len(symbols):
         return {}
-    return dict(Counter(match["genome"] for match in matches if match))
+    genomes = Counter(match["genome"] for match in matches)
+    if all(len(match["gap"]) > 1 for match in matches):
+        return dict(genomes)
+    lengths = {match.start("gene") for match in matches}
+    if len(lengths) > 1 or not 1 < len(genomes) <= _MOST_GENOMES:
+        return {}
+    return dict(genomes)

@@ -117,7 +117,8 @@ def add_dataset(
         raise DataError(f"a dataset called '{name}' is there already; choose another name{more}")
     layout, discovered, missing = find_sections(folder, options or {})
     discovered = _chosen(discovered, sections)
-    whose = _patients(patients, discovered)
+    stated = _patients(patients, discovered)
+    whose = _short_names(stated)
     card = _card(folder, name, layout, discovered, whose, pitch)
     dataset = open_dataset(card, images=False)
     lines, scales = [], []
@@ -129,7 +130,7 @@ def add_dataset(
         read = Dataset.section(_with_image(dataset, section), section.name)
         line, said = _look_at(read)
         lines.append(line)
-        warnings += said
+        warnings += said + _scale_disagreement(section, line)
         left_out[section.name] = line["left out"]
         scales.append(read.micrometres_per_pixel)
         genes = set(read.adata.var_names)
@@ -153,8 +154,18 @@ def add_dataset(
         ]
     _write(card, path)
     assumed = [f"{section.name}: {one}" for section in discovered for one in section.assumed]
-    stated = all(section.micrometres_per_pixel for section in discovered)
-    if pitch is None and not stated:
+    assumed += [
+        f"{line['section']}: tissue seems to fill its image, so whether spots lie on it cannot be"
+        " judged"
+        for line in lines
+        if line["filled"]
+    ]
+    assumed += [
+        f"patient '{name[:80]}' is called {short}"
+        for name, short in sorted({(stated[section], whose[section]) for section in whose})
+        if name != short
+    ]
+    if pitch is None and not all(section.micrometres_per_pixel for section in discovered):
         assumed.append(
             f"{card.spot_pitch_micrometres:g} um from spot to spot, as layout {layout} has"
         )
@@ -235,7 +246,7 @@ def _card(
     sections = [
         {
             "name": section.name,
-            "patient": re.sub(r"[^A-Za-z0-9_.-]+", "-", whose[section.name]),
+            "patient": whose[section.name],
             "image_scale": section.image_scale,
             "micrometres_per_pixel": None if pitch else section.micrometres_per_pixel,
             "settings": dict(section.settings),
@@ -301,6 +312,33 @@ def _patients(table: Path | None, sections: Sequence[FoundSection]) -> dict[str,
     return {section.name: section.patient for section in sections}
 
 
+def _short_names(patients: Mapping[str, str]) -> dict[str, str]:
+    """Names of patients by section, of the characters that a card allows.
+
+    Raises
+    ------
+    DataError
+        Two patients would have the same name, or one none.
+    """
+    full: dict[str, str] = {}
+    for section, name in patients.items():
+        short = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-_.")
+        if not short:
+            raise DataError(
+                f"section {section}: patient '{name[:60]}' needs a name with letters of A to Z or"
+                " digits"
+            )
+        if full.setdefault(short, name) != name:
+            raise DataError(
+                f"patients '{full[short][:60]}' and '{name[:60]}' would both be called"
+                f" {short[:60]}; give them names that differ in letters of A to Z, digits, '_',"
+                " '.' and '-'"
+            )
+    shorts = {name: short for short, name in full.items()}
+    return {section: shorts[name] for section, name in patients.items()}
+
+
+_SCALE_TOLERANCE = 0.1
 _IMAGE_CEILING = 4_000_000_000
 
 
@@ -336,6 +374,7 @@ def _look_at(section: Section) -> tuple[dict[str, Any], list[str]]:
         "pitch": spot_pitch(array_xy, section.spatial),
         "um/px": section.micrometres_per_pixel,
         "on tissue": None,
+        "filled": False,
     }
     line["left out"] = dict(section.left_out)
     warnings = []
@@ -359,9 +398,24 @@ def _look_at(section: Section) -> tuple[dict[str, Any], list[str]]:
     if alignment is not None:
         on_tissue = alignment.share_on_tissue
         line["on tissue"] = None if np.isnan(on_tissue) else on_tissue
+        line["filled"] = bool(np.isnan(on_tissue)) and alignment.warning is None
         if alignment.warning:
             warnings.append(f"{section.name}: {alignment.warning}")
     return line, warnings
+
+
+def _scale_disagreement(section: FoundSection, line: Mapping[str, Any]) -> list[str]:
+    """Warning where the stated scale puts spots at another distance than their array has."""
+    if section.micrometres_per_pixel is None:
+        return []
+    apart = line["pitch"] * section.micrometres_per_pixel
+    if abs(apart / section.spot_pitch_micrometres - 1) <= _SCALE_TOLERANCE:
+        return []
+    return [
+        f"{section.name}: by the stated scale of {section.micrometres_per_pixel:.4g} um a pixel"
+        f" spots are {apart:.3g} um apart instead of {section.spot_pitch_micrometres:g} um; one of"
+        " the two is wrong, and --pitch takes the scale from the spots"
+    ]
 
 
 def _write(card: DatasetCard, path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.data.card import join_names
-from bench.data.discovery import FoundSection
+from bench.data.discovery import FoundSection, files_under
 from bench.data.layouts import BUILT_IN, discover, find_layouts
 from bench.errors import DataError
 
@@ -45,7 +45,7 @@ def find_sections(
         if readable := [one for one in sections if not one.missing]:
             by_layout[name] = readable
     if not by_layout:
-        missing += _other_forms(folder)
+        missing = _other_forms(folder) + missing
         raise DataError(f"{folder}: no section found; {_what_is_needed(missing)}")
     if len(by_layout) > 1:
         raise DataError(
@@ -57,8 +57,8 @@ def find_sections(
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise DataError(
-                f"{folder}: section '{name[:60]}' cannot be called so; rename its folder or file:"
-                " a name is made of letters, digits, '_', '.' and '-'"
+                f"{folder}: section '{name[:60]}' cannot be called so; rename its folder, its file"
+                " or its value in obs: a name is made of letters, digits, '_', '.' and '-'"
             )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -66,14 +66,29 @@ def find_sections(
     return chosen, sections, missing
 
 
+_FORMS = (
+    (re.compile(r"alignment_table.*"), "a file of Loupe; tissue_positions.csv is needed"),
+    (re.compile(r".*\.(h5ad|h5)\.gz"), "compressed; unpack it with gunzip"),
+    (re.compile(r".*\.(zip|tar|tgz|tar\.gz|tar\.bz2|7z)"), "an archive; unpack it there"),
+    (
+        re.compile(r".*\.(rds|rdata|h5seurat|loom|h5mu|cloupe)", re.IGNORECASE),
+        "of a form that is not read; write it as .h5ad with anndata",
+    ),
+)
+"""Files of which sections cannot be read as they are, by name, and the way out."""
+
+
 def _other_forms(folder: Path) -> list[str]:
     """Known files of other forms, and how to convert them."""
-    said = []
-    if files := sorted(folder.rglob("alignment_table*")):
-        said.append(
-            f"{files[0]} is a file of Loupe; tissue_positions.csv of Space Ranger is needed"
-        )
-    return said
+    names: dict[str, list[Path]] = {}
+    for path in files_under(folder):
+        for pattern, advice in _FORMS:
+            if pattern.fullmatch(path.name):
+                names.setdefault(advice, []).append(path)
+    return [
+        f"{paths[0]}{f' (and {len(paths) - 1} more)' if len(paths) > 1 else ''} is {advice}"
+        for advice, paths in names.items()
+    ]
 
 
 def _what_is_needed(missing: Sequence[str]) -> str:

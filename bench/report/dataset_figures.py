@@ -12,6 +12,7 @@ from bench.data.images.image import thumbnail
 from bench.data.section import Section
 from bench.errors import BenchError, UnknownNameError
 from bench.files import atomic_write
+from bench.report.comparison_figures import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _COLUMNS = 4
 _SIDE = 700
 _DOTS_PER_INCH = 150
+_PANEL = 4.2
+_RING = "#00e05a"
 _ENDINGS = (".png", ".pdf", ".svg")
 
 
@@ -41,12 +44,10 @@ def draw_sections(sections: Sequence[Section], path: Path) -> Path:
         scale = _background(axes, section)
         x, y = section.spatial.T * scale
         size = _spot_points(axes, section, scale)
-        axes.scatter(x, y, s=size, facecolors="none", edgecolors="#00b84a", linewidths=0.4)
+        axes.scatter(x, y, s=size, facecolors="none", edgecolors=_RING, linewidths=0.6)
         _crop_to_spots(axes, section, scale)
         _scale_bar(axes, section, scale)
-        axes.set_title(
-            f"{section.name} ({section.adata.n_obs} spots)", fontsize=8, parse_math=False
-        )
+        axes.set_title(plain(f"{section.name} ({section.adata.n_obs} spots)"), fontsize=8)
     for axes in grid[len(sections) :]:
         axes.set_axis_off()
     return _save(figure, path)
@@ -55,7 +56,7 @@ def draw_sections(sections: Sequence[Section], path: Path) -> Path:
 def draw_gene(section: Section, gene: str, path: Path) -> Path:
     """Draw a section's image beside the expression of a gene on its spots.
 
-    Expression is log(1 + 10,000 * count / total).
+    Expression is log(1 + 10,000 * count / total). Spots without counts are empty rings.
 
     Raises
     ------
@@ -64,15 +65,17 @@ def draw_gene(section: Section, gene: str, path: Path) -> Path:
     """
     if gene not in section.adata.var_names:
         raise UnknownNameError(f"gene of section {section.name}", gene, section.adata.var_names)
-    figure = _figure(8.4, 4.2)
-    plain, coloured = figure.subplots(1, 2)
-    scale = _background(plain, section)
-    plain.set_title(f"{section.name}, patient {section.patient}", fontsize=9, parse_math=False)
+    across, down = np.ptp(section.spatial, axis=0) + 6 * _diameter(section)
+    height = float(np.clip(_PANEL * down / across, 0.5 * _PANEL, 1.6 * _PANEL))
+    figure = _figure(2 * _PANEL + 1.0, height + 0.4)
+    tissue, coloured = figure.subplots(1, 2)
+    scale = _background(tissue, section)
+    tissue.set_title(plain(f"{section.name}, patient {section.patient}"), fontsize=9)
     _background(coloured, section, alpha=0.45)
-    for axes in (plain, coloured):
+    for axes in (tissue, coloured):
         _crop_to_spots(axes, section, scale)
-    _scale_bar(plain, section, scale)
-    coloured.set_title(gene, fontsize=9, style="italic", parse_math=False)
+    _scale_bar(tissue, section, scale)
+    coloured.set_title(plain(gene), fontsize=9, style="italic")
     values = log_expression(section, gene)
     shown = values > 0
     if not shown.any():
@@ -85,21 +88,25 @@ def draw_gene(section: Section, gene: str, path: Path) -> Path:
         )
         return _save(figure, path)
     low, high = np.percentile(values[shown], _ROBUST)
-    x, y = section.spatial[shown].T * scale
+    size = _spot_points(coloured, section, scale)
+    x, y = section.spatial.T * scale
+    coloured.scatter(
+        *(x[~shown], y[~shown]), s=size, facecolors="none", edgecolors="0.45", linewidths=0.3
+    )
     drawn = coloured.scatter(
-        x,
-        y,
+        x[shown],
+        y[shown],
         c=values[shown],
-        s=_spot_points(coloured, section, scale),
+        s=size,
         cmap="viridis",
         vmin=low,
         vmax=max(high, low + 1e-9),
         linewidths=0,
     )
     bar = figure.colorbar(drawn, ax=coloured, shrink=0.8, extend="both")
-    bar.set_label(
-        f"log(1 + counts per 10,000), percentiles {_ROBUST[0]:g} to {_ROBUST[1]:g}", fontsize=7
-    )
+    low, high = _ROBUST
+    range_shown = f"percentiles {_ROBUST[0]:g} to {_ROBUST[1]:g} of the spots with counts"
+    bar.set_label(f"log(1 + counts per 10,000)\n{range_shown}", fontsize=7)
     bar.ax.tick_params(labelsize=7)
     return _save(figure, path)
 
@@ -111,8 +118,7 @@ _ROBUST = (2.0, 98.0)
 def _crop_to_spots(axes: Axes, section: Section, scale: float) -> None:
     """Let the spots fill the frame, with a margin of two pitches."""
     x, y = section.spatial.T * scale
-    spot = section.adata.uns["spatial"][section.name]["scalefactors"]["spot_diameter_fullres"]
-    margin = 3 * spot * scale
+    margin = 3 * _diameter(section) * scale
     axes.set_xlim(x.min() - margin, x.max() + margin)
     axes.set_ylim(y.max() + margin, y.min() - margin)
 
@@ -126,8 +132,14 @@ def _scale_bar(axes: Axes, section: Section, scale: float) -> None:
     power = 10 ** np.floor(np.log10(wanted))
     length = float(power * max(n for n in (1, 2, 5) if n * power <= wanted))
     x, y = left + 0.05 * (right - left), bottom + 0.05 * (top - bottom)
-    axes.plot([x, x + length / per_pixel], [y, y], color="black", linewidth=2)
-    axes.text(x, y + 0.015 * (top - bottom), f"{length:,.0f} µm", fontsize=7, va="bottom")
+    axes.plot([x, x + length / per_pixel], [y, y], color="black", linewidth=2, zorder=4)
+    axes.text(
+        *(x, y + 0.02 * (top - bottom), f"{length:,.0f} µm"),
+        fontsize=7,
+        va="bottom",
+        zorder=4,
+        bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1},
+    )
 
 
 def log_expression(section: Section, gene: str) -> np.ndarray:
@@ -166,11 +178,16 @@ def _background(axes: Axes, section: Section, alpha: float = 1.0) -> float:
 
 def _spot_points(axes: Axes, section: Section, scale: float) -> float:
     """Area of a spot in points, to the scale of the slide."""
-    spot = section.adata.uns["spatial"][section.name]["scalefactors"]["spot_diameter_fullres"]
     axes.figure.canvas.draw()  # the layout decides how large the axes are
-    (left, _), (right, _) = axes.transData.transform([(0, 0), (spot * scale, 0)])
+    (left, _), (right, _) = axes.transData.transform([(0, 0), (_diameter(section) * scale, 0)])
     points = abs(right - left) * 72 / axes.figure.dpi
     return float(max(points, 0.8) ** 2)
+
+
+def _diameter(section: Section) -> float:
+    """Diameter of a spot in full-resolution pixels."""
+    factors = section.adata.uns["spatial"][section.name]["scalefactors"]
+    return float(factors["spot_diameter_fullres"])
 
 
 def check_picture(path: Path) -> None:

@@ -46,11 +46,12 @@ def write_table(
     how, title, width
         See :func:`render`.
     """
-    notes = [" ".join(note.split()) for note in notes]  # a line break would end a comment
-    title = " ".join(title.split())
+    # A line break would end a comment.
+    notes = [printable(" ".join(note.split())) for note in notes]
+    title = printable(" ".join(title.split()))
     if how == "csv":
         nested = {name: table[name].map(json.dumps) for name in {"changes"} & {*table}}
-        return table.assign(**nested).to_csv(index=False)
+        return table.assign(**nested).map(_guarded).to_csv(index=False)
     if how == "json":
         # Not pandas' own writer: it rounds to 15 decimals.
         rows = [
@@ -59,6 +60,7 @@ def write_table(
         ]
         return json.dumps({"rows": rows, "footnotes": list(notes)}, indent=2) + "\n"
     if how == "latex":
+        shown = shown.map(lambda cell: printable(str(cell)))
         body = shown.to_latex(index=False, escape=True, caption=_latex(title) or None)
         body = body.replace("±", r"$\pm$").replace("–", "--").replace("−", "$-$")
         listed = "".join(f"% {number}. {note}\n" for number, note in enumerate(notes, 1))
@@ -85,6 +87,17 @@ def write_table(
     heading = f"{'### ' if how == 'markdown' else ''}{title}\n\n" if title else ""
     listed = "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1))
     return heading + text + ("\n\n" + listed if listed else "") + "\n"
+
+
+def _guarded(cell: Any) -> Any:
+    """Cell of a CSV file; a text that spreadsheets take for a formula begins with an apostrophe."""
+    if not isinstance(cell, str):
+        return cell
+    text = printable(cell)
+    return f"'{text}" if len(cell) > 1 and cell[0] in _FORMULA else text
+
+
+_FORMULA = "=+-@\t\r"
 
 
 def _escaped(cell: str) -> str:

@@ -1,13 +1,16 @@
-"""Columns, names and libraries of an AnnData file, read behind the checks of the file."""
+"""Columns, names and libraries of an AnnData file, and the section that its columns make."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
 
-from bench.readers import DataError, Hdf5File
+from bench.readers import LEFT_OUT, DataError, Hdf5File, array_of_grid, unique_names
 
 DIVIDING = "library_id"
 """Column of ``obs`` that tells the sections of a file apart unless another is named."""
@@ -97,6 +100,70 @@ def as_numbers(values: np.ndarray, name: str, path: Path) -> np.ndarray:
     if not np.isfinite(numbers).all():
         raise DataError(f"{path}: obs column '{name}' has a value that is missing or not finite")
     return np.asarray(numbers)
+
+
+SPOT_COLUMNS = ("in_tissue", "array_row", "array_col", "label")
+"""Columns of ``obs`` that a section is made of, where a file has them."""
+
+
+def section_of_spots(
+    path: Path,
+    names: Sequence[str],
+    pixels: np.ndarray,
+    columns: Mapping[str, np.ndarray | None],
+    own: np.ndarray,
+    counts: Callable[[np.ndarray], tuple[sp.csr_matrix, list[str], dict[str, int]]],
+) -> AnnData:
+    """One section of a table, its spots out of tissue left out and counted.
+
+    Parameters
+    ----------
+    path
+        File, for messages.
+    names, pixels
+        Name and full-resolution pixel (x, y) of each row of the table.
+    columns
+        Values of :data:`SPOT_COLUMNS`, None for those that the table lacks.
+    own
+        (rows,) bool: rows of the section.
+    counts
+        Gives for row numbers the counts, the symbols of the genes, and what is left out by reason.
+
+    Raises
+    ------
+    DataError
+        No spot in the tissue, or two at one place of the array.
+    """
+    in_tissue = in_tissue_of(columns["in_tissue"], len(names), path)
+    inside = np.flatnonzero(own & in_tissue)
+    if not len(inside):
+        raise DataError(f"{path}: no spot of the section lies in the tissue")
+    matrix, genes, left_out = counts(inside)
+    left_out["spots out of tissue"] = int((own & ~in_tissue).sum())
+    row, column = columns["array_row"], columns["array_col"]
+    if row is not None and column is not None:
+        rows, cols = (array_coordinates(values, path)[inside] for values in (row, column))
+    else:
+        rows, cols = array_of_grid(pixels[inside], str(path))
+    if pd.MultiIndex.from_arrays([rows, cols]).has_duplicates:
+        raise DataError(f"{path}: two spots have the same array_row and array_col")
+    labels = columns["label"]
+    obs = pd.DataFrame(
+        {
+            "array_row": rows,
+            "array_col": cols,
+            "in_tissue": np.ones(len(inside), dtype=np.int64),
+            "label": "" if labels is None else as_texts(labels)[inside],
+        },
+        index=pd.Index([names[spot] for spot in inside.tolist()], dtype=object),
+    )
+    return AnnData(
+        X=matrix,
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index(unique_names(genes))),
+        obsm={"spatial": pixels[inside]},
+        uns={LEFT_OUT: {reason: number for reason, number in left_out.items() if number}},
+    )
 
 
 def in_tissue_of(values: np.ndarray | None, spots: int, path: Path) -> np.ndarray:

@@ -11,13 +11,18 @@ from bench.readers import (
     DataError,
     FoundSection,
     Hdf5File,
+    ReducedImage,
+    disagreement,
     files_under,
     images_in,
     not_read,
+    on_white,
     open_hdf5,
+    other_size,
 )
 
 _IMAGES = ("fullres", "downscaled_fullres", "hires")
+_COPIES = ("downscaled_fullres", "hires", "lowres")
 
 
 def embedded_image(
@@ -57,21 +62,41 @@ def embedded_image(
         raise DataError(
             f"{path}: tissue_{image}_scalef must be above 0 and at most 1, it is {scale}"
         )
-    pixels = pixels[:, :, :3]
     if pixels.dtype.kind == "f":
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
             raise DataError(f"{path}: the image inside has values outside of 0 to 1")
         pixels = np.rint(pixels * 255).astype(np.uint8)
     if pixels.dtype != np.uint8:
         raise DataError(f"{path}: the image inside is {pixels.dtype}; uint8 or 0 to 1 is needed")
+    if pixels.shape[2] == 4:
+        pixels = on_white(pixels[..., :3], pixels[..., 3:])
     return np.ascontiguousarray(pixels), scale
+
+
+def embedded_copies(
+    path: Path, *, library: str | None = None, by: str = DIVIDING
+) -> list[ReducedImage]:
+    """Sizes and scales of the reduced images inside the file, without their pixels."""
+    with open_hdf5(path) as file:
+        name = _image_library(file, by, library)
+        copies = []
+        for image in _COPIES if name is not None else ():
+            place = f"uns/spatial/{name}/images/{image}"
+            factor = f"uns/spatial/{name}/scalefactors/tissue_{image}_scalef"
+            if file.kind(place) != "data set" or file.kind(factor) != "data set":
+                continue
+            shape, scale = file.shape(place), float(file.numbers(factor, "iuf", 0))
+            if len(shape) == 3 and min(shape) > 0 and 0 < scale <= 1:
+                copies.append(ReducedImage(f"{image} inside {path.name}", shape[1::-1], scale))
+    return copies
 
 
 def _image_library(file: Hdf5File, by: str, library: str | None) -> str | None:
     """Name under which the image of a section lies, None where it cannot be told."""
     libraries = image_libraries(file)
     values = sections_of_spots(file, by)
-    own = library or (values[0] if values is not None and len(set(values)) == 1 else None)
+    named = sorted(set(values) - {""}) if values is not None else []
+    own = library or (named[0] if len(named) == 1 else None)
     if own in libraries:
         return own
     return libraries[0] if len(libraries) == 1 else None
@@ -109,7 +134,7 @@ def discover(
                 )
                 continue
             values = sections_of_spots(file, by or DIVIDING)
-            several = sorted(set(values)) if values is not None else []
+            several = sorted(set(values) - {""}) if values is not None else []
         if by is not None and not several:
             raise DataError(f"{path}: obs has no column '{by[:40]}'")
         chosen: list[str | None] = list(several) if len(several) > 1 else [None]
@@ -134,23 +159,35 @@ def _section(path: Path, library: str | None, by: str | None, genome: str | None
         settings |= {"library": library}
     if by is not None:
         settings |= {"by": by}
-    inside = embedded_image(path, library=library, by=by or DIVIDING)
     if genome is not None:
         settings |= {"genome": genome}
+    copies = embedded_copies(path, library=library, by=by or DIVIDING)
+    warnings = [said] if (said := disagreement(copies)) else []
     names = {path.stem, library} if library else {path.stem}
-    same = [image for image in images_in(path.parent) if image.stem in names]
     files, scale, assumed = {"counts": path}, 1.0, []
-    if same:
-        files["image"] = same[0]
-        assumed.append(f"{same[0].name} is the image that obsm['spatial'] is placed in")
-    elif inside is not None:
-        scale = inside[1]
-        files["image"] = path
-        assumed.append(
-            f"the image inside the file is used, {1 / scale:.1f} times smaller than full resolution"
-        )
-    else:
-        assumed.append("no image was found; only methods that need none can run")
+    for image in [one for one in images_in(path.parent) if one.stem in names]:
+        fault = other_size(image, copies, "the image inside") if copies else ""
+        if not fault:
+            files["image"] = image
+            assumed.append(f"{image.name} is the image that obsm['spatial'] is placed in")
+            break
+        warnings.append(fault)
+    if "image" not in files:
+        inside = embedded_image(path, library=library, by=by or DIVIDING)
+        said = "no image was found; only methods that need none can run"
+        if inside is not None:
+            scale = inside[1]
+            files["image"] = path
+            said = f"the image inside the file is used, {1 / scale:.1f} times smaller than full"
+            said += " resolution"
+        assumed.append(said)
     return FoundSection(
-        library or path.stem, files, 100.0, 55.0, scale, tuple(assumed), settings=settings
+        library or path.stem,
+        files,
+        100.0,
+        55.0,
+        scale,
+        tuple(assumed),
+        tuple(warnings),
+        settings=settings,
     )

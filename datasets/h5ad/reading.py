@@ -23,31 +23,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
 from bench.datasets.h5ad.columns import (
     COORDINATES,
     DIVIDING,
-    array_coordinates,
+    SPOT_COLUMNS,
     as_numbers,
     as_texts,
     image_libraries,
-    in_tissue_of,
     read_column,
     read_index,
+    section_of_spots,
     sections_of_spots,
 )
 from bench.readers import (
-    LEFT_OUT,
     DataError,
     Hdf5File,
-    array_of_grid,
     expressed_genes,
     open_hdf5,
     sparse_counts,
-    unique_names,
     whole_counts,
 )
 
@@ -60,6 +56,17 @@ _PLACES = (
     ("X", "var"),
     ("raw/X", "raw/var"),
 )
+
+
+_XY = (
+    ("x", "y"),
+    ("pxl_col_in_fullres", "pxl_row_in_fullres"),
+    ("imagecol", "imagerow"),
+    ("pixel_x", "pixel_y"),
+    ("x_centroid", "y_centroid"),
+    ("col", "row"),
+)
+"""Names of the columns of x and y where coordinates are a data frame."""
 
 
 def read(
@@ -99,52 +106,33 @@ def read(
     with open_hdf5(path) as file:
         spots = read_index(file, "obs")
         _check_unique(spots, path)
-        own = _rows_of(file, by, library, len(spots))
+        own, nowhere = _rows_of(file, by, library, len(spots))
         pixels = _pixels(file, len(spots))
         counts, genes, left_out = _raw_counts(file, len(spots), genome)
         columns = {
             name: read_column(file, "obs", name, len(spots))
-            for name in ("in_tissue", "array_row", "array_col", "label")
+            for name in SPOT_COLUMNS
+            if tissue_only or name != "in_tissue"
         }
-    in_tissue = in_tissue_of(columns["in_tissue"] if tissue_only else None, len(spots), path)
-    inside = np.flatnonzero(own & in_tissue)
-    if not len(inside):
-        raise DataError(f"{path}: no spot of the section lies in the tissue")
-    left_out["spots out of tissue"] = int((own & ~in_tissue).sum())
-    row, column = columns["array_row"], columns["array_col"]
-    if row is not None and column is not None:
-        rows, cols = (array_coordinates(values, path)[inside] for values in (row, column))
-    else:
-        rows, cols = array_of_grid(pixels[inside], str(path))
-    if pd.MultiIndex.from_arrays([rows, cols]).has_duplicates:
-        raise DataError(f"{path}: two spots have the same array_row and array_col")
-    labels = columns["label"]
-    obs = pd.DataFrame(
-        {
-            "array_row": rows,
-            "array_col": cols,
-            "in_tissue": np.ones(len(inside), dtype=np.int64),
-            "label": "" if labels is None else as_texts(labels)[inside],
-        },
-        index=pd.Index([spots[spot] for spot in inside], dtype=object),
-    )
-    return AnnData(
-        X=counts[inside],
-        obs=obs,
-        var=pd.DataFrame(index=pd.Index(unique_names(genes))),
-        obsm={"spatial": pixels[inside]},
-        uns={LEFT_OUT: {reason: number for reason, number in left_out.items() if number}},
+    left_out[f"spots of the file without a value of {by[:40]}"] = nowhere
+    return section_of_spots(
+        path,
+        spots,
+        pixels,
+        {"in_tissue": None, **columns},
+        own,
+        lambda rows: (counts[rows], genes, left_out),
     )
 
 
-def _rows_of(file: Hdf5File, by: str, library: str | None, spots: int) -> np.ndarray:
-    """(spots,) bool: spots of the section that is read."""
+def _rows_of(file: Hdf5File, by: str, library: str | None, spots: int) -> tuple[np.ndarray, int]:
+    """(spots,) bool: spots of the section that is read; number of spots of no section."""
     values = sections_of_spots(file, by)
     if library is not None:
         if values is None or library not in values:
             raise DataError(f"{file.path}: obs column '{by[:40]}' has no section '{library[:40]}'")
-        return np.asarray(values == library)
-    several = sorted(set(values)) if values is not None else []
+        return np.asarray(values == library), int((values == "").sum())
+    several = sorted(set(values) - {""}) if values is not None else []
     if len(several) > 1 or (values is None and len(image_libraries(file)) > 1):
         named = several or image_libraries(file)
         raise DataError(
@@ -152,7 +140,7 @@ def _rows_of(file: Hdf5File, by: str, library: str | None, spots: int) -> np.nda
             f" ...); name the column of obs that tells them apart with --by, or write each to a"
             " file of its own"
         )
-    return np.ones(spots, dtype=bool)
+    return np.ones(spots, dtype=bool), 0
 
 
 def _check_unique(spots: Sequence[str], path: Path) -> None:
@@ -171,7 +159,7 @@ def _pixels(file: Hdf5File, spots: int) -> np.ndarray:
             " needed there"
         )
     if file.kind(place) == "group":  # a data frame
-        names = np.atleast_1d(file.attribute(place, "column-order"))[:2]
+        names = _xy_columns(list(np.atleast_1d(file.attribute(place, "column-order"))))
         pixels = np.column_stack(
             [
                 as_numbers(file.values(f"{place}/{name}").to_numpy(), place, file.path)
@@ -188,6 +176,15 @@ def _pixels(file: Hdf5File, spots: int) -> np.ndarray:
     if not np.isfinite(pixels).all():
         raise DataError(f"{file.path}: a coordinate in obsm['spatial'] is not finite")
     return pixels[:, :2]
+
+
+def _xy_columns(columns: list[str]) -> list[str]:
+    """Columns of x and y by their usual names, in either order, else the first two."""
+    by_name = {str(name).lower(): str(name) for name in columns}
+    for x, y in _XY:
+        if x in by_name and y in by_name:
+            return [by_name[x], by_name[y]]
+    return [str(name) for name in columns[:2]]
 
 
 def _raw_counts(

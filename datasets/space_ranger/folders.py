@@ -5,7 +5,8 @@ A section is a positions file with a matrix beside it. Four layouts are known:
 * ``SECTION/outs/spatial/tissue_positions.csv`` and ``SECTION/outs/filtered_feature_bc_matrix.h5``,
   with or without ``outs``;
 * Visium HD: ``SECTION/outs/binned_outputs/square_016um/`` for each bin size;
-* one folder with a prefix for each section, as in GEO: ``GSM5000_S1_tissue_positions.csv``;
+* one folder with a prefix for each section, as in GEO: ``GSM5000_S1_tissue_positions.csv``, or
+  ``GSM5000_S1_spatial/tissue_positions.csv`` beside the matrix;
 * each of them with compressed text (``.csv.gz``, ``.json.gz``).
 
 Format: https://www.10xgenomics.com/support/software/space-ranger/latest/analysis/outputs
@@ -21,16 +22,16 @@ from pathlib import Path
 
 from bench.datasets.space_ranger.reading import read_scalefactors
 from bench.readers import (
-    DataError,
+    IMAGE_ENDINGS,
     FoundSection,
+    ReducedImage,
+    chosen_bin,
+    disagreement,
     files_under,
-    image_size,
     images_in,
     not_read,
+    other_size,
 )
-
-DEFAULT_BIN = 16
-"""Bins of Visium HD that are read unless others are asked for, in micrometres."""
 
 _POSITIONS = re.compile(
     r"(?P<prefix>.*?)(?P<name>tissue_positions\.csv|tissue_positions_list\.csv"
@@ -44,8 +45,8 @@ _NO_FULL_IMAGE = re.compile(
     r"|cytassist_image)\.[a-z]+"
 )
 _PARTS = {"barcodes": ("barcodes.tsv",), "features": ("features.tsv", "genes.tsv")}
-_LARGEST_IMAGE = 4_000_000_000
-_ROUNDING = 2.0  # pixels of the hires image, by which its size may differ from the full image's
+_REDUCED = ("hires", "lowres")
+_REDUCED_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ class _Place:
         Folder of the matrix.
     spatial
         Folder of positions and scale factors.
-    prefix
-        With which its files begin; empty where the folder is the section's own.
+    prefix, inner
+        With which its files in `home` and in `spatial` begin; empty where the folder is the
+        section's own.
     positions
         Its positions file.
     bin_edge
@@ -69,6 +71,7 @@ class _Place:
     home: Path
     spatial: Path
     prefix: str
+    inner: str
     positions: Path
     bin_edge: int | None = None
 
@@ -90,7 +93,7 @@ class _Place:
 
     def file(self, name: str) -> Path | None:
         """A file beside the positions, compressed or not."""
-        return _first([self.spatial / f"{self.prefix}{name}{end}" for end in ("", ".gz")])
+        return _first([self.spatial / f"{self.inner}{name}{end}" for end in ("", ".gz")])
 
 
 def discover(
@@ -98,9 +101,9 @@ def discover(
 ) -> list[FoundSection]:
     """Sections in a folder; those of which a file is missing say so.
 
-    The full-resolution image is looked for beside ``spatial`` and above ``outs``, and must have
-    the size that ``tissue_hires_image.png`` and its scale factor give; where none has, the reduced
-    image is taken.
+    The full-resolution image is looked for in and beside ``spatial``, above ``outs``, and by the
+    name of the section. It must have the size that ``tissue_hires_image.png`` and its scale factor
+    give; where none has, the reduced image is taken.
 
     Parameters
     ----------
@@ -119,7 +122,7 @@ def discover(
     files = files_under(folder)
     places = _places(files)
     chosen = _of_one_bin_size(places, bin_micrometres)
-    sections = [_section(place, genome, bin_micrometres) for place in chosen]
+    sections = [_section(place, files, genome, bin_micrometres) for place in chosen]
     homes = {place.home for place in places}
     alone = [
         not_read(
@@ -143,9 +146,12 @@ def _places(files: Sequence[Path]) -> list[_Place]:
     for (spatial, prefix), forms in by_place.items():
         positions = next(forms[name] for name in _PREFERRED if name in forms)
         home = spatial.parent if spatial.name == "spatial" else spatial
+        outer = prefix
+        if not prefix and spatial.name != "spatial" and spatial.name.endswith("spatial"):
+            home, outer = spatial.parent, spatial.name.removesuffix("spatial")
         bins = _BINS.fullmatch(home.name)
         edge = int(bins["edge"]) if bins else None
-        places.append(_Place(home, spatial, prefix, positions, edge))
+        places.append(_Place(home, spatial, outer, prefix, positions, edge))
     return places
 
 
@@ -158,19 +164,13 @@ def _of_one_bin_size(places: Sequence[_Place], wanted: int | None) -> list[_Plac
     chosen = []
     for sample, bins in samples.items():
         edges = {int(place.bin_edge or 0): place for place in bins}
-        edge = wanted or (DEFAULT_BIN if DEFAULT_BIN in edges else max(edges))
-        if edge not in edges:  # smaller ones are pooled
-            edge = max((one for one in edges if edge % one == 0), default=edge)
-        if edge not in edges:
-            there = ", ".join(f"{one} um" for one in sorted(edges))
-            raise DataError(
-                f"{sample}: has no bins of {wanted} um and none to pool; there are bins of {there}"
-            )
-        chosen.append(edges[edge])
+        chosen.append(edges[chosen_bin(edges, wanted, sample, pooled=True)])
     return [place for place in places if place.bin_edge is None or place in chosen]
 
 
-def _section(place: _Place, genome: str | None, wanted: int | None) -> FoundSection:
+def _section(
+    place: _Place, there: Sequence[Path], genome: str | None, wanted: int | None
+) -> FoundSection:
     counts, said = _matrix(place)
     if not counts:
         return not_read(place.name, f"{place.positions} has no matrix beside it; {said}")
@@ -182,7 +182,7 @@ def _section(place: _Place, genome: str | None, wanted: int | None) -> FoundSect
     if scales is not None:
         files["scalefactors"] = scales
         factors = read_scalefactors(scales)
-    image, image_scale, notes, faults = _image(place, factors)
+    image, image_scale, notes, faults = _image(place, there, factors)
     assumed += notes
     warnings += faults
     if image is not None:
@@ -258,51 +258,66 @@ def _first(paths: Sequence[Path]) -> Path | None:
 
 
 def _image(
-    place: _Place, factors: dict[str, float]
+    place: _Place, there: Sequence[Path], factors: dict[str, float]
 ) -> tuple[Path | None, float, list[str], list[str]]:
     """Image, its pixels per full-resolution pixel, assumptions, and warnings."""
-    above = [place.home.parent] if place.home.name == "outs" else []
-    if place.bin_edge is not None:
-        above = [one for one in place.home.parents if one.is_relative_to(place.sample)]
-    candidates = [
-        image
-        for folder in (place.home, *above)
-        for image in images_in(folder, place.prefix)
-        if not _NO_FULL_IMAGE.fullmatch(image.name)
+    candidates = _candidates(place, there)
+    copies = [
+        (path, factors[f"tissue_{kind}_scalef"])
+        for kind in _REDUCED
+        if 0 < factors.get(f"tissue_{kind}_scalef", 0) <= 1
+        and (path := _reduced(place, kind)) is not None
     ]
-    reduced = _first([place.spatial / f"{place.prefix}tissue_hires_image.png"])
-    scale = factors.get("tissue_hires_scalef", 0.0)
-    if reduced is None or not 0 < scale <= 1:
+    if not copies:
         if candidates:
             said = f"{candidates[0].name} is the full-resolution image, the largest there is"
             more = " (no hires image tells its size)"
             return candidates[0], 1.0, [said + more], []
-        return None, 1.0, ["no image was found; only methods that need none can run"], []
-    faults = []
+        return None, 1.0, [f"no image was found{_packed(place)}; {_NO_IMAGE}"], []
+    told = [ReducedImage.of_file(path, scale) for path, scale in copies]
+    faults = [said] if (said := disagreement(told)) else []
+    (reduced, scale), hires = copies[0], _reduced(place, "hires")
+    instead = reduced.name if reduced == hires else "no image"
     for image in candidates:
-        fault = _other_size(image, reduced, scale)
+        fault = other_size(image, told, instead)
         if not fault:
-            return image, 1.0, [f"{image.name} is the full-resolution image, by its size"], []
+            return image, 1.0, [f"{image.name} is the full-resolution image, by its size"], faults
         faults.append(fault)
+    if reduced != hires:
+        said = f"{reduced.name} is too small for patches, and no other image was found"
+        return None, 1.0, [f"{said}{_packed(place)}; {_NO_IMAGE}"], faults
     said = f"{reduced.name} is used, {1 / scale:.1f} times smaller than the full-resolution image"
     return reduced, scale, [said], faults
 
 
-def _other_size(image: Path, reduced: Path, scale: float) -> str:
-    """Difference in size from the image that Space Ranger was given; empty if there is none."""
-    try:
-        width, height = image_size(image, _LARGEST_IMAGE)
-    except DataError as error:
-        return f"{error}; {reduced.name} is used instead"
-    small = image_size(reduced, _LARGEST_IMAGE)
-    if max(abs(width * scale - small[0]), abs(height * scale - small[1])) <= _ROUNDING:
-        return ""
-    expected = tuple(round(side / scale) for side in small)
-    across, down = width / expected[0], height / expected[1]
-    same_shape = abs(across / down - 1) < 0.01
-    times = f", {across:.3g} times as large" if same_shape else ""
-    return (
-        f"{image.name} is not the image that Space Ranger was given: it has {width} x {height} px"
-        f" instead of {expected[0]} x {expected[1]}{times}, by {reduced.name} and its scale factor;"
-        f" {reduced.name} is used instead"
-    )
+_NO_IMAGE = "only methods that need none can run"
+
+
+def _candidates(place: _Place, there: Sequence[Path]) -> list[Path]:
+    """Files that may be the full-resolution image, those beside the matrix first."""
+    above = [place.home.parent] if place.home.name == "outs" else []
+    if place.bin_edge is not None:
+        above = [one for one in place.home.parents if one.is_relative_to(place.sample)]
+    prefixes = {place.home: place.prefix, place.spatial: place.inner}
+    files = [
+        image
+        for folder in dict.fromkeys((place.home, *above, place.spatial))
+        for image in images_in(folder, prefixes.get(folder, place.prefix))
+    ]
+    files += [
+        path
+        for path in there
+        if path.stem == place.name and path.suffix.lower() in IMAGE_ENDINGS and path not in files
+    ]
+    return [image for image in files if not _NO_FULL_IMAGE.fullmatch(image.name)]
+
+
+def _reduced(place: _Place, kind: str) -> Path | None:
+    """Reduced image of Space Ranger, of any format."""
+    name = f"{place.inner}tissue_{kind}_image"
+    return _first([place.spatial / f"{name}{ending}" for ending in _REDUCED_ENDINGS])
+
+
+def _packed(place: _Place) -> str:
+    packed = place.spatial / f"{place.inner}tissue_hires_image.png.gz"
+    return f" ({packed.name} is compressed: unpack it with gunzip)" if packed.is_file() else ""

@@ -18,7 +18,6 @@ Format: https://www.10xgenomics.com/support/software/space-ranger/latest/analysi
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,8 +33,10 @@ from bench.datasets.space_ranger.matrix import check_names, read_matrix
 from bench.readers import (
     LEFT_OUT,
     DataError,
+    check_unpacked_size,
     one_line,
     read_bytes,
+    read_json,
     read_table,
     unique_names,
 )
@@ -54,7 +55,6 @@ _POSITIONS = (
 _PARQUET_MAGIC = b"PAR1"
 _MAX_POSITION = 10**9
 _MAX_ROWS = 1 << 25
-_MAX_JSON = 1 << 20
 _SCALES = (
     "spot_diameter_fullres",
     "fiducial_diameter_fullres",
@@ -193,10 +193,7 @@ def read_scalefactors(path: Path) -> dict[str, float]:
     DataError
         Not such a file; one of those two is missing; a factor is not a finite number above 0.
     """
-    try:
-        content = json.loads(read_bytes(path, _MAX_JSON), object_pairs_hook=_without_repetition)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON file ({one_line(error, 120)})") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: must be a JSON object of scale factors")
     for name in ("tissue_hires_scalef", "spot_diameter_fullres"):
@@ -226,13 +223,6 @@ def spot_diameter(path: Path) -> float:
     return read_scalefactors(path)["spot_diameter_fullres"]
 
 
-def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a name occurs more than once")
-    return content
-
-
 def _read_positions(path: Path) -> pd.DataFrame:
     """All spots by barcode: in_tissue, array and pixel coordinates."""
     content = read_bytes(path)
@@ -240,7 +230,9 @@ def _read_positions(path: Path) -> pd.DataFrame:
         table = _read_parquet(path, content)
     else:
         header = "barcode" in _first_fields(content)
-        table = read_table(path, _POSITIONS, separator=",", text=["barcode"], header=header)
+        table = read_table(
+            path, _POSITIONS, separator=",", text=["barcode"], flags=["in_tissue"], header=header
+        )
     barcodes = table["barcode"].tolist()
     check_names(barcodes, "barcode", path)
     table = table.drop(columns="barcode").set_index(pd.Index(barcodes, dtype=object))
@@ -267,9 +259,8 @@ def _first_fields(content: bytes) -> list[str]:
 
 def _read_parquet(path: Path, content: bytes) -> pd.DataFrame:
     try:
+        check_unpacked_size(pa.BufferReader(content), str(path), _MAX_ROWS)
         file = pa.parquet.ParquetFile(pa.BufferReader(content))
-        if file.metadata.num_rows > _MAX_ROWS:
-            raise DataError(f"{path}: more than {_MAX_ROWS:,} rows")
         types = [file.schema_arrow.field(name).type for name in _POSITIONS]
         if not all(pa.types.is_integer(t) or pa.types.is_floating(t) for t in types[1:]):
             raise DataError(f"{path}: a column that must be numbers is not")

@@ -24,11 +24,17 @@ from bench.datasets.spatialdata.store import (
     size_of,
     to_image,
 )
-from bench.readers import DataError, FoundSection, images_in, not_read, stores_under
+from bench.readers import (
+    FoundSection,
+    check_image_pieces,
+    chosen_bin,
+    images_in,
+    not_read,
+    stores_under,
+)
 
 _ARRAYS = {"Visium": (100.0, 55.0), "Spatial Transcriptomics": (200.0, 100.0)}
 _BINS = re.compile(r"square_(\d{3})um$")
-_USUAL_BIN = 16
 _INSIDE = 0.99
 """Share of the spots that must lie in an image that is theirs."""
 
@@ -58,6 +64,7 @@ def embedded_image(path: Path, *, level: int = 0) -> tuple[np.ndarray, float] | 
     picture = store.pictures.get(path.name) if path.parent.name == "images" else None
     if picture is None:
         return None
+    check_image_pieces(store.path, f"images/{path.name}", store.nodes)
     return pixels_of(picture, level, path), picture.scale(level)
 
 
@@ -91,9 +98,12 @@ def discover(
             why = "; ".join(reasons)[:200] or "it has no table"
             found.append((path.stem, not_read(path.stem, f"{path} holds no spots: {why}")))
         sections = _of_one_bin_size(path, sections, bin_micrometres)
-        for spots in sections:
+        for number, spots in enumerate(sections):
             name = (spots.region or spots.table) if len(sections) > 1 else path.stem
-            found.append((path.stem, _section(store, spots, sections, name, genome)))
+            section = _section(store, spots, sections, name, genome)
+            if not number:  # once for a store
+                section = replace(section, warnings=tuple(f"{one}, left out" for one in reasons))
+            found.append((path.stem, section))
     times = Counter(section.name for _, section in found)
     return [
         section if times[section.name] == 1 else replace(section, name=f"{stem}-{section.name}")
@@ -103,12 +113,10 @@ def discover(
 
 def _of_one_bin_size(path: Path, sections: list[Spots], wanted: int | None) -> list[Spots]:
     """Sections of Visium HD of one size of bins; others as they are."""
-    sizes = {_bin_of(spots) for spots in sections} - {None}
-    if not sizes:
+    edges = {edge for spots in sections if (edge := _bin_of(spots)) is not None}
+    if not edges:
         return sections
-    if wanted is not None and wanted not in sizes:
-        raise DataError(f"{path}: has no bins of {wanted} um")
-    size = wanted or (_USUAL_BIN if _USUAL_BIN in sizes else max(size for size in sizes if size))
+    size = chosen_bin(edges, wanted, path)
     return [spots for spots in sections if _bin_of(spots) == size]
 
 

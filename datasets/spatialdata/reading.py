@@ -17,7 +17,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from bench.datasets.h5ad.columns import array_coordinates, as_texts, in_tissue_of
+from bench.datasets.h5ad.columns import SPOT_COLUMNS, as_texts, section_of_spots
 from bench.datasets.spatialdata.store import (
     Picture,
     Spots,
@@ -30,12 +30,9 @@ from bench.datasets.spatialdata.store import (
     to_image,
 )
 from bench.readers import (
-    LEFT_OUT,
     DataError,
-    array_of_grid,
     expressed_genes,
     sparse_counts,
-    unique_names,
     whole_counts,
 )
 
@@ -145,38 +142,16 @@ def _section(
             )
     pixels = moved(spots.xy, frame(spots, picture, system)[0])
     obs = table.obs.iloc[spots.rows]
-    columns = {
-        name: _column(obs, name) for name in ("in_tissue", "array_row", "array_col", "label")
-    }
-    in_tissue = in_tissue_of(columns["in_tissue"], len(obs), path)
-    inside = np.flatnonzero(in_tissue)
-    counts, genes, left_out = _raw_counts(table, spots.rows[inside], genome, str(path))
-    left_out["spots out of tissue"] = int((~in_tissue).sum())
-    row, column = columns["array_row"], columns["array_col"]
-    if row is not None and column is not None:
-        rows, cols = (array_coordinates(values, path)[inside] for values in (row, column))
-    else:
-        rows, cols = array_of_grid(pixels[inside], str(path))
-    if pd.MultiIndex.from_arrays([rows, cols]).has_duplicates:
-        raise DataError(f"{path}: two spots have the same array_row and array_col")
-    names = [str(name) for name in obs.index[inside]]
+    names = [str(name) for name in obs.index]
     if len(set(names)) < len(names):
         raise DataError(f"{path}: a spot of table '{spots.table[:40]}' occurs more than once")
-    labels = columns["label"]
-    return AnnData(
-        X=counts,
-        obs=pd.DataFrame(
-            {
-                "array_row": rows,
-                "array_col": cols,
-                "in_tissue": np.ones(len(inside), dtype=np.int64),
-                "label": "" if labels is None else as_texts(labels)[inside],
-            },
-            index=pd.Index(names, dtype=object),
-        ),
-        var=pd.DataFrame(index=pd.Index(unique_names(genes))),
-        obsm={"spatial": pixels[inside]},
-        uns={LEFT_OUT: {reason: number for reason, number in left_out.items() if number}},
+    return section_of_spots(
+        path,
+        names,
+        pixels,
+        {name: _column(obs, name) for name in SPOT_COLUMNS},
+        np.ones(len(obs), dtype=bool),
+        lambda rows: _raw_counts(table, spots.rows[rows], genome, str(path)),
     )
 
 

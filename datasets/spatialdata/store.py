@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bench.readers import MAX_BYTES, DataError, ZarrNode, check_store, one_line
+from bench.readers import (
+    MAX_BYTES,
+    DataError,
+    ZarrNode,
+    check_store,
+    check_unpacked_size,
+    on_white,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -171,21 +179,10 @@ def quiet(path: Path) -> Iterator[None]:
 
 def _check_parquet(path: Path, nodes: Mapping[str, ZarrNode]) -> None:
     """Refuse shapes that unpack to more than the limit, before they are read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for name in nodes:
         file = path / name / "shapes.parquet"
-        if not name.startswith("shapes/") or not file.is_file():
-            continue
-        try:
-            facts = pq.read_metadata(file)
-            groups = [facts.row_group(number) for number in range(facts.num_row_groups)]
-            size = sum(group.total_byte_size for group in groups)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError(f"{path}: {name[:80]}/shapes.parquet is damaged") from error
-        if size > MAX_BYTES or facts.num_rows > MAX_BYTES // 64:
-            raise DataError(f"{path}: {name[:80]}/shapes.parquet is too large")
+        if name.startswith("shapes/") and file.is_file():
+            check_unpacked_size(file, f"{path}: {name[:80]}/shapes.parquet", MAX_BYTES // 64)
 
 
 def _affines(element: Any) -> dict[str, np.ndarray]:
@@ -232,8 +229,14 @@ def pixels_of(picture: Picture, level: int, path: Path) -> np.ndarray:
         raise DataError(f"{path}: image '{picture.name[:40]}' is larger than {MAX_BYTES:,} bytes")
     with quiet(path):
         names = [str(name).lower()[:1] for name in scale.coords["c"].to_numpy()]
-        order = [names.index(n) for n in _COLOURS] if set(_COLOURS) <= set(names) else [0, 1, 2]
-        return np.ascontiguousarray(np.moveaxis(np.asarray(scale.data[order]), 0, 2))
+        order = list(range(len(names)))
+        if set(_COLOURS) <= set(names):
+            order = [names.index(colour) for colour in _COLOURS]
+            order += [number for number in range(len(names)) if number not in order]
+        pixels = np.moveaxis(np.asarray(scale.data[order]), 0, 2)
+        if pixels.shape[2] == 4:
+            pixels = on_white(pixels[..., :3], pixels[..., 3:])
+        return np.ascontiguousarray(pixels)
 
 
 def sections_of(store: Store) -> tuple[list[Spots], list[str]]:
@@ -248,6 +251,8 @@ def sections_of(store: Store) -> tuple[list[Spots], list[str]]:
         table = store.tables[name]
         with quiet(store.path):
             regions = _regions(table)
+        if lost := table.n_obs - sum(map(len, regions.values())) if regions else 0:
+            reasons.append(f"{lost} rows of table '{name[:40]}' name no region")
         if not regions and "spatial" not in table.obsm:
             reasons.append(f"table '{name[:40]}' annotates no shapes and has no obsm['spatial']")
         for region, rows in (regions or {"": np.arange(table.n_obs)}).items():

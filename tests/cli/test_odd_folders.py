@@ -133,7 +133,7 @@ def test_an_image_of_another_size_is_named_and_not_used(add, case):
     status, added, _ = add("make_space_ranger", case)
     assert status == 0
     for name, said in zip(("S1", "S2"), added["warnings"], strict=True):
-        assert said.startswith(f"{name}: image.tif is not the image that Space Ranger was given")
+        assert said.startswith(f"{name}: image.tif is not the image that the spots were placed in")
         assert "turned" not in said
     card = dataset_card("own")
     assert {s.files["image"].path.rpartition("/")[2] for s in card.sections} == {

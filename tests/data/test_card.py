@@ -78,7 +78,7 @@ def test_the_refused_path_is_named_with_its_place(tmp_path, card_fields):
     fields = card_fields()
     fields["sections"][0]["files"]["counts"]["path"] = "../counts.tsv"
     message = refused(written(tmp_path, fields), "relative path")
-    assert "sections.0.files.counts.path" in message
+    assert "section S1: files.counts.path" in message
 
 
 @pytest.mark.parametrize("text", ["panels/../../x", "/panels/x"])
@@ -129,7 +129,7 @@ def test_two_sections_of_one_name_are_refused(tmp_path, card_fields):
 def test_a_section_name_that_is_no_file_name_is_refused(tmp_path, card_fields, name):
     fields = card_fields()
     fields["sections"][0]["name"] = name
-    refused(written(tmp_path, fields), "sections.0.name")
+    refused(written(tmp_path, fields), "section number 1: name")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from bench.errors import DataError
     [
         *(("BLANK_0012", True), ("NegControlProbe_00042", True), ("NegControlCodeword_0500", True)),
         *(("antisense_ADCY4", True), ("UnassignedCodeword_0001", True), ("DEPRECATED_A1", True)),
+        *(("FalseCode1", True), ("Negative12", True), ("NegPrb3", True), ("Blank-7", True)),
         *(("BLANKET1", False), ("NEGR1", False), ("ACTB", False), ("INTS6", False)),
     ],
 )
@@ -36,6 +37,18 @@ def test_one_genome_is_kept_without_its_prefix():
     assert left_out == {"genes of another genome": 1}
     with pytest.raises(DataError, match="GRCh38 and mm10"):
         expressed_genes(names, None, "file", genome="hg19")
+
+
+def test_prefixes_of_one_length_are_genomes_as_cell_ranger_writes_them():
+    names = ["GRCh38_ACTB", "mm10___Actb", "GRCh38_HLA_A"]
+    assert genomes_of(names) == {"GRCh38": 2, "mm10": 1}
+    assert expressed_genes(names, None, "file", genome="mm10")[1] == ["Actb"]
+    assert expressed_genes(names, None, "file", genome="GRCh38")[1] == ["ACTB", "HLA_A"]
+
+
+@pytest.mark.parametrize("names", [["HLA_A", "HLA_B"], ["HLA_A", "CD_4"], ["a_1", "b_1", "C1"]])
+def test_underscores_in_symbols_make_no_genome(names):
+    assert genomes_of(names) == {}
 
 
 def test_a_file_without_genes_is_refused():

@@ -1,4 +1,5 @@
 import tracemalloc
+import zlib
 
 import anndata
 import h5py
@@ -261,6 +262,47 @@ def test_a_file_of_a_name_alone_is_refused(tmp_path):
     refused(files, "not an HDF5 file")
 
 
+@pytest.mark.parametrize("size", [0, 17, 4095, 2**40, 2**64 - 1])
+def test_the_mark_of_a_list_of_text_may_occur_among_numbers(tmp_path, size):
+    # The library refuses a list of such a size itself: five bytes by chance are no damage.
+    files = write_h5ad(tmp_path)
+    mark = np.frombuffer(b"GCOL\x01\0\0\0" + size.to_bytes(8, "little") + bytes(64), np.uint8)
+    with h5py.File(files["counts"], "r+") as file:
+        file["uns/bytes"] = np.tile(mark, 100)
+    assert_is_the_section(read(files))
+
+
+@pytest.mark.parametrize("more", [0, 32 << 20])
+def test_a_piece_that_unpacks_to_more_than_it_declares_is_refused(tmp_path, monkeypatch, more):
+    monkeypatch.setattr("bench.data.reading.hdf5._BLOCK", 1 << 16)
+    files = write_h5ad(tmp_path)
+    truth = SmallSection().counts.astype(np.float32)
+    with h5py.File(files["counts"], "r+") as file:
+        del file["X"]
+        shape = truth.shape
+        data = file.create_dataset("X", shape, "f4", chunks=shape, compression="gzip")
+        data.id.write_direct_chunk((0, 0), zlib.compress(truth.tobytes() + bytes(more)))
+    if more:
+        refused(files, "unpacks to more than it declares")
+    else:
+        assert_is_the_section(read(files))
+
+
+def test_two_compressions_of_one_piece_are_refused(tmp_path):
+    files = write_h5ad(tmp_path)
+    with h5py.File(files["counts"], "r+") as file:
+        del file["X"]
+        filters = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        filters.set_chunk((12, 8))
+        filters.set_deflate(4)
+        filters.set_deflate(4)
+        space = h5py.h5s.create_simple((12, 8))
+        kind = h5py.h5t.IEEE_F32LE
+        h5py.h5d.create(file.id, b"X", kind, space, filters)
+        file["X"][()] = SmallSection().counts
+    refused(files, "unpacks to more than it declares")
+
+
 @pytest.mark.parametrize("size", [0, 2057, 2**63])
 def test_a_list_of_text_that_does_not_add_up_is_refused(tmp_path, size):
     # Some of these the HDF5 library reads for ever.
@@ -345,7 +387,8 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("kind", [np.uint8, np.float32, np.float64])
 def test_the_image_inside_is_given_as_bytes(tmp_path, kind, channels):
-    image = np.concatenate([IMAGE, IMAGE[:, :, :1]], axis=2)[:, :, :channels]
+    opaque = np.full((20, 30, 1), 255, np.uint8)
+    image = np.concatenate([IMAGE, opaque], axis=2)[:, :, :channels]
     image = image if kind is np.uint8 else (image / 255).astype(kind)
     files = written(tmp_path, with_image(image))
     found, scale = embedded_image(files["counts"])

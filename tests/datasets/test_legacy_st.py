@@ -63,6 +63,14 @@ def test_spots_of_both_files_are_joined_in_the_order_of_the_counts(
     assert (adata.obs["in_tissue"] == 1).all()
 
 
+@pytest.mark.parametrize("kind", [int, float, bool])
+def test_spots_that_are_not_selected_are_left_out_and_counted(tmp_path, write_legacy, kind):
+    selected = pd.Series([1, 0, 1, 1]).astype(kind)
+    adata = read(write_legacy(tmp_path, COUNTS, SPOTS.assign(selected=selected)))
+    assert list(adata.obs_names) == ["9x13", "10x2"]
+    assert adata.uns["left_out"]["spots not selected"] == 1
+
+
 def test_labels_are_empty_without_a_label_file(files):
     del files["labels"]
     assert list(read(files).obs["label"]) == ["", "", ""]

@@ -96,6 +96,17 @@ def test_the_columns_of_a_header_may_stand_in_any_order(text_files):
     np.testing.assert_array_equal(read(text_files).obsm["spatial"], TRUTH.pixels)
 
 
+@pytest.mark.parametrize("words", [("TRUE", "FALSE"), ("True", "False")])
+def test_in_tissue_may_be_true_or_false(text_files, words):
+    path = text_files["positions"]
+    table = pd.read_csv(path)
+    table["in_tissue"] = [words[0] if flag else words[1] for flag in table["in_tissue"]]
+    table.to_csv(path, index=False)
+    adata = read(text_files)
+    assert tuple(adata.obs_names) == BARCODES
+    np.testing.assert_array_equal(adata.obsm["spatial"], TRUTH.pixels)
+
+
 def test_fractional_pixels_are_kept(text_files):
     table = pd.read_csv(text_files["positions"])
     table["pxl_col_in_fullres"] += 0.25

@@ -484,3 +484,33 @@ def test_no_other_reader_looks_into_a_store(tmp_path):
     with pytest.raises(DataError, match="link that leads out"):
         find_sections(store, {})
     assert [section.name for section in h5ad.discover(tmp_path)] == ["section"]
+
+
+def test_rows_and_tables_that_are_left_out_are_said(sd, tmp_path):
+    from spatialdata.transformations import Identity
+
+    table, lone = stores.table(["P1", "P2"]), stores.table(["S9"], annotates=False)
+    del lone.obsm["spatial"]
+    shapes = {name: stores.circles(SmallSection(), {"global": Identity()}) for name in ("P1", "P2")}
+    tables = {"table": table, "genes": lone}
+    stores.write(tmp_path / "a.zarr", shapes=shapes, tables=tables)
+    sections = found(tmp_path)
+    assert list(sections) == ["P1", "P2"]
+    (said,) = sections["P1"].warnings
+    assert said.startswith("table 'genes' annotates no shapes")
+    assert said.endswith("left out")
+    assert not sections["P2"].warnings
+
+
+def test_a_transparent_image_of_a_store_is_white(sd, tmp_path):
+    from spatialdata.models import Image2DModel
+
+    pixels = np.zeros((4, 6, 5), np.uint8)
+    pixels[3, 3:] = 255
+    pixels[:3, 3:] = 7
+    image = Image2DModel.parse(pixels, dims=("c", "y", "x"), c_coords=["r", "g", "b", "a"])
+    tables = {"table": stores.table(["S1"], annotates=False)}
+    store = stores.write(tmp_path / "a.zarr", tables=tables, images={"he": image})
+    shown, _ = reader.embedded_image(store / "images" / "he")
+    assert (shown[:3] == 255).all()
+    assert (shown[3:] == 7).all()

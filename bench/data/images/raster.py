@@ -80,6 +80,29 @@ def check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
         )
 
 
+def on_white(colours: np.ndarray, opacity: np.ndarray, *, associated: bool = False) -> np.ndarray:
+    """Pixels over a white ground, as glass is.
+
+    Parameters
+    ----------
+    colours
+        (height, width, samples) uint8.
+    opacity
+        (height, width, 1) uint8, 0 for transparent.
+    associated
+        Whether the colours have been multiplied by the opacity.
+
+    Returns
+    -------
+    (height, width, samples) uint8 array
+    """
+    alpha = opacity.astype(np.uint32)
+    covered = colours.astype(np.uint32)
+    if not associated:
+        covered = (covered * alpha + 127) // 255
+    return np.asarray(np.minimum(covered + 255 - alpha, 255).astype(np.uint8))
+
+
 def effective_bits(largest: int, bits: int) -> int:
     """Bits that samples use of those that they are stored in.
 

@@ -11,6 +11,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from bench.data.images.raster import on_white
 from bench.errors import DataError
 
 LARGEST_TILE = 512 << 20
@@ -290,11 +291,8 @@ def _on_white(shown: np.ndarray, extra: np.ndarray, kinds: Sequence[int]) -> np.
     """Pixels over a white ground, where one of the further samples is their opacity."""
     for number, kind in enumerate(kinds[: extra.shape[-1]]):
         if kind in (_ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA):
-            alpha = extra[..., number : number + 1].astype(np.uint32)
-            covered = shown.astype(np.uint32)
-            if kind == _UNASSOCIATED_ALPHA:
-                covered = (covered * alpha + 127) // 255
-            return np.minimum(covered + 255 - alpha, 255).astype(np.uint8)
+            opacity = extra[..., number : number + 1]
+            return on_white(shown, opacity, associated=kind == _ASSOCIATED_ALPHA)
     return shown
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bench.data.reading.parsing import MAX_BYTES
+from bench.data.reading.unpacking import DEFLATE_RATIO, unpacks_beyond
 from bench.errors import DataError
 from bench.files import one_line
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _FAULTS = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError)
 _HEAP = b"GCOL\x01"
+_SMALLEST_HEAP = 4096
 _COLUMNS = {
     "categorical",
     "nullable-integer",
@@ -315,6 +317,8 @@ class Hdf5File:
         unpacked = all(piece.size >= chunk for piece in pieces if piece.filter_mask)
         if len(places) != len(pieces) or not inside or not unpacked:
             raise DataError(f"{self.path}: the pieces of '{name}' do not fit together")
+        if _unpacks_to_more(dataset, pieces, chunk):
+            raise DataError(f"{self.path}: a piece of '{name}' unpacks to more than it declares")
 
 
 @contextmanager
@@ -332,8 +336,10 @@ def _check_heaps(path: Path) -> None:
     """Refuse a file with inconsistent lists of text: the library never stops reading some of them.
 
     Text of variable length lies in collections, each a chain of objects, which ends with one of
-    number 0 that takes up the rest or where less is left than an object's head. Layout: III.E
-    of https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
+    number 0 that takes up the rest or where less is left than an object's head. The library itself
+    refuses a collection below 4,096 bytes or beyond the end of the file: where the mark occurs by
+    chance, in the numbers of a large file, such a size follows. Layout: III.E of
+    https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
     """
     if path.stat().st_size == 0:
         raise DataError(f"{path}: not an HDF5 file, it is empty")
@@ -346,7 +352,10 @@ def _check_heaps(path: Path) -> None:
             size = int.from_bytes(content[start + 8 : start + 16], "little")
             end = start + size
             place = start + 16
-            while place + 16 <= end <= len(content):
+            if not _SMALLEST_HEAP <= size <= len(content) - start:
+                start = content.find(_HEAP, start + 1)
+                continue
+            while place + 16 <= end:
                 held = int.from_bytes(content[place + 8 : place + 16], "little")
                 if content[place : place + 2] == b"\0\0":
                     if place + held != end:
@@ -354,7 +363,7 @@ def _check_heaps(path: Path) -> None:
                     place = end
                 else:
                     place += 16 + -(-held // 8) * 8
-            if not end - 16 < place <= end <= len(content):
+            if not end - 16 < place <= end:
                 raise DataError(f"{path}: damaged, a list of text in it does not add up")
             start = content.find(_HEAP, start + 1)
 
@@ -364,6 +373,31 @@ def _chunks(dataset: h5py.Dataset) -> list[Any]:
     if dataset.id.get_num_chunks():
         dataset.id.chunk_iter(pieces.append)
     return pieces
+
+
+def _unpacks_to_more(dataset: h5py.Dataset, pieces: list[Any], chunk: int) -> bool:
+    """Whether a piece unpacks to more than `chunk` bytes, for all of which HDF5 takes memory.
+
+    Pieces that cannot unpack to much are not unpacked for it.
+    """
+    import h5py
+
+    filters = dataset.id.get_create_plist()
+    codes = [filters.get_filter(number)[0] for number in range(filters.get_nfilters())]
+    if h5py.h5z.FILTER_DEFLATE not in codes:
+        return False
+    if codes.count(h5py.h5z.FILTER_DEFLATE) > 1:
+        return True
+    large = [
+        piece
+        for piece in pieces
+        if piece.size * DEFLATE_RATIO > max(_BLOCK, chunk)
+        and not piece.filter_mask >> codes.index(h5py.h5z.FILTER_DEFLATE) & 1
+    ]
+    return any(
+        unpacks_beyond(dataset.id.read_direct_chunk(piece.chunk_offset)[1], "zlib", chunk)
+        for piece in large
+    )
 
 
 def _check_tree(file: h5py.File, path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import warnings
 import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,12 +51,37 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     return content
 
 
+def read_json(path: Path, limit: int = 1 << 20) -> Any:
+    """Content of a JSON file, compressed or not; a name that occurs twice in an object is refused.
+
+    Raises
+    ------
+    DataError
+        See :func:`read_bytes`; or not JSON in UTF-8.
+    """
+    try:
+        text = read_bytes(path, limit).decode("utf-8-sig")
+        return json.loads(text, object_pairs_hook=_without_repetition)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a JSON file ({one_line(error, 120)})") from error
+
+
+def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"name '{twice[:40]}' occurs more than once")
+    return content
+
+
 def read_table(
     path: Path,
     columns: Sequence[str],
     *,
     separator: str = "\t",
     text: Collection[str] = (),
+    flags: Collection[str] = (),
     header: bool = True,
 ) -> pd.DataFrame:
     """Columns of a delimited text file.
@@ -71,6 +97,8 @@ def read_table(
         Between the fields of a line.
     text
         Columns that hold text; the others must hold numbers.
+    flags
+        Columns that may hold ``TRUE`` and ``FALSE``, in any case, for 1 and 0.
     header
         Whether the first line names the columns.
 
@@ -122,6 +150,8 @@ def read_table(
             if table[column].str.contains("[\r\n]").any():
                 raise DataError(f"{path}: column '{column}' has a quote that is not closed")
             continue
+        if table[column].dtype == bool and column in flags:
+            table[column] = table[column].astype("int64")
         if table[column].dtype == bool:
             raise DataError(f"{path}: column '{column}' is not numeric")
         try:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from bench.data.reading.parsing import read_bytes
+from bench.data.reading.parsing import read_json
 from bench.errors import DataError
 
 _MAX_BYTES = 16 << 20
@@ -19,10 +18,7 @@ def read_json_symbols(path: Path) -> list[str]:
     DataError
         Not such a file; a symbol that is no text, is empty or occurs twice.
     """
-    try:
-        content = json.loads(read_bytes(path, _MAX_BYTES).decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON file of gene symbols") from error
+    content = read_json(path, _MAX_BYTES)
     symbols = content.get("genes") if isinstance(content, dict) else content
     if not isinstance(symbols, list) or not symbols:
         raise DataError(f'{path}: must hold {{"genes": [...]}} with at least one gene symbol')

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.data.reading.parsing import MAX_BYTES
+from bench.data.reading.unpacking import PACKINGS
+from bench.data.reading.zarr_pieces import check_pieces
 from bench.data.stored_files import ZARR_METADATA, stored_files
 from bench.errors import DataError
 
@@ -27,15 +29,14 @@ _MOST_BYTES = 4 * MAX_BYTES
 _LAZY = ("images", "labels", "points")
 """Groups whose arrays are not read as a whole."""
 
-_PACKINGS = {"blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"}
 _CODECS = {
     *("bytes", "transpose", "crc32c", "sharding_indexed", "vlen-utf8"),
-    *_PACKINGS,
-    *(f"numcodecs.{name}" for name in _PACKINGS),
+    *PACKINGS,
+    *(f"numcodecs.{name}" for name in PACKINGS),
 }
 _FILTERS = {"vlen-utf8", "shuffle", "delta"}
 _SPARSE = ("csr_matrix", "csc_matrix")
-_Sizes = tuple[tuple[int, ...], int, int]
+_Sizes = tuple[tuple[int, ...], int, int, int]
 
 _ITEM_SIZES = {
     "bool": 1,
@@ -62,12 +63,15 @@ class ZarrNode:
         Bytes of an array that is read as a whole, as it declares; 0 for others.
     pieces
         Number of pieces of an array, as it declares.
+    item_size
+        Bytes of one of its items.
     """
 
     attributes: Mapping[str, Any]
     shape: tuple[int, ...] | None = None
     size: int = 0
     pieces: int = 0
+    item_size: int = 0
 
 
 def check_store(path: Path) -> dict[str, ZarrNode]:
@@ -80,7 +84,8 @@ def check_store(path: Path) -> dict[str, ZarrNode]:
         format; a codec or a type of data that can run code, or an unknown one; an array or a piece
         of one that is larger than 2 GiB (of images, labels and points, a piece), or more than
         8 GiB of tables in all; metadata of the store as a whole that contradicts that of a part;
-        a sparse matrix that lacks pieces.
+        a sparse matrix that lacks pieces; a piece that unpacks to more than it declares, except of
+        images, see :func:`check_image_pieces`.
     """
     if not path.is_dir():
         raise DataError(f"{path}: no folder, a Zarr store is one")
@@ -97,11 +102,43 @@ def check_store(path: Path) -> dict[str, ZarrNode]:
     if sum(node.size for node in nodes.values()) > _MOST_BYTES:
         raise DataError(f"{path}: its tables declare more than {_MOST_BYTES:,} bytes in all")
     _check_summary(path, documents)
+    pieces = _pieces(nodes, files)
     for name, node in nodes.items():
         _check_scales(path, name, node, nodes)
         if node.attributes.get("encoding-type") in _SPARSE:
-            _check_complete(path, f"{name}/data", nodes, files)
+            _check_complete(path, f"{name}/data", nodes, pieces)
+        if node.shape is not None and name.partition("/")[0] not in _LAZY:
+            check_pieces(path, name, node.item_size, pieces[name])
     return nodes
+
+
+def check_image_pieces(store: Path, image: str, nodes: Mapping[str, ZarrNode]) -> None:
+    """Check the pieces of those scales of an image that may be read as a whole.
+
+    Raises
+    ------
+    DataError
+        See :func:`check_pieces`.
+    """
+    pieces = _pieces(nodes, stored_files(store))
+    for name, node in nodes.items():
+        if node.shape is None or not name.startswith(f"{image}/"):
+            continue
+        if math.prod(node.shape) * node.item_size <= MAX_BYTES:
+            check_pieces(store, name, node.item_size, pieces[name])
+
+
+def _pieces(nodes: Mapping[str, ZarrNode], files: Mapping[str, Path]) -> dict[str, list[Path]]:
+    """Files of data by the name of their array."""
+    arrays = [name for name, node in nodes.items() if node.shape is not None]
+    pieces: dict[str, list[Path]] = {name: [] for name in arrays}
+    for file, path in files.items():
+        folder, _, last = file.rpartition("/")
+        while folder and folder not in pieces:
+            folder = folder.rpartition("/")[0]
+        if last not in _FILES and folder in pieces:
+            pieces[folder].append(path)
+    return pieces
 
 
 def _document(store: Path, name: str, file: Path) -> dict[str, Any]:
@@ -147,7 +184,7 @@ def _node(store: Path, name: str, documents: Mapping[str, dict[str, Any]]) -> Za
 
 
 def _check_array(document: Mapping[str, Any], where: str, lazy: bool) -> _Sizes:
-    """Shape, size and number of pieces of an array of version 3."""
+    """Shape, size, number of pieces and size of an item of an array of version 3."""
     grid = _mapping(document.get("chunk_grid"), where)
     keys = _mapping(document.get("chunk_key_encoding"), where)
     if grid.get("name") != "regular" or keys.get("name") not in ("default", "v2"):
@@ -215,7 +252,7 @@ def _check_codecs(codecs: object, where: str) -> None:
 
 
 def _check_old_array(document: Mapping[str, Any], where: str, lazy: bool) -> _Sizes:
-    """Shape, size and number of pieces of an array of version 2."""
+    """Shape, size, number of pieces and size of an item of an array of version 2."""
     filters = document.get("filters") or []
     if not isinstance(filters, list):
         raise DataError(f"{where}: damaged, its filters are no list")
@@ -225,7 +262,7 @@ def _check_old_array(document: Mapping[str, Any], where: str, lazy: bool) -> _Si
         raise DataError(f"{where}: damaged, not metadata of version 2 of Zarr")
     packings = [] if packing is None else [_mapping(packing, where).get("id")]
     unknown = [name for name in names if not (isinstance(name, str) and name in _FILTERS)]
-    unknown += [name for name in packings if not (isinstance(name, str) and name in _PACKINGS)]
+    unknown += [name for name in packings if not (isinstance(name, str) and name in PACKINGS)]
     if unknown:
         raise DataError(f"{where}: codec {str(unknown[0])[:60]!a} is not allowed, it may run code")
     kind = document.get("dtype")
@@ -252,11 +289,11 @@ def _check_sizes(shape: object, pieces: object, size: int, where: str, lazy: boo
     if large * size > MAX_BYTES or math.prod(shape) >= 1 << 62:
         raise DataError(f"{where}: declares more than {MAX_BYTES:,} bytes")
     held = math.prod(-(-side // edge) for side, edge in zip(shape, pieces, strict=True))
-    return tuple(shape), 0 if lazy else math.prod(shape) * size, held
+    return tuple(shape), 0 if lazy else math.prod(shape) * size, held, size
 
 
 def _check_complete(
-    store: Path, name: str, nodes: Mapping[str, ZarrNode], files: Iterable[str]
+    store: Path, name: str, nodes: Mapping[str, ZarrNode], pieces: Mapping[str, Sized]
 ) -> None:
     """Refuse values of a sparse matrix of which a piece is missing.
 
@@ -266,8 +303,7 @@ def _check_complete(
     node = nodes.get(name)
     if node is None or node.shape is None:
         raise DataError(f"{store}: {name[:80]} is missing, the values of a sparse matrix")
-    inner = (file for file in files if file.startswith(f"{name}/"))
-    if sum(file.rpartition("/")[2] not in _FILES for file in inner) < node.pieces:
+    if len(pieces[name]) < node.pieces:
         raise DataError(f"{store}: pieces of {name[:80]} are missing; copy the store again")
 
 
