@@ -11,7 +11,7 @@ _RELEASED_EDGE = 224
 def tiles_inside(
     centres: np.ndarray, size: int, tiles: int, extent: tuple[float, float]
 ) -> np.ndarray:
-    """Tiles that lie in the image as a whole.
+    """Tiles that are not partly outside of the image.
 
     Parameters
     ----------
@@ -23,14 +23,15 @@ def tiles_inside(
     Returns
     -------
     (spots, tiles**2) bool, tile ``tiles * row + column``, rows from the top of the image; the
-    middle tile always counts as inside
+    row and column of the spot itself, which is in the image, always count as inside
     """
     corner = np.floor(centres).astype(np.int64) - tiles * size // 2
     edges = size * np.arange(tiles + 1)
     along = corner[:, :, None] + edges
     inside = (along[..., :-1] >= 0) & (along[..., 1:] <= np.array(extent)[:, None])
+    inside[..., tiles // 2] = True
     columns, rows = inside[:, 0], inside[:, 1]
-    return _with_middle(rows[:, :, None] & columns[:, None, :])
+    return (rows[:, :, None] & columns[:, None, :]).reshape(len(centres), -1)
 
 
 def released_mask(
@@ -52,10 +53,4 @@ def released_mask(
     beyond = np.array(extent)[:, None]
     outside = (before & (low < 0)) | (after & (high > beyond))
     rows, columns = ~outside[:, 0], ~outside[:, 1]
-    return _with_middle(rows[:, :, None] & columns[:, None, :])
-
-
-def _with_middle(inside: np.ndarray) -> np.ndarray:
-    flat = inside.reshape(len(inside), -1)
-    flat[:, flat.shape[1] // 2] = True
-    return flat
+    return (rows[:, :, None] & columns[:, None, :]).reshape(len(centres), -1)
