@@ -227,22 +227,22 @@ class FrozenEncoder:
         return features if fits else None
 
     def _asked(
-        self, slide: Slide, tiles: int = 1
+        self, slide: Slide, tiles: int | None = None
     ) -> tuple[PatchSource, tuple[int, int | None, Resampling], str]:
         """Source of the patches of a slide, what to cut, and the key of their features."""
         source = slide.patch_source
         if source is None:
             raise DataError(f"section {slide.name}: no image, but the method asks for patches")
         edges = slide.patch_edges(self.settings.patch_size, self.settings.input_size)
-        if tiles > 1:
+        if tiles is not None:
             edges = (tiles * edges[0], tiles * (edges[1] or edges[0]))
         patches = (*edges, declaration(self.settings.encoder).resampling)
         # Each rounds differently: results must not depend on who was first.
         setting = [self.identity, self._versions, torch.device(self.device).type, self.precision]
         facts = [_VERSION, source.key(*patches), *setting]
-        if tiles > 1:
+        if tiles is not None:
             facts.append(["tiles", tiles])
-        if self._engine(len(slide) * tiles**2) == "openvino":
+        if self._engine(len(slide) * (tiles or 1) ** 2) == "openvino":
             facts.append(["openvino", openvino_version()])
         if self.settings.store != "float32":
             facts.append(self.settings.store)

@@ -51,7 +51,14 @@ class Triplex(NetworkMethod):
     unit: ClassVar[Literal["spot", "section"]] = "spot"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": QUICK,
-        "tiny": {**QUICK, "input_size": 32, "target_channels": 12, "batch_size": 8, "epochs": 2},
+        "tiny": {
+            **QUICK,
+            "input_size": 32,
+            "tiles": 5,
+            "dropout": (0.1, 0.1, 0.1),
+            "batch_size": 8,
+            "epochs": 2,
+        },
     }
     dataset_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = OF_2025
     memory: ClassVar[str | None] = "section.npz"
@@ -111,7 +118,7 @@ class Triplex(NetworkMethod):
             dim=dim,
             **self._shapes(dim),
             channels=config.target_channels,
-            **self.chosen("variant", "kernel", "tiles"),
+            **self.chosen("variant", "kernel", "tiles", "clamp_training"),
             **self._quirks(),
         )
         self._start_target(network)
@@ -126,7 +133,7 @@ class Triplex(NetworkMethod):
         from bench.methods.triplex.network import TriplexNetwork
 
         network = TriplexNetwork.from_released(
-            source, **self.chosen("heads", "dropout"), **self._quirks()
+            source, **self.chosen("heads", "dropout", "clamp_training"), **self._quirks()
         )
         if network.variant != self.config.variant:
             raise ConfigError(
@@ -315,14 +322,14 @@ class Triplex(NetworkMethod):
         from bench.blocks.weights import read_tensors
 
         start = self.config.target_start
-        if start == "frozen" and self.config.weights != "none":
+        if start == "random":
+            return
+        if start == "frozen":
             encoder = image_encoder(self.config.encoder, self.config.weights)
             state, where = encoder.model.state_dict(), f"weights {self.config.weights}"
         elif start in {"imagenet", "pretrained"}:
             encoder = image_encoder("resnet18", "imagenet")
             state, where = encoder.model.state_dict(), "weights of resnet18"
-        elif start in {"none", "frozen"}:
-            return
         else:
             state, where = read_tensors(Path(start)), start
         network.start_target_from(state, where)

@@ -66,6 +66,8 @@ class TriplexNetwork(ImageModule):
         Edge of the positional convolution, and of the neighbourhood in tiles.
     channels
         Channels of the first stage of the residual network on the patch; 64 is ResNet-18.
+    clamp_training
+        The 2025 form cuts predictions at 0 before the loss too, and not in prediction alone.
     mean_over_hidden
         As released, tiles that are not there count in the mean over the tokens of the tiles.
     always_drops
@@ -89,6 +91,7 @@ class TriplexNetwork(ImageModule):
         kernel: int = 3,
         tiles: int = 5,
         channels: int = 64,
+        clamp_training: bool = True,
         mean_over_hidden: bool = False,
         always_drops: bool = False,
     ) -> None:
@@ -99,6 +102,7 @@ class TriplexNetwork(ImageModule):
         if section.depth < 2:
             raise ConfigError("triplex: the encoder of the section needs at least 2 blocks")
         self.variant = variant
+        self.clamp_training = clamp_training
         self.mean_over_hidden = mean_over_hidden
         self.target_encoder = residual_network(channels)
         self.fc_target = nn.Linear(dim, genes)
@@ -133,6 +137,7 @@ class TriplexNetwork(ImageModule):
         *,
         heads: tuple[int, int, int] = (4, 16, 16),
         dropout: tuple[float, float, float] = (0.2, 0.1, 0.3),
+        clamp_training: bool = True,
         mean_over_hidden: bool = False,
         always_drops: bool = False,
     ) -> Self:
@@ -145,7 +150,7 @@ class TriplexNetwork(ImageModule):
         heads, dropout
             Of the fusion, section and neighbour encoders. Tensors tell the heads of the last one,
             and of the others only whether there is one head or several.
-        mean_over_hidden, always_drops
+        clamp_training, mean_over_hidden, always_drops
             As of the class.
 
         Raises
@@ -189,6 +194,7 @@ class TriplexNetwork(ImageModule):
                 kernel=tensor_size(state, projection, 2, where),
                 tiles=math.isqrt(tensor_size(state, biases, 1, where)),
                 channels=tensor_size(state, "target_encoder.0.weight", 0, where),
+                clamp_training=clamp_training,
                 mean_over_hidden=mean_over_hidden,
                 always_drops=always_drops,
             )
@@ -232,7 +238,7 @@ class TriplexNetwork(ImageModule):
     def forward(
         self, images: Tensor, neighbours: Tensor, mask: Tensor, tokens: Tensor
     ) -> TriplexOutputs:
-        """Predictions of all heads.
+        """Predictions of all heads, as they enter the loss.
 
         Parameters
         ----------
@@ -250,7 +256,7 @@ class TriplexNetwork(ImageModule):
             self.fc_neighbor(self._mean_of_tiles(around, mask)),
             self.fc_global(tokens),
         )
-        if self.variant == "2025":
+        if self.variant == "2025" and self.clamp_training:
             outputs = tuple(output.clamp(min=0) for output in outputs)
         return TriplexOutputs(*outputs)
 
@@ -258,7 +264,11 @@ class TriplexNetwork(ImageModule):
         """(n, genes) prediction; parameters as of :meth:`forward`."""
         around = self.neighbor_encoder(neighbours, mask)
         fused = self.fusion_encoder(tokens, self.target_tokens(images), around, mask)
-        return self.fc(fused).clamp(min=0) if self.variant == "2025" else self.fc(fused)
+        return self.cut(self.fc(fused))
+
+    def cut(self, prediction: Tensor) -> Tensor:
+        """A prediction at 0 or above in the 2025 form, as it is in the CVPR form."""
+        return prediction.clamp(min=0) if self.variant == "2025" else prediction
 
     def _mean_of_tiles(self, tokens: Tensor, mask: Tensor) -> Tensor:
         if self.mean_over_hidden:

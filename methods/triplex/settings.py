@@ -66,15 +66,17 @@ QUICK: Mapping[str, Any] = MappingProxyType(
         "patch_size": None,
         "input_size": 64,
         "target_channels": 12,
-        "target_weights": "none",
+        "target_weights": "random",
+        "tiles": 3,
         "depth": (1, 2, 1),
         "heads": (4, 4, 4),
         "mlp_ratio": (1, 1, 1),
-        "dropout": (0.1, 0.1, 0.1),
+        "dropout": (0.1, 0.0, 0.1),
         "start_at_mean": True,
-        "learning_rate": 2e-3,
-        "batch_size": 64,
-        "epochs": 12,
+        "clamp_training": False,
+        "learning_rate": 3e-3,
+        "batch_size": 96,
+        "epochs": 10,
         "patience": None,
     }
 )
@@ -97,7 +99,7 @@ class TriplexConfig(NetworkConfig):
         ``weights=tenpercent_resnet18.ckpt`` reads their file. The length of its features is the
         width of the network.
     target_weights
-        Start of the trained ResNet-18 on the spot's patch: ``imagenet``, ``none``, or a weight
+        Start of the trained ResNet-18 on the spot's patch: ``imagenet``, ``random``, or a weight
         file of a ResNet-18. None takes those of the frozen encoder where that is a ResNet-18,
         otherwise ``imagenet``.
     target_channels
@@ -116,6 +118,10 @@ class TriplexConfig(NetworkConfig):
     start_at_mean
         Start the biases of the heads at the mean training target, which a short training could
         not reach; as released they start at random.
+    clamp_training
+        Cut the predictions of the 2025 form at 0 before the loss, as released: a gene that is
+        predicted below 0 learns nothing from that spot, and a rare one may be predicted 0
+        everywhere. Otherwise they are cut in prediction alone.
     as_released
         Behaviours of the released code: true for all, or names of some. ``dropout`` of the
         attention among spots stays on when predicting; ``grid`` of the first training section is
@@ -155,6 +161,7 @@ class TriplexConfig(NetworkConfig):
     kernel: int = Field(default=3, ge=1, le=31)
     distillation: float = Field(default=0.3, ge=0, le=1)
     start_at_mean: bool = False
+    clamp_training: bool = True
     as_released: bool | tuple[Quirk, ...] = False
     augment: bool = True
     optimizer: Literal["adamw", "adam"] = "adamw"
@@ -199,8 +206,10 @@ class TriplexConfig(NetworkConfig):
 
     @property
     def target_start(self) -> str:
-        """Start of the trained ResNet-18: ``frozen``, ``imagenet``, ``none`` or a file."""
+        """Start of the trained ResNet-18: ``frozen``, ``imagenet``, ``random`` or a file."""
         if self.target_weights is not None:
             return self.target_weights
         plain = self.encoder.removeprefix("timm:").partition(".")[0]
-        return "frozen" if plain == "resnet18" else "imagenet"
+        if plain != "resnet18":
+            return "imagenet"
+        return "random" if self.weights == "none" else "frozen"

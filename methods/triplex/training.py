@@ -78,7 +78,8 @@ class TriplexModule(TrainingModule):
 
     def validation_step(self, batch: dict[str, Tensor]) -> None:
         """Squared error of the prediction, on which training stops; the other heads are not it."""
-        error = F.mse_loss(self.outputs(batch).fused, batch["target"])
+        predicted = self.network.cut(self.outputs(batch).fused)
+        error = F.mse_loss(predicted, batch["target"])
         self.log("val_loss", error, on_epoch=True, batch_size=len(batch["patches"]))
 
     def configure_optimizers(self) -> Any:

@@ -123,6 +123,7 @@ SWITCHES = {
         {"kernel": 5},
         {"distillation": 0.0},
         {"start_at_mean": False},
+        {"clamp_training": True},
         {"as_released": True},
         {"as_released": ("dropout",)},
         {"as_released": ("mask",)},
