@@ -75,8 +75,8 @@ QUICK: Mapping[str, Any] = MappingProxyType(
         "start_at_mean": True,
         "clamp_training": False,
         "learning_rate": 3e-3,
-        "batch_size": 96,
-        "epochs": 10,
+        "batch_size": 64,
+        "epochs": 8,
         "patience": None,
     }
 )
