@@ -27,7 +27,7 @@ from bench.files import one_line
 
 # torchvision's published DenseNet files name a layer's parts 'norm.1', the module 'norm1'.
 _OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)")
-_CLASSIFIER = re.compile(r"(?:classifier|fc|head(?:\.fc)?|heads)\.(?:weight|bias)")
+_CLASSIFIER = re.compile(r"(?:classifier|fc(?:\.\d+)?|head(?:\.fc)?|heads)\.(?:weight|bias)")
 # Of self-supervised training alone; no feature depends on them.
 _UNUSED = re.compile(r"(?:embeddings\.)?mask_token|pooler\.dense\.(?:weight|bias)")
 _WRONG_ARGUMENTS = (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)

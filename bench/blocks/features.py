@@ -37,6 +37,8 @@ SPACE = "space.npz"
 
 _VERSION = 1
 _IMAGES_AT_ONCE = 32
+_BLOCKS_AT_ONCE = 64
+"""Blocks of tiles that are cut together: 240 MB of 5 x 5 tiles of 224 px."""
 
 
 class FrozenEncoder:
@@ -145,16 +147,70 @@ class FrozenEncoder:
         features = self.stored(slide)
         if features is None:
             source, patches, key = self._asked(slide)
-            with np.errstate(over="ignore"):
-                features = self._compute(source.cut(*patches)).astype(self.settings.store)
-            if not np.isfinite(features).all():
-                raise TrainingError(
-                    f"section {slide.name}: encoder {self.settings.encoder} gives features that"
-                    " are not finite; check its weights and the pixel scale it was trained on"
-                )
-            _keep(key, features)
+            features = self._kept(self._compute(source.cut(*patches)), key, slide)
         # The order of a shuffled twin comes last: its features are those of the same patches.
         return in_image_order(slide, features.astype(np.float32, copy=False))
+
+    def encode_tiles(
+        self, slides: Sequence[Slide], tiles: int, context: Context | None = None
+    ) -> list[np.ndarray]:
+        """Features of the squares of tiles around spots, each tile as large as a patch.
+
+        The square is cut and resampled as a whole; the middle tile of an odd number of them is
+        the spot's own patch. Pixels of it are not kept on disk, its features are.
+
+        Parameters
+        ----------
+        slides
+            Sections with images.
+        tiles
+            Tiles along an edge of the square.
+        context
+            Its progress is told which section they are being taken of.
+
+        Returns
+        -------
+        list of (spots, tiles**2, features) float32 arrays
+            Tile ``tiles * row + column``, rows from the top of the image.
+
+        Raises
+        ------
+        ConfigError, DataError, TrainingError
+            As :meth:`encode`; or a section has stored patches in place of an image.
+        """
+        features = []
+        for number, slide in enumerate(slides):
+            if context is not None:
+                context.progress(number, len(slides), f"features around spots of {slide.name}")
+            features.append(self._features_of_tiles(slide, tiles))
+        return features
+
+    def _features_of_tiles(self, slide: Slide, tiles: int) -> np.ndarray:
+        source, patches, key = self._asked(slide, tiles)
+        features = _FEATURES.get(key)
+        spots = len(slide)
+        if features is None or not _fits(features, (spots, tiles**2), self.settings.store):
+            source.extent()  # refuses a section without a whole image
+            parts = []
+            for start in range(0, spots, _BLOCKS_AT_ONCE):
+                some = range(start, min(start + _BLOCKS_AT_ONCE, spots))
+                blocks = _tiles_of(source.cut_once(some, *patches), tiles)
+                parts.append(self._compute(blocks, engine=self._engine(spots * tiles**2)))
+            features = np.concatenate(parts).reshape(spots, tiles**2, -1)
+            features = self._kept(features, key, slide)
+        return in_image_order(slide, features.astype(np.float32, copy=False))
+
+    def _kept(self, features: np.ndarray, key: str, slide: Slide) -> np.ndarray:
+        """Features as they are stored, on disk from now on."""
+        with np.errstate(over="ignore"):
+            stored = features.astype(self.settings.store)
+        if not np.isfinite(stored).all():
+            raise TrainingError(
+                f"section {slide.name}: encoder {self.settings.encoder} gives features that"
+                " are not finite; check its weights and the pixel scale it was trained on"
+            )
+        _keep(key, stored)
+        return stored
 
     def stored(self, slide: Slide) -> np.ndarray | None:
         """Features of a slide that are kept on disk, in the order of its spots; else None.
@@ -169,7 +225,7 @@ class FrozenEncoder:
             As :meth:`encode`.
         """
         features = _FEATURES.get(self.key(slide))
-        fits = features is not None and _fits(features, len(slide), self.settings.store)
+        fits = features is not None and _fits(features, (len(slide),), self.settings.store)
         return features if fits else None
 
     def key(self, slide: Slide) -> str:
@@ -190,22 +246,28 @@ class FrozenEncoder:
         DataError
             They are not of the number of spots or the type that is asked for, or not finite.
         """
-        fits = _fits(features, len(slide), self.settings.store)
+        fits = _fits(features, (len(slide),), self.settings.store)
         if not fits or not np.isfinite(features).all():
             raise DataError(f"section {slide.name}: received what are no features of it")
         _keep(self.key(slide), features)
 
-    def _asked(self, slide: Slide) -> tuple[PatchSource, tuple[int, int | None, Resampling], str]:
+    def _asked(
+        self, slide: Slide, tiles: int | None = None
+    ) -> tuple[PatchSource, tuple[int, int | None, Resampling], str]:
         """Source of the patches of a slide, what to cut, and the key of their features."""
         source = slide.patch_source
         if source is None:
             raise DataError(f"section {slide.name}: no image, but the method asks for patches")
         edges = slide.patch_edges(self.settings.patch_size, self.settings.input_size)
+        if tiles is not None:
+            edges = (tiles * edges[0], tiles * (edges[1] or edges[0]))
         patches = (*edges, declaration(self.settings.encoder).resampling)
         # Each rounds differently: results must not depend on who was first.
         setting = [self.identity, self._versions, torch.device(self.device).type, self.precision]
         facts = [_VERSION, source.key(*patches), *setting]
-        if self._engine(len(slide)) == "openvino":
+        if tiles is not None:
+            facts.append(["tiles", tiles])
+        if self._engine(len(slide) * (tiles or 1) ** 2) == "openvino":
             facts.append(["openvino", openvino_version()])
         if self.settings.store != "float32":
             facts.append(self.settings.store)
@@ -247,10 +309,10 @@ class FrozenEncoder:
         return self._by_edge[edge]
 
     @torch.inference_mode()
-    def _compute(self, patches: np.ndarray) -> np.ndarray:
+    def _compute(self, patches: np.ndarray, *, engine: Engine | None = None) -> np.ndarray:
         encoder = self._encoder
         run: Callable[[torch.Tensor], torch.Tensor] = encoder
-        if len(patches) and self._engine(len(patches)) == "openvino":
+        if len(patches) and (engine or self._engine(len(patches))) == "openvino":
             run = self._translated(patches.shape[1])
         features = np.empty((len(patches), encoder.features), dtype=np.float32)
         start = 0
@@ -381,8 +443,15 @@ def _read(path: Path) -> np.ndarray:
         return np.asarray(stored["features"])
 
 
-def _fits(features: np.ndarray, spots: int, kind: str) -> bool:
-    return features.dtype == kind and features.ndim == 2 and len(features) == spots
+def _fits(features: np.ndarray, rows: tuple[int, ...], kind: str) -> bool:
+    return features.dtype == kind and features.shape[:-1] == rows
+
+
+def _tiles_of(blocks: np.ndarray, tiles: int) -> np.ndarray:
+    """(n, tiles * edge, tiles * edge, 3) to (n * tiles**2, edge, edge, 3), row by row."""
+    edge = blocks.shape[1] // tiles
+    cut = blocks.reshape(len(blocks), tiles, edge, tiles, edge, 3).swapaxes(2, 3)
+    return cut.reshape(-1, edge, edge, 3)
 
 
 _FEATURES = Cache("features", ".npz", _read)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bench.blocks.lightning_files import lightning_content
 from bench.errors import DataError
 from bench.files import atomic_write
 
@@ -22,7 +23,7 @@ Released = Path | Mapping[str, Tensor]
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")
 _GIVEN = "the given tensors"
-_WRAPPERS = ("module.", "model.", "network.")
+_WRAPPERS = ("module.", "model.", "network.", "resnet.")
 
 
 def save_network(network: nn.Module, folder: Path) -> None:
@@ -36,6 +37,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors or torch file by name; nothing in the file is executed.
 
     A state dict may lie under ``state_dict`` or another usual name beside an optimiser's state.
+    Of a Lightning checkpoint, objects beside the tensors are left out, of whatever class they are.
 
     Raises
     ------
@@ -51,9 +53,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             with warnings.catch_warnings():
                 # Advice for torch's developers; what cannot be read is refused below.
                 warnings.simplefilter("ignore", UserWarning)
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DataError(f"{path}: refused, it holds more than tensors") from error
+                content = _torch_content(path)
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(f"{path}: not a readable weight file ({type(error).__name__})") from error
     if isinstance(content, Mapping):
@@ -70,6 +72,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise DataError(f"{path}: tensor '{key}' is larger than what the file holds of it")
         tensors[key] = value
     return without_wrappers(tensors)
+
+
+def _torch_content(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        content = lightning_content(path)
+        if content is None:
+            raise DataError(f"{path}: refused, it holds more than tensors") from error
+        return content
 
 
 def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

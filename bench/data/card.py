@@ -293,6 +293,8 @@ class DatasetCard(_Card):
     fold_lists
         Folder of the files ``train_<i>.csv`` and ``test_<i>.csv`` that list the dataset's own
         folds.
+    patient_folds
+        Test patients of each published fold, every patient in one of them; at least two folds.
     hub
         Repository on Hugging Face that the files are fetched from.
     collection
@@ -331,6 +333,7 @@ class DatasetCard(_Card):
     published_panel: str | None = None
     panels: dict[str, PanelCard] = {}
     fold_lists: InsidePath | None = None
+    patient_folds: tuple[tuple[str, ...], ...] = ()
     hub: HubCard | None = None
     collection: Name | None = None
     cautions: tuple[str, ...] = ()
@@ -340,6 +343,11 @@ class DatasetCard(_Card):
         names = [section.name for section in self.sections]
         if len(set(names)) != len(names):
             raise ValueError("two sections have the same name")
+        if self.patient_folds:
+            listed = [patient for fold in self.patient_folds for patient in fold]
+            every = {section.patient for section in self.sections}
+            if sorted(listed) != sorted(every) or not all(self.patient_folds):
+                raise ValueError("patient_folds must name every patient in one fold")
         unknown = set(self.published_order) - set(names)
         if unknown:
             raise ValueError(f"published_order names unknown sections {sorted(unknown)}")

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from bench.cache import JsonCache
 from bench.data.card import DatasetCard
 from bench.data.dataset import PICTURES, Dataset, open_dataset
 from bench.errors import BenchError, DataError
 from bench.fetch.overview import summarize
+from bench.files import canonical_hash
 from bench.protocol.folds import Fold, Folds, SectionFacts, make_folds
 from bench.protocol.gene_list import read_panel
 from bench.protocol.listed_folds import read_listed_folds
+from bench.protocol.panel import panel_by_totals
 from bench.protocol.rules import Protocol
+from bench.sources import code_hash
 
 
 def divide(
@@ -46,7 +50,9 @@ def divide(
     dataset = open_dataset(card, data_root, images=images, names=names, aliases=aliases)
     panel = _panel_of(dataset, protocol)
     facts = section_facts(dataset, protocol)
-    return dataset, make_folds(card.name, facts, protocol, _listed_folds(dataset, protocol)), panel
+    listed = _listed_folds(dataset, protocol)
+    groups = card.patient_folds if protocol.patient_folds == "published" else ()
+    return dataset, make_folds(card.name, facts, protocol, listed, groups), panel
 
 
 def _listed_folds(dataset: Dataset, protocol: Protocol) -> tuple[Fold, ...] | None:
@@ -65,6 +71,8 @@ def _panel_of(dataset: Dataset, protocol: Protocol) -> tuple[str, ...] | None:
     card = dataset.card
     if protocol.panel == "listed":
         return _spelled(protocol.genes, dataset)
+    if protocol.panel == "total":
+        return _panel_by_totals(dataset, protocol)
     if protocol.panel != "published":
         return None
     name = protocol.panel_name or card.published_panel
@@ -74,6 +82,21 @@ def _panel_of(dataset: Dataset, protocol: Protocol) -> tuple[str, ...] | None:
             " needs; use protocol strict"
         )
     return _spelled(read_panel(card, name, dataset.root), dataset)
+
+
+def _panel_by_totals(dataset: Dataset, protocol: Protocol) -> tuple[str, ...]:
+    """Panel from the counts of all sections, which are read once."""
+    facts = [dataset.tables_hash, protocol.panel_size, protocol.detected_share]
+    key = canonical_hash([*facts, code_hash(["bench.protocol.panel"])])
+    panel = _PANELS.get(key)
+    if panel is None:
+        panel = panel_by_totals(map(dataset.section, dataset.hashes), protocol)
+        _PANELS.put(key, list(panel))
+    return panel
+
+
+_PANELS = JsonCache("panels-by-totals", lambda genes: tuple(str(gene) for gene in genes))
+"""Gene lists by the tables they were chosen from."""
 
 
 def _spelled(genes: tuple[str, ...], dataset: Dataset) -> tuple[str, ...]:

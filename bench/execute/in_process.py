@@ -78,6 +78,16 @@ class InProcess:
         """Patches of a section."""
         return map_array(self._inputs.patches(number, size, pixels, resampling))
 
+    def cut_once(
+        self, number: int, spots: range, size: int, pixels: int | None, resampling: Resampling
+    ) -> Any:
+        """Patches of a few spots, which are not kept."""
+        return self._inputs.source_of(number).cut_once(spots, size, pixels, resampling)
+
+    def extent(self, number: int) -> tuple[float, float]:
+        """Width and height of the image of a section."""
+        return self._inputs.source_of(number).extent()
+
     def features(self, number: int) -> Any:
         """Features of a section that the user has brought along."""
         return map_array(self._inputs.features(number, self._task.configs[0].get("features")))

@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bench.cache import JsonCache, cache_folder
 from bench.data.dataset import Dataset
-from bench.data.images.patches import Resampling
+from bench.data.images.patches import PatchSource, Resampling
 from bench.data.inputs import Slide
 from bench.data.layouts import reader_hash
 from bench.encoders.brought import SpotPlaces, store_matched
 from bench.errors import BenchError, DataError
 from bench.execute.scoring import Reference, reference
-from bench.files import canonical_hash, one_line, process_folder
+from bench.files import atomic_write, canonical_hash, one_line, process_folder
 from bench.protocol.fold_data import FoldData, Truth, fold_data
 from bench.protocol.folds import Fold, Folds
 from bench.protocol.rules import Protocol
@@ -167,9 +168,13 @@ class FoldInputs:
         self, number: int, size: int, pixels: int | None, resampling: Resampling = "area"
     ) -> Path:
         """File with the patches of a section; cut if missing."""
-        section = self.sections[number]
-        assert section.patch_source is not None  # workers ask only for sections with an image
-        return section.patch_source.store(size, pixels, resampling)
+        return self.source_of(number).store(size, pixels, resampling)
+
+    def source_of(self, number: int) -> PatchSource:
+        """Image and spots of a section."""
+        source = self.sections[number].patch_source
+        assert source is not None  # workers ask only for sections with an image
+        return source
 
     def features(self, number: int, path: str | None) -> Path:
         """File with the features of a section that the user has brought along.
@@ -206,6 +211,8 @@ class FoldInputs:
         """
         if message["kind"] == "patches":
             return self.answer_patches(message)
+        if message["kind"] in {"patches once", "extent"}:
+            return self._answer_on_image(message)
         if message["kind"] == "features":
             return self._answer_features(message, config.get("features"))
         return None
@@ -229,6 +236,28 @@ class FoldInputs:
             )
         except (BenchError, LookupError, TypeError, ValueError, AssertionError) as error:
             return {"error": one_line(error, 400)}
+        return {"path": str(path.absolute())}
+
+    def _answer_on_image(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer on a section's image: its extent, or a new file of patches of a few spots."""
+        try:
+            source = self.source_of(int(message["section"]))
+            if message["kind"] == "extent":
+                width, height = source.extent()
+                return {"width": width, "height": height}
+            pixels = message["pixels"]
+            patches = source.cut_once(
+                range(int(message["first"]), int(message["stop"])),
+                int(message["size"]),
+                None if pixels is None else int(pixels),
+                message["resampling"],
+            )
+        except (BenchError, LookupError, TypeError, ValueError, AssertionError) as error:
+            return {"error": one_line(error, 400)}
+        # Beside the worker's input: what an ended worker leaves is removed with it.
+        path = self.handed_over / f"once-{uuid4().hex}.npy"
+        with atomic_write(path) as temporary:
+            np.save(temporary, patches, allow_pickle=False)
         return {"path": str(path.absolute())}
 
     def let_go(self) -> None:

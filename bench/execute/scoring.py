@@ -11,7 +11,7 @@ import pandas as pd
 from bench.evaluate.ceiling import noise_ceiling
 from bench.evaluate.section import Reference, ScoredSection, score_pooled, score_section
 from bench.evaluate.spatial import domain_agreement, grid_neighbours, morans_i
-from bench.protocol.normalise import normalise
+from bench.protocol.normalise import target_values
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,7 +25,9 @@ def section_ceiling(truth: Truth, protocol: Protocol) -> np.ndarray:
     panel = np.arange(truth.counts.shape[1] - 1)
     if len(truth.expression) < 3:
         return np.full(len(panel), np.nan)
-    return noise_ceiling(truth.counts, lambda half: normalise(half, panel, protocol.target))
+    return noise_ceiling(
+        truth.counts, lambda half: target_values(half, panel, protocol, truth.array_xy)
+    )
 
 
 def reference(truth: Truth, protocol: Protocol) -> Reference:

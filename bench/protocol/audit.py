@@ -59,6 +59,7 @@ class Finding:
 _LISTS = {
     "published": "the gene panel is a published list, chosen with the test sections included",
     "listed": "the gene panel is a given list; whether the test sections chose it is not known",
+    "total": "the gene panel is chosen by total counts over all sections, test sections included",
 }
 
 TITLES = {
@@ -148,7 +149,7 @@ def rule_findings(folds: Folds, protocol: Protocol) -> list[Finding]:
     """Findings on rules of the protocol that use test sections."""
     every = _every(folds)
     findings = []
-    if protocol.panel in {"published", "listed"}:
+    if protocol.panel in _LISTS:
         findings.append(
             Finding(
                 "panel",

@@ -14,9 +14,9 @@ from bench.data.inputs import Slide, TrainingData, TrainingSection
 from bench.data.section import Section
 from bench.errors import DataError, near_names
 from bench.protocol.folds import Fold
-from bench.protocol.normalise import normalise, panel_counts
+from bench.protocol.normalise import normalise, panel_counts, target_values
 from bench.protocol.panel import choose_panel, panel_columns
-from bench.protocol.rules import Protocol
+from bench.protocol.rules import LISTS, Protocol
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def fold_data(
         No panel gene was measured in a section.
     """
     seen = [sections[name] for name in (*fold.train, *fold.validation)]
-    if protocol.panel in {"published", "listed"}:
+    if protocol.panel in LISTS:
         if listed_panel is None:
             raise DataError(f"protocol {protocol.name} needs a gene list")
         panel = listed_panel
@@ -130,7 +130,7 @@ def fold_data(
     truth = []
     for name in fold.test:
         section = sections[name]
-        expression = normalise(section.adata.X, columns[name], protocol.target)
+        expression = target_values(section.adata.X, columns[name], protocol, section.array_xy)
         ranked_by = expression.mean(axis=0) if protocol.heg == "test" else training_mean
         truth.append(
             Truth(
@@ -215,7 +215,7 @@ def slide_of(section: Section) -> Slide:
 
 def _training(section: Section, columns: np.ndarray, protocol: Protocol) -> TrainingSection:
     counts = section.adata.X
-    target = normalise(counts, columns, protocol.target)
+    target = target_values(counts, columns, protocol, section.array_xy)
     expression = (
         target if protocol.input == protocol.target else normalise(counts, columns, protocol.input)
     )

@@ -71,6 +71,7 @@ def make_folds(
     facts: Sequence[SectionFacts],
     protocol: Protocol,
     listed: Sequence[Fold] | None = None,
+    groups: Sequence[Sequence[str]] = (),
 ) -> Folds:
     """Divide sections by the rules of the protocol.
 
@@ -84,6 +85,9 @@ def make_folds(
         Rules of the division.
     listed
         Folds that the dataset ships, for a protocol that takes them.
+    groups
+        Test patients of each fold, for a protocol that takes them from the card; patients without
+        a usable section are left out. Empty where the protocol's rule applies.
 
     Raises
     ------
@@ -97,8 +101,10 @@ def make_folds(
             raise BenchError(f"protocol {protocol.name} takes the folds that a dataset ships")
         divided = list(listed)
     else:
-        divide = _by_patient if protocol.split == "patient" else _by_section
-        divided = divide(facts, protocol)
+        by_section = protocol.split == "section"
+        divided = (
+            _by_section(facts, protocol) if by_section else _by_patient(facts, protocol, groups)
+        )
     folds = Folds(
         dataset=dataset,
         protocol=protocol.name,
@@ -131,7 +137,9 @@ def _by_section(facts: Sequence[SectionFacts], protocol: Protocol) -> list[Fold]
     ]
 
 
-def _by_patient(facts: Sequence[SectionFacts], protocol: Protocol) -> list[Fold]:
+def _by_patient(
+    facts: Sequence[SectionFacts], protocol: Protocol, given: Sequence[Sequence[str]] = ()
+) -> list[Fold]:
     sections: dict[str, list[str]] = defaultdict(list)
     spots: dict[str, int] = defaultdict(int)
     for fact in facts:
@@ -149,7 +157,13 @@ def _by_patient(facts: Sequence[SectionFacts], protocol: Protocol) -> list[Fold]
             f" sections belong to {len(patients)} patient; --protocol {BY_SECTION.name}, which"
             " splits by section, works with one patient; its scores do not apply to new patients"
         )
-    if len(patients) <= protocol.leave_one_out_up_to:
+    groups = [[patient for patient in group if patient in sections] for group in given]
+    groups = [group for group in groups if group]
+    if groups:
+        left = [patient for patient in patients if not any(patient in g for g in groups)]
+        if left:
+            raise BenchError(f"patient {join_names(left)} is in no fold that the card lists")
+    elif len(patients) <= protocol.leave_one_out_up_to:
         groups = [[patient] for patient in patients]
     else:
         groups = balanced_groups(spots, protocol.grouped_folds)

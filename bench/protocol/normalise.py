@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from bench.errors import DataError
 
 if TYPE_CHECKING:
-    from bench.protocol.rules import Scale
+    from bench.protocol.rules import Protocol, Scale
 
 TARGET_SUM = 10_000.0
 
@@ -51,6 +51,51 @@ def normalise(counts: sp.csr_matrix, panel: np.ndarray, scale: Scale) -> np.ndar
     if scale.log == "log10":
         return np.log10(1.0 + TARGET_SUM * share)
     return np.log1p(TARGET_SUM * share)
+
+
+def target_values(
+    counts: sp.csr_matrix, panel: np.ndarray, protocol: Protocol, array_xy: np.ndarray
+) -> np.ndarray:
+    """Target and truth of one section under a protocol: its scale, then its smoothing.
+
+    Parameters
+    ----------
+    counts, panel
+        As of :func:`normalise`.
+    protocol
+        Scale of the target, and smoothing.
+    array_xy
+        (spots, 2) integer array coordinates.
+
+    Returns
+    -------
+    (spots, panel) float64
+    """
+    values = normalise(counts, panel, protocol.target)
+    return smooth(values, array_xy) if protocol.smoothing == "3x3" else values
+
+
+def smooth(values: np.ndarray, array_xy: np.ndarray) -> np.ndarray:
+    """Mean of the values of the spots within one array column and row, the spot included.
+
+    Parameters
+    ----------
+    values
+        (spots, genes) values of one section.
+    array_xy
+        (spots, 2) integer array coordinates; spots at one place all count.
+
+    Returns
+    -------
+    (spots, genes) float64
+    """
+    from scipy.spatial import cKDTree
+
+    spots = len(values)
+    pairs = cKDTree(array_xy).query_pairs(1, p=np.inf, output_type="ndarray")
+    ends = np.concatenate([pairs, pairs[:, ::-1], np.arange(spots)[:, None].repeat(2, axis=1)])
+    beside = sp.csr_matrix((np.ones(len(ends)), ends.T), shape=(spots, spots))
+    return np.asarray(beside @ values) / np.asarray(beside.sum(axis=1))
 
 
 def panel_counts(counts: sp.csr_matrix, panel: np.ndarray) -> np.ndarray:

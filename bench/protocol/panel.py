@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from bench.data.section import Section
 from bench.errors import BenchError
@@ -87,6 +88,44 @@ def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, 
         worth = np.asarray(pooled.X.mean(axis=0), dtype=np.float64).ravel()
     best = np.sort(np.argsort(-worth, kind="stable")[: protocol.panel_size])
     return tuple(pooled.var_names[best])
+
+
+def panel_by_totals(sections: Iterable[Section], protocol: Protocol) -> tuple[str, ...]:
+    """Panel of a dataset: the genes of the highest total count, from the highest on.
+
+    They are measured in all sections and detected in at least ``detected_share`` of all spots
+    together; ``panel_size`` of them are taken, equal totals in the order of their names.
+
+    Parameters
+    ----------
+    sections
+        All sections of the dataset, looked at one after the other.
+    protocol
+        Rules with the size of the panel and the share of spots.
+
+    Raises
+    ------
+    BenchError
+        No gene meets the criteria.
+    """
+    totals: pd.Series | None = None
+    detected: pd.Series | None = None
+    spots = 0
+    for section in sections:
+        counts, genes = section.adata.X, section.adata.var_names
+        own = (counts.sum(axis=0), (counts > 0).sum(axis=0))
+        here, seen = (pd.Series(np.asarray(v, dtype=np.float64).ravel(), genes) for v in own)
+        shared = genes if totals is None else totals.index.intersection(genes, sort=False)
+        totals = here if totals is None else totals[shared] + here[shared]
+        detected = seen if detected is None else detected[shared] + seen[shared]
+        spots += section.adata.n_obs
+    if totals is None or detected is None or totals.empty:
+        raise BenchError("the sections have no gene in common")
+    frequent = totals[detected >= protocol.detected_share * spots]
+    if frequent.empty:
+        raise BenchError(f"no gene is detected in {protocol.detected_share:.0%} of all spots")
+    ranked = sorted(frequent.items(), key=lambda item: (-item[1], str(item[0])))
+    return tuple(str(gene) for gene, _ in ranked[: protocol.panel_size])
 
 
 def _morans_i(pooled: AnnData) -> np.ndarray:

@@ -49,12 +49,16 @@ class Protocol(_Rules):
         `grouped_folds` folds of patients balanced by spots; one training patient is set aside
         for validation. ``section``: leave one section out, no validation. ``listed``: the folds
         that the dataset ships, no validation.
+    patient_folds
+        ``published``: under a patient split, the test patients of each fold are those that the
+        card lists, if it does; otherwise, and with ``own``, the rule of `split` applies.
     sections
         ``all`` of the card, or those of its ``published`` list in the published order.
     panel
         ``hvg``, ``svg``, ``expressed``: chosen inside each fold from its training sections, as
         :func:`bench.protocol.panel.choose_panel` says; ``published``: a list of the card's;
-        ``listed``: `genes`.
+        ``listed``: `genes`; ``total``: chosen from all sections of the dataset, test sections
+        included, as :func:`bench.protocol.panel.panel_by_totals` says.
     panel_size, detected_share
         Size of a chosen panel, and minimum share of training spots in which a gene is detected.
     panel_name
@@ -63,6 +67,9 @@ class Protocol(_Rules):
         Genes of a ``listed`` panel.
     input, target
         Scale of the input of expression encoders; scale of target and truth.
+    smoothing
+        ``3x3``: target and truth are means over the spots of the section whose array column and
+        row differ by one at most, the spot itself included; so is an input on the target's scale.
     heg, heg_genes
         Highly expressed genes are those of highest mean in the ``training`` sections or in the
         ``test`` section's own truth; and their number.
@@ -79,16 +86,18 @@ class Protocol(_Rules):
     version: int = Field(ge=1)
     title: str
     split: Literal["patient", "section", "listed"]
+    patient_folds: Literal["own", "published"] = "own"
     leave_one_out_up_to: int = Field(default=10, ge=2)
     grouped_folds: int = Field(default=8, ge=2)
     sections: Literal["all", "published"] = "all"
-    panel: Literal["hvg", "svg", "expressed", "published", "listed"] = "hvg"
+    panel: Literal["hvg", "svg", "expressed", "published", "listed", "total"] = "hvg"
     panel_size: int = Field(default=1000, ge=1)
     panel_name: str | None = None
     genes: tuple[str, ...] = ()
     detected_share: float = Field(default=0.05, ge=0, lt=1)
     input: Scale = Scale()
     target: Scale = Scale()
+    smoothing: Literal["none", "3x3"] = "none"
     heg: Literal["training", "test"] = "training"
     heg_genes: int = Field(default=50, ge=1)
     headline: Literal["section", "fold"] = "section"
@@ -114,7 +123,12 @@ class Protocol(_Rules):
         return canonical_hash(rules)
 
 
-_ADDED: dict[str, Any] = {"headline": "section", "method_settings": {}}
+_ADDED: dict[str, Any] = {
+    "headline": "section",
+    "method_settings": {},
+    "patient_folds": "own",
+    "smoothing": "none",
+}
 """Rules that the first protocols did not have, with the values that mean no such rule."""
 
 STRICT = Protocol(
@@ -176,9 +190,34 @@ HEST_PAPER = HEST.model_copy(
     }
 )
 
+_WITHIN_PANEL = Scale(total="spot", genes="panel", log="ln")
+
+TRIPLEX = Protocol(
+    name="triplex",
+    version=1,
+    title="TRIPLEX and its followers: 250 genes by total count, smoothed target, patient folds",
+    split="patient",
+    patient_folds="published",
+    panel="total",
+    panel_size=250,
+    detected_share=0.10,
+    input=_WITHIN_PANEL,
+    target=_WITHIN_PANEL,
+    smoothing="3x3",
+    footnotes=(
+        "Target and truth are means over 3 x 3 array positions, which are easier to predict than"
+        " the measured values: scores are higher than under protocol strict.",
+    ),
+)
+
 PROTOCOLS = {
-    protocol.name: protocol for protocol in (STRICT, PUBLISHED, BY_SECTION, HEST, HEST_PAPER)
+    protocol.name: protocol
+    for protocol in (STRICT, PUBLISHED, BY_SECTION, HEST, HEST_PAPER, TRIPLEX)
 }
+"""Built-in protocols by name."""
+
+LISTS = ("published", "listed", "total")
+"""Panels that are one list for all folds."""
 
 
 def find_protocol(name: str) -> Protocol:

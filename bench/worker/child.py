@@ -53,15 +53,36 @@ class Channel:
             "patches", section=number, size=size, pixels=pixels, resampling=resampling
         )
 
+    def cut_once(
+        self, number: int, spots: range, size: int, pixels: int | None, resampling: Resampling
+    ) -> np.ndarray:
+        """Patches of a few spots, cut by the harness; their file is removed once it is mapped."""
+        facts = {"size": size, "pixels": pixels, "resampling": resampling}
+        answer = self._answer(
+            "patches once", section=number, first=spots.start, stop=spots.stop, **facts
+        )
+        patches = map_array(Path(answer["path"]))
+        with suppress(OSError):  # the harness removes it at the end, where it is in use
+            os.unlink(answer["path"])
+        return patches
+
+    def extent(self, number: int) -> tuple[float, float]:
+        """Width and height of the image of a section in full-resolution pixels."""
+        answer = self._answer("extent", section=number)
+        return answer["width"], answer["height"]
+
     def features(self, number: int) -> np.ndarray:
         """Features of a section that the user has brought along, matched by the harness."""
         return self._array("features", section=number)
 
     def _array(self, kind: str, **facts: Any) -> np.ndarray:
+        return map_array(Path(self._answer(kind, **facts)["path"]))
+
+    def _answer(self, kind: str, **facts: Any) -> dict[str, Any]:
         answer = self.ask(kind, **facts)
         if "error" in answer:
             raise DataError(answer["error"])
-        return map_array(Path(answer["path"]))
+        return answer
 
     def progress(self, done: int, total: int, note: str) -> None:
         """Say how far a fit has come."""

@@ -30,6 +30,14 @@ class Ask(Protocol):
     def cut(self, number: int, size: int, pixels: int | None, resampling: Resampling) -> np.ndarray:
         """Patches of a size, resampled to so many pixels."""
 
+    def cut_once(
+        self, number: int, spots: range, size: int, pixels: int | None, resampling: Resampling
+    ) -> np.ndarray:
+        """Patches of a few spots, which are not kept."""
+
+    def extent(self, number: int) -> tuple[float, float]:
+        """Width and height of the image in full-resolution pixels."""
+
     def features(self, number: int) -> np.ndarray:
         """(spots, features) values of the files that the method's setting names."""
 
@@ -60,6 +68,18 @@ class HandedPatches(PatchSource):
         """Patches around the spots; see :meth:`PatchSource.cut`."""
         assert self.ask is not None  # set wherever one is made
         return self.ask.cut(self.number, size, pixels, resampling)
+
+    def cut_once(
+        self, spots: range, size: int, pixels: int | None = None, resampling: Resampling = "area"
+    ) -> np.ndarray:
+        """Patches of a few spots; see :meth:`PatchSource.cut_once`."""
+        assert self.ask is not None
+        return self.ask.cut_once(self.number, spots, size, pixels, resampling)
+
+    def extent(self) -> tuple[float, float]:
+        """Width and height of the image; see :meth:`PatchSource.extent`."""
+        assert self.ask is not None
+        return self.ask.extent(self.number)
 
 
 def sections_of(training: TrainingData, slides: Sequence[Slide]) -> list[Slide]:

@@ -15,6 +15,7 @@ CONFIGURED = {
         {"input_size": 32, "epochs": 2, "batch_size": 20, "top_k": 5, "heads": 2, "head_dim": 8},
     ),
     "thitogene": ("tiny", "tiny", {}),
+    "triplex": ("small", "tiny", {}),
 }
 """Dataset, preset and changes that a method's fits are made with."""
 

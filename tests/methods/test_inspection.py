@@ -53,7 +53,16 @@ def same(one, other):
 
 
 def test_the_networks_train_by_epochs():
-    assert METHODS == ["bleep", "hist2st", "histogene", "mclstexp", "mlp", "stnet", "thitogene"]
+    assert METHODS == [
+        "bleep",
+        "hist2st",
+        "histogene",
+        "mclstexp",
+        "mlp",
+        "stnet",
+        "thitogene",
+        "triplex",
+    ]
 
 
 EVERY = [

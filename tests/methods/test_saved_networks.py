@@ -23,6 +23,10 @@ FILES = {
     "mclstexp": {"network.safetensors": None, "bank.npz": ["keys", "values"]},
     "stnet": {"network.safetensors": None, "colour.npz": ["mean", "std"]},
     "thitogene": {"network.safetensors": None, "graph.json": ["as_released"]},
+    "triplex": {
+        "network.safetensors": None,
+        "section.npz": ["encoder_seed", "encoder_identity", "grid"],
+    },
 }
 """Files of a saved method, and the names of what lies in them."""
 

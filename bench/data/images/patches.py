@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
 from PIL import Image
 from pydantic import Field
 
 from bench.cache import Cache
-from bench.data.images.image import open_raster
+from bench.data.images.image import image_size, open_raster
 from bench.data.images.raster import Raster
 from bench.errors import DataError
 from bench.files import canonical_hash, one_line
@@ -136,6 +136,59 @@ class PatchSource:
             As :meth:`cut`.
         """
         pixels = size if pixels is None else pixels
+        self._check(size, pixels, resampling)
+        key, shape = self.key(size, pixels, resampling), (len(self.centres), pixels, pixels, 3)
+        stored = _PATCHES.get(key)
+        if stored is None or stored.shape != shape or stored.dtype != np.uint8:
+            with _PATCHES.new_entry(key) as temporary:
+                self._cut_into(temporary, size, pixels, resampling)
+        return _PATCHES.path(key)
+
+    def cut_once(
+        self, spots: range, size: int, pixels: int | None = None, resampling: Resampling = "area"
+    ) -> np.ndarray:
+        """Patches of a few spots that are not kept on disk; the same as of :meth:`cut`.
+
+        Parameters
+        ----------
+        spots
+            Consecutive spots.
+        size, pixels, resampling
+            As of :meth:`cut`.
+
+        Returns
+        -------
+        (spots, pixels, pixels, 3) uint8 array, RGB
+
+        Raises
+        ------
+        DataError
+            As :meth:`cut`.
+        """
+        pixels = size if pixels is None else pixels
+        self._check(size, pixels, resampling)
+        patches = np.empty((len(spots), pixels, pixels, 3), dtype=np.uint8)
+        for spot, patch in self._of(spots)._patches(size, pixels, resampling):
+            patches[spot] = patch
+        return patches
+
+    def extent(self) -> tuple[float, float]:
+        """Width and height of the image in full-resolution pixels.
+
+        Raises
+        ------
+        DataError
+            There is no whole image, or it cannot be read.
+        """
+        width, height = image_size(self.image, self.max_image_pixels)
+        return width / self.image_scale, height / self.image_scale
+
+    def _of(self, spots: range) -> Self:
+        """The source of some consecutive spots."""
+        return replace(self, centres=self.centres[spots.start : spots.stop])
+
+    def _check(self, size: int, pixels: int, resampling: Resampling) -> None:
+        """Refuse patches that cannot be cut."""
         if not (1 <= size <= _LARGEST and 1 <= pixels <= _LARGEST):
             raise DataError(f"patches of {size} px resampled to {pixels} px cannot be cut")
         if resampling not in get_args(Resampling):
@@ -146,12 +199,6 @@ class PatchSource:
                 f" reduced image and cannot be cut; ask for {math.ceil(2 / self.image_scale)} px"
                 " or more"
             )
-        key, shape = self.key(size, pixels, resampling), (len(self.centres), pixels, pixels, 3)
-        stored = _PATCHES.get(key)
-        if stored is None or stored.shape != shape or stored.dtype != np.uint8:
-            with _PATCHES.new_entry(key) as temporary:
-                self._cut_into(temporary, size, pixels, resampling)
-        return _PATCHES.path(key)
 
     def key(self, size: int, pixels: int | None = None, resampling: Resampling = "area") -> str:
         """Hash of image, centres and scale, a key for values computed from the patches."""

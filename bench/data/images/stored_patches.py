@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from PIL import Image
@@ -47,6 +48,17 @@ class StoredPatches(PatchSource):
     """
 
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def extent(self) -> tuple[float, float]:
+        """Refuse: stored patches show no border of an image."""
+        raise DataError(
+            f"{self.image}: holds patches and no whole image, so that it shows neither the border"
+            " of the tissue's image nor what lies around a patch"
+        )
+
+    def _of(self, spots: range) -> Self:
+        some = slice(spots.start, spots.stop)
+        return replace(self, centres=self.centres[some], rows=self.rows[some])
 
     def _patches(
         self, size: int, pixels: int, resampling: Resampling
