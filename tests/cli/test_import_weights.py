@@ -23,15 +23,15 @@ def scores(results, label):
 
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory, bench):
-    """Results of a run of both methods, and their networks' tensors."""
+    """Results of a run of the methods, and their networks' tensors."""
     results = tmp_path_factory.mktemp("trained")
     done = bench(
-        *("run", "-m", "stnet,mclstexp", *tiny.options, *tiny.quick_protocol, *SETTINGS),
+        *("run", "-m", "stnet,mclstexp,triplex", *tiny.options, *tiny.quick_protocol, *SETTINGS),
         *("--results", results),
     )
     assert done.status == 0, done.stderr
     states = {}
-    for method in ("stnet", "mclstexp"):
+    for method in ("stnet", "mclstexp", "triplex"):
         (path,) = results.glob(f"runs/*/*/{method}-*/fold-0/model/network.safetensors")
         states[method] = load_file(path)
     return results, states
@@ -56,7 +56,7 @@ def lightning(state):
     return {"epoch": 3, "state_dict": state, "optimizer_states": [], "loops": {"x": 1}}
 
 
-@pytest.mark.parametrize("method", ["stnet", "mclstexp"])
+@pytest.mark.parametrize("method", ["stnet", "mclstexp", "triplex"])
 @pytest.mark.parametrize("wrapped", [dict, parallel, lightning])
 def test_a_checkpoint_scores_as_the_fit_it_was_taken_from(
     trained, import_weights, results, tmp_path, method, wrapped
