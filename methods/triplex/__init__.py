@@ -312,7 +312,7 @@ class Triplex(NetworkMethod):
         names = ("fusion", "section", "neighbours")
         return {name: EncoderShape(*shape) for name, shape in zip(names, shapes, strict=True)}
 
-    def _quirks(self) -> dict[str, bool]:
+    def _quirks(self) -> dict[str, Any]:
         keeps = self.config.keeps
         return {"mean_over_hidden": keeps("mean"), "always_drops": keeps("dropout")}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -197,15 +197,20 @@ class TripletStack(nn.Module):
     def forward(self, x: Tensor, *inputs: Tensor) -> Tensor:
         """(..., n, dim) to (..., n, dim); `inputs` go to every attention."""
         for layer in self.layers:
-            attention, feed_forward = layer.children()
+            attention, feed_forward = self._parts(layer)
             x = x + attention.fn(attention.norm(x), *inputs)
             x = x + feed_forward(x)
         return x
 
+    @staticmethod
+    def _parts(layer: Any) -> Any:
+        """Attention and feed-forward part of a block, which hold their normalisation."""
+        return layer
+
     def fuse(self, query: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, 1, dim) after each block has attended to the same (batch, tokens, dim)."""
         for layer in self.layers:
-            attention, feed_forward = layer.children()
+            attention, feed_forward = self._parts(layer)
             # One normalisation for the query and for keys and values.
             attended = attention.fn(attention.norm(query), attention.norm(tokens), mask)
             query = query + attended

@@ -99,7 +99,9 @@ def sparse_depthwise(tokens: Tensor, cells: Tensor, layer: nn.Conv2d, *, average
     held = tokens.new_zeros(len(occupied), tokens.shape[1]).index_add(0, inverse, tokens)
     if average:
         held = held / torch.bincount(inverse)[:, None]
-    output = layer.bias.expand(len(occupied), -1) if layer.bias is not None else 0
+    output = torch.zeros_like(held)
+    if layer.bias is not None:
+        output = output + layer.bias
     for row in range(2 * reach + 1):
         for column in range(2 * reach + 1):
             wanted = occupied + (row - reach) * width + column - reach

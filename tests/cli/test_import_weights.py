@@ -27,15 +27,15 @@ def scores(results, label):
 
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory, bench):
-    """Results of a run of both methods, and their networks' tensors."""
+    """Results of a run of the methods, and their networks' tensors."""
     results = tmp_path_factory.mktemp("trained")
     done = bench(
-        *("run", "-m", "stnet,mclstexp", *tiny.options, *tiny.quick_protocol, *SETTINGS),
+        *("run", "-m", "stnet,mclstexp,triplex", *tiny.options, *tiny.quick_protocol, *SETTINGS),
         *("--results", results),
     )
     assert done.status == 0, done.stderr
     states = {}
-    for method in ("stnet", "mclstexp"):
+    for method in ("stnet", "mclstexp", "triplex"):
         (path,) = results.glob(f"runs/*/*/{method}-*/fold-0/model/network.safetensors")
         states[method] = load_file(path)
     return results, states
@@ -62,7 +62,13 @@ def lightning(state):
 
 @pytest.mark.parametrize(
     ("method", "wrapped"),
-    [("stnet", dict), ("mclstexp", dict), ("stnet", parallel), ("stnet", lightning)],
+    [
+        ("stnet", dict),
+        ("mclstexp", dict),
+        ("stnet", parallel),
+        ("stnet", lightning),
+        ("triplex", lightning),
+    ],
 )
 def test_a_checkpoint_scores_as_the_fit_it_was_taken_from(
     trained, import_weights, results, tmp_path, method, wrapped
