@@ -1,5 +1,6 @@
 """Imported by the server that is forked for every worker."""
 
+import atexit
 import gc
 
 import numpy as np
@@ -15,5 +16,7 @@ import bench.worker.child
 
 # What is imported lives as long as the server; a collection in a worker would copy its pages.
 gc.freeze()
+# Some libraries complain at the end of a process about objects that were never released.
+atexit.register(gc.unfreeze)
 
 __all__ = ["bench", "np", "pydantic", "scipy", "sklearn"]

@@ -6,7 +6,7 @@ from tests.cli.tiny_dataset import call
 
 
 @pytest.mark.slow
-def test_trials_are_runs_below_the_tuned_one(searcher, tiny, results):
+def test_trials_are_runs_below_the_tuned_one(searcher, tiny, results, figures):
     from mlflow import MlflowClient
 
     where = (*tiny.where, *tiny.quick_protocol, "--folds", "0", "--results", results)
