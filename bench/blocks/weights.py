@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise DataError(f"{path}: weight file is missing")
+    _check_packing(path)
     try:
         if path.suffix == ".safetensors":
             content: object = load_file(path)
@@ -67,6 +69,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise DataError(f"{path}: entry '{key}' is not a tensor")
+        if fault := _unusual(value):
+            raise DataError(f"{path}: tensor '{key[:80]}' {fault}; plain real numbers are needed")
         if value.nelement() * value.element_size() > value.untyped_storage().nbytes():
             # A few bytes can claim to be a tensor of any size.
             raise DataError(f"{path}: tensor '{key}' is larger than what the file holds of it")
@@ -82,6 +86,30 @@ def _torch_content(path: Path) -> object:
         if content is None:
             raise DataError(f"{path}: refused, it holds more than tensors") from error
         return content
+
+
+def _unusual(value: Tensor) -> str:
+    """What a tensor is that no network of ours is made of; empty for plain real numbers."""
+    if value.layout is not torch.strided or value.is_nested:
+        return "is sparse or nested"
+    if value.is_quantized:
+        return "is quantized"
+    if value.device.type != "cpu":
+        return "has no values"
+    return "is complex" if value.is_complex() else ""
+
+
+def _check_packing(path: Path) -> None:
+    """Refuse a ZIP file that unpacks to more than its size: torch writes it without compression."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as packed:
+            size = sum(member.file_size for member in packed.infolist())
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return  # torch tells what is wrong with it
+    if size > path.stat().st_size:
+        raise DataError(f"{path}: compressed, which torch never writes; save the tensors again")
 
 
 def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from bench.protocol.folds import Fold, Folds, SectionFacts, make_folds
 from bench.protocol.gene_list import read_panel
 from bench.protocol.listed_folds import read_listed_folds
 from bench.protocol.panel import panel_by_totals
-from bench.protocol.rules import Protocol
+from bench.protocol.rules import BY_SECTION, Protocol
 from bench.sources import code_hash
 
 
@@ -45,7 +45,7 @@ def divide(
         if not names:
             raise BenchError(
                 f"dataset {card.name} has no published list of sections, which protocol"
-                f" {protocol.name} needs; use protocol strict"
+                f" {protocol.name} needs; {_way_out(card)}"
             )
     dataset = open_dataset(card, data_root, images=images, names=names, aliases=aliases)
     panel = _panel_of(dataset, protocol)
@@ -55,14 +55,23 @@ def divide(
     return dataset, make_folds(card.name, facts, protocol, listed, groups), panel
 
 
+def _way_out(card: DatasetCard) -> str:
+    """Protocol that works for the patients and sections of a dataset."""
+    if len(card.patients) > 1:
+        return "use protocol strict"
+    if len(card.sections) > 1:
+        return f"use protocol {BY_SECTION.name}"
+    return f"divide its section with --blocks of 'bench data add', then use {BY_SECTION.name}"
+
+
 def _listed_folds(dataset: Dataset, protocol: Protocol) -> tuple[Fold, ...] | None:
     if protocol.split != "listed":
         return None
     card = dataset.card
     if card.fold_lists is None:
         raise BenchError(
-            f"dataset {card.name} ships no folds, which protocol {protocol.name} needs; use"
-            " protocol strict"
+            f"dataset {card.name} ships no folds, which protocol {protocol.name} needs;"
+            f" {_way_out(card)}"
         )
     return read_listed_folds(dataset.root / card.fold_lists, dataset.hashes, dataset.left_out)
 
@@ -79,7 +88,7 @@ def _panel_of(dataset: Dataset, protocol: Protocol) -> tuple[str, ...] | None:
     if name is None:
         raise BenchError(
             f"dataset {card.name} has no published gene list, which protocol {protocol.name}"
-            " needs; use protocol strict"
+            f" needs; {_way_out(card)}"
         )
     return _spelled(read_panel(card, name, dataset.root), dataset)
 

@@ -116,8 +116,9 @@ def add_dataset(
         more = "" if name in taken else " or add --replace"
         raise DataError(f"a dataset called '{name}' is there already; choose another name{more}")
     layout, discovered, missing = find_sections(folder, options or {})
+    there = [section.name for section in discovered]
     discovered = _chosen(discovered, sections)
-    stated = _patients(patients, discovered)
+    stated = _patients(patients, discovered, there)
     whose = _short_names(stated)
     card = _card(folder, name, layout, discovered, whose, pitch)
     dataset = open_dataset(card, images=False)
@@ -299,10 +300,12 @@ def _chosen(sections: Sequence[FoundSection], names: Sequence[str]) -> list[Foun
     return [section for section in sections if not names or section.name in names]
 
 
-def _patients(table: Path | None, sections: Sequence[FoundSection]) -> dict[str, str]:
+def _patients(
+    table: Path | None, sections: Sequence[FoundSection], there: Sequence[str]
+) -> dict[str, str]:
     names = [section.name for section in sections]
     if table is not None:
-        return read_patients(table, names)
+        return read_patients(table, names, there)
     unknown = [section.name for section in sections if not section.patient]
     if unknown:
         raise DataError(

@@ -11,8 +11,19 @@ from bench.data.reading.parsing import read_bytes
 from bench.errors import DataError
 
 
-def read_patients(path: Path, sections: Sequence[str]) -> dict[str, str]:
+def read_patients(
+    path: Path, sections: Sequence[str], others: Sequence[str] = ()
+) -> dict[str, str]:
     """Patient of each section, from a table with columns ``section`` and ``patient``.
+
+    Parameters
+    ----------
+    path
+        Table.
+    sections
+        Sections that are taken.
+    others
+        Sections that were found and are not taken; the table may name them.
 
     Raises
     ------
@@ -28,13 +39,13 @@ def read_patients(path: Path, sections: Sequence[str]) -> dict[str, str]:
     missing = [name for name in sections if not patients.get(name)]
     if missing:
         raise DataError(f"{path}: names no patient of section {join_names(missing)}")
-    unknown = [name for name in named if name not in sections]
+    unknown = [name for name in named if name not in sections and name not in others]
     if unknown:
         raise DataError(
             f"{path}: names section {join_names(unknown)}, which was not found; found are"
             f" {join_names(sections)}"
         )
-    return patients
+    return {name: patients[name] for name in sections}
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.data.card import read_card
-from bench.errors import DataError
+from bench.errors import DataError, UnknownNameError
 from bench.fetch.add import add_dataset
 from tests.datasets import layouts
 
@@ -18,10 +18,10 @@ def add(tmp_path, monkeypatch):
     for name in ("A1", "B1"):
         layouts.small_anndata().write_h5ad(slides / f"{name}.h5ad")
 
-    def call(first, second):
+    def call(first, second, **options):
         table = tmp_path / "patients.csv"
         table.write_text(f'section,patient\nA1,"{first}"\nB1,"{second}"\n', encoding="utf-8")
-        return add_dataset(slides, "mine", table, (), replace=True)
+        return add_dataset(slides, "mine", table, (), replace=True, **options)
 
     return call
 
@@ -52,3 +52,10 @@ def test_two_patients_never_become_one(add, first, second):
 def test_a_name_without_letters_is_refused_with_its_section(add):
     with pytest.raises(DataError, match="section B1: patient '日本'"):
         add("P1", "日本")
+
+
+def test_a_table_of_all_sections_serves_for_some_of_them(add):
+    added = add("P1", "P2", sections=["B1"])
+    assert [(s.name, s.patient) for s in read_card(added.path).sections] == [("B1", "P2")]
+    with pytest.raises(UnknownNameError, match="unknown section 'C1'"):
+        add("P1", "P2", sections=["C1"])
