@@ -18,10 +18,30 @@ import torch
 import torch._utils
 
 _MARK = "pytorch-lightning_version"
-_ALLOWED = {
+
+
+class _RebuildTensor:
+    """Calls torch's function; a pickle may set attributes of a function, but none of this."""
+
+    __slots__ = ()
+
+    def __call__(self, *arguments: Any) -> Any:
+        return torch._utils._rebuild_tensor_v2(*arguments)
+
+
+class _RebuildParameter:
+    """As :class:`_RebuildTensor`."""
+
+    __slots__ = ()
+
+    def __call__(self, *arguments: Any) -> Any:
+        return torch._utils._rebuild_parameter(*arguments)
+
+
+_ALLOWED: Mapping[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
 }
 
 

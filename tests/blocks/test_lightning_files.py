@@ -3,6 +3,7 @@
 import argparse
 import datetime as dt
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -58,6 +59,23 @@ def test_code_among_the_hyper_parameters_is_not_run(tmp_path):
     torch.save(lightning(hyper_parameters=RunsCode(marker)), tmp_path / "a.ckpt")
     assert set(read_tensors(tmp_path / "a.ckpt")) == {"a.weight", "b"}
     assert not marker.exists()
+
+
+def test_a_pickle_changes_no_function_of_torch(tmp_path):
+    torch.save(lightning(hyper_parameters=Settings()), tmp_path / "a.ckpt")
+    name = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    state = b"N}U\x07__doc__U\x06hackeds\x86"  # None, and the slots {"__doc__": "hacked"}
+    attack = name + state + b"b."
+    before = torch._utils._rebuild_tensor_v2.__doc__
+    with (
+        zipfile.ZipFile(tmp_path / "a.ckpt") as old,
+        zipfile.ZipFile(tmp_path / "b.ckpt", "w") as new,
+    ):
+        for item in old.namelist():
+            new.writestr(item, attack if item.endswith("data.pkl") else old.read(item))
+    with pytest.raises(DataError):
+        read_tensors(tmp_path / "b.ckpt")
+    assert torch._utils._rebuild_tensor_v2.__doc__ == before
 
 
 @pytest.mark.parametrize(
