@@ -63,6 +63,7 @@ def card(tmp_path, server):
         details = {"sha256_hash": hashlib.sha256(content).hexdigest(), "download_url": address}
         listing.append({"filename": name, "size": len(content), "content_details": details})
     stnet = dataset_card("stnet").model_dump(mode="json", exclude_defaults=True)
+    del stnet["patient_folds"]  # of patients that are not here
     stnet["sections"] = [s for s in stnet["sections"] if s["name"] in SECTIONS]
     for section in stnet["sections"]:
         section["files"]["symbols"] = {"path": "hgnc.txt", "url": server.url("files/hgnc.txt")}

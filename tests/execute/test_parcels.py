@@ -104,6 +104,7 @@ def test_texts_of_settings_are_changed_wherever_they_stand(tmp_path):
 def test_a_setting_names_a_file_only_if_it_is_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    assert existing_path("here") == tmp_path / "here"
+    assert existing_path("here") == ("", tmp_path / "here")
+    assert existing_path("local-dir:here") == ("local-dir:", tmp_path / "here")
     for text in ("", "absent", "a\0b", "x" * 5000):
         assert existing_path(text) is None

@@ -30,8 +30,8 @@ def state():
     return BleepNetwork(GENES, encoder="test_resnet").state_dict()
 
 
-def test_curves_hold_the_loss_beside_its_chance_level(usual):
-    curves = usual[1].curves
+def test_curves_hold_the_loss_beside_its_chance_level(data):
+    curves = fitted(data, batch_size=8)[1].curves
     assert [row["epoch"] for row in curves] == [0, 1]
     # 60 spots in batches of 8: seven of 8 and one of 4, which is kept.
     chance = (56 * np.log(8) + 4 * np.log(4)) / 60
@@ -57,10 +57,11 @@ def test_expression_that_tells_no_pair_from_another_is_noted_and_other_is_not(da
 
 
 def test_early_stopping_keeps_validation_sections_out_of_training_but_in_the_bank(data, usual):
-    method, context = fitted(data, epochs=3, patience=1)
+    method, context = fitted(data, epochs=3, patience=1, batch_size=16)
     assert "val_loss" in context.curves[0]
-    # 40 spots in batches of 8 are even; with the validation section there is one of 4.
-    assert context.curves[0]["chance_level"] == pytest.approx(np.log(8), rel=1e-5)
+    # 40 spots in batches of 16: two of 16 and one of 8; the validation section would add 20.
+    chance = (32 * np.log(16) + 8 * np.log(8)) / 40
+    assert context.curves[0]["chance_level"] == pytest.approx(chance, rel=1e-5)
     assert "val_loss" not in usual[1].curves[0]
     assert len(method.keys) == len(usual[0].keys) == 3 * SPOTS
 

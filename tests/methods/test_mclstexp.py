@@ -17,8 +17,8 @@ def usual(data):
     return fitted(data)
 
 
-def test_curves_hold_the_loss_beside_its_chance_level(usual):
-    curves = usual[1].curves
+def test_curves_hold_the_loss_beside_its_chance_level(data):
+    curves = fitted(data, batch_size=8)[1].curves
     assert [row["epoch"] for row in curves] == [0, 1]
     # 60 spots in batches of 8: seven of 8 and one of 4.
     chance = (56 * np.log(8) + 4 * np.log(4)) / 60

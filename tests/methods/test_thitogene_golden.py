@@ -170,7 +170,8 @@ def test_the_method_predicts_what_the_released_network_does(case, state, drawn, 
     (prediction,) = method.predict([slide], Context())
     assert_close(case, "raw255_prediction", prediction)
     assert context.notes == [
-        "thitogene: a released checkpoint is read with as_released=true, which it was trained with"
+        "the checkpoint does not tell heads=16: taken from the settings",
+        "thitogene: a released checkpoint is read with as_released=true, which it was trained with",
     ]
 
     method.save(tmp_path)

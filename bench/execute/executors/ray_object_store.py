@@ -417,12 +417,18 @@ def _place_weights(encoder: str, sent: SentPath) -> None:
     """Store weights on this node, unless it has some, which are compared later."""
     folder = stored_folder(encoder)
     with _locked(folder):
-        if stored_weights(encoder) is None:
-            _remove(folder)
-            received = sent.fetched()
-            staged = process_folder(folder.parent)
-            shutil.copytree(received, staged, dirs_exist_ok=True)
+        if stored_weights(encoder) is not None:
+            return
+        _remove(folder)
+        staged = process_folder(folder.parent)
+        try:
+            for name, file in sent.files.items():
+                file.write(staged / inside(name))
+            if content_hash(staged) != sent.hash:
+                raise DataError(f"weights of {encoder}: damaged on the way to {platform.node()}")
             staged.rename(folder)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
 
 
 def _remove(path: Path) -> None:
