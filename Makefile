@@ -52,11 +52,11 @@ COMPILE := $(BIN)/python -m compileall -q bench methods datasets
 WORKERS ?= $(shell expr $$($(PYTHON) -c 'import os; print(os.cpu_count())') + 1)
 unit: $(INSTALLED)
 	$(COMPILE)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not timed" -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not timed" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)
 	$(COMPILE)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Needs root for the packages; without them these tests are skipped.
 slurm-test: $(INSTALLED) slurm-packages

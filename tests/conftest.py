@@ -69,7 +69,19 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()  # libraries that count their objects at the end find them released
 
 
+_COSTLY = ("tracking", "cli", "execute", "tune", "report", "contract", "methods", "test_")
+"""Beginnings of the names, below ``tests``, of what starts processes and fits networks."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Costly files first: the workers of a run then end at the same time.
+    def place(item: pytest.Item) -> int:
+        name = item.nodeid.removeprefix("tests/")
+        if name.startswith("test_architecture"):
+            return len(_COSTLY)
+        return next((n for n, part in enumerate(_COSTLY) if name.startswith(part)), len(_COSTLY))
+
+    items.sort(key=place)
     for item in items:
         if "shared_folder" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.real_data)

@@ -33,6 +33,8 @@ from tests.tracked import (  # noqa: F401 - fixtures
     tiny,
 )
 
+pytestmark = pytest.mark.slow
+
 PATCHES = {"patch_pixels": 32, "device": "cpu"}
 """What a run does not keep of a card of the user's own."""
 

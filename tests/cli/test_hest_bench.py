@@ -133,6 +133,7 @@ def test_the_probe_of_the_readme_gives_the_numbers_of_the_script(
         np.testing.assert_allclose(ours, script(task, pca, tol=1e-4), rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_exact_algebra_agrees_to_three_decimals(bench, add, task, results):
     assert add(task).status == 0
     options = ("--no-oracles", "--protocol", "hest", "--set=ridge.pca_solver=exact")
@@ -141,6 +142,7 @@ def test_exact_algebra_agrees_to_three_decimals(bench, add, task, results):
     np.testing.assert_allclose(pooled(results, "hest"), wanted, rtol=0, atol=5e-4)
 
 
+@pytest.mark.slow
 def test_the_papers_probe_has_no_pca(bench, add, task, results):
     assert add(task).status == 0
     assert run(bench, results, "--no-oracles", "--protocol", "hest-paper").status == 0

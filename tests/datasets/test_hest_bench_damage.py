@@ -30,6 +30,7 @@ def outside_of_images(path):
     return np.flatnonzero(places)
 
 
+@pytest.mark.slow
 def test_damage_is_refused_in_a_line_or_without_effect_on_the_form(task, tmp_path, own_cache):
     source, counts = task / "patches" / "A.h5", task / "adata" / "A.h5ad"
     content, places = source.read_bytes(), outside_of_images(source)

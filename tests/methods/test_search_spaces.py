@@ -15,6 +15,8 @@ from bench.contract.settings import RehearsalTrial
 from bench.contract.small_fold import GENES, as_slide, first_spots
 from bench.registry import find_datasets, find_methods, method_class
 
+pytestmark = pytest.mark.slow
+
 METHODS = [
     name
     for name, found in sorted(find_methods().items())

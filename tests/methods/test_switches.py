@@ -5,6 +5,8 @@ import pytest
 
 from tests.methods.fits import fit, predict
 
+pytestmark = pytest.mark.slow
+
 SWITCHES = {
     "bleep": [
         {"as_released": True},

@@ -125,6 +125,7 @@ def test_early_stopping_says_what_to_set_where_nothing_is_held_out(data):
         fitted(replace(data, validation=()), patience=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["plateau", "step"])
 def test_the_rate_falls_on_the_validation_sections_or_by_epochs(data, schedule):
     # No batch of the last, larger rate can be seen in the weights if the rate has fallen to 0.
@@ -259,6 +260,7 @@ def released_file(path, prefix="model.resnet."):
     return path
 
 
+@pytest.mark.slow
 def test_one_released_file_starts_the_trained_and_the_frozen_network(data, tmp_path):
     path = released_file(tmp_path / "tenpercent_resnet18.ckpt")
     method, _ = fitted(

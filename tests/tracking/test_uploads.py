@@ -102,6 +102,7 @@ def test_the_end_is_not_waited_for_forever(tracker, results, warnings, monkeypat
     assert ask(results, "SELECT count(*) FROM runs") == [(0,)]
 
 
+@pytest.mark.slow
 def test_folds_that_another_process_uploaded_meanwhile_are_kept(tracker, results, warnings):
     (run,) = (run for run in runs_in(results) if run.facts["label"] == "mean")
     early = replace(run, done=(0,), _read={})

@@ -192,6 +192,7 @@ def test_sqlite_works_too(request_for, tmp_path):
     assert (tmp_path / "trials.db").is_file()
 
 
+@pytest.mark.slow
 def test_trials_of_a_slot_that_is_taken_do_not_count(request_for):
     request = request_for(trials=2)
     (spec,) = plan_studies(request)
@@ -207,6 +208,7 @@ def test_trials_of_a_slot_that_is_taken_do_not_count(request_for):
 # ------------------------------------------------------------------------------ what is left
 
 
+@pytest.mark.slow
 def test_files_of_a_study(request_for, results, figures):
     request = request_for(trials=5)
     found, _ = tune(request)
@@ -260,6 +262,7 @@ def test_the_command_prints_tuned_against_default(bench, searcher, tiny, results
     assert "done in" not in again.stderr
 
 
+@pytest.mark.slow
 def test_best_settings_can_be_run_from_their_file_alone(
     bench, searcher, tiny, results, tmp_path, monkeypatch
 ):
