@@ -10,7 +10,7 @@ import pytest
 
 from bench.blocks.encoders import check_weights
 from bench.encoders.weights import add_weights, stored_weights
-from bench.execute.executors import ray_object_store
+from bench.execute.executors import ray_node, ray_object_store
 from bench.execute.executors.ray_node import installation, run_work
 from bench.execute.executors.ray_object_store import ObjectStore, SentFile
 from bench.execute.plan import make_plan
@@ -53,6 +53,7 @@ def planned(tiny, tmp_path, monkeypatch):
 @pytest.fixture
 def node(tmp_path, monkeypatch):
     """Makes this process a machine with folders of its own."""
+    monkeypatch.setattr(ray_node, "forbid_downloads", lambda: None)  # for good, in this process
 
     def become():
         monkeypatch.setenv("SPOTBENCH_DATA", str(tmp_path / "node" / "data"))
