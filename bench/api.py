@@ -21,7 +21,8 @@ from bench.training.retrieval_method import RetrievalConfig, RetrievalMethod
 if TYPE_CHECKING:
     from bench.blocks.augment import augmentation
     from bench.blocks.encoders import ImageEncoder, image_encoder
-    from bench.blocks.features import FeatureSpace, FrozenEncoder
+    from bench.blocks.feature_space import FeatureSpace
+    from bench.blocks.features import FrozenEncoder
     from bench.blocks.graph import neighbour_edges, neighbour_mean
     from bench.blocks.images import image_batches, to_network_scale
     from bench.blocks.positions import check_positions
@@ -106,7 +107,8 @@ def __getattr__(name: str) -> Any:
     # Import statements, as bench.sources reads them to know what a fit depends on.
     from bench.blocks.augment import augmentation
     from bench.blocks.encoders import ImageEncoder, image_encoder
-    from bench.blocks.features import FeatureSpace, FrozenEncoder
+    from bench.blocks.feature_space import FeatureSpace
+    from bench.blocks.features import FrozenEncoder
     from bench.blocks.graph import neighbour_edges, neighbour_mean
     from bench.blocks.images import image_batches, to_network_scale
     from bench.blocks.positions import check_positions

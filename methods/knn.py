@@ -55,7 +55,8 @@ class NearestNeighbours(Method):
 
     def fit(self, data: TrainingData, context: Context) -> None:
         """Keep features and targets of all sections that may be used."""
-        from bench.blocks.features import FeatureSpace, FrozenEncoder
+        from bench.blocks.feature_space import FeatureSpace
+        from bench.blocks.features import FrozenEncoder
 
         encoder = FrozenEncoder(self.config, context.seed, context.device, context.precision)
         features = encoder.encode(data.sections, context)
@@ -93,7 +94,7 @@ class NearestNeighbours(Method):
     @classmethod
     def load(cls, folder: Path, config: MethodConfig) -> Self:
         """Read ``bank.npz``."""
-        from bench.blocks.features import FeatureSpace
+        from bench.blocks.feature_space import FeatureSpace
 
         method = cls(config)
         with np.load(folder / "bank.npz", allow_pickle=False) as bank:

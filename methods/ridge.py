@@ -17,7 +17,8 @@ from bench.api import Context, Method, MethodConfig, Slide, TrainingData, atomic
 from bench.blocks.frozen import QUICK_ENCODER, FrozenEncoderConfig
 
 if TYPE_CHECKING:
-    from bench.blocks.features import FeatureSpace, FrozenEncoder
+    from bench.blocks.feature_space import FeatureSpace
+    from bench.blocks.features import FrozenEncoder
 
 _GROUPS = 5
 _AS_GOOD = 0.005
@@ -150,7 +151,7 @@ class Ridge(Method):
     @classmethod
     def load(cls, folder: Path, config: MethodConfig) -> Self:
         """Read ``ridge.npz``."""
-        from bench.blocks.features import FeatureSpace
+        from bench.blocks.feature_space import FeatureSpace
 
         method = cls(config)
         with np.load(folder / "ridge.npz", allow_pickle=False) as stored:
@@ -163,7 +164,7 @@ class Ridge(Method):
     def _solve(
         self, encoder: FrozenEncoder, examples: Sequence[_Examples]
     ) -> tuple[FeatureSpace, _Solution]:
-        from bench.blocks.features import FeatureSpace
+        from bench.blocks.feature_space import FeatureSpace
 
         space = FeatureSpace.fit(encoder, [part.features for part in examples])
         values = [space.standardise(part.features) for part in examples]

@@ -125,12 +125,12 @@ def neighbour_max(values: Tensor, edges: Tensor) -> Tensor:
     spot, neighbour = edges
     if not len(spot):
         return values
-    everyone = torch.arange(len(values) + 1, device=values.device)
-    bounds = torch.searchsorted(spot, everyone)
+    bounds = _bounds(spot, len(values))
     degree = bounds.diff()
+    itself = torch.arange(len(values), device=values.device)
     # Rows are filled up with a spot's first neighbour, which leaves its maximum as it is.
     first = neighbour[bounds[:-1].clamp_max(len(spot) - 1)]
-    first = torch.where(degree > 0, first, everyone[:-1])
+    first = torch.where(degree > 0, first, itself)
     table = first[:, None].repeat(1, int(degree.max()))
     table[spot, torch.arange(len(spot), device=spot.device) - bounds[spot]] = neighbour
     return values[table].max(dim=1).values
@@ -139,6 +139,11 @@ def neighbour_max(values: Tensor, edges: Tensor) -> Tensor:
 def _neighbour_sum(values: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
     """(spots, width) sums over neighbours, on CUDA too in a fixed order; (spots, 1) degrees."""
     spot, neighbour = edges
-    bounds = torch.searchsorted(spot, torch.arange(len(values) + 1, device=values.device))
+    bounds = _bounds(spot, len(values))
     total = F.embedding_bag(neighbour, values, bounds, mode="sum", include_last_offset=True)
     return total, bounds.diff()[:, None].to(values.dtype)
+
+
+def _bounds(spot: Tensor, spots: int) -> Tensor:
+    """(spots + 1,) first edge of each spot, and the number of edges."""
+    return torch.searchsorted(spot, torch.arange(spots + 1, device=spot.device))

@@ -23,7 +23,7 @@ from bench.api import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.blocks.features import FeatureSpace
+    from bench.blocks.feature_space import FeatureSpace
     from bench.methods.mlp.network import MLPModule, MLPNetwork
 
 _QUICK = {
@@ -90,7 +90,8 @@ class MLP(NetworkMethod):
 
     def build(self, data: TrainingData, context: Context) -> MLPNetwork:
         """The network on standardised features, which begins by predicting the mean target."""
-        from bench.blocks.features import FeatureSpace, FrozenEncoder
+        from bench.blocks.feature_space import FeatureSpace
+        from bench.blocks.features import FrozenEncoder
         from bench.methods.mlp.network import MLPNetwork
         from bench.training.fitting import learned_sections
 
@@ -153,6 +154,6 @@ class MLP(NetworkMethod):
 
     def remember(self, arrays: dict[str, np.ndarray]) -> None:
         """The feature space."""
-        from bench.blocks.features import FeatureSpace
+        from bench.blocks.feature_space import FeatureSpace
 
         self.space = FeatureSpace.from_arrays(self.config, arrays)

@@ -16,7 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from bench.api import Context, DataError, TrainingError
 from bench.blocks import features as module
 from bench.blocks.encoders import image_encoder
-from bench.blocks.features import FeatureSpace, FrozenEncoder
+from bench.blocks.feature_space import FeatureSpace
+from bench.blocks.features import FrozenEncoder
 from bench.blocks.frozen import QUICK_ENCODER, FrozenEncoderConfig
 from bench.contract.small_fold import SPOTS, as_slide
 from bench.encoders.weights import add_weights

@@ -5,7 +5,8 @@ import pytest
 from scipy.stats import pearsonr
 
 from bench.api import ConfigError, Context
-from bench.blocks.features import FeatureSpace, FrozenEncoder
+from bench.blocks.feature_space import FeatureSpace
+from bench.blocks.features import FrozenEncoder
 from bench.contract.small_fold import GENES, SPOTS, as_slide
 from bench.methods.knn import NearestNeighbours
 

@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import pearsonr
 
 from bench.api import Context, DataError
-from bench.blocks.features import FeatureSpace, FrozenEncoder
+from bench.blocks.feature_space import FeatureSpace
+from bench.blocks.features import FrozenEncoder
 from bench.blocks.weights import NETWORK
 from bench.contract.small_fold import GENES, SPOTS
 from bench.methods.mlp import MLP

@@ -377,14 +377,26 @@ def _report(ray: ModuleType, reference: Any) -> JobReport:
         report: JobReport = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         # Errors of methods are in the report; this is the node's installation or a bug here.
-        cause = getattr(error, "cause", error)
-        return JobReport(
-            "refused", f"a node failed: {type(cause).__name__}: {one_line(cause, 300)}"
-        )
+        return JobReport("refused", fault(ray, error))
     except ray.exceptions.RayError as error:
-        reason = f"its node or process was lost too often ({type(error).__name__})"
-        return JobReport("lost", reason, str(error))
+        return JobReport("lost", fault(ray, error), str(error))
     return report
+
+
+def fault(ray: ModuleType, error: Exception) -> str:
+    """Reason in one line why a task has no value.
+
+    Parameters
+    ----------
+    ray
+        The library.
+    error
+        What getting the value raised.
+    """
+    if isinstance(error, ray.exceptions.RayTaskError):
+        cause = getattr(error, "cause", error)
+        return f"a node failed: {type(cause).__name__}: {one_line(cause, 300)}"
+    return f"its node or process was lost too often ({type(error).__name__})"
 
 
 def cancel(ray: ModuleType, references: Sequence[Any]) -> None:

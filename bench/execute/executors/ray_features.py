@@ -15,13 +15,13 @@ from bench.data.dataset import Dataset
 from bench.errors import BenchError, DataError
 from bench.execute.encoders import encoder_identity
 from bench.execute.executors.node_task import forbid_downloads
-from bench.execute.executors.parcels import existing_path, map_texts
-from bench.execute.executors.ray import RETRIES, RayExecutor, cancel, slots
+from bench.execute.executors.parcels import map_texts
+from bench.execute.executors.ray import RETRIES, RayExecutor, cancel, fault, slots
 from bench.execute.executors.ray_cluster import connected
 from bench.execute.executors.ray_node import check_encoder, check_installation, installation
 from bench.execute.executors.ray_object_store import ObjectStore, SentDataset, SentSettings
+from bench.execute.executors.ray_transfer import absolute_text
 from bench.execute.features import FeaturePart, FeatureRequest, FeatureWork
-from bench.files import one_line
 
 _POLL_SECONDS = 0.5
 
@@ -128,7 +128,7 @@ class RayFeatures:
         asked = {**request.settings, "encoder": part.encoder}
         if self.executor.shared_disk:
             dataset = replace(dataset, root=dataset.root.absolute())
-            return _part(part, request, map_texts(asked, _absolute), dataset, None, identity)
+            return _part(part, request, map_texts(asked, absolute_text), dataset, None, identity)
         sent = store.dataset(dataset, [part.section])
         there, settings = store.settings(partial(map_texts, asked), config)
         return _part(part, request, there, sent, settings, identity)
@@ -176,18 +176,9 @@ def _part(
     return SentPart(part, there, dataset, settings, identity)
 
 
-def _absolute(text: str) -> str:
-    there = existing_path(text)
-    return text if there is None else f"{there[0]}{there[1]}"
-
-
 def _report(ray: Any, reference: Any) -> PartReport:
     try:
         report: PartReport = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        cause = getattr(error, "cause", error)
-        return PartReport(reason=f"a node failed: {type(cause).__name__}: {one_line(cause, 300)}")
     except ray.exceptions.RayError as error:
-        kind = type(error).__name__
-        return PartReport(reason=f"its node or process was lost too often ({kind})")
+        return PartReport(reason=fault(ray, error))
     return report

@@ -74,7 +74,8 @@ def with_texts(job: Job, change: Callable[[str], str]) -> Job:
     return replace(job, method_spec=replace(method_spec, config=config, checkpoint=checkpoint))
 
 
-def _absolute_text(text: str) -> str:
+def absolute_text(text: str) -> str:
+    """A setting's text with the absolute path of the file or folder that it names, if any."""
     there = existing_path(text)
     return text if there is None else f"{there[0]}{there[1]}"
 
@@ -131,7 +132,7 @@ class SharedDisk:
 
     def parcel(self, job: Job) -> SharedJob:
         """Return the job with absolute paths."""
-        job = with_texts(job, _absolute_text)
+        job = with_texts(job, absolute_text)
         dataset = replace(job.source.dataset, root=job.source.dataset.root.absolute())
         there = replace(
             job,
