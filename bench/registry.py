@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.data.card import DatasetCard, read_card
 from bench.data.folders import cards_folder, member_folder
 from bench.errors import BenchError, UnknownNameError
 from bench.files import one_line
-from bench.method import Method
 from bench.method_references import is_own
-from bench.own_methods import hand_over, own_class
+
+if TYPE_CHECKING:  # with it comes numpy, which a list of names does not need
+    from bench.method import Method
 
 GROUP = "bench.methods"
 
@@ -115,6 +117,8 @@ def method_class(name: str) -> type[Method]:
     BenchError
         Its module cannot be imported, or holds no such method; the reason is given.
     """
+    from bench.method import Method
+
     installed = _built_in()
     if name not in installed:  # entry points are files of all distributions, and none goes first
         installed = find_methods()
@@ -155,7 +159,11 @@ def load_method(reference: str) -> type[Method]:
     BenchError
         As :func:`method_class` and :func:`bench.own_methods.own_class`.
     """
-    return own_class(reference) if is_own(reference) else method_class(reference)
+    if not is_own(reference):
+        return method_class(reference)
+    from bench.own_methods import own_class
+
+    return own_class(reference)
 
 
 def check_installed(
@@ -197,6 +205,9 @@ def reference_to(method: object) -> str:
     BenchError
         It is none of these, or a class that cannot be serialised.
     """
+    from bench.method import Method
+    from bench.own_methods import hand_over
+
     if isinstance(method, str | Path):
         return str(method)
     if not inspect.isclass(method) or not issubclass(method, Method):
