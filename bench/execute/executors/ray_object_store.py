@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -438,26 +438,21 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-# Files that this process has verified; hashing whole-slide images for every task takes long.
-_verified: dict[tuple[str | int, ...], str] = {}
-
-
 def _fetch(sent: SentFile | SentStore, path: Path, expected: str) -> None:
     """Write a sent file to a path on this node, unless a file with the hash exists there."""
-    if is_stored(path) and _verified.get(_state(path)) == expected:
+    if is_stored(path) and _hash_like(expected, path) == expected:
         return
-    if not is_stored(path) or _hash_like(expected, path) != expected:
-        sent.write(path)
-        if _hash_like(expected, path) != expected:
-            raise DataError(f"{path.name}: the file changed on its way to node {platform.node()}")
-    _verified[_state(path)] = expected
-
-
-def _state(path: Path) -> tuple[str | int, ...]:
-    return str(path), *stored_state(path)
+    sent.write(path)
+    if _hash_like(expected, path) != expected:
+        raise DataError(f"{path.name}: the file changed on its way to node {platform.node()}")
 
 
 def _hash_like(expected: str, path: Path) -> str:
     """Hash of a file as ``algorithm:hex``, with the algorithm of another hash."""
-    algorithm = expected.partition(":")[0]
+    return _hash(path, expected.partition(":")[0], tuple(stored_state(path)))
+
+
+@lru_cache(maxsize=4096)
+def _hash(path: Path, algorithm: str, _: tuple[str | int, ...]) -> str:
+    """Hash of a file in a certain state; hashing whole slides for every task takes long."""
     return f"{algorithm}:{stored_hash(path, algorithm)}"
