@@ -42,6 +42,12 @@ def synthetic_fold(
     return SpeedFold(TrainingData(panel, tuple(sections[:-1])), as_slide(sections[-1]))
 
 
+def synthetic_slide(folder: Path, name: str, *, spots: int, patch_pixels: int) -> Slide:
+    """A slide of noise that has no expression; names that differ have other spots."""
+    rng = np.random.default_rng(list(name.encode()))
+    return as_slide(_section(folder, name, spots, 1, patch_pixels, rng))
+
+
 def _section(
     folder: Path, name: str, spots: int, genes: int, edge: int, rng: np.random.Generator
 ) -> TrainingSection:

@@ -1,4 +1,4 @@
-"""Speed of training, prediction and retrieval on this machine: ``make speed``."""
+"""Speed of training, prediction, features and retrieval on this machine: ``make speed``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from typing import Any
 
 import pandas as pd
 
+from bench.blocks.engines import Engine
 from bench.cli.options import names, settings_of
 from bench.cli.terminal import complain
 from bench.devices import DEVICES, PRECISIONS, choose_device, choose_precision
-from bench.errors import BenchError
+from bench.errors import BenchError, ConfigError
 from bench.execute.method_specs import resolve_methods
 from bench.execute.request import Request
 from bench.files import write_json
 from bench.method import Method, MethodConfig
 from bench.registry import find_methods, method_class
+from benchmarks.encoders import engines_of, measure_features
 from benchmarks.fold import SECTIONS, synthetic_fold
 from benchmarks.networks import Measurement, measure_prediction, measure_training
 from benchmarks.retrieval import measure_retrieval
@@ -52,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
     add("--genes", type=_positive, default=785)
     add("--queries", type=int, help="of the retrieval, 0 for none; default 2000, on a GPU 30000")
     add("--keys", type=_positive, default=30_000, help="of the retrieval")
+    add("--encoder", help="frozen encoders, comma-separated; measured with every engine")
+    add("--patches", type=_positive, default=2000, help="of the section that they encode")
+    add("--engine", help="engines, comma-separated; default all of the device")
     add("--set", action="append", metavar="KEY=VALUE", help="change a setting")
     add("--plain-set", action="append", metavar="KEY=VALUE", help="in the plain loop alone")
     add("--output", type=Path, metavar="FILE", help="JSON file of all measurements")
@@ -89,7 +94,12 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     changed = settings_of(options.set)
     kinds = _configured(chosen, own, changed)
     plain = _configured(chosen, own, {**changed, **settings_of(options.plain_set)})
-    found: dict[str, Any] = {"machine": machine(device), "methods": [], "retrieval": None}
+    found: dict[str, Any] = {
+        "machine": machine(device),
+        "methods": [],
+        "encoders": [],
+        "retrieval": None,
+    }
     whole = _SECTION if any(kind.unit == "section" for kind, _ in kinds) else 0
     trained = measurement.warm_up + measurement.steps * options.repeats
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -113,12 +123,32 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
                 "notes": notes,
             }
             found["methods"].append(row)
+        for encoder in names(options.encoder or ""):
+            for engine in _engines(options.engine, device):
+                rates = measure_features(
+                    encoder,
+                    engine,
+                    Path(folder),
+                    patches=options.patches,
+                    edge=options.image_size or _PATCH_PIXELS,
+                    measurement=measurement,
+                )
+                found["encoders"].append({"encoder": encoder, "engine": engine, **rates})
     queries = (30_000 if fast else 2_000) if options.queries is None else options.queries
     if queries > 0:
         found["retrieval"] = measure_retrieval(
             queries, options.keys, options.genes, device, options.repeats
         )
     return found
+
+
+def _engines(asked: str | None, device: str) -> tuple[Engine, ...]:
+    able = engines_of(device)
+    if asked is None:
+        return able
+    if unknown := set(names(asked)) - set(able):
+        raise ConfigError(f"no engine {min(unknown)} here; there are {', '.join(able)}")
+    return tuple(engine for engine in able if engine in names(asked))
 
 
 def _default_methods() -> tuple[str, ...]:
@@ -152,6 +182,8 @@ def tables(found: Mapping[str, Any]) -> str:
         phase: {one["method"]: one[phase] for one in found["methods"] if one[phase] is not None}
         for phase in ("training", "prediction")
     }
+    if found["encoders"]:
+        parts["features"] = {f"{one['encoder']}, {one['engine']}": one for one in found["encoders"]}
     if found["retrieval"] is not None:
         parts["retrieval"] = {"": found["retrieval"]}
     blocks = [
@@ -168,7 +200,7 @@ def _row(values: Mapping[str, Any]) -> dict[str, str]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             row[name] = "{median:.3g} ({lowest:.3g}-{highest:.3g})".format(**value)
-        elif value is not None:
+        elif isinstance(value, int | float):
             row[name] = f"{value:.3g}"
     return row
 

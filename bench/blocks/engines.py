@@ -1,4 +1,4 @@
-"""Engines that compute features of frozen encoders: PyTorch, or OpenVINO on CPUs."""
+"""Engines that compute features of frozen encoders: PyTorch, compiled or not, or OpenVINO."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from bench.errors import ConfigError
 from bench.files import one_line
 from bench.method import Precision
 
-Engine = Literal["torch", "openvino"]
+Engine = Literal["torch", "compiled", "openvino"]
+AskedEngine = Literal["auto", "torch", "compiled", "openvino"]
 
 ENOUGH = 1000
 """Patches of a section from which OpenVINO is faster although it translates the network first."""
@@ -28,14 +29,15 @@ def openvino_version() -> str | None:
         return None
 
 
-def choose_engine(asked: Literal["auto", "torch", "openvino"], device: str, patches: int) -> Engine:
+def choose_engine(asked: AskedEngine, device: str, patches: int) -> Engine:
     """Engine for the patches of one section; the same on every machine with the same packages.
 
     Parameters
     ----------
     asked
         Setting; ``auto`` takes OpenVINO where it is installed, on a CPU, from :data:`ENOUGH`
-        patches on.
+        patches on. It never compiles: that takes a minute, in which a GPU encodes more patches
+        than a section has.
     device
         Where the encoder computes.
     patches
@@ -54,6 +56,46 @@ def choose_engine(asked: Literal["auto", "torch", "openvino"], device: str, patc
     if asked == "auto":
         return "openvino" if able and patches >= ENOUGH else "torch"
     return asked
+
+
+class CompiledEncoder:
+    """An image encoder compiled by torch for batches of one size.
+
+    Parameters
+    ----------
+    encoder
+        Encoder with its weights on its device, in evaluation mode.
+    batch
+        Images at once; a smaller batch is filled up.
+    """
+
+    def __init__(self, encoder: ImageEncoder, batch: int) -> None:
+        self.features = encoder.features
+        self._batch = batch
+        # A last batch of another size would be compiled anew.
+        self._compiled = torch.compile(encoder, dynamic=False)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, 3, edge, edge) images, at most a batch, to (n, features).
+
+        Raises
+        ------
+        ConfigError
+            The encoder cannot be compiled here.
+        """
+        from torch._dynamo.exc import BackendCompilerFailed
+
+        missing = self._batch - len(images)
+        filled = torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
+        # Another layout would be compiled anew as well.
+        filled = filled.contiguous(memory_format=torch.channels_last)
+        try:
+            found: Tensor = self._compiled(filled)
+        except BackendCompilerFailed as error:
+            raise ConfigError(
+                f"torch cannot compile this encoder here ({one_line(error, 120)}); set engine=torch"
+            ) from error
+        return found[: len(images)]
 
 
 class OpenVINOEncoder:
@@ -87,8 +129,9 @@ class OpenVINOEncoder:
                 model = openvino.convert_model(
                     encoder.model, example_input=example, input=[-1, 3, edge, edge]
                 )
+            # One batch at a time on all cores: the hint for throughput gives it half of them.
             self._compiled = openvino.compile_model(
-                model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "THROUGHPUT"}
+                model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
             )
         except Exception as error:
             # Errors of translation are of many types.

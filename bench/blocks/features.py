@@ -12,9 +12,15 @@ import numpy as np
 import torch
 
 from bench.blocks.encoders import ImageEncoder, changed, image_encoder
-from bench.blocks.engines import Engine, OpenVINOEncoder, choose_engine, openvino_version
+from bench.blocks.engines import (
+    CompiledEncoder,
+    Engine,
+    OpenVINOEncoder,
+    choose_engine,
+    openvino_version,
+)
 from bench.blocks.frozen import FrozenEncoderConfig, in_image_order
-from bench.blocks.images import Pixels, image_batches, to_network_scale
+from bench.blocks.images import Pixels, image_batches, images_at_once, to_network_scale
 from bench.blocks.precision import to_device
 from bench.cache import Cache
 from bench.data.images.patches import PatchSource, Resampling
@@ -65,7 +71,7 @@ class FrozenEncoder:
         self.seed = seed
         self.device = device
         self.precision = precision
-        self._by_edge: dict[int, OpenVINOEncoder] = {}
+        self._by_edge: dict[int, OpenVINOEncoder | CompiledEncoder] = {}
 
     @cached_property
     def identity(self) -> str:
@@ -264,8 +270,11 @@ class FrozenEncoder:
         facts = [_VERSION, source.key(*patches), *setting]
         if tiles is not None:
             facts.append(["tiles", tiles])
-        if self._engine(len(slide) * (tiles or 1) ** 2) == "openvino":
-            facts.append(["openvino", openvino_version()])
+        engine = self._engine(len(slide) * (tiles or 1) ** 2)
+        if engine == "openvino":
+            facts.append(["openvino", "one batch on all cores", openvino_version()])
+        elif engine == "compiled":
+            facts.append(["compiled"])
         if self.settings.store != "float32":
             facts.append(self.settings.store)
         return source, patches, canonical_hash(facts)
@@ -299,21 +308,44 @@ class FrozenEncoder:
     def _engine(self, patches: int) -> Engine:
         return choose_engine(self.settings.engine, self.device, patches)
 
-    def _translated(self, edge: int) -> OpenVINOEncoder:
-        """The encoder in OpenVINO; translated once for all sections with patches of one edge."""
+    @property
+    def batch(self) -> int:
+        """Patches that the network is given at once."""
+        return images_at_once(_IMAGES_AT_ONCE, self.device)
+
+    def network(self, edge: int, engine: Engine) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What computes features of a batch of images; made once for images of one edge.
+
+        Parameters
+        ----------
+        edge
+            Edge of the images in pixels.
+        engine
+            What computes.
+
+        Raises
+        ------
+        ConfigError, DataError
+            As :meth:`encode`; or the engine cannot take the encoder.
+        """
+        if engine == "torch":
+            return self._encoder
         if edge not in self._by_edge:
-            self._by_edge[edge] = OpenVINOEncoder(self._encoder, edge, self.precision)
+            self._by_edge[edge] = (
+                OpenVINOEncoder(self._encoder, edge, self.precision)
+                if engine == "openvino"
+                else CompiledEncoder(self._encoder, self.batch)
+            )
         return self._by_edge[edge]
 
     @torch.inference_mode()
     def _compute(self, patches: np.ndarray, *, engine: Engine | None = None) -> np.ndarray:
         encoder = self._encoder
-        run: Callable[[torch.Tensor], torch.Tensor] = encoder
-        if len(patches) and (engine or self._engine(len(patches))) == "openvino":
-            run = self._translated(patches.shape[1])
+        engine = engine or self._engine(len(patches))
+        run = self.network(patches.shape[1], engine) if len(patches) else encoder
         features = np.empty((len(patches), encoder.features), dtype=np.float32)
         start = 0
-        for images in image_batches(patches, self.device, _IMAGES_AT_ONCE):
+        for images in image_batches(patches, self.device, self.batch):
             batch = run(to_network_scale(images, self._pixels, encoder))
             features[start : start + len(images)] = batch.float().cpu().numpy()
             start += len(images)

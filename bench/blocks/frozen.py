@@ -54,8 +54,9 @@ class FrozenEncoderConfig(EncoderConfig):
         Folder with a file a section, or a file, of features that were computed elsewhere: they
         take the place of the encoder. See :mod:`bench.encoders.brought`.
     engine
-        What computes on a CPU: ``openvino`` (an extra), ``torch``, or ``auto`` for OpenVINO where
-        it is installed and the section has at least 1,000 patches.
+        What computes: ``torch``; ``compiled`` by torch, which takes about a minute once; on a CPU
+        ``openvino`` (an extra); or ``auto`` for OpenVINO where it is installed and the section has
+        at least 1,000 patches, else ``torch``.
     store
         Type in which features are kept on disk; they are rounded to it.
     clip
@@ -73,7 +74,7 @@ class FrozenEncoderConfig(EncoderConfig):
     mean: tuple[float, float, float] | None = None
     std: tuple[_Deviation, _Deviation, _Deviation] | None = None
     features: str | None = None
-    engine: Literal["auto", "torch", "openvino"] = "auto"
+    engine: Literal["auto", "torch", "compiled", "openvino"] = "auto"
     store: Literal["float32", "float16"] = "float32"
     clip: float | None = Field(default=5.0, gt=0, allow_inf_nan=False)
 

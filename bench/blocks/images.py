@@ -19,17 +19,28 @@ Pixels = Literal["encoder", "rgb01", "bgr255", "imagenet"]
 RawPixels = Literal["raw255", "rgb01"]
 
 
-def image_batches(patches: np.ndarray, device: str, size: int = 64) -> Iterator[Tensor]:
-    """Patches off the disk, `size` at a time.
+AT_ONCE_ON_GPU = 256
+"""Images: a GPU is three times as fast with them as with 32, as its kernels are started singly."""
+
+
+def images_at_once(size: int, device: str) -> int:
+    """Batch of a network that is not trained: `size`, on a GPU :data:`AT_ONCE_ON_GPU` at least."""
+    return max(size, AT_ONCE_ON_GPU) if device == "cuda" else size
+
+
+def image_batches(patches: np.ndarray, device: str, size: int) -> Iterator[Tensor]:
+    """Patches off the disk, :func:`images_at_once` at a time.
 
     Parameters
     ----------
     patches : (n, height, width, 3) uint8, memory-mapped is fine
+    size : on a CPU
 
     Returns
     -------
     iterator of (size, 3, height, width) uint8 on the device, channels-last
     """
+    size = images_at_once(size, device)
     parts = (np.array(patches[start : start + size]) for start in range(0, len(patches), size))
     return prefetch((torch.from_numpy(part).permute(0, 3, 1, 2) for part in parts), device)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 
 def log_values(
@@ -45,6 +48,39 @@ def log_values(
             params=[entry for entry in batch if isinstance(entry, Param)],
             tags=[entry for entry in batch if isinstance(entry, RunTag)],
         )
+
+
+def log_dataset(client: MlflowClient, run_id: str, data: DatasetInput) -> None:
+    """Log the dataset of a run; other processes may be logging the same one.
+
+    MLflow looks whether it knows a dataset before it stores it. The database refuses the second
+    of two that were not known a moment before, and the next attempt finds it.
+
+    Parameters
+    ----------
+    client, run_id
+        Where it goes.
+    data
+        The dataset.
+    """
+    for attempt in Retrying(
+        retry=retry_if_exception(_is_stored_twice),
+        stop=stop_after_attempt(5),
+        wait=wait_random(0, 1),
+        reraise=True,
+    ):
+        with attempt:
+            client.log_inputs(run_id, [data])
+
+
+def _is_stored_twice(error: BaseException) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    # MLflow has no class for it; the names are SQLAlchemy's and those of PostgreSQL's driver.
+    text = str(error)
+    return isinstance(error, MlflowException) and (
+        "IntegrityError" in text or "UniqueViolation" in text
+    )
 
 
 def _within(value: Any, limit: int) -> str:

@@ -18,7 +18,7 @@ from bench.report.tables import render
 from bench.store import MANIFEST, MODEL, FoldFolder
 from bench.stored_runs import StoredRun
 from bench.tracking import pages
-from bench.tracking.batches import log_values
+from bench.tracking.batches import log_dataset, log_values
 from bench.tracking.model import DATA, save_model
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class RunUpload:
         params = {"fold": index, "test": tags["test"]}
         log_values(self.client, child, params=params, tags=tags)
         data = pages.dataset_input(self.run, self.card)
-        self.client.log_inputs(child, [data])
+        log_dataset(self.client, child, data)
         self.check()
         model = self._upload_model(child, index)
         self.check()
@@ -192,7 +192,7 @@ class RunUpload:
         }
         tags |= {f"version.{name}": value for name, value in facts["packages"].items()}
         log_values(self.client, run_id, params=params, tags=tags)
-        self.client.log_inputs(run_id, [pages.dataset_input(self.run, self.card)])
+        log_dataset(self.client, run_id, pages.dataset_input(self.run, self.card))
 
     def summarise(self, run_id: str, status: str) -> None:
         """Log scores, curves and tables of the run over its finished folds, and its status."""

@@ -147,7 +147,7 @@ class TriplexConfig(NetworkConfig):
     encoder_args: dict[str, Any] = Field(default_factory=dict)
     pooling: Pooling | None = None
     pixels: Literal["encoder", "rgb01", "bgr255", "imagenet"] = "encoder"
-    engine: Literal["auto", "torch", "openvino"] = "auto"
+    engine: Literal["auto", "torch", "compiled", "openvino"] = "auto"
     store: Literal["float32", "float16"] = "float32"
     target_weights: str | None = None
     target_channels: int = Field(default=64, ge=1, le=1024)

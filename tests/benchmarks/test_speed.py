@@ -38,6 +38,7 @@ def test_smallest_settings_give_rates_ratios_and_memory(tmp_path):
     done = speed(
         "--method", "stnet,histogene,mean", "--set", "encoder=test_resnet", "--image-size", "32",
         "--batch", "6", "--genes", "7", "--spots", "24", "--test-spots", "5", "--steps", "1",
+        "--encoder", "test_resnet", "--engine", "torch", "--patches", "40",
         "--repeats", "2", "--queries", "20", "--keys", "60", "--plain-set", "stnet.momentum=0.5",
         "--output", str(output),
     )  # fmt: skip
@@ -56,6 +57,14 @@ def test_smallest_settings_give_rates_ratios_and_memory(tmp_path):
         assert method["notes"] == []
     assert mean["training"] is None
     assert "ceiling" not in mean["prediction"]
+    (encoder,) = found["encoders"]
+    assert (encoder["encoder"], encoder["engine"], encoder["patches"]) == (
+        "test_resnet",
+        "torch",
+        40,
+    )
+    assert len(encoder["harness"]["all"]) == len(encoder["cut"]["all"]) == 2
+    assert encoder["ratio_to_ceiling"]["lowest"] > 0
     assert found["retrieval"]["largest_difference"] < 1e-5
     assert "mean: no training" in done.stdout
 

@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
+import torch
+from torch._dynamo.exc import BackendCompilerFailed
 
 from bench.blocks import engines
 from bench.blocks import features as module
 from bench.blocks.engines import ENOUGH, choose_engine, openvino_version
 from bench.blocks.features import FrozenEncoder
 from bench.blocks.frozen import FrozenEncoderConfig
+from bench.blocks.images import images_at_once
 from bench.errors import ConfigError
 
 NEEDS_OPENVINO = pytest.mark.skipif(openvino_version() is None, reason="openvino is not installed")
@@ -17,6 +20,8 @@ NEEDS_OPENVINO = pytest.mark.skipif(openvino_version() is None, reason="openvino
         ("auto", True, "cpu", ENOUGH, "openvino"),
         ("auto", True, "cpu", ENOUGH - 1, "torch"),
         ("auto", True, "cuda", ENOUGH, "torch"),
+        ("compiled", True, "cuda", 1, "compiled"),
+        ("compiled", False, "cpu", ENOUGH, "compiled"),
         ("auto", False, "cpu", ENOUGH, "torch"),
         ("torch", True, "cpu", ENOUGH, "torch"),
         ("openvino", True, "cpu", 1, "openvino"),
@@ -50,6 +55,55 @@ def test_the_engine_and_its_version_are_in_the_key(own_cache, slide, monkeypatch
             monkeypatch.setattr(of, "openvino_version", lambda release=release: release)
         FrozenEncoder(FrozenEncoderConfig(**small, engine=engine), 0, "cpu").encode([slide])
     assert len(calls) == 3
+
+
+def small_config(engine, edge=32):
+    return FrozenEncoderConfig(
+        encoder="test_resnet", weights="none", patch_size=None, input_size=edge, engine=engine
+    )
+
+
+def test_a_compiled_network_is_given_batches_of_one_size(own_cache, slide, monkeypatch):
+    asked = []
+
+    def watched(network, **_):
+        return lambda images: asked.append(tuple(images.shape)) or network(images)
+
+    monkeypatch.setattr(torch, "compile", watched)
+    monkeypatch.setattr(module, "_IMAGES_AT_ONCE", 8)
+    found, wanted = (
+        FrozenEncoder(small_config(engine), 0, "cpu").encode([slide])[0]
+        for engine in ("compiled", "torch")
+    )
+    assert asked == [(8, 3, 32, 32)] * 3  # 20 spots
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_a_network_that_cannot_be_compiled_is_refused(own_cache, slide, monkeypatch):
+    def failing(network, **_):
+        def run(images):
+            raise BackendCompilerFailed(network, RuntimeError("no compiler"), None)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", failing)
+    with pytest.raises(ConfigError, match=r"cannot compile this encoder here .*no compiler"):
+        FrozenEncoder(small_config("compiled"), 0, "cpu").encode([slide])
+    assert list(own_cache.glob("features/**/*.npz")) == []
+
+
+@pytest.mark.slow
+def test_a_truly_compiled_network_gives_the_same_features(own_cache, slide):
+    found, wanted = (
+        FrozenEncoder(small_config(engine), 0, "cpu").encode([slide])[0]
+        for engine in ("compiled", "torch")
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_a_gpu_is_given_larger_batches():
+    assert (images_at_once(32, "cpu"), images_at_once(32, "cuda")) == (32, 256)
+    assert images_at_once(512, "cuda") == 512
 
 
 @NEEDS_OPENVINO
