@@ -105,13 +105,18 @@ class TinyDataset:
         return TinyDataset(folder)
 
 
-def write_tiny_dataset(folder: Path, name: str = "tiny") -> TinyDataset:
-    """Write card, counts, spots and images; the same bytes each time."""
+def write_tiny_dataset(
+    folder: Path, name: str = "tiny", sections: Sequence[str] = SECTIONS
+) -> TinyDataset:
+    """Write card, counts, spots and images; the same bytes each time.
+
+    The first letter of a section is its patient.
+    """
     dataset = TinyDataset(folder)
     for part in ("counts", "spots", "images"):
         (dataset.root / part).mkdir(parents=True, exist_ok=True)
     x, y = (axis.ravel() for axis in np.meshgrid(range(1, COLUMNS + 1), range(1, ROWS + 1)))
-    for number, section in enumerate(SECTIONS):
+    for number, section in enumerate(sections):
         generator = np.random.default_rng(number)
         darkness = generator.uniform(0, 1, len(x))
         depth = generator.uniform(0.5, 1.5, len(x))
@@ -143,7 +148,7 @@ def write_tiny_dataset(folder: Path, name: str = "tiny") -> TinyDataset:
         "micrometres_per_pixel": 2.0,
         "spot_diameter_micrometres": 50,
         "max_image_pixels": SIDE * SIDE,
-        "published_order": list(SECTIONS),
+        "published_order": list(sections),
         "published_panel": "all",
         "panels": {
             "all": {
@@ -162,7 +167,7 @@ def write_tiny_dataset(folder: Path, name: str = "tiny") -> TinyDataset:
                     "image": {"path": f"images/{section}.jpg"},
                 },
             }
-            for section in SECTIONS
+            for section in sections
         ],
     }
     dataset.card.write_text(yaml.safe_dump(card, sort_keys=False))

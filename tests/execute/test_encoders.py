@@ -17,6 +17,7 @@ from bench.execute.method_specs import resolve_methods
 from bench.method_references import absolute, split_encoder
 from bench.registry import dataset_card
 from bench.store import run_folder
+from tests.cli.tiny_dataset import write_tiny_dataset
 from tests.hub_models import write_snapshot
 
 TINY, OTHER = "hf-hub:me/tiny", "hf-hub:me/other"
@@ -147,7 +148,12 @@ def test_the_size_of_what_an_encoder_saw_is_recorded(weights, tmp_path):
     assert seen["um"] == pytest.approx(60, abs=2)
 
 
-def test_a_sweep_computes_each_feature_once(own_cache, tiny, results, bench, monkeypatch):
+def test_a_sweep_over_eight_folds_computes_each_feature_once(
+    own_cache, results, bench, monkeypatch, tmp_path
+):
+    tiny = write_tiny_dataset(
+        tmp_path / "eight", sections=[f"{patient}1" for patient in "ABCDEFGH"]
+    )
     computed = []
     compute = FrozenEncoder._compute
 
@@ -159,9 +165,9 @@ def test_a_sweep_computes_each_feature_once(own_cache, tiny, results, bench, mon
     names = ("test_resnet", "test_byobnet", "test_convnext", "test_efficientnet", "test_nfnet")
     call = ("run", "--method", "ridge", "--encoder", ",".join(names), *tiny.options)
     call += ("--set", "weights=none", "--set", "patch_size=32", "--set", "input_size=32")
-    call += ("--no-random", "--no-oracles", "--isolation", "none", "--tracking", "none")
+    call += ("--no-random", *tiny.quick_protocol, "--isolation", "none", "--tracking", "none")
     answer = bench(*call, "--results", results, "--json")
     assert answer.status == 0, answer.stderr
-    assert len(json.loads(answer.stdout)["rows"]) == 5
-    sections = len(dataset_card(str(tiny.card)).sections)
-    assert sorted(computed) == sorted(names * sections)
+    rows = json.loads(answer.stdout)["rows"]
+    assert [row["folds"] for row in rows] == [8] * 5
+    assert sorted(computed) == sorted(names * 8)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.test_failures import rows_of
 from tests.cli.tiny_dataset import (
+    SECTIONS,
     Result,
     assert_nothing_half_written,
     assert_refused,
@@ -153,6 +154,28 @@ def test_a_run_survives_a_cancelled_task_and_a_restart(cluster, begin, profile, 
     assert scores_of(results) == scores_of(tmp_path / "here")
     assert len(submissions(results)) == 2
     assert_nothing_half_written(results)
+
+
+def test_features_of_an_encoder_are_computed_by_tasks(cluster, profile, tiny, results, tmp_path):
+    settings = ("weights=none", "input_size=32", "patch_size=32")
+    asked = (*tiny.where, "--encoder", "test_resnet", *(f"--set={value}" for value in settings))
+    caches = {place: {"SPOTBENCH_CACHE": str(tmp_path / place)} for place in ("here", "there")}
+    compute = ("features", "compute", *asked, "--results", results)
+    here = call_process(*compute, env=caches["here"], timeout=PATIENCE)
+    assert here.status == 0, here.stderr
+    environment = {**cluster.environment, **caches["there"]}
+    there = call_process(*compute, *profile("bundle: 2\n"), env=environment, timeout=PATIENCE)
+    assert there.status == 0, there.stderr
+    found, wanted = (
+        {path.name: path.read_bytes() for path in (tmp_path / place / "features").rglob("*.npz")}
+        for place in ("there", "here")
+    )
+    assert len(wanted) == len(SECTIONS)
+    assert found == wanted
+    assert len(list(results.glob("slurm/*/logs/array-0-*.log"))) == 3
+    again = call_process(*compute, *profile("bundle: 2\n"), env=environment, timeout=PATIENCE)
+    assert again.status == 0, again.stderr
+    assert len(submissions(results)) == 1
 
 
 def test_submit_only_and_then_the_same_call(cluster, begin, profile, tiny, results):
