@@ -79,15 +79,13 @@ class FeatureSpace:
             values = np.clip(values, -self.settings.clip, self.settings.clip)
         return values.astype(np.float32)
 
-    def embed(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
-        """Slides as (spots, features) float32 arrays of the space.
+    def encoder(self, context: Context) -> FrozenEncoder:
+        """The encoder of the fit, on the device of a prediction.
 
         Raises
         ------
         DataError
             The encoder's weights are not those of the fit.
-        ConfigError, DataError, TrainingError
-            As :meth:`FrozenEncoder.encode`.
         """
         encoder = FrozenEncoder(self.settings, self.seed, context.device, context.precision)
         if encoder.identity != self.identity:
@@ -95,7 +93,17 @@ class FeatureSpace:
                 f"encoder {self.settings.encoder} with weights {self.settings.weights} is not the"
                 " one that the method was fitted with; restore its weights or fit again"
             )
-        return [self.standardise(part) for part in encoder.encode(slides)]
+        return encoder
+
+    def embed(self, slides: Sequence[Slide], context: Context) -> list[np.ndarray]:
+        """Slides as (spots, features) float32 arrays of the space.
+
+        Raises
+        ------
+        ConfigError, DataError, TrainingError
+            As :meth:`encoder` and :meth:`FrozenEncoder.encode`.
+        """
+        return [self.standardise(part) for part in self.encoder(context).encode(slides)]
 
     def save(self, folder: Path) -> None:
         """Write ``space.npz`` into a method's folder."""

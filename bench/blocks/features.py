@@ -188,12 +188,44 @@ class FrozenEncoder:
             features.append(self._features_of_tiles(slide, tiles))
         return features
 
-    def _features_of_tiles(self, slide: Slide, tiles: int) -> np.ndarray:
-        source, patches, key = self._asked(slide, tiles)
+    def encode_parts(
+        self, slides: Sequence[Slide], parts: int, context: Context | None = None
+    ) -> list[np.ndarray]:
+        """Features of the squares that patches are divided into, resampled to a patch's size.
+
+        Parameters
+        ----------
+        slides
+            Sections with images.
+        parts
+            Squares along the edge of a patch.
+        context
+            Its progress is told which section they are being taken of.
+
+        Returns
+        -------
+        list of (spots, parts**2, features) float32 arrays
+            Part ``parts * row + column``, rows from the top of the image.
+
+        Raises
+        ------
+        ConfigError, DataError, TrainingError
+            As :meth:`encode`.
+        """
+        features = []
+        for number, slide in enumerate(slides):
+            if context is not None:
+                context.progress(number, len(slides), f"features within spots of {slide.name}")
+            features.append(self._features_of_tiles(slide, parts, within=True))
+        return features
+
+    def _features_of_tiles(self, slide: Slide, tiles: int, *, within: bool = False) -> np.ndarray:
+        source, patches, key = self._asked(slide, tiles, within=within)
         features = _FEATURES.get(key)
         spots = len(slide)
         if features is None or not _fits(features, (spots, tiles**2), self.settings.store):
-            source.extent()  # refuses a section without a whole image
+            if not within:
+                source.extent()  # refuses a section without a whole image
             parts = []
             for start in range(0, spots, _BLOCKS_AT_ONCE):
                 some = range(start, min(start + _BLOCKS_AT_ONCE, spots))
@@ -255,7 +287,7 @@ class FrozenEncoder:
         _keep(self.key(slide), features)
 
     def _asked(
-        self, slide: Slide, tiles: int | None = None
+        self, slide: Slide, tiles: int | None = None, *, within: bool = False
     ) -> tuple[PatchSource, tuple[int, int | None, Resampling], str]:
         """Source of the patches of a slide, what to cut, and the key of their features."""
         source = slide.patch_source
@@ -263,7 +295,8 @@ class FrozenEncoder:
             raise DataError(f"section {slide.name}: no image, but the method asks for patches")
         edges = slide.patch_edges(self.settings.patch_size, self.settings.input_size)
         if tiles is not None:
-            edges = (tiles * edges[0], tiles * (edges[1] or edges[0]))
+            size, pixels = edges[0], edges[1] or edges[0]
+            edges = (size if within else tiles * size, tiles * pixels)
         patches = (*edges, declaration(self.settings.encoder).resampling)
         # Each rounds differently: results must not depend on who was first.
         setting = [self.identity, self._versions, torch.device(self.device).type, self.precision]
