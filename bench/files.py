@@ -9,7 +9,7 @@ import platform
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,3 +124,8 @@ def printable(text: str) -> str:
 def one_line(message: object, limit: int = 200) -> str:
     """A message of any library as one printable line of at most `limit` characters."""
     return printable(" ".join(str(message)[: 20 * limit].split())[:limit])[:limit]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names with commas; of more than eight the first seven and the last."""
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:7])}, ..., {names[-1]}"

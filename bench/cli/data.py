@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +22,7 @@ from bench.cli.options import (
 )
 from bench.cli.terminal import complain, print_rows, say
 from bench.errors import BenchError
-from bench.files import printable
+from bench.files import listed, printable
 
 if TYPE_CHECKING:
     from bench.fetch.overview import SectionOverview
@@ -252,9 +252,10 @@ def add_command(
     for section, numbers in made.left_out.items():
         if numbers:
             say(f"left out: {section}: {_left_out(numbers)}")
-    for one in made.assumed:
+    sections = [line["section"] for line in made.sections]
+    for one in _together(made.assumed, sections):
         say(f"assumed: {one}")
-    for one in made.warnings:
+    for one in _together(made.warnings, sections):
         complain(f"look at this: {one}")
     say(f"wrote {made.path}; correct there what was assumed wrongly")
     say(f"see the spots: bench data show {name} --plot {name}.png")
@@ -272,6 +273,22 @@ def _micrometres(text: str | None) -> int | None:
     if not number.isdecimal() or not 0 < int(number) <= 1000:
         raise BenchError(f"--bin {text[:40]}: must be a number of micrometres such as 8um")
     return int(number)
+
+
+def _together(lines: Sequence[str], sections: Sequence[str]) -> list[str]:
+    """Lines that say the same of several sections as one line; ``SECTION: text`` is of one."""
+    of_text: dict[str, list[str]] = {}
+    for line in lines:
+        name, colon, text = line.partition(": ")
+        of_text.setdefault(text if colon and name in sections else line, []).append(name)
+    return [
+        line
+        if line in lines
+        else f"{names[0]}: {line}"
+        if len(names) == 1
+        else f"{len(names)} sections ({listed(names)}): {line}"
+        for line, names in of_text.items()
+    ]
 
 
 def _added_row(line: Mapping[str, Any]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from bench.evaluate.scores import BY_NAME, LEADING, SCORES, Place, Score
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
+from bench.files import listed
 from bench.protocol.audit import TITLES
 from bench.report.presets import NO_PRESET, plain_preset, preset_notes
 from bench.stored_runs import StoredRun
@@ -103,7 +104,7 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
         if counts:
             mark = ": " if kind in {"left_out", "reduced_images"} else " "
             listed = [f"{name}{mark}{count}" for name, count in sorted(counts.items())]
-            notes.append(f"{said} ({_span(listed)}).")
+            notes.append(f"{said} ({listed(listed)}).")
     warned = {
         f"{run.facts['label']}, fold {index}: {note}."
         for run in runs
@@ -114,7 +115,7 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
     if left_out:
         name, why = next(iter(left_out.items()))
         notes.append(
-            f"{len(left_out)} sections were left out ({_span(list(left_out))});"
+            f"{len(left_out)} sections were left out ({listed(list(left_out))});"
             f" for instance {name}: {why}."
         )
     return [*notes, *sorted(warned)]
@@ -185,9 +186,5 @@ def _missing_folds(run: StoredRun) -> str:
     missing = [str(index) for index in absent if index not in run.damaged]
     if not missing:
         return ""
-    named = f"fold {missing[0]} is" if len(missing) == 1 else f"folds {_span(missing)} are"
+    named = f"fold {missing[0]} is" if len(missing) == 1 else f"folds {listed(missing)} are"
     return f"{run.facts['label']}: only {len(run.done)} of {folds} folds are done, {named} missing."
-
-
-def _span(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:7])}, ..., {names[-1]}"

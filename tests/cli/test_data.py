@@ -398,3 +398,16 @@ def test_a_broken_card_hides_no_other_dataset(bench, tmp_path, monkeypatch):
     rows = {row["name"]: row for row in json.loads(answer.stdout)["datasets"]}
     assert rows["broken"]["summary"].startswith("cannot be read")
     assert rows["demo"]["sections / patients"] == "6 / 3"
+
+
+def test_what_holds_for_many_sections_is_said_once():
+    sections = [f"S{number}" for number in range(12)]
+    lines = [f"{name}: a reduced image" for name in sections]
+    lines += ["S3: alone: so", "a patch is 112 um: 50 px"]
+    assert _together(lines, sections) == [
+        "12 sections (S0, S1, S2, S3, S4, S5, S6, ..., S11): a reduced image",
+        "S3: alone: so",
+        "a patch is 112 um: 50 px",
+    ]
+    assert _together(lines[:1], sections) == lines[:1]
+    assert _together([], sections) == []
