@@ -252,10 +252,10 @@ def add_command(
     for section, numbers in made.left_out.items():
         if numbers:
             say(f"left out: {section}: {_left_out(numbers)}")
-    sections = [line["section"] for line in made.sections]
-    for one in _together(made.assumed, sections):
+    added = [line["section"] for line in made.sections]
+    for one in _together(made.assumed, added):
         say(f"assumed: {one}")
-    for one in _together(made.warnings, sections):
+    for one in _together(made.warnings, added):
         complain(f"look at this: {one}")
     say(f"wrote {made.path}; correct there what was assumed wrongly")
     say(f"see the spots: bench data show {name} --plot {name}.png")

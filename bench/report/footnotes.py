@@ -103,8 +103,8 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
                 counts |= run.fold_facts(index).get(kind, {})
         if counts:
             mark = ": " if kind in {"left_out", "reduced_images"} else " "
-            listed = [f"{name}{mark}{count}" for name, count in sorted(counts.items())]
-            notes.append(f"{said} ({listed(listed)}).")
+            each = [f"{name}{mark}{count}" for name, count in sorted(counts.items())]
+            notes.append(f"{said} ({listed(each)}).")
     warned = {
         f"{run.facts['label']}, fold {index}: {note}."
         for run in runs
