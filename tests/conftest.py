@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from anndata import AnnData
+from hypothesis import HealthCheck, settings
 
 from bench.contract.small_fold import as_slide, small_fold
 from bench.data.card import DatasetCard
@@ -25,8 +26,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 
 
+# A busy machine fails no test.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
 def pytest_configure(config: pytest.Config) -> None:
     leave_the_user_out(config)
+    settings.load_profile("tests")
     config.addinivalue_line(
         "markers", "real_data: reads the folder of real data that lies beside the repository"
     )

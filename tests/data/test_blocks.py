@@ -49,7 +49,7 @@ def test_spots_at_one_coordinate_are_divided_in_their_order():
     assert [list(block) for block in blocks_of(spatial, 3)] == [[0, 1], [2, 4], [3, 5]]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(spots=st.integers(1, 300), of=st.integers(2, 16), seed=st.integers(0, 9))
 def test_every_spot_is_in_one_block_of_nearly_equal_size(spots, of, seed):
     spatial = np.random.default_rng(seed).integers(0, 20, (spots, 2)).astype(float)

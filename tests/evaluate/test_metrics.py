@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -101,7 +101,6 @@ def test_a_column_of_one_value_is_undefined_whatever_its_rounding(value):
     assert np.isnan(pearson_per_gene(np.full_like(truth, value), prediction)).all()
 
 
-@settings(deadline=None)
 @given(
     table=hnp.arrays(
         np.float64,

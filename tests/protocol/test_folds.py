@@ -44,7 +44,7 @@ def patients_of(names):
     return {name.partition("s")[0] for name in names}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(layout=layouts(2, 25))
 def test_strict_folds_test_every_section_once_on_patients_never_seen(layout):
     facts = facts_of(layout)
@@ -59,7 +59,7 @@ def test_strict_folds_test_every_section_once_on_patients_never_seen(layout):
         assert fold.train
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(layout=layouts(3, 25))
 def test_strict_validation_is_one_whole_training_patient(layout):
     facts = facts_of(layout)
@@ -78,7 +78,7 @@ def test_every_patient_is_left_out_once_and_validates_once_up_to_ten_patients(pa
     assert len(set(held)) == patients
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(layout=layouts(11, 30))
 def test_above_ten_patients_there_are_eight_folds_balanced_by_spots(layout):
     facts = facts_of(layout)
@@ -102,7 +102,7 @@ def test_equal_patients_give_groups_of_equal_size():
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(layout=layouts(1, 12).filter(lambda layout: sum(map(len, layout)) >= 2))
 def test_published_folds_leave_each_section_out_in_the_given_order(layout):
     facts = facts_of(layout)
@@ -114,7 +114,7 @@ def test_published_folds_leave_each_section_out_in_the_given_order(layout):
         assert fold.validation == ()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(layout=layouts(2, 15), protocol=st.sampled_from([STRICT, PUBLISHED]))
 def test_the_same_facts_give_the_same_folds(layout, protocol):
     first = make_folds("d", facts_of(layout), protocol)

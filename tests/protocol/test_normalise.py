@@ -3,7 +3,7 @@ import zlib
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -45,7 +45,6 @@ def test_released_normalisation_is_reproduced(total):
     assert found.dtype == np.float64
 
 
-@settings(deadline=None)
 @given(counts=count_tables, log=st.sampled_from(["ln", "log10"]))
 def test_spots_sum_to_ten_thousand_over_the_panel(counts, log):
     scale = Scale(total="spot", genes="panel", log=log)
@@ -56,7 +55,6 @@ def test_spots_sum_to_ten_thousand_over_the_panel(counts, log):
     assert (sums[~filled] == 0).all()
 
 
-@settings(deadline=None)
 @given(counts=count_tables, log=st.sampled_from(["ln", "log10"]))
 def test_genes_sum_to_ten_thousand_over_the_spots(counts, log):
     scale = Scale(total="gene", log=log)
@@ -67,7 +65,6 @@ def test_genes_sum_to_ten_thousand_over_the_spots(counts, log):
     assert (sums[~filled] == 0).all()
 
 
-@settings(deadline=None)
 @given(counts=count_tables, scale=st.sampled_from(EVERY_SCALE))
 def test_empty_spots_and_genes_stay_zero_and_all_is_finite(counts, scale):
     counts[0], counts[:, -1] = 0, 0
@@ -78,7 +75,6 @@ def test_empty_spots_and_genes_stay_zero_and_all_is_finite(counts, scale):
     assert ((expression > 0) == (counts > 0)).all()
 
 
-@settings(deadline=None)
 @given(counts=count_tables, factor=st.integers(2, 2000), scale=st.sampled_from(EVERY_SCALE))
 def test_the_depth_of_a_spot_or_gene_cancels(counts, factor, scale):
     panel = np.arange(counts.shape[1])
@@ -94,7 +90,6 @@ def test_the_depth_of_a_spot_or_gene_cancels(counts, factor, scale):
     )
 
 
-@settings(deadline=None)
 @given(counts=count_tables, scale=st.sampled_from(EVERY_SCALE))
 def test_an_unmeasured_gene_is_zero_and_changes_no_other(counts, scale):
     panel = np.arange(counts.shape[1])

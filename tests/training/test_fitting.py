@@ -425,7 +425,7 @@ def test_validation_does_not_change_the_weights(loader):
     seed=st.integers(0, 2**31),
     epoch=st.integers(0, 1000),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_batches_hold_each_item_once(items, size, seed, epoch):
     sampler = ShuffledBatches(items, size, seed)
     sampler.set_epoch(epoch)
