@@ -29,7 +29,7 @@ from bench.data.layouts import (
     layout_faults,
     load_reader,
 )
-from bench.data.reading.counts import sparse_counts, unique_names, whole_counts
+from bench.data.reading.counts import check_names, sparse_counts, unique_names, whole_counts
 from bench.data.reading.hdf5 import Hdf5File, open_hdf5
 from bench.data.reading.parquet import check_unpacked_size
 from bench.data.reading.parsing import (
@@ -39,7 +39,7 @@ from bench.data.reading.parsing import (
     read_json,
     read_table,
 )
-from bench.data.reading.positions import check_names, first_fields, read_positions
+from bench.data.reading.positions import first_fields, read_positions
 from bench.data.reading.symbols import read_json_symbols
 from bench.data.reading.zarr_store import ZarrNode, check_image_pieces, check_store
 from bench.data.section import PATCH_ROW

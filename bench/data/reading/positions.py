@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.data.reading.counts import check_names
 from bench.data.reading.parquet import check_unpacked_size
 from bench.data.reading.parsing import read_bytes, read_table
 from bench.errors import DataError
@@ -32,17 +31,6 @@ POSITIONS = (
 PARQUET_MAGIC = b"PAR1"
 _MAX_POSITION = 10**9
 _MAX_ROWS = 1 << 25
-
-
-def check_names(names: Sequence[str], kind: str, path: Path) -> None:
-    """Refuse names of which none is there, one is empty or one occurs twice."""
-    if not names:
-        raise DataError(f"{path}: empty, at least one {kind} is needed")
-    name, times = Counter(names).most_common(1)[0]
-    if times > 1:
-        raise DataError(f"{path}: {kind} '{name[:40]}' occurs more than once")
-    if "" in names:
-        raise DataError(f"{path}: a {kind} is empty")
 
 
 def read_positions(path: Path) -> pd.DataFrame:

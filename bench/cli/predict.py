@@ -1,0 +1,122 @@
+"""The command that predicts an image without expression."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.apps import app
+from bench.cli.options import (
+    DEFAULT_DEVICE,
+    DEFAULT_PRECISION,
+    DataRootOption,
+    DatasetOption,
+    DeviceOption,
+    MethodOption,
+    PrecisionOption,
+    ResultsOption,
+    StoredProtocolOption,
+    names,
+)
+from bench.cli.terminal import say
+from bench.execute.request import Request
+from bench.files import printable
+
+_MIN_PCC = 0.1  # of bench.prediction, which is not imported for the help
+
+
+def _tell(line: str) -> None:
+    typer.echo(printable(line), err=True)
+
+
+@app.command("predict")
+def predict_command(
+    image: Annotated[Path, typer.Argument(help="H&E image: JPEG, PNG or TIFF.")],
+    dataset: DatasetOption,
+    method: MethodOption,
+    out: Annotated[
+        list[Path],
+        typer.Option(
+            "--out", "-o", help="File to write: .h5ad, .csv or .geojson; may be repeated."
+        ),
+    ],
+    spots: Annotated[
+        Path | None,
+        typer.Option(
+            "--spots",
+            help="Spots: tissue_positions of Space Ranger, a CSV with barcode, x and y, or .h5ad.",
+            show_default=False,
+        ),
+    ] = None,
+    um_per_px: Annotated[
+        float | None,
+        typer.Option("--um-per-px", help="Micrometres a pixel of the spots.", show_default=False),
+    ] = None,
+    image_scale: Annotated[
+        float,
+        typer.Option(
+            "--image-scale", help="Pixels of the image a pixel of the spots; below 1 if reduced."
+        ),
+    ] = 1.0,
+    protocol: StoredProtocolOption = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="First characters of the run's key.", show_default="the only run"
+        ),
+    ] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(min=0, help="Predict with the model of one fold.", show_default="all, mean"),
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Fit once on all sections and keep that model.")
+    ] = False,
+    genes: Annotated[
+        str | None, typer.Option(help="Genes, comma-separated.", show_default="all of the model")
+    ] = None,
+    min_pcc: Annotated[
+        float,
+        typer.Option(
+            "--min-pcc", help="PCC on unseen sections from which a gene counts as predictable."
+        ),
+    ] = _MIN_PCC,
+    device: DeviceOption = DEFAULT_DEVICE,
+    precision: PrecisionOption = DEFAULT_PRECISION,
+    data_root: DataRootOption = None,
+    results: ResultsOption = Request.results,
+) -> None:
+    """Predict the expression of an image with the models of a stored run."""
+    from bench.prediction.outputs import check_outputs, write_prediction
+    from bench.prediction.predicting import PredictionRequest, predict_image
+
+    check_outputs(out, image)
+    request = PredictionRequest(
+        dataset=dataset,
+        method=method,
+        image=image,
+        spots=spots,
+        protocol=protocol,
+        run=run,
+        results=results,
+        fold=fold,
+        refit=refit,
+        um_per_px=um_per_px,
+        image_scale=image_scale,
+        genes=names(genes),
+        min_pcc=min_pcc,
+        data_root=data_root,
+        device=device.value,
+        precision=precision.value,
+    )
+    with redirect_stdout(sys.stderr):
+        adata = predict_image(request, _tell)
+        written = [path for one in out for path in write_prediction(adata, one)]
+    for note in adata.uns["spotbench"]["notes"].splitlines():
+        _tell(f"note: {note}")
+    for path in written:
+        say(str(path))

@@ -1,0 +1,1 @@
+"""Predictions of stored models on images that have no expression."""

@@ -1,0 +1,372 @@
+"""Prediction of an image by a stored run, with what its scores say of the prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.devices import choose_device, choose_precision
+from bench.errors import BenchError, DataError, UnknownNameError
+from bench.prediction.fitted import LARGE_IMAGE, image_source, predict_slide
+from bench.prediction.gene_reliability import PREDICTABLE, gene_reliability
+from bench.prediction.spots import Spots, spots_of
+from bench.prediction.stored_models import FittedFold, StoredModel, find_run, stored_model
+from bench.prediction.training_images import TrainingImages, matching_scale, training_images
+from bench.prediction.unfamiliar import (
+    QUANTILE,
+    Distances,
+    Stain,
+    described_patches,
+    distances,
+    patch_statistics,
+    stain,
+)
+from bench.registry import dataset_card
+from bench.version import __version__
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from bench.data.inputs import Slide
+    from bench.method import Context, Method
+
+HIRES = 2000
+"""Longest edge in pixels of the image copy in ``uns["spatial"]``, as Space Ranger writes it."""
+
+
+def _nothing(text: str) -> None:
+    """Progress nobody watches."""
+
+
+@dataclass(frozen=True)
+class PredictionRequest:
+    """What is predicted, and by which model; see the options of ``bench predict``.
+
+    Attributes
+    ----------
+    dataset
+        Name, or the path of a card.
+    method, protocol, run, results
+        See :func:`bench.prediction.stored_models.find_run`; `run` is the beginning of a key.
+    image
+        Image file.
+    spots
+        See :func:`bench.prediction.spots.spots_of`.
+    fold
+        Number of the fold whose model predicts; None: the mean of all finished folds.
+    refit
+        Whether the method is fitted once on all sections; that fit is kept beside the folds.
+    um_per_px
+        Micrometres a full-resolution pixel; None: not known.
+    image_scale
+        Pixels of the image file a full-resolution pixel of the spots.
+    genes
+        Genes in the order of the result; empty: all.
+    min_pcc
+        PCC from which a gene counts as predictable.
+    data_root
+        Folder of the dataset's files.
+    device, precision
+        Where and in what networks compute; precision ``auto`` is that of the fits.
+    """
+
+    dataset: str
+    method: str
+    image: Path
+    spots: Path | pd.DataFrame | None = None
+    protocol: str | None = None
+    run: str | None = None
+    results: Path = Path("results")
+    fold: int | None = None
+    refit: bool = False
+    um_per_px: float | None = None
+    image_scale: float = 1.0
+    genes: tuple[str, ...] = ()
+    min_pcc: float = PREDICTABLE
+    data_root: Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, option in (("um_per_px", "--um-per-px"), ("image_scale", "--image-scale")):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise BenchError(f"{option} {value}: must be a finite number above 0")
+        if not -1 <= self.min_pcc <= 1:
+            raise BenchError(f"--min-pcc {self.min_pcc}: a PCC lies between -1 and 1")
+        if self.refit and self.fold is not None:
+            raise BenchError("--refit fits on all sections and --fold names one fit; ask for one")
+
+
+@dataclass
+class _Result:
+    """Mean and spread over fits, with what was noted on the way."""
+
+    mean: np.ndarray
+    spread: np.ndarray
+    fits: np.ndarray
+    notes: list[str] = field(default_factory=list)
+
+
+def predict_image(request: PredictionRequest, say: Callable[[str], None] = _nothing) -> AnnData:
+    """Predict the expression of an image's spots.
+
+    Parameters
+    ----------
+    request
+        Model, image and spots.
+    say
+        Told what is being done.
+
+    Returns
+    -------
+    AnnData
+        ``X``: (spots, genes) float32 on the target scale of the run's protocol. ``layers``:
+        ``fold_sd``, the standard deviation over folds (n - 1; NaN where fewer than two have the
+        gene). ``var``: columns of :func:`gene_reliability`, and ``folds``, the number of fits that
+        have the gene. ``obs``: array coordinates, ``ood_score`` and ``ood``.
+        ``obsm["spatial"]``: full-resolution pixel (x, y). ``uns["spatial"]``: image and scale
+        factors; ``uns["spotbench"]``: model, settings and notes.
+
+    Raises
+    ------
+    BenchError
+        The model, the image or the spots cannot be used; the message says why.
+    """
+    card = dataset_card(request.dataset)
+    run = find_run(request.results, card.name, request.method, request.protocol, request.run)
+    model = stored_model(run, request.method, request.fold)
+    device = choose_device(request.device)
+    largest = max(card.max_image_pixels, LARGE_IMAGE)
+    whole = image_source(request.image, np.empty((0, 2)), largest, request.image_scale)
+    spots = spots_of(request.image, whole.extent(), request.spots)
+    if request.refit:
+        from bench.prediction.refit import final_model
+
+        model = final_model(model, card, request.data_root, device, say)
+    chosen = _chosen_genes(model, request.genes)
+    images = training_images(card, model, request.data_root)
+    slide, notes = _slide(request, model, images, spots, largest, card.patch_pixels)
+
+    contexts = {fit.name: _context(request, model, fit, device) for fit in model.fits}
+    result = _predictions(model, slide, contexts, chosen, say)
+    say("comparing the image with the training images")
+    told, unfamiliar, colours = _compared(model, images, slide, contexts[model.fits[0].name])
+    notes += [*spots.notes, *result.notes, *told]
+    return _as_anndata(request, model, images, spots, chosen, result, unfamiliar, colours, notes)
+
+
+def _chosen_genes(model: StoredModel, asked: Sequence[str]) -> tuple[str, ...]:
+    known = set(model.genes)
+    for gene in asked:
+        if gene not in known:
+            raise UnknownNameError(f"gene of {model.label}", gene, known)
+    return tuple(dict.fromkeys(asked)) or model.genes
+
+
+def _context(
+    request: PredictionRequest, model: StoredModel, fit: FittedFold, device: str
+) -> Context:
+    from bench.method import Context
+
+    auto = request.precision == "auto"
+    precision = fit.precision if auto else choose_precision(request.precision, device)
+    return Context(seed=int(model.run.facts["seed"]), device=device, precision=precision)
+
+
+def _slide(
+    request: PredictionRequest,
+    model: StoredModel,
+    images: TrainingImages,
+    spots: Spots,
+    largest: int,
+    patch_pixels: int,
+) -> tuple[Slide, list[str]]:
+    """The image as methods see it, at the scale of the training, and notes on its scale."""
+    from bench.data.inputs import Slide
+
+    notes, scale, factor = [], request.um_per_px, 1.0
+    in_um = any(str(fit.config.get("patch_size")).endswith("um") for fit in model.fits)
+    if scale is None and in_um:
+        raise DataError(
+            f"{request.image}: its pixel size is not known, and {model.label} takes patches in"
+            " micrometres; give --um-per-px"
+        )
+    if scale is None:
+        notes.append("the pixel size is not known: it is taken to be that of the training images")
+    elif not (known := images.scales()):
+        notes.append("the scale of the training images is not known here, and is not compared")
+    elif (same := matching_scale(known, scale)) is not None:
+        factor = scale / same
+        notes.append(
+            f"scale mismatch: the image has {scale:.4g} um a pixel; patches are resampled to the"
+            f" {same:.4g} um of the training images"
+        )
+        scale = same
+    centres = spots.spatial if factor == 1.0 else spots.spatial * factor
+    source = image_source(request.image, centres, largest, request.image_scale / factor)
+    if (twin := images.section_with(source.image_hash)) in model.sections:
+        notes.append(f"the image is that of training section {twin}: this is no unseen tissue")
+    slide = Slide(
+        name=request.image.stem,
+        array_xy=spots.array_xy,
+        spatial=centres,
+        patch_pixels=patch_pixels,
+        patch_source=source,
+        micrometres_per_pixel=scale,
+    )
+    return slide, notes
+
+
+def _predictions(
+    model: StoredModel,
+    slide: Slide,
+    contexts: dict[str, Context],
+    genes: Sequence[str],
+    say: Callable[[str], None],
+) -> _Result:
+    """Mean over the fits that have a gene, by Welford's sums."""
+    shape = (len(slide), len(genes))
+    mean, squares = np.zeros(shape), np.zeros(shape)
+    fits = np.zeros(len(genes), dtype=np.int64)
+    notes: list[str] = []
+    for fit in model.fits:
+        say(f"predicting with {fit.name} of {model.label}")
+        method: Method = fit.load(model.kind)
+        values = predict_slide(method, slide, fit.panel, contexts[fit.name]).astype(np.float64)
+        places = {gene: number for number, gene in enumerate(fit.panel)}
+        here = np.array([number for number, gene in enumerate(genes) if gene in places], dtype=int)
+        values = values[:, [places[genes[number]] for number in here]]
+        fits[here] += 1
+        before = values - mean[:, here]
+        mean[:, here] += before / fits[here]
+        squares[:, here] += before * (values - mean[:, here])
+        notes += contexts[fit.name].notes
+    spread = np.full(shape, np.nan)
+    several = fits > 1
+    spread[:, several] = np.sqrt(squares[:, several] / (fits[several] - 1))
+    return _Result(mean, spread, fits, list(dict.fromkeys(notes)))
+
+
+def _compared(
+    model: StoredModel, images: TrainingImages, slide: Slide, context: Context
+) -> tuple[list[str], Distances | None, Stain | None]:
+    """Notes on unfamiliar patches and colours, the distances, and the colours."""
+    training = images.slides(model.sections)
+    if not training:
+        reason = images.reason or "none of its sections has an image here"
+        return [f"no comparison with the training images: {reason}"], None, None
+    config = model.kind.Config.model_validate(model.fits[0].config)
+    known = [patch_statistics(part, config) for part in training]
+    colours = stain(patch_statistics(slide, config), known)
+    notes = [text] if (text := colours.mismatch()) else []
+    described, what = described_patches([slide, *training], config, context)
+    patients = images.patients(tuple(part.name for part in training))
+    unfamiliar = distances(described[0], described[1:], patients)
+    if unfamiliar is None:
+        notes.append("no out-of-distribution score: it needs two training sections")
+        return notes, None, colours
+    far = int((unfamiliar.scores > 1).sum())
+    # As many as that are expected of patches like the training's.
+    if far > (1 - QUANTILE) * len(slide):
+        notes.append(
+            f"{far} of {len(slide)} patches are unlike the training's: their {what} lie beyond the"
+            f" {100 * QUANTILE:.0f}th percentile of the training's own distances (obs column ood)"
+        )
+    return notes, unfamiliar, colours
+
+
+def _as_anndata(
+    request: PredictionRequest,
+    model: StoredModel,
+    images: TrainingImages,
+    spots: Spots,
+    genes: tuple[str, ...],
+    result: _Result,
+    unfamiliar: Distances | None,
+    colours: Stain | None,
+    notes: list[str],
+) -> AnnData:
+    import pandas as pd
+    from anndata import AnnData
+
+    var = gene_reliability(model.run, genes, request.min_pcc)
+    var["folds"] = result.fits
+    facts = model.run.facts
+    if facts["rules"]["split"] != "patient":
+        notes.append(
+            f"protocol {facts['protocol']} does not divide by patient: the scores in var may not"
+            " hold for a new patient"
+        )
+    if low := int((~var["predictable"]).sum()):
+        notes.append(
+            f"{low} of {len(genes)} genes are not predictable: their PCC on unseen sections is"
+            f" below {request.min_pcc:g} (var column predictable)"
+        )
+    scores = np.full(len(spots), np.nan) if unfamiliar is None else unfamiliar.scores
+    obs = pd.DataFrame(
+        {
+            "array_row": spots.array_xy[:, 1],
+            "array_col": spots.array_xy[:, 0],
+            "in_tissue": np.ones(len(spots), dtype=np.int64),
+            "ood_score": scores,
+            "ood": scores > 1,
+        },
+        index=pd.Index(spots.names, dtype=object),
+    )
+    about: dict[str, Any] = {
+        "version": __version__,
+        "dataset": facts["dataset"],
+        "protocol": facts["protocol"],
+        "method": model.label,
+        "run": facts["key"],
+        "fits": ", ".join(fit.name for fit in model.fits),
+        "preset": facts["preset"],
+        "seed": int(facts["seed"]),
+        "target": str(facts["rules"]["target"]),
+        "min_pcc": float(request.min_pcc),
+        "notes": "\n".join(notes),
+    }
+    if request.um_per_px is not None:
+        about["micrometres_per_pixel"] = float(request.um_per_px)
+    if colours is not None:
+        about["stain"] = {name: np.asarray(value) for name, value in vars(colours).items()}
+    layers = {"fold_sd": result.spread.astype(np.float32)} if len(model.fits) > 1 else {}
+    return AnnData(
+        X=result.mean.astype(np.float32),
+        obs=obs,
+        var=var,
+        layers=layers,
+        obsm={"spatial": spots.spatial},
+        uns={"spatial": _picture(request, images), "spotbench": about},
+    )
+
+
+def _picture(request: PredictionRequest, images: TrainingImages) -> dict[str, Any]:
+    """``uns["spatial"]`` in the form of Space Ranger, which scanpy and squidpy draw."""
+    from bench.data.images.image import thumbnail
+
+    card, known = images.card, images.scales()
+    largest = max(card.max_image_pixels, LARGE_IMAGE)
+    small, scale = thumbnail(request.image, largest, HIRES)
+    um = request.um_per_px or (float(np.median(known)) if known else 1.0)
+    factors = {
+        # Of full-resolution pixels, as obsm["spatial"] is.
+        "tissue_hires_scalef": float(scale * request.image_scale),
+        "spot_diameter_fullres": float(card.spot_diameter_micrometres / um),
+    }
+    if request.um_per_px is not None:
+        factors["microns_per_pixel"] = float(request.um_per_px)
+    return {
+        request.image.stem: {
+            "images": {"hires": np.asarray(small.convert("RGB"))},
+            "scalefactors": factors,
+            "metadata": {"source_image_path": str(request.image)},
+        }
+    }
