@@ -25,8 +25,7 @@ from bench.cli.options import (
 from bench.cli.terminal import say
 from bench.execute.request import Request
 from bench.files import printable
-
-_MIN_PCC = 0.1  # of bench.prediction, which is not imported for the help
+from bench.prediction import MIN_PCC
 
 
 def _tell(line: str) -> None:
@@ -84,7 +83,7 @@ def predict_command(
         typer.Option(
             "--min-pcc", help="PCC on unseen sections from which a gene counts as predictable."
         ),
-    ] = _MIN_PCC,
+    ] = MIN_PCC,
     device: DeviceOption = DEFAULT_DEVICE,
     precision: PrecisionOption = DEFAULT_PRECISION,
     data_root: DataRootOption = None,

@@ -9,15 +9,12 @@ import pandas as pd
 
 from bench.evaluate.metrics import nanmean
 from bench.evaluate.uncertainty import bootstrap_interval
+from bench.prediction import MIN_PCC
 from bench.stored_runs import StoredRun
-
-PREDICTABLE = 0.1
-"""PCC from which a gene counts as predictable: below it less than 1 % of the variance of unseen
-sections is explained."""
 
 
 def gene_reliability(
-    run: StoredRun, genes: Sequence[str], threshold: float = PREDICTABLE
+    run: StoredRun, genes: Sequence[str], threshold: float = MIN_PCC
 ) -> pd.DataFrame:
     """Scores of genes on the test sections of all finished folds.
 

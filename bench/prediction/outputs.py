@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ def check_outputs(paths: Sequence[Path], image: Path) -> None:
             raise BenchError(f"--out {path}: the ending must be one of {', '.join(WRITERS)}")
         if path.is_dir():
             raise BenchError(f"--out {path}: is a folder")
+        if not os.access(next(part for part in path.absolute().parents if part.exists()), os.W_OK):
+            raise BenchError(f"--out {path}: its folder cannot be written")
         if path.exists() and image.exists() and path.samefile(image):
             raise BenchError(f"--out {path}: is the image itself")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ import numpy as np
 
 from bench.devices import choose_device, choose_precision
 from bench.errors import BenchError, DataError, UnknownNameError
+from bench.prediction import MIN_PCC
 from bench.prediction.fitted import LARGE_IMAGE, image_source, predict_slide
-from bench.prediction.gene_reliability import PREDICTABLE, gene_reliability
-from bench.prediction.spots import Spots, spots_of
+from bench.prediction.gene_reliability import gene_reliability
+from bench.prediction.spots import ImageSpots, spots_of
 from bench.prediction.stored_models import FittedFold, StoredModel, find_run, stored_model
 from bench.prediction.training_images import TrainingImages, matching_scale, training_images
 from bench.prediction.unfamiliar import (
@@ -88,7 +90,7 @@ class PredictionRequest:
     um_per_px: float | None = None
     image_scale: float = 1.0
     genes: tuple[str, ...] = ()
-    min_pcc: float = PREDICTABLE
+    min_pcc: float = MIN_PCC
     data_root: Path | None = None
     device: str = "auto"
     precision: str = "auto"
@@ -184,7 +186,7 @@ def _slide(
     request: PredictionRequest,
     model: StoredModel,
     images: TrainingImages,
-    spots: Spots,
+    spots: ImageSpots,
     largest: int,
     patch_pixels: int,
 ) -> tuple[Slide, list[str]]:
@@ -286,7 +288,7 @@ def _as_anndata(
     request: PredictionRequest,
     model: StoredModel,
     images: TrainingImages,
-    spots: Spots,
+    spots: ImageSpots,
     genes: tuple[str, ...],
     result: _Result,
     unfamiliar: Distances | None,
@@ -329,7 +331,7 @@ def _as_anndata(
         "fits": ", ".join(fit.name for fit in model.fits),
         "preset": facts["preset"],
         "seed": int(facts["seed"]),
-        "target": str(facts["rules"]["target"]),
+        "target": json.dumps(facts["rules"]["target"]),
         "min_pcc": float(request.min_pcc),
         "notes": "\n".join(notes),
     }

@@ -30,7 +30,7 @@ _FORMS = (
 
 
 @dataclass(frozen=True)
-class Spots:
+class ImageSpots:
     """Spots of an image.
 
     Attributes
@@ -56,7 +56,7 @@ class Spots:
 
 def spots_of(
     image: Path, extent: tuple[float, float], positions: Path | pd.DataFrame | None
-) -> Spots:
+) -> ImageSpots:
     """Spots at which an image is predicted.
 
     Parameters
@@ -98,9 +98,9 @@ def spots_of(
             " this image at full resolution (see --image-scale)"
         )
     if array_xy is not None:
-        return Spots(tuple(names), spatial, array_xy)
+        return ImageSpots(tuple(names), spatial, array_xy)
     made, note = _array_of(spatial, where)
-    return Spots(tuple(names), spatial, made, (note,))
+    return ImageSpots(tuple(names), spatial, made, (note,))
 
 
 def _read(path: Path) -> tuple[list[str], np.ndarray, np.ndarray | None]:
