@@ -17,7 +17,7 @@ from bench.cli.options import (
     DatasetOption,
     DeviceOption,
     MethodOption,
-    PrecisionOption,
+    Precision,
     ResultsOption,
     StoredProtocolOption,
     names,
@@ -40,7 +40,7 @@ def predict_command(
     out: Annotated[
         list[Path],
         typer.Option(
-            "--out", "-o", help="File to write: .h5ad, .csv or .geojson; may be repeated."
+            "--out", "-o", help="File to write: .h5ad, .csv, .geojson, .png or .pdf; repeatable."
         ),
     ],
     spots: Annotated[
@@ -85,7 +85,9 @@ def predict_command(
         ),
     ] = MIN_PCC,
     device: DeviceOption = DEFAULT_DEVICE,
-    precision: PrecisionOption = DEFAULT_PRECISION,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Of image encoders; auto: that of the fits.")
+    ] = DEFAULT_PRECISION,
     data_root: DataRootOption = None,
     results: ResultsOption = Request.results,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Files of a prediction: AnnData, tables, tiles for QuPath."""
+"""Files of a prediction: AnnData, tables, tiles for QuPath, maps of genes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,9 +127,52 @@ def geojson(adata: AnnData) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": features}
 
 
+MAPPED = 8
+"""Genes of a figure."""
+
+_DPI = 200
+
+
+def _write_figure(adata: AnnData, path: Path) -> list[Path]:
+    from PIL import Image
+
+    from bench.report.maps import SectionMap, predicted_maps
+
+    ranked = adata.var["pcc"].sort_values(ascending=False, na_position="last", kind="stable")
+    genes = list(ranked.index[:MAPPED])
+    titles = {
+        gene: f"{gene}\nPCC undefined" if np.isnan(pcc) else f"{gene}\nPCC {pcc:.2f}"
+        for gene, pcc in ranked[genes].items()
+    }
+    ((name, picture),) = adata.uns["spatial"].items()
+    method = adata.uns["spotbench"]["method"]
+    with TemporaryDirectory() as folder:
+        image = Path(folder) / "image.jpg"
+        Image.fromarray(picture["images"]["hires"]).save(image, format="JPEG", quality=90)
+        section = SectionMap(
+            section=name,
+            genes=tuple(adata.var_names),
+            truth=np.empty((adata.n_obs, 0)),
+            predictions={method: np.asarray(adata.X)},
+            spatial=np.asarray(adata.obsm["spatial"]),
+            labels=np.full(adata.n_obs, ""),
+            image=image,
+            scale=picture["scalefactors"]["tissue_hires_scalef"],
+        )
+        figure = predicted_maps(section, titles)
+    kind = path.suffix.removeprefix(".")
+    with atomic_write(path) as temporary:
+        # Without a time stamp, so that the same prediction gives the same file.
+        metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+        figure.savefig(temporary, format=kind, dpi=_DPI, metadata=metadata)
+    return [path]
+
+
 WRITERS: dict[str, Callable[[AnnData, Path], list[Path]]] = {
     ".h5ad": _write_h5ad,
     ".csv": _write_csv,
     ".geojson": _write_geojson,
+    ".png": _write_figure,
+    ".pdf": _write_figure,
 }
 """Formats by the ending of a file."""

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import bench
-from tests.cli.tiny_dataset import assert_refused, call
+from tests.cli.tiny_dataset import PLUGIN, assert_refused, call
 
 SECTION = "A1"
 
@@ -110,6 +110,38 @@ def test_tables_and_tiles_hold_the_same_values(ensemble):
         np.testing.assert_allclose(np.mean(ring[:4], axis=0), centre)
         measured = feature["properties"]["measurements"]
         np.testing.assert_allclose([measured[gene] for gene in genes], values, atol=1e-5)
+
+
+def test_maps_are_drawn_of_the_best_genes(ridge, tmp_path):
+    done = predict(ridge, tmp_path, "--out", tmp_path / "out.pdf", out="out.png")
+    assert done.status == 0, done.stderr
+    with Image.open(tmp_path / "out.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+    assert (tmp_path / "out.pdf").read_bytes().startswith(b"%PDF")
+
+
+METHOD_FILE = PLUGIN.format(
+    summary="Tilted mean", name="own", needs_image=True, before="", fit="pass", predict="pass"
+)
+
+
+def test_a_method_of_a_file_predicts_unless_it_needs_no_image(ridge, tmp_path):
+    for name, text in (
+        ("looks", METHOD_FILE),
+        ("blind", METHOD_FILE.replace("needs_image = True", "needs_image = False")),
+    ):
+        path = tmp_path / f"{name}.py"
+        path.write_text(text.replace('"own"', f'"{name}"').strip() + "\n")
+        done = call(
+            *("run", *ridge.dataset.where, "--device", "cpu", "--folds", "0", "--no-oracles"),
+            *("--results", tmp_path / "results", "--tracking", "none", "--method", path),
+        )
+        assert done.status == 0, done.stderr
+    more = ("--results", tmp_path / "results")
+    refused(ridge, tmp_path, "needs no image", method=tmp_path / "blind.py", more=more)
+    done = predict(ridge, tmp_path, *more, method=tmp_path / "looks.py")
+    assert done.status == 0, done.stderr
 
 
 def test_chosen_genes_come_in_the_order_that_was_asked_for(ridge, tmp_path):
