@@ -167,9 +167,10 @@ def tables(
 
 def predict(
     image: str | Path,
-    dataset: str,
-    method: str,
+    dataset: str = "",
+    method: str = "",
     *,
+    bundle: str | Path | None = None,
     spots: str | Path | pd.DataFrame | None = None,
     um_per_px: float | None = None,
     image_scale: float = 1.0,
@@ -184,7 +185,7 @@ def predict(
     data_root: str | Path | None = None,
     results: str | Path = Request.results,
 ) -> AnnData:
-    """Predict the expression of an H&E image with the models of a stored run.
+    """Predict the expression of an H&E image with the models of a stored run or of a `bundle`.
 
     Parameters are the options of ``bench predict``; `spots` may also be a DataFrame with pixel
     coordinates ``x`` and ``y``, optionally ``array_row`` and ``array_col``, indexed by spot.
@@ -204,9 +205,10 @@ def predict(
 
     return predict_image(
         PredictionRequest(
+            image=Path(image),
+            bundle=None if bundle is None else Path(bundle),
             dataset=dataset,
             method=method,
-            image=Path(image),
             spots=Path(spots) if isinstance(spots, str) else spots,
             protocol=protocol,
             run=run,

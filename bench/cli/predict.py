@@ -23,9 +23,30 @@ from bench.cli.options import (
     names,
 )
 from bench.cli.terminal import say
+from bench.errors import BenchError
 from bench.execute.request import Request
 from bench.files import printable
 from bench.prediction import MIN_PCC
+
+StoredDatasetOption = Annotated[
+    str | None, typer.Option("--dataset", "-d", help="Dataset of a stored run.", show_default=False)
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--method", "-m", help="Method of a stored run.", show_default=False)
+]
+RunOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY", help="First characters of the run's key.", show_default="the only run"
+    ),
+]
+FoldOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Predict with the model of one fold.", show_default="all, mean"),
+]
+RefitOption = Annotated[
+    bool, typer.Option("--refit", help="Fit once on all sections and keep that model.")
+]
 
 
 def _tell(line: str) -> None:
@@ -34,15 +55,20 @@ def _tell(line: str) -> None:
 
 @app.command("predict")
 def predict_command(
-    image: Annotated[Path, typer.Argument(help="H&E image: JPEG, PNG or TIFF.")],
-    dataset: DatasetOption,
-    method: MethodOption,
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[BUNDLE] IMAGE", help="Bundle of 'bench export', if any; then the H&E image."
+        ),
+    ],
     out: Annotated[
         list[Path],
         typer.Option(
             "--out", "-o", help="File to write: .h5ad, .csv, .geojson, .png or .pdf; repeatable."
         ),
     ],
+    dataset: StoredDatasetOption = None,
+    method: ModelOption = None,
     spots: Annotated[
         Path | None,
         typer.Option(
@@ -62,19 +88,9 @@ def predict_command(
         ),
     ] = 1.0,
     protocol: StoredProtocolOption = None,
-    run: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY", help="First characters of the run's key.", show_default="the only run"
-        ),
-    ] = None,
-    fold: Annotated[
-        int | None,
-        typer.Option(min=0, help="Predict with the model of one fold.", show_default="all, mean"),
-    ] = None,
-    refit: Annotated[
-        bool, typer.Option("--refit", help="Fit once on all sections and keep that model.")
-    ] = False,
+    run: RunOption = None,
+    fold: FoldOption = None,
+    refit: RefitOption = False,
     genes: Annotated[
         str | None, typer.Option(help="Genes, comma-separated.", show_default="all of the model")
     ] = None,
@@ -91,15 +107,19 @@ def predict_command(
     data_root: DataRootOption = None,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Predict the expression of an image with the models of a stored run."""
+    """Predict the expression of an image with the models of a stored run or a bundle."""
     from bench.prediction.outputs import check_outputs, write_prediction
     from bench.prediction.predicting import PredictionRequest, predict_image
 
+    if len(files) > 2:
+        raise BenchError(f"one bundle and one image are taken, not {len(files)} files")
+    *bundle, image = files
     check_outputs(out, image)
     request = PredictionRequest(
-        dataset=dataset,
-        method=method,
         image=image,
+        bundle=bundle[0] if bundle else None,
+        dataset=dataset or "",
+        method=method or "",
         spots=spots,
         protocol=protocol,
         run=run,
@@ -121,3 +141,37 @@ def predict_command(
         _tell(f"note: {note}")
     for path in written:
         say(str(path))
+
+
+@app.command("export")
+def export_command(
+    dataset: DatasetOption,
+    method: MethodOption,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: NAME.spotbench.")],
+    protocol: StoredProtocolOption = None,
+    run: RunOption = None,
+    fold: FoldOption = None,
+    refit: RefitOption = False,
+    device: DeviceOption = DEFAULT_DEVICE,
+    data_root: DataRootOption = None,
+    results: ResultsOption = Request.results,
+) -> None:
+    """Write the models of a stored run into one file that predicts on another machine."""
+    from bench.prediction.bundle import export_bundle
+    from bench.prediction.predicting import PredictionRequest
+
+    request = PredictionRequest(
+        image=Path(),
+        dataset=dataset,
+        method=method,
+        protocol=protocol,
+        run=run,
+        results=results,
+        fold=fold,
+        refit=refit,
+        data_root=data_root,
+        device=device.value,
+    )
+    with redirect_stdout(sys.stderr):
+        export_bundle(request, out, _tell)
+    say(str(out))

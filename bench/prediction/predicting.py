@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from bench.prediction import MIN_PCC
 from bench.prediction.fitted import LARGE_IMAGE, image_source, predict_slide
 from bench.prediction.gene_reliability import gene_reliability
 from bench.prediction.spots import ImageSpots, spots_of
-from bench.prediction.stored_models import FittedFold, StoredModel, find_run, stored_model
+from bench.prediction.stored_models import FittedFold, StoredModel, find_run, one_fold, stored_model
 from bench.prediction.training_images import TrainingImages, matching_scale, training_images
 from bench.prediction.unfamiliar import (
     QUANTILE,
@@ -52,12 +53,14 @@ class PredictionRequest:
 
     Attributes
     ----------
+    image
+        Image file.
+    bundle
+        Bundle of a model, in place of a stored run.
     dataset
         Name, or the path of a card.
     method, protocol, run, results
         See :func:`bench.prediction.stored_models.find_run`; `run` is the beginning of a key.
-    image
-        Image file.
     spots
         See :func:`bench.prediction.spots.spots_of`.
     fold
@@ -78,9 +81,10 @@ class PredictionRequest:
         Where and in what networks compute; precision ``auto`` is that of the fits.
     """
 
-    dataset: str
-    method: str
     image: Path
+    bundle: Path | None = None
+    dataset: str = ""
+    method: str = ""
     spots: Path | pd.DataFrame | None = None
     protocol: str | None = None
     run: str | None = None
@@ -102,6 +106,12 @@ class PredictionRequest:
                 raise BenchError(f"{option} {value}: must be a finite number above 0")
         if not -1 <= self.min_pcc <= 1:
             raise BenchError(f"--min-pcc {self.min_pcc}: a PCC lies between -1 and 1")
+        if self.bundle is not None and (self.dataset or self.method or self.refit):
+            raise BenchError(
+                f"{self.bundle} is a model: --dataset, --method and --refit choose another one"
+            )
+        if self.bundle is None and not (self.dataset and self.method):
+            raise BenchError("name a model: a bundle before the image, or --dataset and --method")
         if self.refit and self.fold is not None:
             raise BenchError("--refit fits on all sections and --fold names one fit; ask for one")
 
@@ -141,22 +151,51 @@ def predict_image(request: PredictionRequest, say: Callable[[str], None] = _noth
     BenchError
         The model, the image or the spots cannot be used; the message says why.
     """
+    with opened_model(request, say) as (model, images):
+        return _predicted(request, model, images, say)
+
+
+@contextmanager
+def opened_model(
+    request: PredictionRequest, say: Callable[[str], None] = _nothing
+) -> Iterator[tuple[StoredModel, TrainingImages]]:
+    """The model of a request, and what is known of its training images.
+
+    Raises
+    ------
+    BenchError
+        As :func:`predict_image`.
+    """
+    if request.bundle is not None:
+        from bench.prediction.bundle import open_bundle
+
+        with open_bundle(request.bundle) as (model, images):
+            yield (model if request.fold is None else one_fold(model, request.fold)), images
+        return
     card = dataset_card(request.dataset)
     run = find_run(request.results, card.name, request.method, request.protocol, request.run)
     model = stored_model(run, request.method, request.fold)
-    device = choose_device(request.device)
-    largest = max(card.max_image_pixels, LARGE_IMAGE)
-    whole = image_source(request.image, np.empty((0, 2)), largest, request.image_scale)
-    spots = spots_of(request.image, whole.extent(), request.spots)
     if request.refit:
         from bench.prediction.refit import final_model
 
-        model = final_model(model, card, request.data_root, device, say)
-    chosen = _chosen_genes(model, request.genes)
-    images = training_images(card, model, request.data_root)
-    slide, notes = _slide(request, model, images, spots, largest, card.patch_pixels)
+        model = final_model(model, card, request.data_root, choose_device(request.device), say)
+    yield model, training_images(card, model, request.data_root)
 
-    contexts = {fit.name: _context(request, model, fit, device) for fit in model.fits}
+
+def _predicted(
+    request: PredictionRequest,
+    model: StoredModel,
+    images: TrainingImages,
+    say: Callable[[str], None],
+) -> AnnData:
+    device = choose_device(request.device)
+    largest = max(images.card.max_image_pixels, LARGE_IMAGE)
+    whole = image_source(request.image, np.empty((0, 2)), largest, request.image_scale)
+    spots = spots_of(request.image, whole.extent(), request.spots)
+    chosen = _chosen_genes(model, request.genes)
+    slide, notes = _slide(request, model, images, spots, largest, images.card.patch_pixels)
+
+    contexts = {fit.name: context_of(request, model, fit, device) for fit in model.fits}
     result = _predictions(model, slide, contexts, chosen, say)
     say("comparing the image with the training images")
     told, unfamiliar, colours = _compared(model, images, slide, contexts[model.fits[0].name])
@@ -172,9 +211,10 @@ def _chosen_genes(model: StoredModel, asked: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(asked)) or model.genes
 
 
-def _context(
+def context_of(
     request: PredictionRequest, model: StoredModel, fit: FittedFold, device: str
 ) -> Context:
+    """Seed of the run, and the precision asked for or that of the fit."""
     from bench.method import Context
 
     auto = request.precision == "auto"
@@ -260,17 +300,14 @@ def _compared(
     model: StoredModel, images: TrainingImages, slide: Slide, context: Context
 ) -> tuple[list[str], Distances | None, Stain | None]:
     """Notes on unfamiliar patches and colours, the distances, and the colours."""
-    training = images.slides(model.sections)
-    if not training:
-        reason = images.reason or "none of its sections has an image here"
-        return [f"no comparison with the training images: {reason}"], None, None
     config = model.kind.Config.model_validate(model.fits[0].config)
-    known = [patch_statistics(part, config) for part in training]
-    colours = stain(patch_statistics(slide, config), known)
+    known = images.reference(model, config, context)
+    if known.reason:
+        return [f"no comparison with the training images: {known.reason}"], None, None
+    colours = stain(patch_statistics(slide, config), known.statistics)
     notes = [text] if (text := colours.mismatch()) else []
-    described, what = described_patches([slide, *training], config, context)
-    patients = images.patients(tuple(part.name for part in training))
-    unfamiliar = distances(described[0], described[1:], patients)
+    (described,), what = described_patches([slide], config, context)
+    unfamiliar = distances(described, known.described, known.groups)
     if unfamiliar is None:
         notes.append("no out-of-distribution score: it needs two training sections")
         return notes, None, colours

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,6 +198,21 @@ def stored_model(run: StoredRun, method: str, fold: int | None = None) -> Stored
         finished = ", ".join(map(str, run.done))
         raise BenchError(f"{run.facts['label']}: fold {fold} is not finished; finished: {finished}")
     return StoredModel(run, kind, tuple(_fits(run, done)))
+
+
+def one_fold(model: StoredModel, fold: int) -> StoredModel:
+    """The model with one of its fits alone.
+
+    Raises
+    ------
+    BenchError
+        It has no such fold.
+    """
+    fits = tuple(fit for fit in model.fits if fit.name == f"fold {fold}")
+    if not fits:
+        known = ", ".join(fit.name for fit in model.fits)
+        raise BenchError(f"{model.label}: no fold {fold}; the model has {known}")
+    return replace(model, fits=fits)
 
 
 def model_class(run: StoredRun, method: str) -> type[Method]:

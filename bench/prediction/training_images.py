@@ -4,19 +4,49 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bench.data.card import DatasetCard
 from bench.data.dataset import Dataset, open_dataset
 from bench.data.inputs import Slide
 from bench.errors import DataError
 from bench.prediction.stored_models import StoredModel
+from bench.prediction.unfamiliar import described_patches, drawn_patches, patch_statistics
 from bench.protocol.fold_data import slide_of
+
+if TYPE_CHECKING:
+    from bench.method import Context, MethodConfig
 
 LARGEST_FACTOR = 4.0
 """Factor between a new image's scale and the training's beyond which a prediction is refused."""
 
 SAME_SCALE = 0.01
 """Relative difference within which two scales are one."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Training patches that new ones are compared with.
+
+    Attributes
+    ----------
+    statistics
+        (patches, 8) arrays of :class:`bench.prediction.unfamiliar.PatchStatistics`.
+    described, what
+        (patches, values) array a section of what patches are compared by, and its name.
+    groups
+        Patient of each section, or the section where there is one patient.
+    reason
+        Why there is nothing to compare with; empty where there is.
+    """
+
+    statistics: list[np.ndarray]
+    described: list[np.ndarray]
+    what: str
+    groups: list[str]
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +85,28 @@ class TrainingImages:
             return [scale for scale in known if scale is not None]
         sections = (self.dataset.section(name) for name in self.dataset.hashes)
         return [section.micrometres_per_pixel for section in sections]
+
+    def image_hash(self, name: str) -> str | None:
+        """Hash of a section's image; None where it is not here."""
+        return None if self.dataset is None else self.dataset.hashes.get(name, {}).get("image")
+
+    def reference(self, model: StoredModel, config: MethodConfig, context: Context) -> Reference:
+        """What new patches are compared with: at most 5,000 of the training, drawn from all.
+
+        Raises
+        ------
+        BenchError
+            An image or weights that cannot be read.
+        """
+        training = self.slides(model.sections)
+        if not training:
+            reason = self.reason or "none of its sections has an image here"
+            return Reference([], [], "", [], reason)
+        statistics = [patch_statistics(part, config).values for part in training]
+        described, what = described_patches(training, config, context)
+        patients = self.patients(tuple(part.name for part in training))
+        groups = patients if len(set(patients)) > 1 else [part.name for part in training]
+        return Reference(statistics, drawn_patches(described), what, groups)
 
     def section_with(self, image_hash: str) -> str | None:
         """Name of the section that has this very image."""

@@ -135,15 +135,35 @@ class Distances:
     limit: float
 
 
+def drawn_patches(training: Sequence[np.ndarray], seed: int = 0) -> list[np.ndarray]:
+    """At most 5,000 patches of all sections, in their order; a section may keep none.
+
+    Parameters
+    ----------
+    training
+        (patches, values) a section.
+    seed
+        They are drawn from it.
+    """
+    sizes = [len(part) for part in training]
+    if sum(sizes) <= REFERENCE_PATCHES:
+        return list(training)
+    drawn = np.sort(np.random.default_rng(seed).permutation(sum(sizes))[:REFERENCE_PATCHES])
+    first = np.cumsum([0, *sizes])
+    return [
+        part[drawn[(drawn >= start) & (drawn < end)] - start]
+        for part, start, end in zip(training, first, first[1:], strict=False)
+    ]
+
+
 def distances(
-    new: np.ndarray, training: Sequence[np.ndarray], groups: Sequence[str], seed: int = 0
+    new: np.ndarray, training: Sequence[np.ndarray], groups: Sequence[str]
 ) -> Distances | None:
     """Mean distance of patches to their nearest training patches.
 
     Values are standardised by the training's mean and deviation; the distance is the mean of the
-    Euclidean ones to the 5 nearest of at most 5,000 training patches (after Sun et al., ICML
-    2022). The training's own are measured from each patch to those of other groups, as a new
-    section is of none of them.
+    Euclidean ones to the 5 nearest training patches (after Sun et al., ICML 2022). The training's
+    own are measured from each patch to those of other groups, as a new section is of none of them.
 
     Parameters
     ----------
@@ -152,25 +172,19 @@ def distances(
     training
         (spots, values) a section.
     groups
-        Patient of each section; sections take their place where there is one patient.
-    seed
-        Training patches are drawn from it.
+        Patient of each section, or the section where there is one patient.
 
     Returns
     -------
     Distances or None
-        None with fewer than two sections: the training's own distances are then not known.
+        None with fewer than two groups: the training's own distances are then not known.
     """
     from sklearn.neighbors import NearestNeighbors
 
-    names = list(groups) if len(set(groups)) > 1 else [str(n) for n in range(len(training))]
-    if len(set(names)) < 2:
+    if len(set(groups)) < 2:
         return None
     values = np.concatenate(training).astype(np.float64)
-    group = np.repeat(names, [len(part) for part in training])
-    if len(values) > REFERENCE_PATCHES:
-        drawn = np.random.default_rng(seed).permutation(len(values))[:REFERENCE_PATCHES]
-        values, group = values[np.sort(drawn)], group[np.sort(drawn)]
+    group = np.repeat(list(groups), [len(part) for part in training])
     mean, deviation = values.mean(axis=0), values.std(axis=0)
     deviation[deviation == 0] = 1.0
     values = (values - mean) / deviation
@@ -230,9 +244,9 @@ class Stain:
         return ""
 
 
-def stain(new: PatchStatistics, training: Sequence[PatchStatistics]) -> Stain:
-    """Colours of a new section beside those of training sections."""
-    known = np.concatenate([part.colours for part in training])
+def stain(new: PatchStatistics, training: Sequence[np.ndarray]) -> Stain:
+    """Colours of a new section beside those of training sections, given by their statistics."""
+    known = PatchStatistics(np.concatenate(training)).colours
     return Stain(
         new.colours.mean(axis=0), new.colours.std(axis=0), known.mean(axis=0), known.std(axis=0)
     )
