@@ -85,6 +85,19 @@ def test_the_file_holds_what_scanpy_and_squidpy_draw(ensemble):
     assert (hires < [width, height]).all()
 
 
+@pytest.mark.filterwarnings("ignore:Use `squidpy:FutureWarning")
+def test_scanpy_draws_the_file_unasked(ensemble):
+    import scanpy as sc
+    from matplotlib import pyplot as plt
+
+    adata = anndata.read_h5ad(ensemble[0] / "out.h5ad")
+    (axes,) = sc.pl.spatial(adata, color="GENE1", show=False)
+    assert axes.images[0].get_array().shape == (200, 200, 3)
+    drawn = np.concatenate([np.asarray(part.get_array()) for part in axes.collections])
+    np.testing.assert_allclose(np.sort(drawn), np.sort(adata[:, "GENE1"].X.ravel()), rtol=1e-5)
+    plt.close("all")
+
+
 def test_tables_and_tiles_hold_the_same_values(ensemble):
     folder, done = ensemble
     written = ["out.h5ad", "out.csv", "out.genes.csv", "out.geojson"]
