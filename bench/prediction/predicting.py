@@ -21,6 +21,7 @@ from bench.prediction.spots import ImageSpots, spots_of
 from bench.prediction.stored_models import FittedFold, StoredModel, find_run, one_fold, stored_model
 from bench.prediction.training_images import TrainingImages, matching_scale, training_images
 from bench.prediction.unfamiliar import (
+    FAR_SHARE,
     QUANTILE,
     Distances,
     Stain,
@@ -312,8 +313,7 @@ def _compared(
         notes.append("no out-of-distribution score: it needs two training sections")
         return notes, None, colours
     far = int((unfamiliar.scores > 1).sum())
-    # As many as that are expected of patches like the training's.
-    if far > (1 - QUANTILE) * len(slide):
+    if far > FAR_SHARE * len(slide):
         notes.append(
             f"{far} of {len(slide)} patches are unlike the training's: their {what} lie beyond the"
             f" {100 * QUANTILE:.0f}th percentile of the training's own distances (obs column ood)"

@@ -57,13 +57,16 @@ class TrainingImages:
     ----------
     card
         Its card.
+    names
+        Sections of the run's finished folds, test sections included.
     dataset
-        Sections with images; None where they are not here.
+        Those of them that have images; None where none is here.
     reason
         Why they are not; empty where they are.
     """
 
     card: DatasetCard
+    names: tuple[str, ...]
     dataset: Dataset | None
     reason: str = ""
 
@@ -79,12 +82,14 @@ class TrainingImages:
         return [self.card.section(name).patient for name in names]
 
     def scales(self) -> list[float]:
-        """Micrometres a full-resolution pixel of the dataset's sections, as far as known."""
-        if self.dataset is None:
-            known = [self.card.scale(section) for section in self.card.sections]
-            return [scale for scale in known if scale is not None]
-        sections = (self.dataset.section(name) for name in self.dataset.hashes)
-        return [section.micrometres_per_pixel for section in sections]
+        """Micrometres a full-resolution pixel of the sections, as far as known."""
+        known = []
+        for name in self.names:
+            scale = self.card.scale(self.card.section(name))
+            if scale is None and self.dataset is not None and name in self.dataset.hashes:
+                scale = self.dataset.section(name).micrometres_per_pixel
+            known.append(scale)
+        return [scale for scale in known if scale is not None]
 
     def image_hash(self, name: str) -> str | None:
         """Hash of a section's image; None where it is not here."""
@@ -132,12 +137,14 @@ def training_images(
     data_root
         Folder of the dataset's files.
     """
-    used = model.run.facts["left_out"]
-    names = [section.name for section in card.sections if section.name not in used]
+    folds = [model.run.fold_facts(index) for index in model.run.done]
+    roles = ("train", "validation", "test")
+    names = tuple(dict.fromkeys(name for fold in folds for role in roles for name in fold[role]))
     try:
-        return TrainingImages(card, open_dataset(card, data_root, images=True, names=names))
+        dataset = open_dataset(card, data_root, images=True, names=names)
     except DataError as error:
-        return TrainingImages(card, None, str(error))
+        return TrainingImages(card, names, None, str(error))
+    return TrainingImages(card, names, dataset)
 
 
 def matching_scale(known: list[float], new: float) -> float | None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 QUANTILE = 0.99
 """Share of the training patches whose distance is taken for familiar."""
 
+FAR_SHARE = 0.05
+"""Share of an image's patches beyond that distance from which a note warns: 1 % are expected."""
+
 NEIGHBOURS = 5
 REFERENCE_PATCHES = 5_000
 """Training patches that new ones are compared with, drawn from all."""

@@ -57,6 +57,28 @@ def test_the_ensemble_is_the_mean_of_the_folds(ridge, ensemble, tmp_path):
         np.testing.assert_allclose(together.layers["fold_sd"][:, number], spread, atol=1e-5)
 
 
+def test_a_gene_is_averaged_over_the_folds_that_chose_it(ridge, tmp_path):
+    results = tmp_path / "results"
+    done = call(
+        *("run", *ridge.dataset.where, "--preset", "tiny", "--device", "cpu", "--no-oracles"),
+        *("--results", results, "--tracking", "none", "--method", "ridge", "--panel", "hvg:15"),
+    )
+    assert done.status == 0, done.stderr
+    assert predict(ridge, tmp_path, "--results", results).status == 0
+    adata = anndata.read_h5ad(tmp_path / "out.h5ad")
+    panels = [
+        json.loads(path.read_text())["panel"]
+        for path in results.glob("runs/*/*/*/fold-*/fold.json")
+    ]
+    chosen = pd.Series([gene for panel in panels for gene in panel]).value_counts()
+    assert set(adata.var_names) == set(chosen.index)
+    np.testing.assert_array_equal(adata.var["folds"], chosen[list(adata.var_names)])
+    assert chosen.min() < 3
+    once = np.isnan(adata.layers["fold_sd"]).all(axis=0)
+    np.testing.assert_array_equal(once, adata.var["folds"] == 1)
+    assert np.isfinite(np.asarray(adata.X)).all()
+
+
 def test_genes_carry_the_scores_of_the_run(ridge, ensemble):
     adata = anndata.read_h5ad(ensemble[0] / "out.h5ad")
     (folder,) = ridge.results.glob("runs/*/*/ridge-*")
@@ -83,6 +105,19 @@ def test_the_file_holds_what_scanpy_and_squidpy_draw(ensemble):
     hires = adata.obsm["spatial"] * library["scalefactors"]["tissue_hires_scalef"]
     assert (hires >= 0).all()
     assert (hires < [width, height]).all()
+
+
+@pytest.mark.filterwarnings("ignore:Use `squidpy:FutureWarning")
+def test_scanpy_draws_the_file_unasked(ensemble):
+    import scanpy as sc
+    from matplotlib import pyplot as plt
+
+    adata = anndata.read_h5ad(ensemble[0] / "out.h5ad")
+    (axes,) = sc.pl.spatial(adata, color="GENE1", show=False)
+    assert axes.images[0].get_array().shape == (200, 200, 3)
+    drawn = np.concatenate([np.asarray(part.get_array()) for part in axes.collections])
+    np.testing.assert_allclose(np.sort(drawn), np.sort(adata[:, "GENE1"].X.ravel()), rtol=1e-5)
+    plt.close("all")
 
 
 def test_tables_and_tiles_hold_the_same_values(ensemble):
