@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -69,12 +70,15 @@ class SlidePatches(PatchSource):
         Width and height of the slide in pixels.
     cutter
         Gives the patches in place of reading them now.
+    opened
+        Slide to read from, which stays open; where None the file is opened for each reading.
     """
 
     reader: SlideReader = "tifffile"
     reductions: tuple[float, ...] = (1.0,)
     size: tuple[int, int] = (0, 0)
     cutter: _Cut | None = field(default=None, repr=False, compare=False)
+    opened: WholeSlide | None = field(default=None, repr=False, compare=False)
 
     def cut(
         self, size: int, pixels: int | None = None, resampling: Resampling = "area"
@@ -105,7 +109,7 @@ class SlidePatches(PatchSource):
         self, size: int, pixels: int, resampling: Resampling
     ) -> Iterator[tuple[int, np.ndarray]]:
         corners = self._corners(size)
-        with open_slide(self.image, self.max_image_pixels, self.reader) as slide:
+        with self._open() as slide:
             if (slide.width, slide.height) != self.size:
                 raise DataError(f"{self.image}: has been replaced by another image")
             reduction = self._reduction(size, pixels)
@@ -119,6 +123,11 @@ class SlidePatches(PatchSource):
             # Band by band, from left to right, so that each tile is decoded few times.
             for spot in np.lexsort((top, left, top // slide.rows_together)):
                 yield int(spot), of_level._patch(view, corners[spot], size, pixels, resampling)
+
+    def _open(self) -> AbstractContextManager[WholeSlide]:
+        if self.opened is not None:
+            return nullcontext(self.opened)
+        return open_slide(self.image, self.max_image_pixels, self.reader)
 
     def _reduction(self, size: int, pixels: int) -> float:
         """Reduction of the level to read: the largest from which no patch has to grow."""
@@ -245,7 +254,8 @@ class Stripes:
     """Sources of the stripes of a slide, one after the other; used in a ``with`` block.
 
     While the patches of a stripe are worked on, those of the next are cut by another thread: at
-    the size at which the current ones were asked for. Two stripes of patches are in memory.
+    the size at which the current ones were asked for. Two stripes of patches are in memory. The
+    slide stays open meanwhile, so that tiles that two stripes share are decoded once.
 
     Parameters
     ----------
@@ -263,7 +273,9 @@ class Stripes:
         self._source = source
         self._ranges = list(ranges)
         self._ahead: dict[tuple[int, int, int | None, Resampling], Future[np.ndarray]] = {}
+        # One thread alone reads: slides are not made for several.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stripes")
+        self._slide: WholeSlide | None = None
 
     def __len__(self) -> int:
         return len(self._ranges)
@@ -277,25 +289,31 @@ class Stripes:
     def _cut(
         self, number: int, size: int, pixels: int | None, resampling: Resampling = "area"
     ) -> np.ndarray:
-        asked = (number, size, pixels, resampling)
-        future = self._ahead.pop(asked, None)
-        for stale in [key for key in self._ahead if key[0] <= number]:
-            self._ahead.pop(stale).cancel()
-        if future is None:
-            patches = self._source.cut_once(self._ranges[number], size, pixels, resampling)
-        else:
-            patches = future.result()
-        following = (number + 1, size, pixels, resampling)
+        what = (size, pixels, resampling)
+        for other in [key for key in self._ahead if key[0] < number or key[1:] != what]:
+            self._ahead.pop(other).cancel()
+        current, following = (number, *what), (number + 1, *what)
+        future = self._ahead.pop(current, None) or self._thread.submit(self._read, *current)
+        patches = future.result()
         if number + 1 < len(self._ranges) and following not in self._ahead:
-            self._ahead[following] = self._thread.submit(
-                self._source.cut_once, self._ranges[number + 1], size, pixels, resampling
-            )
+            self._ahead[following] = self._thread.submit(self._read, *following)
         return patches
 
+    def _read(
+        self, number: int, size: int, pixels: int | None, resampling: Resampling
+    ) -> np.ndarray:
+        source = self._source
+        if self._slide is None:
+            self._slide = open_slide(source.image, source.max_image_pixels, source.reader)
+        opened = replace(source, opened=self._slide)
+        return opened.cut_once(self._ranges[number], size, pixels, resampling)
+
     def close(self) -> None:
-        """Drop what has been cut ahead and end the thread."""
+        """Drop what has been cut ahead, end the thread and close the slide."""
         self._ahead.clear()
         self._thread.shutdown(wait=True, cancel_futures=True)
+        if self._slide is not None:
+            self._slide.close()
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ from bench.data.images.slide_patches import (
     slide_patches,
     stripe_ranges,
 )
+from bench.data.images.tiff_level import Level
 from bench.data.images.whole_slide import open_slide, slide_hash
 from bench.errors import DataError
 from tests.data.images.made_slides import smooth, write_svs
@@ -171,24 +172,43 @@ def test_stripes_give_the_patches_of_the_whole(slide):
         assert [part.key(64, 32) for _, part in rest] == [key for _, key, _ in pieces[2:]]
 
 
-def test_the_next_stripe_is_cut_by_another_thread(slide, monkeypatch):
-    threads = []
+def test_the_next_stripe_is_cut_by_another_thread_before_it_is_asked_for(slide, monkeypatch):
+    begun = []
+    second = threading.Event()
     cut = SlidePatches.cut_once
 
-    def count(self, spots, *args):
-        threads.append((spots.start, threading.current_thread() is threading.main_thread()))
-        return cut(self, spots, *args)
+    def count(self, spots, size, pixels, resampling):
+        begun.append((spots.start, pixels, threading.current_thread() is threading.main_thread()))
+        if spots.start == 20:
+            second.set()
+        return cut(self, spots, size, pixels, resampling)
 
     monkeypatch.setattr(SlidePatches, "cut_once", count)
     source = source_of(slide)
-    ranges = [range(20), range(20, 40), range(40, 60)]
-    with Stripes(source, ranges) as stripes:
-        for _, part in stripes:
-            part.cut(64, 32, "area")
-            part.cut(64, 16, "area")  # another size is cut when it is asked for
-    assert {start for start, main in threads if not main} == {20, 40}
-    assert (0, True) in threads
+    with Stripes(source, [range(20), range(20, 40), range(40, 60)]) as stripes:
+        (_, first), (_, _), (_, third) = stripes
+        first.cut(64, 32)
+        assert second.wait(60)
+        assert begun == [(0, 32, False), (20, 32, False)]
+        third.cut(64, 16)  # another stripe and size than those that were cut ahead
+    assert begun[2:] == [(40, 16, False)]
     assert not [t for t in threading.enumerate() if t.name.startswith("stripes")]
+
+
+def test_tiles_that_stripes_share_are_decoded_once(slide, monkeypatch):
+    decoded = []
+    block = Level.block
+
+    def count(self, row, column, bits=None):
+        decoded.append((self.width, row, column))
+        return block(self, row, column, bits)
+
+    monkeypatch.setattr(Level, "block", count)
+    order, bands = reading_order(CENTRES, 100)
+    with Stripes(source_of(slide, CENTRES[order]), stripe_ranges(bands, 16)) as stripes:
+        for _, part in stripes:
+            part.cut(96, 64)
+    assert len(decoded) == len(set(decoded)) > 50
 
 
 def test_damage_that_is_met_ahead_is_told_at_its_stripe(slide):
