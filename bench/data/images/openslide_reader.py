@@ -29,8 +29,9 @@ def _blaming(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: image is missing") from None
     except openslide.OpenSlideUnsupportedFormatError:
         raise DataError(f"{path}: image cannot be read (OpenSlide knows no such format)") from None
-    except (openslide.OpenSlideError, OSError, ValueError, MemoryError) as error:
-        raise DataError(f"{path}: image cannot be read ({one_line(error)})") from error
+    except (openslide.OpenSlideError, OSError, ValueError, LookupError, MemoryError) as error:
+        reason = one_line(error) or type(error).__name__
+        raise DataError(f"{path}: image cannot be read ({reason})") from error
 
 
 def vendor(path: Path) -> str | None:

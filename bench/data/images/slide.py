@@ -193,8 +193,19 @@ class WholeSlide(ABC):
         self.close()
 
 
-def check_slide(path: Path, width: int, height: int, most: int) -> None:
+def check_slide(path: Path, width: int, height: int, most: int, advice: str = "") -> None:
     """Refuse an image without pixels or of more than are accepted.
+
+    Parameters
+    ----------
+    path
+        What errors name.
+    width, height
+        Pixels.
+    most
+        Largest product of the two.
+    advice
+        How to mend it, for the message.
 
     Raises
     ------
@@ -205,5 +216,5 @@ def check_slide(path: Path, width: int, height: int, most: int) -> None:
         raise DataError(f"{path}: image cannot be read (it has no pixels)")
     if width * height > most:
         raise DataError(
-            f"{path}: image of {width} x {height} px exceeds the ceiling of {most:,} px"
+            f"{path}: image of {width} x {height} px exceeds the ceiling of {most:,} px{advice}"
         )

@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree as ET
 
 import tifffile
@@ -177,7 +177,8 @@ def _pixels_per_unit(page: Any, tag: int) -> float | None:
 
 
 def _xmp(file: tifffile.TiffFile) -> str:
-    texts = (page.tags.valueof(_XMP, b"") for page in list(file.pages)[:2])  # type: ignore[union-attr]
+    pages = [cast("Any", file.pages[number]) for number in range(min(2, len(file.pages)))]
+    texts = (page.tags.valueof(_XMP, b"") for page in pages)
     return " ".join(
         text[:_LONGEST_TEXT].decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
         for text in texts

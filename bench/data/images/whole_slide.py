@@ -21,8 +21,9 @@ from bench.files import canonical_hash, file_hash, one_line
 LARGEST_SLIDE = 100_000_000_000
 """Pixels of a slide that is read in tiles: 25 x 16 mm at 0.063 micrometres per pixel."""
 
-LARGEST_PICTURE = 500_000_000
-"""Pixels of a JPEG or PNG, which is decoded as a whole: 2 GB as Pillow holds them."""
+LARGEST_PICTURE = 300_000_000
+"""Pixels of a JPEG or PNG, which is decoded as a whole: 1.2 GB as Pillow holds them, twice while
+it is turned upright."""
 
 _UNLIMITED = 1 << 62
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -192,7 +193,10 @@ class PictureSlide(WholeSlide):
     def __init__(self, path: Path, max_pixels: int) -> None:
         self.path = path
         with open_image(path, _UNLIMITED) as image:
-            check_slide(path, *image.size, min(max_pixels, LARGEST_PICTURE))
+            width, height = image.size
+            check_slide(path, width, height, max_pixels)
+            advice = "; convert it to a TIFF with tiles of 256 x 256 px"
+            check_slide(path, width, height, LARGEST_PICTURE, advice)
             self.micrometres_per_pixel = picture_scale(image)
         self._stack = ExitStack()
         self._raster = self._stack.enter_context(open_raster(path, LARGEST_PICTURE))

@@ -44,6 +44,21 @@ def write_svs(path, pixels, *, levels=3, mpp="0.2520", compression="jpeg", bigti
     return copies
 
 
+def write_bif(path, pixels):
+    """A slide that tells of itself what those of Ventana tell."""
+    xmp = b'<Metadata><iScan Magnification="40" ScanRes="0.2325"></iScan></Metadata>'
+    tifffile.imwrite(
+        path,
+        pixels,
+        photometric="rgb",
+        tile=(16, 16),
+        metadata=None,
+        software="ScanOutputManager 1.1.0.15854",
+        description="level=0 mag=40 quality=90",
+        extratags=[(700, 1, len(xmp), xmp, True)],
+    )
+
+
 def tissue_like(height, width, *, left, top, right, bottom, seed=0):
     """A pink rectangle with a texture on nearly white glass."""
     rng = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from bench.data.images.slide_scale import ome_scale
 from bench.data.images.whole_slide import open_slide
-from tests.data.images.made_slides import smooth, write_svs
+from tests.data.images.made_slides import smooth, write_bif, write_svs
 
 PIXELS = smooth(48, 64)
 
@@ -123,6 +123,13 @@ def test_a_philips_slide_states_millimetres(tmp_path):
         tile=(16, 16),
     )
     assert scale_of(path) == pytest.approx(0.2269, abs=1e-4)
+
+
+def test_a_ventana_slide_states_the_resolution_of_its_scan(tmp_path):
+    path = tmp_path / "slide.bif"
+    write_bif(path, PIXELS)
+    with open_slide(path, reader="tifffile") as slide:
+        assert slide.micrometres_per_pixel == 0.2325
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])

@@ -1,5 +1,7 @@
 """Slides that are read in tiles: pixels of every reader, levels, damage."""
 
+import sys
+
 import numpy as np
 import pytest
 import tifffile
@@ -10,7 +12,7 @@ from bench.data.images.image import open_raster
 from bench.data.images.slide import LARGEST_REGION, SlideLevel
 from bench.data.images.whole_slide import open_slide, slide_hash
 from bench.errors import DataError
-from tests.data.images.made_slides import smooth, write_svs
+from tests.data.images.made_slides import smooth, write_bif, write_svs
 
 CEILING = 10**9
 
@@ -229,6 +231,81 @@ def test_formats_of_openslide_alone_are_not_taken_for_pictures(tmp_path, name):
     refused(path, "OpenSlide")
 
 
+def test_what_was_not_scanned_has_the_colour_that_the_slide_states(tmp_path, monkeypatch):
+    openslide = pytest.importorskip("openslide", reason="pip install 'spotbench[slides]'")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    pixels[:10, :, 3], pixels[10:15, :, 3] = 0, 255
+
+    class Scanned:
+        level_dimensions = ((30, 20),)
+        level_downsamples = (1.0,)
+        properties = {
+            "openslide.background-color": "FFE0D0",
+            "openslide.mpp-x": "0.25",
+            "openslide.mpp-y": "0.2501",
+        }
+
+        def __init__(self, path):
+            self.path = path
+
+        def read_region(self, corner, level, size):
+            (left, top), (width, height) = corner, size
+            return Image.fromarray(pixels).crop((left, top, left + width, top + height))
+
+        def set_cache(self, cache):
+            self.cache = cache
+
+        def close(self):
+            self.path = None
+
+    monkeypatch.setattr(openslide, "OpenSlide", Scanned)
+    path = tmp_path / "slide.mrxs"
+    path.write_bytes(b"x")
+    with open_slide(path) as slide:
+        assert slide.micrometres_per_pixel == pytest.approx(0.25, abs=1e-4)
+        region = slide.read(0, 0, 31, 20)
+    assert (region[:10] == (255, 224, 208)).all()
+    assert (region[:, 30] == (255, 224, 208)).all()
+    np.testing.assert_array_equal(region[10:15, :30], pixels[10:15, :, :3])
+    share = pixels[15:, :, 3:] / 255
+    blended = pixels[15:, :, :3] * share + np.array((255, 224, 208)) * (1 - share)
+    assert np.abs(region[15:, :30] - blended).max() <= 1
+
+
+def test_slides_whose_tiles_overlap_are_left_to_openslide(tmp_path, monkeypatch):
+    path = tmp_path / "slide.bif"
+    write_bif(path, smooth(48, 64))
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    refused(path, "pip install 'spotbench[slides]'")
+    np.testing.assert_array_equal(whole(path, reader="tifffile"), smooth(48, 64))
+
+
+@pytest.mark.parametrize("reader", ["tifffile", "openslide"])
+def test_a_slide_damaged_anywhere_is_refused_in_one_line_or_read(tmp_path, reader):
+    if reader == "openslide":
+        pytest.importorskip("openslide", reason="pip install 'spotbench[slides]'")
+    path = tmp_path / "slide.svs"
+    write_svs(path, smooth(120, 150))
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    messages, outcomes = [], set()
+    for _ in range(60):
+        damaged = bytearray(content)
+        for place in rng.integers(0, len(content), 4):
+            damaged[place] = rng.integers(0, 256)
+        path.write_bytes(bytes(damaged))
+        try:
+            with open_slide(path, reader=reader) as slide:
+                assert slide.overview(100).size[0] <= 100
+            outcomes.add("read")
+        except DataError as error:
+            messages.append(str(error))
+            outcomes.add("refused")
+    assert all(str(path) in message and "\n" not in message for message in messages)
+    assert outcomes == {"read", "refused"}
+
+
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
 def test_a_truncated_slide_is_refused(tmp_path, share):
     path = tmp_path / "slide.svs"
@@ -239,7 +316,7 @@ def test_a_truncated_slide_is_refused(tmp_path, share):
 
 
 def test_a_slide_without_openslide_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "openslide", None)
+    monkeypatch.setitem(sys.modules, "openslide", None)
     path = tmp_path / "slide.mrxs"
     path.write_bytes(b"x")
     refused(path, "pip install 'spotbench[slides]'")
@@ -258,7 +335,7 @@ def test_more_pixels_than_accepted_are_refused_by_the_header(tmp_path, monkeypat
             Image.fromarray(smooth(301, 403)).save(path)
         refused(path, "403 x 301", "ceiling of 100,000 px", max_pixels=100_000)
     monkeypatch.setattr("bench.data.images.whole_slide.LARGEST_PICTURE", 1000)
-    refused(tmp_path / "image.png", "ceiling of 1,000 px")
+    refused(tmp_path / "image.png", "ceiling of 1,000 px", "convert it to a TIFF")
 
 
 def test_an_unknown_reader_is_refused(tmp_path):
