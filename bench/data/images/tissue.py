@@ -22,7 +22,7 @@ LEAST_TISSUE = 0.5
 FEWEST_TILES = 3
 """Tiles below which no correlation over a slide is defined."""
 
-MOST_TILES = 10_000_000
+MOST_TILES = 4_000_000
 
 _MEDIAN_EDGE = 7
 _LOWEST, _HIGHEST = 8, 38  # saturation of 255 between which glass ends and tissue begins
