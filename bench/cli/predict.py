@@ -25,7 +25,7 @@ from bench.cli.options import (
 from bench.cli.terminal import say
 from bench.errors import BenchError
 from bench.execute.request import Request
-from bench.files import printable
+from bench.files import one_line, printable
 from bench.prediction import MIN_PCC
 
 StoredDatasetOption = Annotated[
@@ -53,6 +53,15 @@ def _tell(line: str) -> None:
     typer.echo(printable(line), err=True)
 
 
+def _micrometres(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return float(text.removesuffix("um"))
+    except ValueError:
+        raise BenchError(f"--grid {one_line(text, 20)}: write a pitch such as 100um") from None
+
+
 @app.command("predict")
 def predict_command(
     files: Annotated[
@@ -77,9 +86,23 @@ def predict_command(
             show_default=False,
         ),
     ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            metavar="100um", help="Pitch of a grid over the tissue.", show_default="(read spots)"
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="PNG file to draw the tissue to.", show_default=False),
+    ] = None,
     um_per_px: Annotated[
         float | None,
-        typer.Option("--um-per-px", help="Micrometres a pixel of the spots.", show_default=False),
+        typer.Option(
+            "--um-per-px",
+            help="Micrometres a pixel of the spots.",
+            show_default="(the image's metadata)",
+        ),
     ] = None,
     image_scale: Annotated[
         float,
@@ -121,6 +144,8 @@ def predict_command(
         dataset=dataset or "",
         method=method or "",
         spots=spots,
+        grid=_micrometres(grid),
+        mask=mask,
         protocol=protocol,
         run=run,
         results=results,

@@ -26,7 +26,7 @@ from bench.files import atomic_write, file_hash, one_line
 from bench.method import Precision
 from bench.method_references import is_own
 from bench.prediction.stored_models import FittedFold, StoredModel
-from bench.prediction.training_images import Reference, TrainingImages
+from bench.prediction.training_images import TrainingImages, TrainingPatches
 from bench.registry import find_methods, load_method
 from bench.store import RUN, RunFolder
 from bench.stored_runs import StoredRun
@@ -55,7 +55,7 @@ class _File(_Part):
     size: int = Field(ge=0)
 
 
-class _Fit(_Part):
+class _BundledFit(_Part):
     name: str
     folder: InsidePath
     config: dict[str, Any]
@@ -100,7 +100,7 @@ class BundleContent(_Part):
     citation: str
     encoder: dict[str, str]
     done: tuple[int, ...]
-    fits: tuple[_Fit, ...] = Field(min_length=1)
+    fits: tuple[_BundledFit, ...] = Field(min_length=1)
     scales: tuple[float, ...]
     images: dict[str, str]
     files: dict[InsidePath, _File]
@@ -117,7 +117,7 @@ class BundledImages(TrainingImages):
     """
 
     content: BundleContent = field(kw_only=True)
-    known: Reference = field(kw_only=True)
+    known: TrainingPatches = field(kw_only=True)
 
     def scales(self) -> list[float]:
         """Micrometres a full-resolution pixel of the training sections."""
@@ -127,13 +127,15 @@ class BundledImages(TrainingImages):
         """Name of the training section that has this very image."""
         return next((n for n, of in self.content.images.items() if of == image_hash), None)
 
-    def reference(self, model: StoredModel, config: MethodConfig, context: Context) -> Reference:
+    def reference(
+        self, model: StoredModel, config: MethodConfig, context: Context
+    ) -> TrainingPatches:
         """What new patches are compared with."""
         return self.known
 
 
 def write_bundle(
-    path: Path, model: StoredModel, images: TrainingImages, reference: Reference
+    path: Path, model: StoredModel, images: TrainingImages, reference: TrainingPatches
 ) -> None:
     """Write a model with its scores into one zip file; no expression and no image goes with it.
 
@@ -298,7 +300,7 @@ def _opened(path: Path, root: Path, content: BundleContent) -> tuple[StoredModel
         FittedFold(**{**fit.model_dump(), "folder": root / fit.folder}) for fit in content.fits
     )
     return StoredModel(run, kind, fits), BundledImages(
-        card, None, reference.reason, content=content, known=reference
+        card, tuple(content.images), None, reference.reason, content=content, known=reference
     )
 
 
@@ -319,7 +321,8 @@ def _encoder(config: Any) -> dict[str, str]:
 
 def _card_text(card: DatasetCard) -> bytes:
     content = card.model_dump(mode="json", exclude_defaults=True)
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return text.encode()
 
 
 def _described(member: Path | bytes) -> dict[str, Any]:
@@ -328,7 +331,7 @@ def _described(member: Path | bytes) -> dict[str, Any]:
     return {"hash": f"sha256:{file_hash(member)}", "size": member.stat().st_size}
 
 
-def _as_bytes(reference: Reference) -> bytes:
+def _as_bytes(reference: TrainingPatches) -> bytes:
     stream = io.BytesIO()
     statistics = reference.statistics or [np.empty((0, 8))]
     described: dict[str, Any] = {
@@ -345,12 +348,12 @@ def _as_bytes(reference: Reference) -> bytes:
     return stream.getvalue()
 
 
-def _from_bytes(content: bytes) -> Reference:
+def _from_bytes(content: bytes) -> TrainingPatches:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         groups = [str(name) for name in arrays["groups"]]
         described = [np.asarray(arrays[f"section {number}"]) for number in range(len(groups))]
         statistics = np.asarray(arrays["statistics"])
-        return Reference(
+        return TrainingPatches(
             [statistics] if len(statistics) else [],
             described,
             str(arrays["what"]),

@@ -15,15 +15,17 @@ import numpy as np
 from bench.devices import choose_device, choose_precision
 from bench.errors import BenchError, DataError, UnknownNameError
 from bench.prediction import MIN_PCC
-from bench.prediction.fitted import LARGE_IMAGE, image_source, predict_slide
+from bench.prediction.fitted import LARGE_IMAGE, predict_slide
 from bench.prediction.gene_reliability import gene_reliability
-from bench.prediction.spots import ImageSpots, spots_of
+from bench.prediction.new_image import NewImage, new_image, stripes
+from bench.prediction.spots import ImageSpots
 from bench.prediction.stored_models import FittedFold, StoredModel, find_run, one_fold, stored_model
 from bench.prediction.training_images import TrainingImages, matching_scale, training_images
 from bench.prediction.unfamiliar import (
     FAR_SHARE,
     QUANTILE,
     Distances,
+    PatchStatistics,
     Stain,
     described_patches,
     distances,
@@ -64,6 +66,9 @@ class PredictionRequest:
         See :func:`bench.prediction.stored_models.find_run`; `run` is the beginning of a key.
     spots
         See :func:`bench.prediction.spots.spots_of`.
+    grid, mask
+        Pitch in micrometres of a grid over the tissue, in place of spots; PNG file to which the
+        tissue is drawn.
     fold
         Number of the fold whose model predicts; None: the mean of all finished folds.
     refit
@@ -87,6 +92,8 @@ class PredictionRequest:
     dataset: str = ""
     method: str = ""
     spots: Path | pd.DataFrame | None = None
+    grid: float | None = None
+    mask: Path | None = None
     protocol: str | None = None
     run: str | None = None
     results: Path = Path("results")
@@ -101,7 +108,12 @@ class PredictionRequest:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, option in (("um_per_px", "--um-per-px"), ("image_scale", "--image-scale")):
+        if self.grid is not None and self.spots is not None:
+            raise BenchError("--grid makes spots and --spots reads them; ask for one")
+        if self.mask is not None and self.grid is None:
+            raise BenchError("--mask draws the tissue that --grid covers; ask for a grid too")
+        options = {"um_per_px": "--um-per-px", "image_scale": "--image-scale", "grid": "--grid"}
+        for name, option in options.items():
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise BenchError(f"{option} {value}: must be a finite number above 0")
@@ -191,17 +203,19 @@ def _predicted(
 ) -> AnnData:
     device = choose_device(request.device)
     largest = max(images.card.max_image_pixels, LARGE_IMAGE)
-    whole = image_source(request.image, np.empty((0, 2)), largest, request.image_scale)
-    spots = spots_of(request.image, whole.extent(), request.spots)
+    image = new_image(request.image, largest, request.um_per_px, request.image_scale)
+    spots = image.spots(request.spots, request.grid, request.mask)
     chosen = _chosen_genes(model, request.genes)
-    slide, notes = _slide(request, model, images, spots, largest, images.card.patch_pixels)
+    slide, notes = _slide(image, model, images, spots)
 
     contexts = {fit.name: context_of(request, model, fit, device) for fit in model.fits}
     result = _predictions(model, slide, contexts, chosen, say)
     say("comparing the image with the training images")
     told, unfamiliar, colours = _compared(model, images, slide, contexts[model.fits[0].name])
     notes += [*spots.notes, *result.notes, *told]
-    return _as_anndata(request, model, images, spots, chosen, result, unfamiliar, colours, notes)
+    return _as_anndata(
+        request, image, model, images, spots, chosen, result, unfamiliar, colours, notes
+    )
 
 
 def _chosen_genes(model: StoredModel, asked: Sequence[str]) -> tuple[str, ...]:
@@ -224,21 +238,21 @@ def context_of(
 
 
 def _slide(
-    request: PredictionRequest,
+    image: NewImage,
     model: StoredModel,
     images: TrainingImages,
     spots: ImageSpots,
-    largest: int,
-    patch_pixels: int,
 ) -> tuple[Slide, list[str]]:
     """The image as methods see it, at the scale of the training, and notes on its scale."""
     from bench.data.inputs import Slide
 
-    notes, scale, factor = [], request.um_per_px, 1.0
+    notes, scale, factor = [], image.micrometres_per_pixel, 1.0
+    if image.from_metadata:
+        notes.append(f"the pixel size, {scale:.4g} um, is that of the image's metadata")
     in_um = any(str(fit.config.get("patch_size")).endswith("um") for fit in model.fits)
     if scale is None and in_um:
         raise DataError(
-            f"{request.image}: its pixel size is not known, and {model.label} takes patches in"
+            f"{image.path}: its pixel size is not known, and {model.label} takes patches in"
             " micrometres; give --um-per-px"
         )
     if scale is None:
@@ -253,14 +267,14 @@ def _slide(
         )
         scale = same
     centres = spots.spatial if factor == 1.0 else spots.spatial * factor
-    source = image_source(request.image, centres, largest, request.image_scale / factor)
+    source = image.source(centres, factor)
     if (twin := images.section_with(source.image_hash)) in model.sections:
         notes.append(f"the image is that of training section {twin}: this is no unseen tissue")
     slide = Slide(
-        name=request.image.stem,
+        name=image.path.stem,
         array_xy=spots.array_xy,
         spatial=centres,
-        patch_pixels=patch_pixels,
+        patch_pixels=images.card.patch_pixels,
         patch_source=source,
         micrometres_per_pixel=scale,
     )
@@ -279,17 +293,28 @@ def _predictions(
     mean, squares = np.zeros(shape), np.zeros(shape)
     fits = np.zeros(len(genes), dtype=np.int64)
     notes: list[str] = []
+    fitted: list[tuple[FittedFold, Method, np.ndarray, np.ndarray]] = []
     for fit in model.fits:
-        say(f"predicting with {fit.name} of {model.label}")
-        method: Method = fit.load(model.kind)
-        values = predict_slide(method, slide, fit.panel, contexts[fit.name]).astype(np.float64)
         places = {gene: number for number, gene in enumerate(fit.panel)}
         here = np.array([number for number, gene in enumerate(genes) if gene in places], dtype=int)
-        values = values[:, [places[genes[number]] for number in here]]
-        fits[here] += 1
-        before = values - mean[:, here]
-        mean[:, here] += before / fits[here]
-        squares[:, here] += before * (values - mean[:, here])
+        columns = np.array([places[genes[number]] for number in here], dtype=int)
+        fitted.append((fit, fit.load(model.kind), here, columns))
+    done = 0
+    for rows, part in stripes(slide, model.kind.reads_section):
+        fits[:] = 0
+        for fit, method, here, columns in fitted:
+            if len(rows) == len(slide):
+                say(f"predicting with {fit.name} of {model.label}")
+            values = predict_slide(method, part, fit.panel, contexts[fit.name])
+            fits[here] += 1
+            cells = np.ix_(rows, here)
+            before = values[:, columns].astype(np.float64) - mean[cells]
+            mean[cells] += before / fits[here]
+            squares[cells] += before * (values[:, columns] - mean[cells])
+        done += len(rows)
+        if len(rows) < len(slide):
+            say(f"predicted {done:,} of {len(slide):,} spots with {model.label}")
+    for fit in model.fits:
         notes += contexts[fit.name].notes
     spread = np.full(shape, np.nan)
     several = fits > 1
@@ -305,9 +330,16 @@ def _compared(
     known = images.reference(model, config, context)
     if known.reason:
         return [f"no comparison with the training images: {known.reason}"], None, None
-    colours = stain(patch_statistics(slide, config), known.statistics)
+    parts = list[tuple[np.ndarray, PatchStatistics, np.ndarray]]()
+    for rows, part in stripes(slide, model.kind.reads_section):
+        (described,), what = described_patches([part], config, context)
+        statistics = patch_statistics(part, config)
+        parts.append((rows, statistics, described))
+    order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
+    own = PatchStatistics(np.concatenate([of.values for _, of, _ in parts])[order])  # noqa: PD011
+    colours = stain(own, known.statistics)
     notes = [text] if (text := colours.mismatch()) else []
-    (described,), what = described_patches([slide], config, context)
+    described = np.concatenate([values for _, _, values in parts])[order]
     unfamiliar = distances(described, known.described, known.groups)
     if unfamiliar is None:
         notes.append("no out-of-distribution score: it needs two training sections")
@@ -323,6 +355,7 @@ def _compared(
 
 def _as_anndata(
     request: PredictionRequest,
+    image: NewImage,
     model: StoredModel,
     images: TrainingImages,
     spots: ImageSpots,
@@ -372,8 +405,8 @@ def _as_anndata(
         "min_pcc": float(request.min_pcc),
         "notes": "\n".join(notes),
     }
-    if request.um_per_px is not None:
-        about["micrometres_per_pixel"] = float(request.um_per_px)
+    if image.micrometres_per_pixel is not None:
+        about["micrometres_per_pixel"] = float(image.micrometres_per_pixel)
     if colours is not None:
         about["stain"] = {name: np.asarray(value) for name, value in vars(colours).items()}
     layers = {"fold_sd": result.spread.astype(np.float32)} if len(model.fits) > 1 else {}
@@ -383,29 +416,26 @@ def _as_anndata(
         var=var,
         layers=layers,
         obsm={"spatial": spots.spatial},
-        uns={"spatial": _picture(request, images), "spotbench": about},
+        uns={"spatial": _picture(image, images), "spotbench": about},
     )
 
 
-def _picture(request: PredictionRequest, images: TrainingImages) -> dict[str, Any]:
+def _picture(image: NewImage, images: TrainingImages) -> dict[str, Any]:
     """``uns["spatial"]`` in the form of Space Ranger, which scanpy and squidpy draw."""
-    from bench.data.images.image import thumbnail
-
     card, known = images.card, images.scales()
-    largest = max(card.max_image_pixels, LARGE_IMAGE)
-    small, scale = thumbnail(request.image, largest, HIRES)
-    um = request.um_per_px or (float(np.median(known)) if known else 1.0)
+    small, scale = image.thumbnail(HIRES)
+    um = image.micrometres_per_pixel or (float(np.median(known)) if known else 1.0)
     factors = {
         # Of full-resolution pixels, as obsm["spatial"] is.
-        "tissue_hires_scalef": float(scale * request.image_scale),
+        "tissue_hires_scalef": float(scale * image.image_scale),
         "spot_diameter_fullres": float(card.spot_diameter_micrometres / um),
     }
-    if request.um_per_px is not None:
-        factors["microns_per_pixel"] = float(request.um_per_px)
+    if image.micrometres_per_pixel is not None:
+        factors["microns_per_pixel"] = float(image.micrometres_per_pixel)
     return {
-        request.image.stem: {
+        image.path.stem: {
             "images": {"hires": np.asarray(small.convert("RGB"))},
             "scalefactors": factors,
-            "metadata": {"source_image_path": str(request.image)},
+            "metadata": {"source_image_path": str(image.path)},
         }
     }

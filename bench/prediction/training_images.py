@@ -27,7 +27,7 @@ SAME_SCALE = 0.01
 
 
 @dataclass(frozen=True)
-class Reference:
+class TrainingPatches:
     """Training patches that new ones are compared with.
 
     Attributes
@@ -95,7 +95,9 @@ class TrainingImages:
         """Hash of a section's image; None where it is not here."""
         return None if self.dataset is None else self.dataset.hashes.get(name, {}).get("image")
 
-    def reference(self, model: StoredModel, config: MethodConfig, context: Context) -> Reference:
+    def reference(
+        self, model: StoredModel, config: MethodConfig, context: Context
+    ) -> TrainingPatches:
         """What new patches are compared with: at most 5,000 of the training, drawn from all.
 
         Raises
@@ -106,12 +108,12 @@ class TrainingImages:
         training = self.slides(model.sections)
         if not training:
             reason = self.reason or "none of its sections has an image here"
-            return Reference([], [], "", [], reason)
+            return TrainingPatches([], [], "", [], reason)
         statistics = [patch_statistics(part, config).values for part in training]
         described, what = described_patches(training, config, context)
         patients = self.patients(tuple(part.name for part in training))
         groups = patients if len(set(patients)) > 1 else [part.name for part in training]
-        return Reference(statistics, drawn_patches(described), what, groups)
+        return TrainingPatches(statistics, drawn_patches(described), what, groups)
 
     def section_with(self, image_hash: str) -> str | None:
         """Name of the section that has this very image."""
