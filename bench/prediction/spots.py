@@ -79,7 +79,10 @@ def spots_of(
         No positions are given.
     """
     if positions is None:
-        raise BenchError(f"{image}: its spots are not known; name a file with --spots ({_FORMS})")
+        raise BenchError(
+            f"{image}: its spots are not known; lay a grid over the tissue with --grid 100um, or"
+            f" name a file with --spots ({_FORMS})"
+        )
     if isinstance(positions, Path):
         where = str(positions)
         names, spatial, array_xy = _read(positions)
