@@ -7,6 +7,7 @@ From a notebook::
     sections = bench.load_dataset("demo")            # AnnData by section name
     table = bench.run(["mean", "coordinates"], "demo")  # DataFrame, one row a method
     table = bench.tables("demo")                     # all stored runs
+    adata = bench.predict("slide.tif", "demo", "ridge", spots="spots.csv")  # a new image
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.execute.executors.options import ExecutorOptions
 from bench.execute.request import Request
+from bench.prediction import MIN_PCC
 from bench.version import __version__
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     MethodLike = str | Path | type[Method]
 
-__all__ = ["__version__", "load_dataset", "run", "tables"]
+__all__ = ["__version__", "load_dataset", "predict", "run", "tables"]
 
 
 def load_dataset(
@@ -161,3 +163,68 @@ def tables(
     from bench.stored_runs import stored_runs
 
     return score_table(newest(stored_runs(Path(results), dataset, protocol)))
+
+
+def predict(
+    image: str | Path,
+    dataset: str = "",
+    method: str = "",
+    *,
+    bundle: str | Path | None = None,
+    spots: str | Path | pd.DataFrame | None = None,
+    grid: float | None = None,
+    mask: str | Path | None = None,
+    um_per_px: float | None = None,
+    image_scale: float = 1.0,
+    protocol: str | None = None,
+    run: str | None = None,
+    fold: int | None = None,
+    refit: bool = False,
+    genes: Sequence[str] = (),
+    min_pcc: float = MIN_PCC,
+    device: str = Request.device,
+    precision: str = Request.precision,
+    data_root: str | Path | None = None,
+    results: str | Path = Request.results,
+) -> AnnData:
+    """Predict the expression of an H&E image with the models of a stored run or of a `bundle`.
+
+    Parameters are the options of ``bench predict``; `spots` may also be a DataFrame with pixel
+    coordinates ``x`` and ``y``, optionally ``array_row`` and ``array_col``, indexed by spot.
+
+    Returns
+    -------
+    AnnData
+        Predictions (spots x genes), reliability of the genes in ``var``, of the spots in ``obs``;
+        see :func:`bench.prediction.predicting.predict_image`.
+
+    Raises
+    ------
+    bench.errors.BenchError
+        The run, the image or the spots cannot be used.
+    """
+    from bench.prediction.predicting import PredictionRequest, predict_image
+
+    return predict_image(
+        PredictionRequest(
+            image=Path(image),
+            bundle=None if bundle is None else Path(bundle),
+            dataset=dataset,
+            method=method,
+            spots=Path(spots) if isinstance(spots, str) else spots,
+            grid=grid,
+            mask=None if mask is None else Path(mask),
+            protocol=protocol,
+            run=run,
+            results=Path(results),
+            fold=fold,
+            refit=refit,
+            um_per_px=um_per_px,
+            image_scale=image_scale,
+            genes=tuple(genes),
+            min_pcc=min_pcc,
+            data_root=Path(data_root) if data_root is not None else None,
+            device=device,
+            precision=precision,
+        )
+    )

@@ -113,6 +113,9 @@ class Method(ABC):
         What one training sample is: a ``spot`` or a whole ``section``.
     needs_image
         Whether it looks at the image; sections without one are then left out.
+    reads_section
+        Whether the prediction of a spot may depend on others of its section. Where it does not, a
+        whole slide is predicted stripe by stripe.
     control
         Whether the method is a negative control.
     presets
@@ -129,6 +132,7 @@ class Method(ABC):
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     unit: ClassVar[Literal["spot", "section"]] = "spot"
     needs_image: ClassVar[bool] = True
+    reads_section: ClassVar[bool] = True
     control: ClassVar[bool] = False
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {}, "tiny": {}}
     dataset_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

@@ -29,7 +29,7 @@ from bench.data.layouts import (
     layout_faults,
     load_reader,
 )
-from bench.data.reading.counts import sparse_counts, unique_names, whole_counts
+from bench.data.reading.counts import check_names, sparse_counts, unique_names, whole_counts
 from bench.data.reading.hdf5 import Hdf5File, open_hdf5
 from bench.data.reading.parquet import check_unpacked_size
 from bench.data.reading.parsing import (
@@ -39,6 +39,7 @@ from bench.data.reading.parsing import (
     read_json,
     read_table,
 )
+from bench.data.reading.positions import first_fields, read_positions
 from bench.data.reading.symbols import read_json_symbols
 from bench.data.reading.zarr_store import ZarrNode, check_image_pieces, check_store
 from bench.data.section import PATCH_ROW
@@ -63,6 +64,7 @@ __all__ = [
     "array_of_grid",
     "atomic_write",
     "check_image_pieces",
+    "check_names",
     "check_store",
     "check_unpacked_size",
     "chosen_bin",
@@ -70,6 +72,7 @@ __all__ = [
     "expressed_genes",
     "files_under",
     "find_layouts",
+    "first_fields",
     "image_size",
     "images_in",
     "layout_faults",
@@ -84,6 +87,7 @@ __all__ = [
     "read_counts",
     "read_json",
     "read_json_symbols",
+    "read_positions",
     "read_table",
     "sparse_counts",
     "stored_edge",

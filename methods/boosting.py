@@ -57,6 +57,7 @@ class Boosting(Method):
     """One sequence of regression trees a gene; the genes share nothing but the components."""
 
     name: ClassVar[str] = "boosting"
+    reads_section: ClassVar[bool] = False
     Config: ClassVar[type[MethodConfig]] = BoostingConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {**QUICK_ENCODER, "pca": 16, "trees": 20, "depth": 2},

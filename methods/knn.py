@@ -36,6 +36,7 @@ class NearestNeighbours(Method):
     """What mere likeness of patches tells, with nothing trained."""
 
     name: ClassVar[str] = "knn"
+    reads_section: ClassVar[bool] = False
     Config: ClassVar[type[MethodConfig]] = NearestNeighboursConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {**QUICK_ENCODER},

@@ -94,6 +94,7 @@ class Ridge(Method):
     """What a frozen encoder knows of expression, read out linearly."""
 
     name: ClassVar[str] = "ridge"
+    reads_section: ClassVar[bool] = False
     Config: ClassVar[type[MethodConfig]] = RidgeConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {**QUICK_ENCODER},

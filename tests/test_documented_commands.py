@@ -73,6 +73,8 @@ COMMANDS = {
     "bench figures --dataset her2st": ran("scores.png", slow=True),
     "bench report": ran("report", slow=True),
     "bench genes --dataset her2st --method mclstexp": ran("GENE"),
+    "bench predict slide.jpg --dataset her2st --method mclstexp --spots spots.csv"
+    " --out slide.h5ad": ran("slide.h5ad"),
     "bench ceiling --dataset her2st": Treatment(DATA),
     "bench audit --dataset her2st": Treatment(DATA),
     "bench tune --method mclstexp --dataset her2st": Treatment(DATA),
@@ -101,6 +103,9 @@ COMMANDS = {
     "pip install 'spotbench[ray]'": Treatment(f"{TOOL}; the extra is one of the project"),
     "bench run --method mclstexp,shuffled,mean --dataset her2st --executor ray"
     " --ray-address head:6379": Treatment("needs a Ray cluster; tests/execute has one"),
+    "bench run --method mclstexp --dataset her2st": Treatment(DATA),
+    "bench predict slide.jpg --dataset her2st --method mclstexp --spots spots.csv --um-per-px 0.7"
+    " --out slide.h5ad --out slide.png": ran("slide.png"),
     "bench data get her2st --sections B4,C2": Treatment("a download; tests/fetch runs it"),
     "bench data verify stnet": Treatment(DATA),
     "bench data show stnet --plot stnet.png": Treatment(DATA),
@@ -185,12 +190,21 @@ def write_slides(folder: Path) -> None:
         shutil.copy(small.image(ours), slides / f"{name}.jpg")
 
 
+def write_slide(folder: Path) -> None:
+    """An image without expression, and its spots."""
+    small = write_tiny_dataset(folder / "small")
+    shutil.copy(small.image("A1"), folder / "slide.jpg")
+    spots = [f"spot{x}x{y},{x},{y}" for x in (40, 80, 120) for y in (40, 80)]
+    (folder / "spots.csv").write_text("\n".join(["barcode,x,y", *spots, ""]))
+
+
 @pytest.fixture
 def place(stored, tmp_path, monkeypatch):
     """The folder a reader of the pages would be in; home and datasets lie in it too."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPOTBENCH_DATA", str(tmp_path / "datasets"))
     shutil.copytree(stored, tmp_path / "results")
+    write_slide(tmp_path)
     write_shown(tmp_path)
     text = PLUGIN.format(summary="Tilted mean", name="my_method", needs_image=False, before="",
                          fit="pass", predict="pass")  # fmt: skip

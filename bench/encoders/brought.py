@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from bench.cache import Cache
+from bench.data.reading.hdf5 import Hdf5File, open_hdf5
 from bench.errors import DataError
 from bench.files import canonical_hash, file_hash, one_line
 
@@ -230,45 +231,45 @@ def _texts(values: Any, rows: int, where: str) -> tuple[str, ...]:
 
 
 def _of_h5(path: Path) -> Features:
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        if any(not isinstance(file.get(n, getlink=True), h5py.HardLink) for n in file):
-            raise DataError(f"{path}: holds links to other files")
-        name = next((n for n in _NAMES if isinstance(file.get(n), h5py.Dataset)), None)
+    with open_hdf5(path) as file:
+        there = set(file.names())
+        name = next((n for n in _NAMES if n in there and file.kind(n) == "data set"), None)
         if name is None:
             raise DataError(f"{path}: no dataset {' or '.join(_NAMES)}")
-        held = file[name]
-        if held.external or held.is_virtual:
-            raise DataError(f"{path}: {name} lies in another file")
-        values = _matrix(held[()], str(path))
-        barcodes = next((file[n][()] for n in _BARCODES if n in file), None)
+        values = _matrix(_numbers(file, name), str(path))
+        barcodes = next((n for n in _BARCODES if n in there), None)
         if barcodes is not None:
-            return Features(values, _texts(barcodes, len(values), str(path)))
-        if "coords" not in file:
+            return Features(values, _texts(_names(file, barcodes), len(values), str(path)))
+        if "coords" not in there:
             return Features(values)
-        coords = file["coords"]
-        size = next((float(coords.attrs[n]) for n in _SIZES if n in coords.attrs), None)
-        return Features(values, centres=_centres(coords[()], size, len(values), str(path)))
+        sizes = (file.attribute("coords", name) for name in _SIZES)
+        size = next((float(value) for value in sizes if value is not None), None)
+        coords = _numbers(file, "coords")
+        return Features(values, centres=_centres(coords, size, len(values), str(path)))
 
 
 def _of_h5ad(path: Path) -> Features:
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        obsm = file.get("obsm", {})
-        names = [n for n in obsm if n not in {"spatial", "X_spatial"}]
+    with open_hdf5(path) as file:
+        names = file.names("obsm") if file.kind("obsm") == "group" else []
+        names = [n for n in names if n not in {"spatial", "X_spatial"}]
         if "features" in names:
             names = ["features"]
-        if len(names) != 1 or not isinstance(obsm[names[0]], h5py.Dataset):
+        if len(names) != 1 or file.kind(f"obsm/{names[0]}") != "data set":
             listed = ", ".join(sorted(names)[:5]) or "none"
             raise DataError(
                 f"{path}: features belong in obsm['features']; matrices there: {listed}"
             )
-        values = _matrix(obsm[names[0]][()], str(path))
-        obs = file["obs"]
-        index = obs[obs.attrs.get("_index", "_index")]
-        return Features(values, _texts(index[()], len(values), str(path)))
+        values = _matrix(_numbers(file, f"obsm/{names[0]}"), str(path))
+        index = file.attribute("obs", "_index") or "_index"
+        return Features(values, _texts(_names(file, f"obs/{index}"), len(values), str(path)))
+
+
+def _numbers(file: Hdf5File, name: str) -> np.ndarray:
+    return file.numbers(name, dimensions=len(file.shape(name)))
+
+
+def _names(file: Hdf5File, name: str) -> Any:
+    return file.strings(name) if file.is_text(name) else _numbers(file, name)
 
 
 def _of_pt(path: Path) -> Features:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -168,6 +168,32 @@ def gene_maps(section: SectionMap, genes: Sequence[str]) -> Figure:
             _values(grid[row, column], section, prediction[:, 0], f"{label}\n{said}")
     title = f"section {plain(section.section)}; each map has its own colour range"
     figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def predicted_maps(section: SectionMap, titles: Mapping[str, str]) -> Figure:
+    """Predicted expression of genes on the H&E image of a section without truth.
+
+    Parameters
+    ----------
+    section
+        A section with the predictions of one model.
+    titles
+        Title of each map, by gene.
+    """
+    ((label, values),) = section.predictions.items()
+    columns = min(COLUMNS, len(titles))
+    figure, grid = _panels(-(-len(titles) // columns), columns, section)
+    axes = grid.ravel()
+    for unused in axes[len(titles) :]:
+        unused.set_axis_off()
+    for place, (gene, title) in zip(axes, titles.items(), strict=False):
+        _values(place, section, values[:, section.genes.index(gene)], title)
+    figure.suptitle(
+        f"{plain(section.section)}, predicted by {plain(label)}\n"
+        "PCC on unseen sections; each map has its own colour range",
+        fontsize=9,
+    )
     return figure
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import ConfigError, DataError
-from bench.files import file_hash, one_line, write_json
+from bench.files import one_line, write_json
 from bench.method import Precision
+from bench.prediction.fitted import image_source, load_fitted
 from bench.store import MODEL
 from bench.stored_runs import StoredRun
 
@@ -34,7 +35,6 @@ DATA = "data/fitted"
 
 _CONTENT = "spotbench.json"
 _LOGGED = "models:/"
-_LARGE_IMAGE = 1_000_000_000
 
 
 class _Content(BaseModel):
@@ -114,7 +114,6 @@ class FittedModel:
         return pd.DataFrame(values, index=spots.index, columns=list(self.panel))
 
     def _slide(self, spots: pd.DataFrame) -> Slide:
-        from bench.data.images.patches import PatchSource
         from bench.data.inputs import Slide
 
         image = Path(str(spots["image"].iloc[0]))
@@ -134,14 +133,7 @@ class FittedModel:
                     "the size of patches is not known, because the dataset's card was not available"
                     " when the model was logged; load it with model_config={'patch_pixels': ...}"
                 )
-            if not image.is_file():
-                raise DataError(f"{image}: image is missing")
-            source = PatchSource(
-                image=image,
-                image_hash=f"sha256:{file_hash(image)}",
-                max_image_pixels=self._content.max_image_pixels or _LARGE_IMAGE,
-                centres=spatial,
-            )
+            source = image_source(image, spatial, self._content.max_image_pixels)
         return Slide(
             name=image.stem,
             array_xy=array.astype(np.int64),
@@ -252,13 +244,6 @@ def _load_pyfunc(path: str | Path, model_config: dict[str, Any] | None = None) -
     except ValidationError as error:
         raise ConfigError(f"model_config: {one_line(error)}") from error
     kind = method_class(content.method)
-    try:
-        config = kind.Config.model_validate(content.config)
-    except ValidationError as error:
-        raise ConfigError(
-            f"{folder}: its settings are not those of the installed {content.method};"
-            " install the version of spotbench that made it"
-        ) from error
     if device is None:
         device = available_devices()[0] if kind.needs_image else "cpu"
-    return FittedModel(kind.load(folder / MODEL, config), content, device)
+    return FittedModel(load_fitted(kind, content.config, folder / MODEL), content, device)

@@ -51,6 +51,7 @@ class RetrievalMethod(NetworkMethod):
         (spots, width) embeddings and (spots, panel) targets of the training spots.
     """
 
+    reads_section: ClassVar[bool] = False
     memory: ClassVar[str | None] = "bank.npz"
     keys: np.ndarray
     values: np.ndarray

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import scipy.sparse as sp
 from bench.readers import (
     DataError,
     Hdf5File,
+    check_names,
     expressed_genes,
     one_line,
     open_hdf5,
@@ -69,17 +69,6 @@ def read_matrix(
         raise DataError(f"{named[1]}: gene {genes.index('') + 1} has no name")
     kept, symbols, left_out = expressed_genes(genes, types, str(named[1]), genome=genome)
     return counts[:, kept] if left_out else counts, barcodes, symbols, left_out
-
-
-def check_names(names: Sequence[str], kind: str, path: Path) -> None:
-    """Refuse names of which none is there, one is empty or one occurs twice."""
-    if not names:
-        raise DataError(f"{path}: empty, at least one {kind} is needed")
-    name, times = Counter(names).most_common(1)[0]
-    if times > 1:
-        raise DataError(f"{path}: {kind} '{name[:40]}' occurs more than once")
-    if "" in names:
-        raise DataError(f"{path}: a {kind} is empty")
 
 
 def _read_hdf5(file: Hdf5File) -> tuple[sp.csr_matrix, list[str], list[str], list[str] | None]:

@@ -17,26 +17,23 @@ Format: https://www.10xgenomics.com/support/software/space-ranger/latest/analysi
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet
 import scipy.sparse as sp
 from anndata import AnnData
 
-from bench.datasets.space_ranger.matrix import check_names, read_matrix
+from bench.datasets.space_ranger.matrix import read_matrix
 from bench.readers import (
     LEFT_OUT,
     DataError,
-    check_unpacked_size,
-    one_line,
+    check_names,
+    first_fields,
     read_bytes,
     read_json,
+    read_positions,
     read_table,
     unique_names,
 )
@@ -44,17 +41,6 @@ from bench.readers import (
 ROLES = ("counts", "positions")
 """Files without which a section cannot be read."""
 
-_POSITIONS = (
-    "barcode",
-    "in_tissue",
-    "array_row",
-    "array_col",
-    "pxl_row_in_fullres",
-    "pxl_col_in_fullres",
-)
-_PARQUET_MAGIC = b"PAR1"
-_MAX_POSITION = 10**9
-_MAX_ROWS = 1 << 25
 _SCALES = (
     "spot_diameter_fullres",
     "fiducial_diameter_fullres",
@@ -94,7 +80,7 @@ def read(files: Mapping[str, Path], *, genome: str | None = None, pool: int = 1)
     """
     counts, barcodes, genes, left_out = read_matrix(files, genome)
     path = files["positions"]
-    positions = _read_positions(path)
+    positions = read_positions(path)
     known = pd.Index(barcodes).isin(positions.index)
     if not known.any():
         raise DataError(
@@ -223,58 +209,9 @@ def spot_diameter(path: Path) -> float:
     return read_scalefactors(path)["spot_diameter_fullres"]
 
 
-def _read_positions(path: Path) -> pd.DataFrame:
-    """All spots by barcode: in_tissue, array and pixel coordinates."""
-    content = read_bytes(path)
-    if content.startswith(_PARQUET_MAGIC):
-        table = _read_parquet(path, content)
-    else:
-        header = "barcode" in _first_fields(content)
-        table = read_table(
-            path, _POSITIONS, separator=",", text=["barcode"], flags=["in_tissue"], header=header
-        )
-    barcodes = table["barcode"].tolist()
-    check_names(barcodes, "barcode", path)
-    table = table.drop(columns="barcode").set_index(pd.Index(barcodes, dtype=object))
-    if not np.isfinite(table.to_numpy(dtype=np.float64)).all():
-        raise DataError(f"{path}: a value is missing or not finite")
-    if not table["in_tissue"].isin([0, 1]).all():
-        raise DataError(f"{path}: in_tissue must be 0 or 1")
-    array = table[["array_row", "array_col"]]
-    if (array != array.round()).any(axis=None) or (array.abs() > _MAX_POSITION).any(axis=None):
-        raise DataError(f"{path}: an array coordinate is no whole number or beyond {_MAX_POSITION}")
-    if array.duplicated().any():
-        row, column = array[array.duplicated()].iloc[0].astype(int)
-        raise DataError(f"{path}: two spots have array row {row} and column {column}")
-    return table
-
-
-def _first_fields(content: bytes) -> list[str]:
-    line = re.split(rb"[\r\n]", content.removeprefix(b"\xef\xbb\xbf"), maxsplit=1)[0]
-    try:
-        return next(csv.reader([line.decode("utf-8", "replace")]), [])
-    except csv.Error:
-        return []
-
-
-def _read_parquet(path: Path, content: bytes) -> pd.DataFrame:
-    try:
-        check_unpacked_size(pa.BufferReader(content), str(path), _MAX_ROWS)
-        file = pa.parquet.ParquetFile(pa.BufferReader(content))
-        types = [file.schema_arrow.field(name).type for name in _POSITIONS]
-        if not all(pa.types.is_integer(t) or pa.types.is_floating(t) for t in types[1:]):
-            raise DataError(f"{path}: a column that must be numbers is not")
-        table: pd.DataFrame = file.read(columns=list(_POSITIONS)).to_pandas(ignore_metadata=True)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise DataError(
-            f"{path}: not a Parquet file of positions ({one_line(error, 120)})"
-        ) from error
-    return table.assign(barcode=[str(barcode or "") for barcode in table["barcode"]])
-
-
 def _read_labels(path: Path, barcodes: pd.Index) -> np.ndarray:
     """Label of each barcode, "" where the file has none."""
-    fields = _first_fields(read_bytes(path))
+    fields = first_fields(read_bytes(path))
     barcode = next((name for name in ("barcode", "Barcode", "") if name in fields), None)
     label = next((name for name in ("label", "Classification") if name in fields), None)
     if barcode is None or label is None:

@@ -68,6 +68,7 @@ class MLP(NetworkMethod):
     """
 
     name: ClassVar[str] = "mlp"
+    reads_section: ClassVar[bool] = False
     Config: ClassVar[type[MethodConfig]] = MLPConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": _QUICK,

@@ -85,6 +85,7 @@ class STNet(NetworkMethod):
     """
 
     name: ClassVar[str] = "stnet"
+    reads_section: ClassVar[bool] = False
     Config: ClassVar[type[MethodConfig]] = STNetConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": _QUICK,

@@ -1,3 +1,5 @@
+import zlib
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -106,12 +108,12 @@ def test_a_few_spots_without_features_take_those_of_the_nearest(spots, values, t
         ("nan", "not finite"),
         ("twice", "not unique"),
         ("barcodes short", "199 barcodes for 200 rows"),
-        ("text", "not a matrix"),
-        ("complex", "not a matrix"),
+        ("text", "not plain numbers"),
+        ("complex", "not plain numbers"),
         ("flat", "not a matrix"),
         ("empty", "not finite|not a matrix"),
         ("no features", "no dataset features"),
-        ("cut", "cannot be read"),
+        ("cut", "truncated or damaged"),
     ],
 )
 def test_features_of_something_else_are_refused(spots, values, tmp_path, damage, said):
@@ -169,6 +171,31 @@ def test_files_that_run_code_or_lead_elsewhere_are_refused(spots, values, tmp_pa
         file["features"] = h5py.ExternalLink(str(outside), "features")
     with pytest.raises(DataError):
         store_matched(tmp_path / "link.h5", spots)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".h5ad"])
+def test_features_that_unpack_to_more_than_they_declare_are_refused(
+    own_cache, spots, values, tmp_path, monkeypatch, suffix
+):
+    monkeypatch.setattr("bench.data.reading.hdf5._BLOCK", 1 << 16)
+    path = tmp_path / f"S1{suffix}"
+    name = "features"
+    if suffix == ".h5ad":
+        name = "obsm/features"
+        obs = pd.DataFrame(index=list(spots.names))
+        AnnData(np.zeros((COUNT, 1), np.float32), obs=obs).write_h5ad(path)
+    with h5py.File(path, "a") as file:
+        data = file.create_dataset(name, values.shape, "f4", chunks=values.shape, compression=9)
+        data.id.write_direct_chunk((0, 0), zlib.compress(values.tobytes() + bytes(32 << 20)))
+    with pytest.raises(DataError, match="unpacks to more than it declares"):
+        store_matched(path, spots)
+
+
+def test_more_features_than_the_file_can_hold_are_refused(own_cache, spots, tmp_path):
+    with h5py.File(tmp_path / "S1.h5", "w") as file:
+        file.create_dataset("features", (COUNT, 1 << 40), "f4", chunks=(1, 1 << 20))
+    with pytest.raises(DataError, match="declares more data than the file has"):
+        store_matched(tmp_path, spots)
 
 
 def test_a_folder_names_the_section_that_is_missing(spots, values, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -124,3 +126,14 @@ def unique_names(names: Sequence[str]) -> list[str]:
         # It warns where a name already looks like one that it made, which it then avoids.
         warnings.simplefilter("ignore", UserWarning)
         return [str(name) for name in make_index_unique(pd.Index(list(names)))]
+
+
+def check_names(names: Sequence[str], kind: str, path: Path) -> None:
+    """Refuse names of which none is there, one is empty or one occurs twice."""
+    if not names:
+        raise DataError(f"{path}: empty, at least one {kind} is needed")
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"{path}: {kind} '{name[:40]}' occurs more than once")
+    if "" in names:
+        raise DataError(f"{path}: a {kind} is empty")
