@@ -182,7 +182,7 @@ def export_command(
     results: ResultsOption = Request.results,
 ) -> None:
     """Write the models of a stored run into one file that predicts on another machine."""
-    from bench.prediction.bundle import export_bundle
+    from bench.prediction.exporting import export_bundle
     from bench.prediction.predicting import PredictionRequest
 
     request = PredictionRequest(

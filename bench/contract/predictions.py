@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
+
 from bench.contract.outcome import ContractError, NotApplicableError
+from bench.contract.small_fold import first_spots
 from bench.contract.subject import SEED, Subject, check_predictions, difference
 from bench.data.inputs import TrainingData
 from bench.method import Context, Method, MethodConfig
 
 _OTHER_STATE = 99
+_ROUNDING = 1e-3
 
 
 def predicts_each_slide(subject: Subject) -> None:
@@ -48,6 +52,23 @@ def predicts_alone_as_in_company(subject: Subject) -> None:
     differs = difference(fitted.predictions[::-1], subject.predict(fitted.method, part, whole))
     if differs:
         raise ContractError(f"in another order slides are predicted differently, {differs}")
+
+
+def reads_one_patch_a_spot_as_it_says(subject: Subject) -> None:
+    """Where reads_section is false, a spot is predicted the same without its neighbours."""
+    if subject.kind.reads_section:
+        raise NotApplicableError("it may read the whole section")
+    fitted, (whole, _) = subject.fitted, subject.slides()
+    some = first_spots(whole, len(whole) // 2)
+    (found,) = subject.predict(fitted.method, some)
+    wanted = fitted.predictions[0][: len(some)]
+    largest = float(np.abs(found - wanted).max())
+    # Products of other numbers of rows are rounded in another way.
+    if largest > _ROUNDING * max(1.0, float(np.abs(wanted).max())):
+        raise ContractError(
+            f"without half of its section a spot is predicted differently, by up to {largest:.2g}:"
+            " set reads_section = True"
+        )
 
 
 def tries_settings_of_prediction_on_one_fit(subject: Subject) -> None:

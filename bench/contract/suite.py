@@ -25,6 +25,7 @@ from bench.contract.predictions import (
     looks_at_images_as_it_says,
     predicts_alone_as_in_company,
     predicts_each_slide,
+    reads_one_patch_a_spot_as_it_says,
     repeats_itself,
     tries_settings_of_prediction_on_one_fit,
 )
@@ -47,6 +48,7 @@ CHECKS: tuple[Check, ...] = (
     repeats_itself,
     ignores_global_state,
     predicts_alone_as_in_company,
+    reads_one_patch_a_spot_as_it_says,
     tries_settings_of_prediction_on_one_fit,
     comes_back_from_its_folder,
     saves_plain_files_in_its_folder,

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.data.card import DatasetCard, FileCard, InsidePath, first_fault, read_card
-from bench.devices import choose_device
 from bench.encoders.declaration import declaration
 from bench.errors import BenchError, DataError
 from bench.fetch.archives import DAMAGE, copy_bounded, extract
@@ -34,7 +33,6 @@ from bench.version import __version__
 
 if TYPE_CHECKING:
     from bench.method import Context, MethodConfig
-    from bench.prediction.predicting import PredictionRequest
 
 SUFFIX = ".spotbench"
 CONTENT = "bundle.json"
@@ -195,37 +193,6 @@ def write_bundle(
                 archive.writestr(name, member, zipfile.ZIP_DEFLATED)
             else:
                 archive.write(member, name, zipfile.ZIP_DEFLATED)
-
-
-def export_bundle(
-    request: PredictionRequest, path: Path, say: Callable[[str], None] = lambda text: None
-) -> None:
-    """Write the model of a request into a bundle.
-
-    Parameters
-    ----------
-    request
-        Model; its image is not looked at.
-    path
-        File that is written.
-    say
-        Told what is being done.
-
-    Raises
-    ------
-    BenchError
-        As :func:`bench.prediction.predicting.predict_image` and :func:`write_bundle`.
-    """
-    from bench.prediction.predicting import context_of, opened_model
-
-    if path.suffix != SUFFIX:
-        raise BenchError(f"{path}: the name of a bundle ends in {SUFFIX}")
-    with opened_model(request, say) as (model, images):
-        say("describing the training images")
-        first = model.fits[0]
-        config = model.kind.Config.model_validate(first.config)
-        context = context_of(request, model, first, choose_device(request.device))
-        write_bundle(path, model, images, images.reference(model, config, context))
 
 
 @contextmanager

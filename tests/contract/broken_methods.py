@@ -273,6 +273,21 @@ class RemembersTheSlideBefore(Brightness):
         return found
 
 
+class PatchAlone(Brightness):
+    """Says of itself that it reads no section; keeps every promise."""
+
+    reads_section = False
+
+
+class DeniesThatItReadsTheSection(Brightness):
+    reads_section = False
+    breaks = "reads_one_patch_a_spot_as_it_says"
+
+    def predict_one(self, slide):
+        found = super().predict_one(slide)
+        return found - np.float32(self.brightness(slide).mean())
+
+
 # -------------------------------------------------------------- settings of the prediction
 
 

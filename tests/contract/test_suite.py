@@ -23,9 +23,16 @@ from bench.contract.suite import CHECKS
 from bench.method import Method
 from bench.registry import method_class
 from tests.cli.tiny_dataset import write_plugin
-from tests.contract.broken_methods import BROKEN, Brightness, Position, TrainedBrightness
+from tests.contract.broken_methods import (
+    BROKEN,
+    Brightness,
+    PatchAlone,
+    Position,
+    TrainedBrightness,
+)
 
 BY_NAME = {name_of(check): check for check in CHECKS}
+SECTION = "reads_one_patch_a_spot_as_it_says"
 # These look at the module and at the registered method; tests of their own follow below.
 OF_THE_MODULE = {"imports_little", "is_quick_on_the_demo"}
 
@@ -55,9 +62,9 @@ def named(found, outcome):
 @pytest.mark.parametrize(
     ("kind", "left_out"),
     [
-        (Brightness, {"every_parameter_learns", "does_without_images", "devices_agree"}),
-        (Position, {"every_parameter_learns", "devices_agree"}),
-        (TrainedBrightness, {"does_without_images", "devices_agree"}),
+        (PatchAlone, {"every_parameter_learns", "does_without_images", "devices_agree"}),
+        (Position, {"every_parameter_learns", "devices_agree", SECTION}),
+        (TrainedBrightness, {"does_without_images", "devices_agree", SECTION}),
     ],
 )
 def test_a_sound_method_passes_every_check_that_applies(kind, left_out, tmp_path, monkeypatch):

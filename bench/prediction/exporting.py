@@ -1,0 +1,40 @@
+"""A stored run as a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.devices import choose_device
+from bench.errors import BenchError
+from bench.prediction.bundle import SUFFIX, write_bundle
+from bench.prediction.predicting import PredictionRequest, context_of, opened_model
+
+
+def export_bundle(
+    request: PredictionRequest, path: Path, say: Callable[[str], None] = lambda text: None
+) -> None:
+    """Write the model of a request into a bundle.
+
+    Parameters
+    ----------
+    request
+        Model; its image is not looked at.
+    path
+        File that is written.
+    say
+        Told what is being done.
+
+    Raises
+    ------
+    BenchError
+        As :func:`bench.prediction.predicting.predict_image` and :func:`write_bundle`.
+    """
+    if path.suffix != SUFFIX:
+        raise BenchError(f"{path}: the name of a bundle ends in {SUFFIX}")
+    with opened_model(request, say) as (model, images):
+        say("describing the training images")
+        first = model.fits[0]
+        config = model.kind.Config.model_validate(first.config)
+        context = context_of(request, model, first, choose_device(request.device))
+        write_bundle(path, model, images, images.reference(model, config, context))
