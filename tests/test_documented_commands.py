@@ -106,6 +106,9 @@ COMMANDS = {
     "bench run --method mclstexp --dataset her2st": Treatment(DATA),
     "bench predict slide.jpg --dataset her2st --method mclstexp --spots spots.csv --um-per-px 0.7"
     " --out slide.h5ad --out slide.png": ran("slide.png"),
+    "bench export --dataset her2st --method mclstexp --out model.spotbench": ran("model.spotbench"),
+    "bench predict model.spotbench slide.jpg --spots spots.csv --um-per-px 0.7"
+    " --out slide.h5ad": Treatment("needs a bundle; tests/prediction predicts from one"),
     "bench data get her2st --sections B4,C2": Treatment("a download; tests/fetch runs it"),
     "bench data verify stnet": Treatment(DATA),
     "bench data show stnet --plot stnet.png": Treatment(DATA),

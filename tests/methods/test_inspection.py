@@ -55,6 +55,7 @@ def same(one, other):
 def test_the_networks_train_by_epochs():
     assert METHODS == [
         "bleep",
+        "deepspot",
         "hist2st",
         "histogene",
         "mclstexp",
