@@ -89,7 +89,7 @@ def predict_command(
     grid: Annotated[
         str | None,
         typer.Option(
-            metavar="100um", help="Pitch of a grid over the tissue.", show_default="(read spots)"
+            metavar="100um", help="Pitch of a grid over the tissue.", show_default="read spots"
         ),
     ] = None,
     mask: Annotated[
@@ -101,7 +101,7 @@ def predict_command(
         typer.Option(
             "--um-per-px",
             help="Micrometres a pixel of the spots.",
-            show_default="(the image's metadata)",
+            show_default="of the image's metadata",
         ),
     ] = None,
     image_scale: Annotated[

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import yaml
@@ -25,7 +26,7 @@ from bench.files import atomic_write, file_hash, one_line
 from bench.method import Precision
 from bench.method_references import is_own
 from bench.prediction.stored_models import FittedFold, StoredModel
-from bench.prediction.training_images import TrainingImages, TrainingPatches
+from bench.prediction.training_images import TrainingImages, TrainingPatches, same_file
 from bench.registry import find_methods, load_method
 from bench.store import RUN, RunFolder
 from bench.stored_runs import StoredRun
@@ -46,6 +47,9 @@ _CODE = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".py"}
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_IMAGE_HASH = r"^(sha256|git-blob|md5):[0-9a-f]+$"
 
 
 class _File(_Part):
@@ -100,7 +104,7 @@ class BundleContent(_Part):
     done: tuple[int, ...]
     fits: tuple[_BundledFit, ...] = Field(min_length=1)
     scales: tuple[float, ...]
-    images: dict[str, str]
+    images: dict[str, Annotated[str, Field(pattern=_IMAGE_HASH)]]
     files: dict[InsidePath, _File]
 
 
@@ -121,9 +125,9 @@ class BundledImages(TrainingImages):
         """Micrometres a full-resolution pixel of the training sections."""
         return list(self.content.scales)
 
-    def section_with(self, image_hash: str) -> str | None:
+    def section_with(self, image: Path) -> str | None:
         """Name of the training section that has this very image."""
-        return next((n for n, of in self.content.images.items() if of == image_hash), None)
+        return same_file(image, self.content.images)
 
     def reference(
         self, model: StoredModel, config: MethodConfig, context: Context
@@ -171,7 +175,8 @@ def write_bundle(
             {**told, "panel": fit.panel, "sections": fit.sections, "precision": fit.precision}
         )
     members[_REFERENCE] = _as_bytes(reference)
-    known = {n: of for n in model.sections if (of := images.image_hash(n)) is not None}
+    stated = {name: images.image_hash(name) or "" for name in model.sections}
+    known = {name: of for name, of in stated.items() if re.match(_IMAGE_HASH, of)}
     content = {
         "format": _FORMAT,
         "spotbench": __version__,

@@ -19,7 +19,7 @@ from bench.data.images.slide_patches import (
     slide_patches,
     stripe_ranges,
 )
-from bench.data.images.tissue import find_tissue, tissue_grid
+from bench.data.images.tissue import TissueMask, find_tissue, tissue_grid
 from bench.data.images.whole_slide import open_slide
 from bench.data.inputs import Slide
 from bench.errors import DataError
@@ -78,9 +78,9 @@ class NewImage:
             return slide_patches(slide, centres, image_scale=scale)
 
     def spots(
-        self, positions: Path | pd.DataFrame | None, pitch: float | None, mask: Path | None
-    ) -> ImageSpots:
-        """Spots that are read, or the tiles of a grid over the tissue.
+        self, positions: Path | pd.DataFrame | None, pitch: float | None
+    ) -> tuple[ImageSpots, TissueMask | None]:
+        """Spots that are read, or the tiles of a grid over the tissue and the tissue.
 
         Parameters
         ----------
@@ -88,8 +88,6 @@ class NewImage:
             See :func:`bench.prediction.spots.spots_of`; None with a grid.
         pitch
             Pitch of the grid in micrometres.
-        mask
-            PNG file to which the tissue is drawn.
 
         Raises
         ------
@@ -97,21 +95,20 @@ class NewImage:
             As :func:`spots_of`; the scale is not known; no tissue, or fewer than three tiles.
         """
         if pitch is None:
-            return spots_of(self.path, self.extent, positions)
+            return spots_of(self.path, self.extent, positions), None
         if self.micrometres_per_pixel is None:
             raise DataError(
                 f"{self.path}: its pixel size is not known, which a grid needs; give --um-per-px"
             )
         with open_slide(self.path) as slide:
             tissue = find_tissue(slide)
-        if mask is not None:
-            tissue.write_picture(mask)
         grid = tissue_grid(tissue, pitch, self.micrometres_per_pixel / self.image_scale)
         note = (
             f"{len(grid):,} tiles of {pitch:g} um with tissue, {tissue.share:.0%} of the image;"
             " array coordinates are column and row of this grid"
         )
-        return ImageSpots(grid.names, grid.spatial / self.image_scale, grid.array_xy, (note,))
+        spatial = grid.spatial / self.image_scale
+        return ImageSpots(grid.names, spatial, grid.array_xy, (note,)), tissue
 
     def thumbnail(self, side: int) -> tuple[Image.Image, float]:
         """Copy of at most `side` pixels, and its pixels a pixel of the file."""

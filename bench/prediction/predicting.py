@@ -204,9 +204,11 @@ def _predicted(
     device = choose_device(request.device)
     largest = max(images.card.max_image_pixels, LARGE_IMAGE)
     image = new_image(request.image, largest, request.um_per_px, request.image_scale)
-    spots = image.spots(request.spots, request.grid, request.mask)
+    spots, tissue = image.spots(request.spots, request.grid)
     chosen = _chosen_genes(model, request.genes)
     slide, notes = _slide(image, model, images, spots)
+    if tissue is not None and request.mask is not None:
+        tissue.write_picture(request.mask)
 
     contexts = {fit.name: context_of(request, model, fit, device) for fit in model.fits}
     result = _predictions(model, slide, contexts, chosen, say)
@@ -268,7 +270,7 @@ def _slide(
         scale = same
     centres = spots.spatial if factor == 1.0 else spots.spatial * factor
     source = image.source(centres, factor)
-    if (twin := images.section_with(source.image_hash)) in model.sections:
+    if (twin := images.section_with(image.path)) in model.sections:
         notes.append(f"the image is that of training section {twin}: this is no unseen tissue")
     slide = Slide(
         name=image.path.stem,

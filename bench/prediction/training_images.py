@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from bench.data.card import DatasetCard
 from bench.data.dataset import Dataset, open_dataset
 from bench.data.inputs import Slide
 from bench.errors import DataError
+from bench.files import file_hash
 from bench.prediction.stored_models import StoredModel
 from bench.prediction.unfamiliar import described_patches, drawn_patches, patch_statistics
 from bench.protocol.fold_data import slide_of
@@ -115,14 +117,24 @@ class TrainingImages:
         groups = patients if len(set(patients)) > 1 else [part.name for part in training]
         return TrainingPatches(statistics, drawn_patches(described), what, groups)
 
-    def section_with(self, image_hash: str) -> str | None:
+    def section_with(self, image: Path) -> str | None:
         """Name of the section that has this very image."""
         if self.dataset is None:
             return None
-        for name, roles in self.dataset.hashes.items():
-            if roles.get("image") == image_hash:
-                return name
-        return None
+        known = {n: of["image"] for n, of in self.dataset.hashes.items() if "image" in of}
+        return same_file(image, known)
+
+
+def same_file(path: Path, hashes: Mapping[str, str]) -> str | None:
+    """First name whose hash, ``algorithm:hex``, is that of a file; None where there is none."""
+    own: dict[str, str] = {}
+    for name, stated in hashes.items():
+        algorithm = stated.partition(":")[0]
+        if algorithm not in own:
+            own[algorithm] = f"{algorithm}:{file_hash(path, algorithm)}"
+        if own[algorithm] == stated:
+            return name
+    return None
 
 
 def training_images(

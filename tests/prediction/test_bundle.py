@@ -114,6 +114,7 @@ def cut_off(exported, tmp_path):
         (lambda e, t: edited(e, t, method="nosuch"), ["nosuch"]),
         (lambda e, t: edited(e, t, surprise=1), ["surprise"]),
         (lambda e, t: edited(e, t, fits=[]), ["fits"]),
+        (lambda e, t: edited(e, t, images={"A1": "rot13:00"}), ["images", "A1"]),
     ],
 )
 def test_a_bundle_that_is_not_as_it_was_written_is_refused(

@@ -13,8 +13,10 @@ from PIL import Image
 import bench
 from bench.data.images import slide_patches
 from bench.data.inputs import Slide
+from bench.files import file_hash
 from bench.prediction import new_image as module
 from bench.prediction import predicting
+from bench.prediction.training_images import same_file
 from bench.registry import find_methods, method_class
 from tests.cli.tiny_dataset import assert_refused, call
 from tests.data.images.made_slides import tissue_like, write_svs
@@ -154,11 +156,25 @@ def blank(tmp_path):
         (None, ("--grid", "-5um"), ["--grid -5.0", "above 0"]),
         (None, ("--grid", "64um", "--spots", "spots.csv"), ["ask for one"]),
         (None, ("--mask", "mask.png"), ["ask for a grid too"]),
-        (None, ("--grid", "64um", "--um-per-px", "9"), ["beyond 4 times"]),
+        (None, ("--grid", "64um", "--um-per-px", "9", "--mask", "mask.png"), ["beyond 4 times"]),
         (None, (), ["its spots are not known", "--grid"]),
     ],
 )
-def test_a_grid_that_cannot_be_laid_is_refused(ridge, svs, tmp_path, image, more, words):
+def test_a_grid_that_cannot_be_laid_is_refused(
+    ridge, svs, tmp_path, monkeypatch, image, more, words
+):
+    monkeypatch.chdir(tmp_path)
     answer = predict(ridge, image(tmp_path) if image else svs, tmp_path, *more)
     assert_refused(answer, *words)
     assert not (tmp_path / "out.h5ad").exists()
+    assert not (tmp_path / "mask.png").exists()
+
+
+def test_a_training_image_is_known_by_whatever_hash_its_card_has(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"pixels")
+    for algorithm in ("sha256", "git-blob", "md5"):
+        own = f"{algorithm}:{file_hash(path, algorithm)}"
+        assert same_file(path, {"A": "sha256:0", "B": "md5:0", "C": own}) == "C"
+    assert same_file(path, {"A": "sha256:0"}) is None
+    assert same_file(path, {}) is None
