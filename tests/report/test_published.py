@@ -14,6 +14,10 @@ from tests.report.test_tables import score, store  # noqa: F401 - a fixture
 DATASETS = ("her2st", "cscc", "alex10x", "stnet")
 
 
+LITERATURE = ("dkan", "egn", "sgn", "m2ost")
+"""Methods that have published rows and are not of the project."""
+
+
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_the_files_are_tables_with_a_source_for_every_number(dataset):
     table = read_published(dataset)
@@ -27,7 +31,18 @@ def test_the_files_are_tables_with_a_source_for_every_number(dataset):
     assert (table.loc[~marked, "reason"] == "").all()
     correlations = table["score"].str.startswith("pcc")
     assert table.loc[correlations, "value"].between(-1, 1).all()
-    assert set(table["method"]) <= set(find_methods())
+    assert set(table["method"]) <= {*find_methods(), *LITERATURE}
+
+
+@pytest.mark.parametrize(("dataset", "pcc"), [("her2st", 0.330), ("cscc", 0.407), ("stnet", 0.219)])
+def test_what_the_project_does_not_have_stands_beside_what_it_has(store, dataset, pcc):  # noqa: F811
+    run, _ = store("triplex", protocol="triplex", preset="quick", changes=score(0.3))
+    table = beside_published([run], read_published(dataset), "triplex")
+    rows = table[table["score"] == "pcc_acg"].set_index("method")
+    assert rows.loc["dkan", "published"] == pcc
+    assert rows.loc["dkan", "preset"] == "not run"
+    assert rows.loc["triplex", "ours"] == pytest.approx(0.3)
+    assert set(LITERATURE) <= set(rows.index)
 
 
 def test_the_papers_main_rows_are_there():
