@@ -371,7 +371,7 @@ def test_a_changed_store_is_refused_and_a_lost_one_left_out(sd, tmp_path):
 def test_a_damaged_store_is_refused_in_a_line(sd, tmp_path):
     store = stores.write_visium(tmp_path / "a.zarr")
     (store / "shapes" / "S1" / "shapes.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="parquet is damaged") as refusal:
+    with pytest.raises(DataError, match="parquet: damaged") as refusal:
         reader.read({"counts": store})
     assert "\n" not in str(refusal.value)
 
