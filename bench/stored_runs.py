@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench.errors import BenchError, UnknownNameError
 from bench.store import RUN, RunFolder, Use, read_run
 
 
@@ -118,3 +119,23 @@ def stored_names(results: Path) -> dict[str, list[str]]:
         if path.is_dir():
             names.setdefault(path.parent.name, []).append(path.name)
     return names
+
+
+def protocols_with_runs(results: Path, dataset: str, protocol: str | None = None) -> list[str]:
+    """Protocols under which a dataset has stored runs: all, or the one that is named.
+
+    Raises
+    ------
+    UnknownNameError
+        No runs on the dataset, or none under the protocol.
+    BenchError
+        No runs in the folder.
+    """
+    stored = stored_names(results)
+    if not stored:
+        raise BenchError(f"{results}: no runs here; make some with 'bench run'")
+    if dataset not in stored:
+        raise UnknownNameError(f"dataset in {results}", dataset, stored)
+    if protocol is not None and protocol not in stored[dataset]:
+        raise UnknownNameError(f"protocol with runs on {dataset}", protocol, stored[dataset])
+    return [protocol] if protocol else stored[dataset]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -137,12 +137,7 @@ class FrozenEncoder:
         TrainingError
             A feature is not finite.
         """
-        features = []
-        for number, slide in enumerate(slides):
-            if context is not None:
-                context.progress(number, len(slides), f"features of {slide.name}")
-            features.append(self._features(slide))
-        return features
+        return _each(slides, context, "features of", self._features)
 
     def _features(self, slide: Slide) -> np.ndarray:
         if self.settings.features is not None:
@@ -181,12 +176,8 @@ class FrozenEncoder:
         ConfigError, DataError, TrainingError
             As :meth:`encode`; or a section has stored patches in place of an image.
         """
-        features = []
-        for number, slide in enumerate(slides):
-            if context is not None:
-                context.progress(number, len(slides), f"features around spots of {slide.name}")
-            features.append(self._features_of_tiles(slide, tiles))
-        return features
+        of_slide = partial(self._features_of_tiles, tiles=tiles)
+        return _each(slides, context, "features around spots of", of_slide)
 
     def encode_parts(
         self, slides: Sequence[Slide], parts: int, context: Context | None = None
@@ -212,12 +203,8 @@ class FrozenEncoder:
         ConfigError, DataError, TrainingError
             As :meth:`encode`.
         """
-        features = []
-        for number, slide in enumerate(slides):
-            if context is not None:
-                context.progress(number, len(slides), f"features within spots of {slide.name}")
-            features.append(self._features_of_tiles(slide, parts, within=True))
-        return features
+        of_slide = partial(self._features_of_tiles, tiles=parts, within=True)
+        return _each(slides, context, "features within spots of", of_slide)
 
     def _features_of_tiles(self, slide: Slide, tiles: int, *, within: bool = False) -> np.ndarray:
         source, patches, key = self._asked(slide, tiles, within=within)
@@ -383,6 +370,21 @@ class FrozenEncoder:
             features[start : start + len(images)] = batch.float().cpu().numpy()
             start += len(images)
         return features
+
+
+def _each(
+    slides: Sequence[Slide],
+    context: Context | None,
+    what: str,
+    of_slide: Callable[[Slide], np.ndarray],
+) -> list[np.ndarray]:
+    """Features of slides; progress is told of each."""
+    features = []
+    for number, slide in enumerate(slides):
+        if context is not None:
+            context.progress(number, len(slides), f"{what} {slide.name}")
+        features.append(of_slide(slide))
+    return features
 
 
 def _keep(key: str, features: np.ndarray) -> None:

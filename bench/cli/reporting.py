@@ -50,18 +50,10 @@ def _stored(
     results: Path, dataset: str, protocol: str | None, use: Use = "tables"
 ) -> list[tuple[str, list[StoredRun]]]:
     """Stored runs on a dataset, by protocol."""
-    from bench.errors import UnknownNameError
     from bench.report.tables import newest
-    from bench.stored_runs import damaged_records, stored_names, stored_runs
+    from bench.stored_runs import damaged_records, protocols_with_runs, stored_runs
 
-    stored = stored_names(results)
-    if not stored:
-        raise BenchError(f"{results}: no runs here; make some with 'bench run'")
-    if dataset not in stored:
-        raise UnknownNameError(f"dataset in {results}", dataset, stored)
-    if protocol is not None and protocol not in stored[dataset]:
-        raise UnknownNameError(f"protocol with runs on {dataset}", protocol, stored[dataset])
-    names = [protocol] if protocol else stored[dataset]
+    names = protocols_with_runs(results, dataset, protocol)
     for name in names:
         for path in damaged_records(results, dataset, name):
             complain(f"{path} is damaged or was edited; its run is left out")

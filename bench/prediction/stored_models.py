@@ -14,7 +14,7 @@ from bench.registry import load_method
 from bench.report.presets import shown_preset
 from bench.report.tables import newest
 from bench.store import MODEL
-from bench.stored_runs import StoredRun, stored_names, stored_runs
+from bench.stored_runs import StoredRun, protocols_with_runs, stored_runs
 
 if TYPE_CHECKING:
     from bench.method import Method, Precision
@@ -113,16 +113,9 @@ def find_run(
         No finished fold, several runs, or a row that has no model: an oracle, a control, an
         ensemble, or a method that looks at no image.
     """
-    stored = stored_names(results)
-    if not stored:
-        raise BenchError(f"{results}: no runs here; make some with 'bench run'")
-    if dataset not in stored:
-        raise UnknownNameError(f"dataset in {results}", dataset, stored)
-    if protocol is not None and protocol not in stored[dataset]:
-        raise UnknownNameError(f"protocol with runs on {dataset}", protocol, stored[dataset])
     runs = [
         run
-        for name in ([protocol] if protocol else stored[dataset])
+        for name in protocols_with_runs(results, dataset, protocol)
         for run in newest(stored_runs(results, dataset, name, "figures"))
     ]
     labels = {str(run.facts["label"]) for run in runs}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bench.blocks.augment import augmentation
 
@@ -92,3 +93,44 @@ class ContrastiveModule(TrainingModule):
         loss = super().training_step(batch)
         self.record(batch, chance_level=math.log(len(batch["patches"])))
         return loss
+
+
+class ReadoutModule(pl.LightningModule):
+    """AdamW on the squared error of a network that reads features.
+
+    Parameters
+    ----------
+    network
+        Takes what a batch holds beside its ``target``, by name.
+    config
+        Settings of the method, with ``learning_rate`` and ``weight_decay``.
+    """
+
+    def __init__(self, network: nn.Module, config: Any) -> None:
+        super().__init__()
+        self.network = network
+        self.settings = config
+
+    def _loss(self, batch: dict[str, Tensor]) -> Tensor:
+        given = {name: values for name, values in batch.items() if name != "target"}
+        return F.mse_loss(self.network(**given), batch["target"])
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        """Mean squared error of a batch, logged as ``train_loss``."""
+        loss = self._loss(batch)
+        spots = len(batch["target"])
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=spots)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor]) -> None:
+        """The same on the validation sections, logged as ``val_loss``."""
+        self.log("val_loss", self._loss(batch), on_epoch=True, batch_size=len(batch["target"]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW."""
+        return torch.optim.AdamW(
+            self.network.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
+        )

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from bench.blocks.feature_space import FeatureSpace
     from bench.blocks.features import FrozenEncoder
-    from bench.methods.deepspot.network import DeepSpotModule, DeepSpotNetwork
+    from bench.methods.deepspot.network import DeepSpotNetwork
+    from bench.training.module import ReadoutModule
 
 _SPOTS_AT_ONCE = 1024
 
@@ -149,11 +150,11 @@ class DeepSpot(NetworkMethod):
     # No checkpoint holds the feature spaces that belong to the network.
     from_released = vars(Method)["from_released"]
 
-    def training_module(self) -> DeepSpotModule:
+    def training_module(self) -> ReadoutModule:
         """AdamW on the mean squared error."""
-        from bench.methods.deepspot.network import DeepSpotModule
+        from bench.training.module import ReadoutModule
 
-        return DeepSpotModule(self.network, self.config)
+        return ReadoutModule(self.network, self.config)
 
     def loader(self, sections: Sequence[TrainingSection], seed: int) -> Any:
         """Shuffled batches of the sets of spots, and their targets."""

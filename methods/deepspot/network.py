@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from bench.blocks.graph import neighbour_edges
 from bench.blocks.weights import load_strict, read_tensors, tensor_size
 from bench.training.batches import ShuffledBatches
-
-if TYPE_CHECKING:
-    from bench.methods.deepspot import DeepSpotConfig
 
 _LEVELS = {
     "spot": ("spot",),
@@ -207,36 +202,3 @@ def set_loader(
     dataset = SetDataset(sets, targets)
     sampler = ShuffledBatches(len(dataset), batch_size, seed, smallest=1)
     return DataLoader(dataset, sampler=sampler, batch_size=None)
-
-
-class DeepSpotModule(pl.LightningModule):
-    """AdamW on the mean squared error."""
-
-    def __init__(self, network: DeepSpotNetwork, config: DeepSpotConfig) -> None:
-        super().__init__()
-        self.network = network
-        self.settings = config
-
-    def _loss(self, batch: dict[str, Tensor]) -> Tensor:
-        given = {name: values for name, values in batch.items() if name != "target"}
-        return F.mse_loss(self.network(**given), batch["target"])
-
-    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
-        """Mean squared error of a batch."""
-        loss = self._loss(batch)
-        spots = len(batch["target"])
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=spots)
-        return loss
-
-    def validation_step(self, batch: dict[str, Tensor]) -> None:
-        """The same on the validation sections."""
-        self.log("val_loss", self._loss(batch), on_epoch=True, batch_size=len(batch["target"]))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW."""
-        return torch.optim.AdamW(
-            self.network.parameters(),
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )

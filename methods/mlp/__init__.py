@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.blocks.feature_space import FeatureSpace
-    from bench.methods.mlp.network import MLPModule, MLPNetwork
+    from bench.methods.mlp.network import MLPNetwork
+    from bench.training.module import ReadoutModule
 
 _QUICK = {
     **QUICK_ENCODER,
@@ -114,11 +115,11 @@ class MLP(NetworkMethod):
     # No checkpoint holds the feature space that belongs to the network.
     from_released = vars(Method)["from_released"]
 
-    def training_module(self) -> MLPModule:
+    def training_module(self) -> ReadoutModule:
         """AdamW on the mean squared error."""
-        from bench.methods.mlp.network import MLPModule
+        from bench.training.module import ReadoutModule
 
-        return MLPModule(self.network, self.config)
+        return ReadoutModule(self.network, self.config)
 
     def loader(self, sections: Sequence[TrainingSection], seed: int) -> Any:
         """Shuffled batches of features and targets."""

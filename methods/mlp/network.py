@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from bench.blocks.weights import load_strict, read_tensors, tensor_size
 from bench.training.batches import ShuffledBatches
-
-if TYPE_CHECKING:
-    from bench.methods.mlp import MLPConfig
 
 
 class MLPNetwork(nn.Module):
@@ -96,33 +91,3 @@ def feature_loader(
     dataset = FeatureDataset(features, targets)
     sampler = ShuffledBatches(len(dataset), batch_size, seed, smallest=1)
     return DataLoader(dataset, sampler=sampler, batch_size=None)
-
-
-class MLPModule(pl.LightningModule):
-    """AdamW on the mean squared error."""
-
-    def __init__(self, network: MLPNetwork, config: MLPConfig) -> None:
-        super().__init__()
-        self.network = network
-        self.settings = config
-
-    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
-        """Mean squared error of a batch."""
-        loss = F.mse_loss(self.network(batch["features"]), batch["target"])
-        spots = len(batch["target"])
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=spots)
-        return loss
-
-    def validation_step(self, batch: dict[str, Tensor]) -> None:
-        """The same on the validation sections."""
-        loss = F.mse_loss(self.network(batch["features"]), batch["target"])
-        self.log("val_loss", loss, on_epoch=True, batch_size=len(batch["target"]))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW."""
-        return torch.optim.AdamW(
-            self.network.parameters(),
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )

@@ -12,7 +12,8 @@ from bench.blocks.features import FrozenEncoder
 from bench.blocks.weights import NETWORK
 from bench.contract.small_fold import GENES, SPOTS
 from bench.methods.mlp import MLP
-from bench.methods.mlp.network import MLPModule, MLPNetwork, feature_loader
+from bench.methods.mlp.network import MLPNetwork, feature_loader
+from bench.training.module import ReadoutModule
 
 FEATURES = 96
 
@@ -56,7 +57,7 @@ def test_training_starts_at_the_mean_target():
 def test_the_loss_is_the_mean_squared_error():
     torch.manual_seed(0)
     network = MLPNetwork(5, 3, hidden=7).eval()
-    module = MLPModule(network, MLP.configure("any", "tiny"))
+    module = ReadoutModule(network, MLP.configure("any", "tiny"))
     logged = {}
     module.log = lambda name, value, **options: logged.update({name: float(value.detach())})
     batch = {"features": torch.randn(4, 5), "target": torch.randn(4, 3)}

@@ -122,14 +122,21 @@ def open_raster(path: Path, max_pixels: int) -> Iterator[Raster]:
 
 
 def _raster(path: Path, max_pixels: int) -> Raster:
-    if not _is_tiff(path):
+    if not is_tiff(path):
         return _WholeRaster(path, max_pixels)
     from bench.data.images.tiff import TiffRaster
 
     return TiffRaster(path, max_pixels)
 
 
-def _is_tiff(path: Path) -> bool:
+def is_tiff(path: Path) -> bool:
+    """Whether a file begins as a TIFF.
+
+    Raises
+    ------
+    DataError
+        It is missing or cannot be read.
+    """
     try:
         with open(path, "rb") as stream:
             return stream.read(4) in _TIFF

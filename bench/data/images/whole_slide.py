@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 
 from bench.cache import JsonCache
-from bench.data.images.image import open_image, open_raster
+from bench.data.images.image import is_tiff, open_image, open_raster
 from bench.data.images.slide import SlideLevel, SlideReader, WholeSlide, check_slide
 from bench.data.images.slide_scale import picture_scale, tiff_scale
 from bench.data.images.tiff import TiffRaster
@@ -26,7 +26,6 @@ LARGEST_PICTURE = 300_000_000
 it is turned upright."""
 
 _UNLIMITED = 1 << 62
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _COMPANION_FOLDER = {".mrxs"}
 _COMPANION_FILES = {".vms", ".vmu", ".dcm"}
 _ONLY_OPENSLIDE = _COMPANION_FOLDER | _COMPANION_FILES | {".svslide", ".czi"}
@@ -67,8 +66,8 @@ def open_slide(
         raise DataError(f"{path}: slides cannot be read by '{one_line(reader, 40)}'")
     if reader == "openslide" or (reader == "auto" and path.suffix.lower() in _ONLY_OPENSLIDE):
         return _by_openslide(path, max_pixels)
-    is_tiff = _begins_as_tiff(path)
-    if reader == "pillow" or (reader == "auto" and not is_tiff):
+    as_tiff = is_tiff(path)
+    if reader == "pillow" or (reader == "auto" and not as_tiff):
         return PictureSlide(path, max_pixels)
     try:
         slide = TiffSlide(path, max_pixels)
@@ -80,16 +79,6 @@ def open_slide(
         slide.close()
         return _by_openslide(path, max_pixels)
     return slide
-
-
-def _begins_as_tiff(path: Path) -> bool:
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(4) in _TIFF
-    except FileNotFoundError:
-        raise DataError(f"{path}: image is missing") from None
-    except OSError as error:
-        raise DataError(f"{path}: image cannot be read ({one_line(error)})") from error
 
 
 def _by_openslide(path: Path, max_pixels: int) -> WholeSlide:
