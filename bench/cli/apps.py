@@ -16,6 +16,10 @@ data_app = typer.Typer(
     help="Fetch, check and look at datasets; add your own.", no_args_is_help=True
 )
 app.add_typer(data_app, name="data")
+study_app = typer.Typer(
+    help="Run the studies of a file: a paper's tables and figures again.", no_args_is_help=True
+)
+app.add_typer(study_app, name="study")
 encoders_app = typer.Typer(help="Fetch or add weights of image encoders.", no_args_is_help=True)
 app.add_typer(encoders_app, name="encoders")
 features_app = typer.Typer(

@@ -143,16 +143,30 @@ def _ours_alone(row: Mapping[Any, Any], score: str) -> dict[str, Any]:
 
 
 def render_published(
-    runs: Sequence[StoredRun], dataset: str, protocol: str, how: Format, *, title: str = ""
+    runs: Sequence[StoredRun],
+    dataset: str,
+    protocol: str,
+    how: Format,
+    *,
+    title: str = "",
+    published: pd.DataFrame | None = None,
 ) -> str:
     """Comparison with published numbers as text; see :func:`bench.report.tables.render`.
+
+    Parameters
+    ----------
+    runs, dataset, protocol, how, title
+        What is compared, and how it is shown.
+    published
+        Published numbers as of :func:`read_published`; None: all on the dataset.
 
     Raises
     ------
     BenchError
         No published number on the dataset under the protocol is known.
     """
-    table = beside_published(runs, read_published(dataset), protocol)
+    known = read_published(dataset) if published is None else published
+    table = beside_published(runs, known, protocol)
     if table.empty:
         raise BenchError(f"no published number on {dataset} under protocol {protocol} is known")
     notes: list[str] = []
