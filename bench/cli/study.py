@@ -263,11 +263,9 @@ def _print_plan(
             f" of docs/performance.md; neither tells those of {unknown:,} fits (+, ?)"
         )
     hints = study.executor
-    if hints.gpu_memory_gb or hints.hours:
-        notes.append(
-            f"the largest fits need a GPU of {hints.gpu_memory_gb or '?'} GB and"
-            f" {hints.hours or '?'} hours"
-        )
+    needs = [f"a GPU of {hints.gpu_memory_gb:g} GB"] if hints.gpu_memory_gb else []
+    needs += [f"{hints.hours:g} hours"] if hints.hours else []
+    notes += [f"the largest fits need {' and '.join(needs)}"] if needs else []
     notes += [hints.note] if hints.note else []
     for note in notes:
         typer.echo(note, err=err)
@@ -276,14 +274,15 @@ def _print_plan(
 
 
 def _print_missing(groups: Sequence[StudyGroup]) -> None:
-    by_reason: dict[tuple[str, str, str], list[str]] = {}
+    """What is missing, a line a dataset and reason."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for group in groups:
         if group.missing:
-            place = (group.part.name, group.dataset, group.missing)
-            by_reason.setdefault(place, []).extend(group.labels.values())
-    for (part, dataset, reason), labels in by_reason.items():
-        told = ", ".join(dict.fromkeys(labels))
-        complain(f"missing, {part}, {dataset}: {told}: {reason}")
+            parts = found.setdefault((group.dataset, group.missing), {})
+            parts.setdefault(group.part.name, []).extend(group.labels.values())
+    for (dataset, reason), parts in found.items():
+        rows = [f"{part} ({', '.join(dict.fromkeys(told))})" for part, told in parts.items()]
+        complain(f"{dataset}: {reason}: missing are {', '.join(rows)}")
 
 
 def _hours(cost: dict[str, Any]) -> str:
