@@ -30,6 +30,8 @@ MOST_SEEDS = 100
 """Seeds of a part at most."""
 
 _DEEPEST = 10
+_FILES = {".yaml", ".yml", ".py"}
+"""Endings of the files that a study may name, which lie beside it."""
 _RANGE = re.compile(r"(\d{1,9})-(\d{1,9})")
 
 
@@ -310,6 +312,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> Study:
         study = Study.model_validate(content)
     except ValidationError as error:
         raise DataError(f"{path}: {first_fault(error)}") from error
+    study = _beside(study, path.parent)
     if study.name != path.stem:
         raise DataError(f"{path}: the study is named {study.name}; its file must have that name")
     included: list[StudyPart] = []
@@ -325,6 +328,37 @@ def _read(path: Path, above: tuple[Path, ...]) -> Study:
         return Study.model_validate(whole)
     except ValidationError as error:
         raise DataError(f"{path}: with what it includes, {first_fault(error)}") from error
+
+
+def _beside(study: Study, folder: Path) -> Study:
+    """The study with the paths of its files taken from its own folder."""
+
+    def placed(name: str) -> str:
+        parts = (
+            str(folder / part)
+            if Path(part).suffix in _FILES and not Path(part).is_absolute()
+            else part
+            for part in name.split(":")
+        )
+        return ":".join(parts)
+
+    def placed_all(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(placed, names))
+
+    parts = tuple(
+        part.model_copy(
+            update={
+                "datasets": placed_all(part.datasets),
+                "protocol": placed(part.protocol),
+                "test_dataset": part.test_dataset and placed(part.test_dataset),
+                "rows": tuple(
+                    row.model_copy(update={"method": placed(row.method)}) for row in part.rows
+                ),
+            }
+        )
+        for part in study.parts
+    )
+    return study.model_copy(update={"datasets": placed_all(study.datasets), "parts": parts})
 
 
 def _included(name: str, path: Path) -> Path:

@@ -134,9 +134,10 @@ def plan_study(
     return planned
 
 
-def members_of(names: Sequence[str]) -> list[str]:
-    """Datasets of names, in which a collection stands for its members."""
-    return [one for name in names for one in collection(name) or (dataset_name(name),)]
+def members_of(names: Sequence[str]) -> dict[str, str]:
+    """Datasets by name: what a request calls each; a collection stands for its members."""
+    asked = [one for name in names for one in collection(name) or (dataset_name(name),)]
+    return {dataset_card(one).name: one for one in asked}
 
 
 def _check_only(study: Study, only: Sequence[str]) -> None:
@@ -155,12 +156,12 @@ def wanted(only: Sequence[str], *names: str) -> bool:
 
 def _groups(study: Study, part: StudyPart, options: StudyOptions) -> Iterator[StudyGroup]:
     find_protocol(part.protocol)
-    for dataset in members_of(study.datasets_of(part)):
-        card = dataset_card(dataset)
+    for dataset, reference in members_of(study.datasets_of(part)).items():
+        card = dataset_card(reference)
         for seed in part.seeds:
             request = Request(
                 methods=(),
-                dataset=dataset,
+                dataset=reference,
                 protocol=part.protocol,
                 panel=part.panel,
                 folds=part.folds,
@@ -173,7 +174,7 @@ def _groups(study: Study, part: StudyPart, options: StudyOptions) -> Iterator[St
                 encoders=part.encoders,
                 random_encoders=part.random_encoders,
             )
-            for rows in _together(part, card.name):
+            for rows in _together(part, dataset):
                 first = rows[0][0]
                 methods = tuple(dict.fromkeys(row.method for row, _ in rows))
                 labels = {
@@ -258,7 +259,7 @@ def _folder(root: Path | None, dataset: str, *, generated: bool) -> Path | None:
 
 def _planned(group: StudyGroup, options: StudyOptions) -> list[StudyGroup]:
     """The group with its plan; where it cannot be met, its rows one by one."""
-    card = dataset_card(group.dataset)
+    card = dataset_card(group.request.dataset)
     if not is_here(card, group.request.data_root):
         where = f" in {group.request.data_root}" if group.request.data_root else ""
         reason = f"{group.dataset} is not here{where}; see 'bench data get {group.dataset}'"

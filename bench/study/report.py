@@ -135,7 +135,7 @@ def _tables(rows: _Rows) -> dict[str, dict[str, str]]:
     tables: dict[str, dict[str, str]] = {}
     if runs and "table" in part.make and part.published != "only":
         tables[""] = {end: render(runs, how, title=title) for end, how in _ENDINGS.items()}
-    published = _published(rows)
+    published = published_rows_of(part, rows.dataset)
     if part.published != "none" and not published.empty:
         title_of = f"{title}, beside published numbers"
         tables["-published"] = {
@@ -163,15 +163,21 @@ def _tables(rows: _Rows) -> dict[str, dict[str, str]]:
     return tables
 
 
-def _published(rows: _Rows) -> pd.DataFrame:
-    """Published numbers of the rows of a part, in their order."""
+def published_rows_of(part: StudyPart, dataset: str) -> pd.DataFrame:
+    """Published numbers of the rows of a part, in their order.
+
+    Returns
+    -------
+    DataFrame
+        Columns :data:`bench.report.published.COLUMNS`.
+    """
     folder = Path(str(files("bench.published")))
-    if rows.part.published_in == "ablations":
+    if part.published_in == "ablations":
         folder /= "ablations"
-    table = read_published(rows.dataset, folder)
-    names = [row.published_as or row.method for row in rows.part.rows]
+    table = read_published(dataset, folder)
+    names = [row.published_as or row.method for row in part.rows]
     order = {name: place for place, name in reversed(list(enumerate(names)))}
-    chosen = table[table["method"].isin(order) & (table["protocol"] == rows.part.protocol)]
+    chosen = table[table["method"].isin(order) & (table["protocol"] == part.protocol)]
     return chosen.sort_values("method", key=lambda of: of.map(order), kind="stable")
 
 
