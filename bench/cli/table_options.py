@@ -57,7 +57,7 @@ _SUFFIXES = {
     ".json": TableFormat.json,
 }
 
-_PAGE = 110
+_PAGE = 130
 """Characters that a table in LaTeX is fitted to, lest it is scaled down to small print."""
 
 FormatOption = Annotated[

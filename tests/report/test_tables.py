@@ -495,7 +495,7 @@ def test_command_prints_the_table_without_loading_torch(store, tmp_path):
     *printed, rest = answer.stdout.split("----\n")
     assert rest == ""
     for how, text in zip(FORMATS, printed, strict=True):
-        width = {"text": 100, "latex": 110}.get(how, 0)
+        width = {"text": 100, "latex": 130}.get(how, 0)
         wanted = render(runs, how, title="tiny, protocol strict", width=width)
         assert text.strip() == wanted.strip()
 
