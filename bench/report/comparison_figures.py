@@ -12,6 +12,7 @@ from bench.evaluate.scores import BY_NAME, COMPARABLE, LEADING
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
 from bench.files import printable
 from bench.report.pairs import few_patients, pair_table, section_scores
+from bench.report.seeds import by_seed
 from bench.report.tables import score_table
 from bench.stored_runs import StoredRun
 
@@ -93,7 +94,7 @@ def gene_figure(runs: Sequence[StoredRun]) -> Figure:
     import seaborn as sns
 
     table = score_table(runs)
-    by_key = {run.facts["key"][:12]: run for run in runs}
+    by_key = {row.key: row for row in by_seed(runs)}
     labels = _labels(section_scores(runs, LEADING))
     rows = _rows_of(table, labels)
     parts = []
@@ -129,7 +130,7 @@ def cost_figure(runs: Sequence[StoredRun]) -> Figure:
     """Score against training time in seconds; the area of a point shows peak memory."""
     table = score_table(runs)
     table = _contestants(table[table[LEADING].notna()])  # controls cost nothing
-    memory = {run.facts["key"][:12]: peak_memory(run) for run in runs}
+    memory = {row.key: max(map(peak_memory, row.runs)) for row in by_seed(runs)}
     figure, axes = _figure(3.6)
     colours = _colours()
     seconds = table["fit_seconds"].clip(lower=0.01)

@@ -23,6 +23,7 @@ from bench.report.footnotes import footnotes
 from bench.report.page_maps import Row, map_needs, packed_images, packed_maps, share_out
 from bench.report.pairs import pair_notes, pair_table, pairs_for_people
 from bench.report.presets import preset_note, shown_preset
+from bench.report.seeds import by_seed
 from bench.report.tables import for_people, newest, row_name, score_table
 from bench.store import FAILURE
 from bench.stored_runs import StoredRun, stored_names, stored_runs
@@ -179,9 +180,12 @@ def page(results: Path, comparisons: Sequence[ComparedRuns]) -> str:
 
 
 def named_rows(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[Row]:
-    """Runs in the order of their score table, each with a unique name."""
-    by_key = {run.facts["key"][:12]: run for run in runs}
-    return [Row(row_name(row, table), by_key[row["key"]]) for row in table.to_dict("records")]
+    """Rows in the order of their score table, each with a unique name and its runs."""
+    by_key = {row.key: row for row in by_seed(runs)}
+    return [
+        Row(row_name(row, table), by_key[row["key"]].shown, by_key[row["key"]].runs)
+        for row in table.to_dict("records")
+    ]
 
 
 def _maps(rows: Sequence[Sequence[Row]], budget: float) -> list[dict[str, Any]]:
@@ -215,7 +219,7 @@ def _part(
         "figures": _figures(comparison.runs),
         "cost": _sheet(_cost(rows), kinds),
         "twins": any(row.run.facts["label"].startswith("shuffled") for row in rows),
-        "runs": [_run(row) for row in rows],
+        "runs": [_run(_run_name(row, run), run) for row in rows for run in row.seeds],
         "maps": maps["data"],
         "left_out": maps["left_out"],
     }
@@ -282,7 +286,8 @@ def _svg(figure: Figure) -> str:
 def _cost(rows: Iterable[Row]) -> pd.DataFrame:
     table = []
     for row in rows:
-        folds = [row.run.folder.fold(index).facts() for index in row.run.done]
+        folds = [run.folder.fold(index).facts() for run in row.seeds for index in run.done]
+        seeds = sum(bool(run.done) for run in row.seeds)
         timings = [fold.get("timings", {}) for fold in folds]
         table.append(
             {
@@ -290,9 +295,9 @@ def _cost(rows: Iterable[Row]) -> pd.DataFrame:
                 "preset": shown_preset(row.run.facts),
                 "device": ", ".join(sorted({str(fold.get("device", "–")) for fold in folds})),
                 "precision": ", ".join(sorted({str(f.get("precision", "–")) for f in folds})),
-                "folds": f"{len(folds)}/{row.run.facts['n_folds']}",
-                "fit s": _most(sum, [of.get("fit_seconds") for of in timings], 1),
-                "predict s": _most(sum, [of.get("predict_seconds") for of in timings], 1),
+                "folds": f"{len(folds)}/{sum(int(run.facts['n_folds']) for run in row.seeds)}",
+                "fit s": _most(sum, [of.get("fit_seconds") for of in timings], 1, seeds),
+                "predict s": _most(sum, [of.get("predict_seconds") for of in timings], 1, seeds),
                 "peak memory MB": _most(max, [fold.get("peak_memory_mb") for fold in folds], 0),
                 "device memory MB": _most(
                     max, [fold.get("peak_device_memory_mb") for fold in folds], 0
@@ -304,17 +309,21 @@ def _cost(rows: Iterable[Row]) -> pd.DataFrame:
     return shown.drop(columns=["device memory MB"]) if no_device else shown
 
 
-def _most(combine: Any, values: Iterable[float | None], digits: int) -> str:
+def _most(combine: Any, values: Iterable[float | None], digits: int, seeds: int = 1) -> str:
     known = [float(value) for value in values if value is not None]
-    return f"{combine(known):.{digits}f}" if known else "–"
+    return f"{combine(known) / seeds:.{digits}f}" if known else "–"
 
 
-def _run(row: Row) -> dict[str, Any]:
-    facts = row.run.facts
+def _run_name(row: Row, run: StoredRun) -> str:
+    return row.name if len(row.seeds) == 1 else f"{row.name}, seed {run.facts['seed']}"
+
+
+def _run(name: str, run: StoredRun) -> dict[str, Any]:
+    facts = run.facts
     folds = []
     for index in range(int(facts["n_folds"])):
-        folder = row.run.folder.fold(index)
-        done = index in row.run.done
+        folder = run.folder.fold(index)
+        done = index in run.done
         folds.append(
             {
                 "index": index,
@@ -324,8 +333,8 @@ def _run(row: Row) -> dict[str, Any]:
             }
         )
     machines = {
-        json.dumps(row.run.folder.fold(index).facts().get("machine", {}), sort_keys=True)
-        for index in row.run.done
+        json.dumps(run.folder.fold(index).facts().get("machine", {}), sort_keys=True)
+        for index in run.done
     }
     identity = {
         "run key": facts["key"],
@@ -345,9 +354,9 @@ def _run(row: Row) -> dict[str, Any]:
         or "–",
     }
     return {
-        "name": row.name,
+        "name": name,
         "preset": shown_preset(facts),
-        "done": len(row.run.done),
+        "done": len(run.done),
         "n_folds": facts["n_folds"],
         "identity": {name: str(value) for name, value in identity.items()},
         "settings": json.dumps(facts.get("config", {}), indent=2, sort_keys=True),
