@@ -163,8 +163,7 @@ _DATA_NOTES = {
 def _damage(run: StoredRun, name: str) -> list[str]:
     """Footnotes on damaged or edited folds of a run, which its row leaves out."""
     return [
-        f"{name}: fold {index} is left out, its {damage}; the same 'bench run'"
-        " does it again."
+        f"{name}: fold {index} is left out, its {damage}; the same 'bench run' does it again."
         for index, damage in sorted(run.damaged.items())
     ]
 

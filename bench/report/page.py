@@ -20,6 +20,7 @@ from bench.files import atomic_write
 from bench.protocol.audit import TITLES
 from bench.report.comparison_figures import comparison_figures
 from bench.report.footnotes import footnotes
+from bench.report.headings import comparison_heading
 from bench.report.page_maps import Row, map_needs, packed_images, packed_maps, share_out
 from bench.report.pairs import pair_notes, pair_table, pairs_for_people
 from bench.report.presets import preset_note, shown_preset
@@ -45,6 +46,11 @@ _FIGURES = {
         "Critical difference",
         "Mean rank of every run over the sections; a bar joins runs that do not differ"
         " significantly.",
+    ),
+    "data-efficiency": (
+        "Data efficiency",
+        "Mean PCC(ACG) of every method against the number of training patients in each fold, with"
+        " its 95 % interval over test patients.",
     ),
     "cost": (
         "Cost",
@@ -79,6 +85,11 @@ class ComparedRuns:
     protocol: str
     runs: Sequence[StoredRun]
     older: int
+
+    @property
+    def heading(self) -> str:
+        """Heading of its part of the page."""
+        return comparison_heading(self.dataset, self.protocol, [run.facts for run in self.runs])
 
 
 def stored_comparisons(
@@ -172,7 +183,7 @@ def page(results: Path, comparisons: Sequence[ComparedRuns]) -> str:
     viridis = [colormaps["viridis"](step, bytes=True)[:3] for step in range(256)]
     one = comparisons[0]
     return environment.from_string(template).render(
-        title=f"{one.dataset}, protocol {one.protocol}" if len(comparisons) == 1 else "All runs",
+        title=one.heading if len(comparisons) == 1 else "All runs",
         parts=[_part(*part) for part in zip(comparisons, tables, rows, maps, strict=True)],
         images=images,
         viridis="".join(f"{value:02x}" for colour in viridis for value in colour),
@@ -209,6 +220,7 @@ def _part(
     return {
         "dataset": comparison.dataset,
         "protocol": comparison.protocol,
+        "heading": comparison.heading,
         "presets": sorted(set(table["preset"].astype(str)) - {"-"}),
         "folds": sorted(set(table["folds_hash"])),
         "sections": int(table["sections"].max()),

@@ -70,7 +70,7 @@ class SeedRuns:
         return self.done[0] if self.done else self.runs[0]
 
     @cached_property
-    def values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def means(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Score, section, patient and mean value over the seeds, as of one run's scores.
 
         A value that is undefined for a seed is left out of the mean.
@@ -79,15 +79,15 @@ class SeedRuns:
             return self.done[0].score_columns()
         keys = ["score", "section", "patient", "fold"]
         scores = pd.concat([run.scores()[[*keys, "value"]] for run in self.done])
-        means = scores.groupby(keys, sort=False)["value"].mean().reset_index()
+        table = scores.groupby(keys, sort=False)["value"].mean().reset_index()
         score, section, patient, value = (
-            means[name].to_numpy() for name in ("score", "section", "patient", "value")
+            table[name].to_numpy() for name in ("score", "section", "patient", "value")
         )
         return score, section, patient, value
 
     def of_sections(self, score: str) -> pd.DataFrame:
         """``patient`` and ``value`` of one score by test section, the value over the seeds."""
-        names, sections, patients, values = self.values
+        names, sections, patients, values = self.means
         chosen = (names == score) & (sections != "")
         content = {"patient": patients[chosen], "value": values[chosen].astype(np.float64)}
         return pd.DataFrame(content, index=pd.Index(sections[chosen], name="section"))
@@ -177,4 +177,6 @@ def deviation_column(table: pd.DataFrame, score: str = LEADING) -> dict[str, lis
     if not several_seeds(table):
         return {}
     digits = BY_NAME[score].decimals
-    return {DEVIATION_HEADING: [shown_number(value, digits) for value in table[f"{score}_sd_seeds"]]}
+    return {
+        DEVIATION_HEADING: [shown_number(value, digits) for value in table[f"{score}_sd_seeds"]]
+    }

@@ -106,7 +106,16 @@ def _columns() -> list[str]:
             columns += [name, f"{name}_sd", f"{name}_low", f"{name}_high", f"{name}_sd_seeds"]
     columns += [f"{score.shown_as}_share" for score in tabled if score.ceiling]
     columns += [score.shown_as for score in tabled if not score.spread]
-    return [*columns, f"{BY_FOLD}_sd", f"{BY_FOLD}_sd_seeds", *_COSTS, "headline", "folds_hash", "data_hash", "key"]
+    return [
+        *columns,
+        f"{BY_FOLD}_sd",
+        f"{BY_FOLD}_sd_seeds",
+        *_COSTS,
+        "headline",
+        "folds_hash",
+        "data_hash",
+        "key",
+    ]
 
 
 def leads_by_fold(table: pd.DataFrame) -> bool:
@@ -150,7 +159,7 @@ def _new_row(of: SeedRuns) -> _Row:
     }
     if not of.done:
         return row
-    names, sections, patients, values = of.values
+    names, sections, patients, values = of.means
     row["sections"] = len({*sections} - {""})
     places: dict[tuple[str, str], list[int]] = defaultdict(list)
     for place, (name, section) in enumerate(zip(names, sections, strict=True)):
