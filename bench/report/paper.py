@@ -67,7 +67,7 @@ class PaperRow:
     kind
         ``method``, ``control``, ``oracle`` or ``published``.
     preset, seed, key
-        Of the runs; the key is that of the first run.
+        Of the runs; several seeds are a text such as ``0-4``, the key is that of the first run.
     source
         Where published numbers are from.
     cells
@@ -80,7 +80,7 @@ class PaperRow:
     printed: PrintedMethod
     kind: str
     preset: str = "-"
-    seed: int | None = None
+    seed: int | str | None = None
     key: str = ""
     source: str = ""
     cells: dict[Column, PaperValue] = field(default_factory=dict)
@@ -216,7 +216,7 @@ def _rows_of(
             printed_method(label),
             line["kind"],
             str(line["preset"]),
-            int(line["seed"]),
+            line["seed"],
             str(line["key"]),
             cells=values,
         )

@@ -21,13 +21,10 @@ from pydantic import (
 
 from bench.data.card import first_fault
 from bench.errors import DataError, UnknownNameError
-from bench.execute.request import Request
+from bench.execute.request import MOST_SEEDS, Request
 from bench.files import canonical_hash, one_line, printable
 from bench.method_references import SHUFFLED
 from bench.yaml_files import read_yaml
-
-MOST_SEEDS = 100
-"""Seeds of a part at most."""
 
 _DEEPEST = 10
 _FILES = {".yaml", ".yml", ".py"}
