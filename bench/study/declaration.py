@@ -63,6 +63,10 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
 def _shown(text: str) -> str:
     if printable(text) != text or not text.strip():
         raise ValueError("must be a line of visible characters")
@@ -164,7 +168,9 @@ class StudyPart(_Declared):
     folds: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     seeds: _Seeds = (0,)
     test_dataset: StrictStr | None = None
-    train_patients: tuple[Annotated[int, Field(ge=1)] | Literal["all"], ...] = ()
+    train_patients: Annotated[
+        tuple[Annotated[int, Field(ge=1)] | Literal["all"], ...], BeforeValidator(_as_list)
+    ] = ()
     rows: tuple[Annotated[StudyRow, BeforeValidator(_as_row)], ...] = Field(min_length=1)
     encoders: _Names = ()
     random_encoders: StrictBool = Request.random_encoders
