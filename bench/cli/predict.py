@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from bench.cli.apps import app
 from bench.cli.options import (
@@ -48,6 +49,8 @@ RefitOption = Annotated[
     bool, typer.Option("--refit", help="Fit once on all sections and keep that model.")
 ]
 
+_FILES = "[BUNDLE] IMAGE"
+
 
 def _tell(line: str) -> None:
     typer.echo(printable(line), err=True)
@@ -62,12 +65,20 @@ def _micrometres(text: str | None) -> float | None:
         raise BenchError(f"--grid {one_line(text, 20)}: write a pitch such as 100um") from None
 
 
-@app.command("predict")
+class _PredictCommand(TyperCommand):
+    """Writes the usage of arguments of which the first may be absent."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What stands behind the name of the command."""
+        return ["[OPTIONS]", _FILES]
+
+
+@app.command("predict", cls=_PredictCommand)
 def predict_command(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="[BUNDLE] IMAGE", help="Bundle of 'bench export', if any; then the H&E image."
+            metavar=_FILES, help="Bundle of 'bench export', if any; then the H&E image."
         ),
     ],
     out: Annotated[
@@ -161,10 +172,11 @@ def predict_command(
     )
     with redirect_stdout(sys.stderr):
         adata = predict_image(request, _tell)
-        written = [path for one in out for path in write_prediction(adata, one)]
-    for note in adata.uns["spotbench"]["notes"].splitlines():
+        written = [write_prediction(adata, path) for path in out]
+    notes = adata.uns["spotbench"]["notes"].splitlines()
+    for note in [*notes, *(note for one in written for note in one.notes)]:
         _tell(f"note: {note}")
-    for path in written:
+    for path in (path for one in written for path in one.paths):
         say(str(path))
 
 

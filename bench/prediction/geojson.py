@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.files import listed
+from bench.report.packing import pitch
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 MEASUREMENTS = 2_000_000
-"""Measurements of a file: about 45 MB, which QuPath opens in less than a minute."""
+"""Largest number of measurements in a file, about 33 MB; QuPath keeps all of them in memory."""
 
 UNFAMILIAR = {"name": "Unlike the training images", "color": [214, 96, 0]}
 """QuPath classification of tiles whose ``ood_score`` is above 1."""
@@ -22,36 +23,40 @@ _NAMESPACE = uuid.UUID("6f1c9e1e-53c0-5d0c-8a8c-9b0d3a4f5e21")
 _DIGITS = 5
 
 
-def geojson(adata: AnnData) -> dict[str, Any]:
+def tile_genes(genes: Sequence[str], tiles: int) -> list[str]:
+    """The first genes of a ranking that a file of so many tiles holds, at least one."""
+    return list(genes[: max(MEASUREMENTS // max(tiles, 1), 1)])
+
+
+def geojson(adata: AnnData, genes: Sequence[str]) -> dict[str, Any]:
     """Square tiles around the spots with their predictions, as QuPath imports them.
 
     Each spot is a ``Polygon`` in full-resolution pixels, as wide as the distance to the nearest
-    spot, with ``objectType`` ``tile`` and its genes as ``measurements``. Tiles unlike the training
-    images are classified so. Genes that are left out, because they would make more than 2,000,000
-    measurements, are named in the member ``notes`` of the collection, which QuPath skips.
+    spot, with ``objectType`` ``tile`` and genes as ``measurements``. Tiles with an ``ood_score``
+    above 1 have the classification :data:`UNFAMILIAR`.
 
-    Format: QuPath 0.4 and later, `exporting annotations
-    <https://qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotations.html>`_ and
-    ``qupath.lib.io.QuPathTypeAdapters`` of its source.
+    Format: QuPath 0.4 and later, ``qupath.lib.io.QuPathTypeAdapters`` of its source, and
+    https://qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotations.html
+
+    Parameters
+    ----------
+    adata
+        Result of :func:`bench.prediction.predicting.predict_image`.
+    genes
+        Genes that become measurements.
     """
-    from bench.prediction.ranking import best_predicted
-
     pixels = np.asarray(adata.obsm["spatial"], dtype=np.float64)
-    half = pitch(pixels) / 2
-    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]]) * half
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]]) * pitch(pixels) / 2
     rings = (pixels[:, None] + corners).round(3).tolist()
-    most = MEASUREMENTS // adata.n_obs
-    ranked = best_predicted(adata.var)
-    kept = set(ranked[:most])
-    genes = [gene for gene in adata.var_names if gene in kept]
-    values = np.asarray(adata[:, genes].X, dtype=np.float64).round(_DIGITS).tolist()
+    columns = adata.var_names.get_indexer(list(genes))
+    values = np.asarray(adata.X, dtype=np.float64)[:, columns].round(_DIGITS).tolist()
     scores = adata.obs["ood_score"].to_numpy()
     features = []
     for number, name in enumerate(adata.obs_names):
         measured = dict(zip(genes, values[number], strict=True))
-        if np.isfinite(scores[number]):
-            measured[OOD] = round(float(scores[number]), _DIGITS)
         properties = {"objectType": "tile", "name": str(name), "measurements": measured}
+        if np.isfinite(scores[number]):
+            measured["ood_score"] = round(float(scores[number]), _DIGITS)
         if scores[number] > 1:
             properties["classification"] = UNFAMILIAR
         features.append(
@@ -62,4 +67,4 @@ def geojson(adata: AnnData) -> dict[str, Any]:
                 "properties": properties,
             }
         )
-    collection = {"type": "FeatureCollection", "features": features}
+    return {"type": "FeatureCollection", "features": features}
