@@ -131,6 +131,16 @@ def _write_geojson(adata: AnnData, path: Path) -> Written:
     return Written([path], left_out(path, len(genes), len(ranked)))
 
 
+def _write_page(adata: AnnData, path: Path) -> Written:
+    from bench.prediction.page import page_genes, prediction_page
+
+    genes = page_genes(adata)
+    text = prediction_page(adata, genes)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Written([path], left_out(path, len(genes), adata.n_vars))
+
+
 MAPPED = 8
 """Genes of a figure."""
 
@@ -175,6 +185,7 @@ WRITERS: dict[str, Callable[[AnnData, Path], Written]] = {
     ".h5ad": _write_h5ad,
     ".csv": _write_csv,
     ".geojson": _write_geojson,
+    ".html": _write_page,
     ".png": _write_figure,
     ".pdf": _write_figure,
 }

@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     import jinja2
 
 
-def rendered(name: str, **values: Any) -> str:
+def rendered(template: str, /, **values: Any) -> str:
     """Text of a page.
 
     Parameters
     ----------
-    name
-        Of a template.
+    template
+        Name of a template.
     values
         What it shows. Texts are escaped; ``tojson`` refuses NaN, which a browser cannot read.
     """
-    return _environment().get_template(name).render(viridis=_viridis(), **values)
+    return _environment().get_template(template).render(viridis=_viridis(), **values)
 
 
 @lru_cache(maxsize=1)

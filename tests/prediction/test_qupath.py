@@ -7,14 +7,13 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import numpy as np
-import pandas as pd
 import pytest
-from anndata import AnnData
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 from bench.errors import DataError
 from bench.prediction import geojson as room
 from bench.prediction.outputs import write_prediction
+from tests.prediction.made import made_prediction
 
 Point = tuple[FiniteFloat, FiniteFloat]
 Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
@@ -89,26 +88,9 @@ def read(text: str) -> FeatureCollection:
     return FeatureCollection.model_validate(plain)
 
 
-def predicted(spots: int, genes: int) -> AnnData:
-    """A prediction with spots on a square grid; every third gene is not predictable."""
-    rng = np.random.default_rng(0)
-    side = int(np.ceil(np.sqrt(spots)))
-    place = np.arange(spots)
-    pcc = rng.uniform(0.1, 0.8, genes)
-    pcc[::3] = np.nan
-    return AnnData(
-        X=rng.random((spots, genes), dtype=np.float32),
-        obs=pd.DataFrame(
-            {"ood_score": rng.uniform(0, 1.2, spots)}, index=[f"tile-{n}" for n in place]
-        ),
-        var=pd.DataFrame({"pcc": pcc}, index=[f"G{n}" for n in range(genes)]),
-        obsm={"spatial": np.stack([50 + 100.0 * (place % side), 50 + 100.0 * (place // side)], 1)},
-    )
-
-
 def test_the_file_has_the_fields_that_qupath_reads(tmp_path):
-    adata = predicted(30, 6)
-    adata.obs.loc["tile-3", "ood_score"] = np.nan
+    adata = made_prediction(30, 6)
+    adata.obs.loc["spot-3", "ood_score"] = np.nan
     written = write_prediction(adata, tmp_path / "tiles.geojson")
     assert written.notes == []
     collection = read((tmp_path / "tiles.geojson").read_text())
@@ -135,7 +117,7 @@ def test_the_file_has_the_fields_that_qupath_reads(tmp_path):
 
 def test_a_large_file_holds_the_best_predicted_genes(tmp_path, monkeypatch):
     monkeypatch.setattr(room, "MEASUREMENTS", 30 * 4 + 5)
-    adata = predicted(30, 12)
+    adata = made_prediction(30, 12)
     written = write_prediction(adata, tmp_path / "tiles.geojson")
     best = set(adata.var["pcc"].nlargest(4).index)
     for feature in read((tmp_path / "tiles.geojson").read_text()).features:
@@ -145,7 +127,7 @@ def test_a_large_file_holds_the_best_predicted_genes(tmp_path, monkeypatch):
 
 
 def test_a_gene_may_not_pass_for_another_value(tmp_path):
-    adata = predicted(30, 2)
+    adata = made_prediction(30, 2)
     adata.var_names = ["ood_score", "B"]
     for name in ("tiles.geojson", "table.csv"):
         with pytest.raises(DataError, match="gene 'ood_score' has the name of a value"):
