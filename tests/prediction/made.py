@@ -31,10 +31,17 @@ def made_prediction(
     ood = np.where(place % 3 == 2, 1.5, 0.5) + rng.uniform(0, 0.3, spots)
     factors = {"tissue_hires_scalef": 0.2, "spot_diameter_fullres": 50.0}
     about = {
-        "version": "1", "dataset": "tiny", "protocol": "strict", "method": "ridge",
-        "run": "0123456789abcdef", "fits": "fold 0, fold 1", "preset": "-", "seed": 0,
+        "version": "1",
+        "dataset": "tiny",
+        "protocol": "strict",
+        "method": "ridge",
+        "run": "0123456789abcdef",
+        "fits": "fold 0, fold 1",
+        "preset": "-",
+        "seed": 0,
         "target": '{"total": "spot", "genes": "all", "log": "ln"}',
-        "min_pcc": 0.1, "notes": notes,
+        "min_pcc": 0.1,
+        "notes": notes,
     }
     if um is not None:
         factors["microns_per_pixel"] = about["micrometres_per_pixel"] = um
