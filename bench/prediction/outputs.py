@@ -16,6 +16,7 @@ from bench.errors import BenchError, DataError
 from bench.files import atomic_write, one_line
 from bench.prediction.gene_reliability import best_first
 from bench.prediction.geojson import geojson, tile_genes
+from bench.prediction.spatial_data import check_package, is_store, write_store
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,13 +57,17 @@ def check_outputs(paths: Sequence[Path], image: Path) -> None:
     Raises
     ------
     BenchError
-        An ending that names no format, a folder, or the image itself.
+        An ending that names no format, a folder, the image itself, or a package that is missing.
     """
     for path in paths:
         if path.suffix not in WRITERS:
             raise BenchError(f"--out {path}: the ending must be one of {', '.join(WRITERS)}")
-        if path.is_dir():
+        if path.suffix == ".zarr":
+            check_package(path)
+        if path.is_dir() and not (path.suffix == ".zarr" and is_store(path)):
             raise BenchError(f"--out {path}: is a folder")
+        if path.suffix == ".zarr" and path.is_file():
+            raise BenchError(f"--out {path}: is a file, and a SpatialData store is a folder")
         if not os.access(next(part for part in path.absolute().parents if part.exists()), os.W_OK):
             raise BenchError(f"--out {path}: its folder cannot be written")
         if path.exists() and image.exists() and path.samefile(image):
@@ -131,6 +136,11 @@ def _write_geojson(adata: AnnData, path: Path) -> Written:
     return Written([path], left_out(path, len(genes), len(ranked)))
 
 
+def _write_store(adata: AnnData, path: Path) -> Written:
+    write_store(adata, path)
+    return Written([path])
+
+
 def _write_page(adata: AnnData, path: Path) -> Written:
     from bench.prediction.page import page_genes, prediction_page
 
@@ -186,6 +196,7 @@ WRITERS: dict[str, Callable[[AnnData, Path], Written]] = {
     ".csv": _write_csv,
     ".geojson": _write_geojson,
     ".html": _write_page,
+    ".zarr": _write_store,
     ".png": _write_figure,
     ".pdf": _write_figure,
 }
