@@ -184,7 +184,15 @@ def predict_command(
 def export_command(
     dataset: DatasetOption,
     method: MethodOption,
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: NAME.spotbench.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="NAME.spotbench: the models, in one file that predicts on another machine."
+            " NAME.h5ad: the stored predictions of the test sections, for scanpy and squidpy.",
+        ),
+    ],
     protocol: StoredProtocolOption = None,
     run: RunOption = None,
     fold: FoldOption = None,
@@ -193,9 +201,10 @@ def export_command(
     data_root: DataRootOption = None,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Write the models of a stored run into one file that predicts on another machine."""
+    """Write the models or the predictions of a stored run into one file."""
     from bench.prediction.exporting import export_bundle
     from bench.prediction.predicting import PredictionRequest
+    from bench.prediction.stored_predictions import export_predictions
 
     request = PredictionRequest(
         image=Path(),
@@ -210,5 +219,6 @@ def export_command(
         device=device.value,
     )
     with redirect_stdout(sys.stderr):
-        export_bundle(request, out, _tell)
+        export = export_predictions if out.suffix == ".h5ad" else export_bundle
+        export(request, out, _tell)
     say(str(out))

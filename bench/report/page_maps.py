@@ -21,7 +21,8 @@ IMAGE_BYTES = 8_000_000
 """Maximum size of the images of a page together."""
 
 _IMAGE_SIDES = (600, 420, 300, 200, 120)
-_STORED_IMAGE_PIXELS = 4_000_000
+STORED_IMAGE_PIXELS = 4_000_000
+"""Pixels of the largest small image that is opened."""
 _NUMBERS = 3 * 4
 """Bytes of a gene's lowest and highest value and its PCC in one map."""
 
@@ -261,7 +262,7 @@ def packed_images(results: Path, rows: Iterable[Row]) -> dict[str, dict[str, Any
 
 
 def _packed_image(path: Path, scale: float, side: int) -> dict[str, Any]:
-    with open_image(path, _STORED_IMAGE_PIXELS) as image:
+    with open_image(path, STORED_IMAGE_PIXELS) as image:
         width, height = (edge / scale for edge in image.size)
         image.thumbnail((side, side))
         source = image_address(image.convert("RGB"), quality=80)
