@@ -135,6 +135,8 @@ def stored_predictions(run: StoredRun, card: DatasetCard, fold: int | None = Non
         var[column] = first.reindex(genes).fillna(value=False).astype(bool).to_numpy()
     adata.var = var
     adata.uns["spatial"], notes = _libraries(run, card, adata)
+    if run.facts["kind"] == "oracle":
+        notes.append("an oracle, which reads the truth; its values have a scale of their own")
     adata.uns["spotbench"] = _about(run, indices, notes)
     return adata
 

@@ -37,11 +37,13 @@ def python(tmp_path_factory):
 
 
 def spot_colours(path):
-    """Number of colours of viridis in a picture; images of tissue have none of its middle."""
+    """Number of colours of viridis that fill 20 pixels or more: those of the image do not."""
     with Image.open(path) as image:
-        pixels = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)
-    middle = colormaps["viridis"](range(80, 200), bytes=True)[:, :3]
-    return sum((pixels == colour).all(axis=1).any() for colour in middle)
+        colours, counts = np.unique(
+            np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0, return_counts=True
+        )
+    viridis = {tuple(colour) for colour in colormaps["viridis"](range(256), bytes=True)[:, :3]}
+    return sum(tuple(colour) in viridis for colour in colours[counts >= 20])
 
 
 @pytest.mark.slow
@@ -68,4 +70,4 @@ def test_others_draw_predictions_and_exports(python, ridge, tmp_path):
     )
     assert drawn.returncode == 0, drawn.stderr
     colours = {name: spot_colours(pictures / f"{name}.png") for name in PICTURES}
-    assert min(colours.values()) > 5, colours
+    assert min(colours.values()) > 2, colours

@@ -95,9 +95,14 @@ def test_rows_without_a_model_are_exported_with_the_images_of_other_runs(ridge, 
     shutil.copytree(ridge.results, results)
     done = call(
         *("run", *ridge.dataset.where, "--preset", "tiny", "--device", "cpu", "--no-oracles"),
-        *("--results", results, "--tracking", "none", "--method", "mean"),
+        *("--results", results, "--tracking", "none", "--method", "mean,depth"),
     )
     assert done.status == 0, done.stderr
+    done = export(ridge, tmp_path / "oracle.h5ad", "--results", results, method="depth")
+    assert done.status == 0, done.stderr
+    assert done.stderr == (
+        "note: an oracle, which reads the truth; its values have a scale of their own\n"
+    )
     assert export(ridge, tmp_path / "a.h5ad", "--results", results, method="mean").status == 0
     adata = anndata.read_h5ad(tmp_path / "a.h5ad")
     assert all("hires" in library["images"] for library in adata.uns["spatial"].values())
