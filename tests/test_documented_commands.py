@@ -472,10 +472,10 @@ BLOCKS = {
     ),
     'datasets.md: toml: [project] name = "spotbench-wide-table" version =': (None, READER),
     "datasets.md: yaml: layout: wide_table": (None, READER),
-    'predict.md: python: store = spatialdata.read_zarr("slide.zarr") stor': (
+    'predict.md: python: store = spatialdata.read_zarr("slide.zarr") store.': (
         *(compile_only, DRAWN),
     ),
-    'predict.md: python: sq.pl.spatial_scatter(adata, library_key="librar': (
+    'predict.md: python: sq.pl.spatial_scatter(adata, library_key="library_': (
         *(compile_only, DRAWN),
     ),
     "protocols.md: yaml: name: listed-genes version: 1 title: patient split": (
