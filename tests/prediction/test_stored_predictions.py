@@ -13,6 +13,7 @@ from PIL import Image
 from bench.prediction.gene_reliability import gene_reliability
 from bench.prediction.stored_models import find_run
 from tests.cli.tiny_dataset import SECTIONS, assert_refused, call
+from tests.conftest import REPOSITORY
 
 
 def export(of, path, *more, method="ridge"):
@@ -133,3 +134,16 @@ def test_a_changed_file_is_no_finished_fold(ridge, tmp_path):
     done = export(ridge, tmp_path / "out.h5ad", "--results", results)
     assert_refused(done, "no finished fold", "predictions.h5ad")
     assert not (tmp_path / "out.h5ad").exists()
+
+
+def test_results_of_the_first_layout_are_exported(tmp_path):
+    results = REPOSITORY / "tests" / "fixtures" / "results-layout-1"
+    path = tmp_path / "out.h5ad"
+    done = call(
+        *("export", "--dataset", "demo", "--method", "mean", "--results", results, "--out", path)
+    )
+    assert done.status == 0, done.stderr
+    adata = anndata.read_h5ad(path)
+    assert set(adata.obs["fold"]) == {0, 1, 2}
+    assert len(adata.uns["spatial"]) == 6
+    assert np.isfinite(adata.layers["truth"]).sum() == np.isfinite(adata.X).sum() > 0
