@@ -8,33 +8,32 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import anndata
-import matplotlib as mpl
-
-mpl.use("Agg")
-
-import scanpy as sc
-import spatialdata as sd
-import spatialdata_plot  # noqa: F401 - adds the accessor 'pl'
-import squidpy as sq
-from matplotlib import pyplot as plt
-
-from bench.prediction.spatial_data import write_store
-
-
-def save(path: Path) -> None:
-    """The current figure, and a new one."""
-    plt.gcf().savefig(path, dpi=100)
-    plt.close("all")
-
 
 def main(prediction: Path, export: Path, gene: str, folder: Path) -> None:
     """Every picture; bars of colour are left out, so that only spots have the colours."""
+    # Imported here, as tests are collected where these are not installed.
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+
+    import anndata
+    import scanpy as sc
+    import spatialdata as sd
+    import spatialdata_plot  # noqa: F401 - adds the accessor 'pl'
+    import squidpy as sq
+    from matplotlib import pyplot as plt
+
+    from bench.prediction.spatial_data import write_store
+
+    def save(name: str) -> None:
+        plt.gcf().savefig(folder / f"{name}.png", dpi=100)
+        plt.close("all")
+
     predicted = anndata.read_h5ad(prediction)
     sc.pl.spatial(predicted, color=gene, colorbar_loc=None, show=False)
-    save(folder / "scanpy-prediction.png")
+    save("scanpy-prediction")
     sq.pl.spatial_scatter(predicted, color=gene, colorbar=False)
-    save(folder / "squidpy-prediction.png")
+    save("squidpy-prediction")
 
     exported = anndata.read_h5ad(export)
     section = exported.obs["library_id"].cat.categories[0]
@@ -43,16 +42,16 @@ def main(prediction: Path, export: Path, gene: str, folder: Path) -> None:
         sc.pl.spatial(
             part, library_id=section, color=gene, layer=layer, colorbar_loc=None, show=False
         )
-        save(folder / f"scanpy-export-{layer or 'X'}.png")
+        save(f"scanpy-export-{layer or 'X'}")
     sq.pl.spatial_scatter(exported, library_key="library_id", color=gene, colorbar=False)
-    save(folder / "squidpy-export.png")
+    save("squidpy-export")
 
     write_store(predicted, folder / "prediction.zarr")
     store = sd.read_zarr(folder / "prediction.zarr")
     for system in store.coordinate_systems:
         drawn = store.pl.render_images("hires_image").pl.render_shapes("spots", color=gene)
         drawn.pl.show(coordinate_systems=system, colorbar=False)
-        save(folder / f"spatialdata-{system}.png")
+        save(f"spatialdata-{system}")
 
 
 if __name__ == "__main__":
