@@ -84,7 +84,9 @@ def predict_command(
     out: Annotated[
         list[Path],
         typer.Option(
-            "--out", "-o", help="File to write: .h5ad, .csv, .geojson, .png or .pdf; repeatable."
+            "--out",
+            "-o",
+            help="File to write: .html, .h5ad, .zarr, .csv, .geojson, .png or .pdf; repeatable.",
         ),
     ],
     dataset: StoredDatasetOption = None,

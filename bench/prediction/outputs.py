@@ -1,4 +1,4 @@
-"""Files of a prediction: AnnData, tables, tiles for QuPath, maps of genes."""
+"""Files of a prediction: a page, AnnData, SpatialData, tables, tiles for QuPath, maps of genes."""
 
 from __future__ import annotations
 
