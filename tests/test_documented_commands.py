@@ -113,8 +113,11 @@ COMMANDS = {
     " --ray-address head:6379": Treatment("needs a Ray cluster; tests/execute has one"),
     "bench run --method mclstexp --dataset her2st": Treatment(DATA),
     "bench predict slide.jpg --dataset her2st --method mclstexp --spots spots.csv --um-per-px 0.7"
-    " --out slide.h5ad --out slide.png": ran("slide.png"),
+    " --out slide.h5ad --out slide.html": ran("slide.html"),
     "bench export --dataset her2st --method mclstexp --out model.spotbench": ran("model.spotbench"),
+    "bench export --dataset her2st --method mclstexp --out predictions.h5ad": ran(
+        "predictions.h5ad"
+    ),
     "bench predict model.spotbench slide.jpg --spots spots.csv --um-per-px 0.7"
     " --out slide.h5ad": Treatment("needs a bundle; tests/prediction predicts from one"),
     "bench data get her2st --sections B4,C2": Treatment("a download; tests/fetch runs it"),
@@ -455,6 +458,7 @@ def compile_only(text, folder):
 
 
 METHOD = "tests/test_documented_methods.py runs and checks it"
+DRAWN = "tests/prediction/test_drawn_by_others.py draws so"
 READER = "tests/data/test_layouts.py installs and reads it"
 TREE = "lists the files of a folder"
 BLOCKS = {
@@ -483,6 +487,12 @@ BLOCKS = {
     ),
     'datasets.md: toml: [project] name = "spotbench-wide-table" version =': (None, READER),
     "datasets.md: yaml: layout: wide_table": (None, READER),
+    'predict.md: python: store = spatialdata.read_zarr("slide.zarr") store.': (
+        *(compile_only, DRAWN),
+    ),
+    'predict.md: python: sq.pl.spatial_scatter(adata, library_key="library_': (
+        *(compile_only, DRAWN),
+    ),
     "protocols.md: yaml: name: listed-genes version: 1 title: patient split": (
         *(read_protocol_block, "read as a protocol"),
     ),

@@ -106,7 +106,7 @@ def section_map(runs: Sequence[StoredRun], section: str) -> SectionMap:
             adata.file.close()
     if first is None:
         raise UnknownNameError("section with predictions", section, stored_sections(runs))
-    image = _image(runs[0], facts.get("file"))
+    image = stored_image(runs[0], facts.get("file"))
     return SectionMap(
         section=section,
         genes=tuple(first.var_names),
@@ -119,7 +119,8 @@ def section_map(runs: Sequence[StoredRun], section: str) -> SectionMap:
     )
 
 
-def _image(run: StoredRun, name: object) -> Path | None:
+def stored_image(run: StoredRun, name: object) -> Path | None:
+    """File of a small image that a fold names; None where it is not in the results folder."""
     if not isinstance(name, str):
         return None
     folder = (run.folder.results / "images").resolve()

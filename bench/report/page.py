@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from bench.report.pairs import pair_notes, pair_table, pairs_for_people
 from bench.report.presets import preset_note, shown_preset
 from bench.report.seeds import by_seed
 from bench.report.tables import for_people, newest, row_name, score_table
+from bench.report.templates import rendered
 from bench.store import FAILURE
 from bench.stored_runs import StoredRun, stored_names, stored_runs
 
@@ -164,22 +164,6 @@ def write_page(results: Path, path: Path, comparisons: Sequence[ComparedRuns]) -
 
 def page(results: Path, comparisons: Sequence[ComparedRuns]) -> str:
     """The page as text; see :func:`write_page`."""
-    import jinja2
-    from matplotlib import colormaps
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    # Values that a browser's JSON.parse refuses must not be written.
-    environment.policies["json.dumps_kwargs"] = {
-        "sort_keys": True,
-        "allow_nan": False,
-        "separators": (",", ":"),
-    }
-    template = files("bench.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     tables = [score_table(comparison.runs) for comparison in comparisons]
     rows = [
         named_rows(comparison.runs, table)
@@ -187,13 +171,12 @@ def page(results: Path, comparisons: Sequence[ComparedRuns]) -> str:
     ]
     images = packed_images(results, [row for of_one in rows for row in of_one])
     maps = _maps(rows, MAP_BYTES - sum(len(image["source"]) for image in images.values()))
-    viridis = [colormaps["viridis"](step, bytes=True)[:3] for step in range(256)]
     one = comparisons[0]
-    return environment.from_string(template).render(
+    return rendered(
+        "page.html.jinja",
         title=one.heading if len(comparisons) == 1 else "All runs",
         parts=[_part(*part) for part in zip(comparisons, tables, rows, maps, strict=True)],
         images=images,
-        viridis="".join(f"{value:02x}" for colour in viridis for value in colour),
     )
 
 
