@@ -39,7 +39,7 @@ class PairFacts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Transfer:
+class DatasetTransfer:
     """Division of two datasets into one fold.
 
     Attributes
@@ -94,7 +94,7 @@ class Transfer:
         key = canonical_hash([code_hash(["bench.protocol.audit"]), *facts])
         findings = _AUDITS.get(key)
         if findings is None:
-            findings = audit(self.folds, _Sections(self), self.protocol, cautions)
+            findings = audit(self.folds, _PairedSections(self), self.protocol, cautions)
             _AUDITS.put(key, encode_findings(findings))
         # A list of the training dataset's card was chosen without the sections tested here.
         own = [f for f in findings if f.kind != "panel" or self.protocol.panel == "listed"]
@@ -108,7 +108,7 @@ def divide_for_transfer(
     *,
     images: bool,
     aliases: Path | None = None,
-) -> Transfer:
+) -> DatasetTransfer:
     """Open the datasets of training and test, and divide their sections.
 
     Parameters
@@ -150,7 +150,7 @@ def divide_for_transfer(
             matching_scale(pair.scales[0], scale, f"a section of {cards[1].name}")
     notes = (*rules.footnotes, *_notes(trained, tested, pair, rules))
     rules = rules.model_copy(update={"footnotes": notes})
-    return Transfer(trained, tested, rules, folds, listed, protocol.name)
+    return DatasetTransfer(trained, tested, rules, folds, listed, protocol.name)
 
 
 def section_of_either(trained: Dataset, tested: Dataset, folds: Folds, name: str) -> Section:
@@ -186,10 +186,10 @@ _PAIRS = JsonCache("dataset-pairs", _decode_pair)
 _AUDITS = JsonCache("transfer-audits", decode_findings)
 
 
-class _Sections(Mapping[str, Section]):
+class _PairedSections(Mapping[str, Section]):
     """Sections of both datasets by their names in the fold, each read when it is asked for."""
 
-    def __init__(self, transfer: Transfer) -> None:
+    def __init__(self, transfer: DatasetTransfer) -> None:
         self._transfer = transfer
 
     def __getitem__(self, name: str) -> Section:

@@ -231,7 +231,7 @@ def job(label, fold, twin=None):
     """What bundling asks of a job."""
     folder = lambda name: RunFolder(Path("runs", name), name)  # noqa: E731
     return SimpleNamespace(
-        name=f"{label}{fold}", fold=fold, run=folder(label), twin=twin and folder(twin)
+        limit=0, name=f"{label}{fold}", fold=fold, run=folder(label), twin=twin and folder(twin)
     )
 
 
