@@ -306,7 +306,9 @@ def _planned(
                 yield method_spec, Variant(variant.seed)
 
 
-def _transfer(request: Request, card: DatasetCard, protocol: Protocol, *, images: bool) -> DatasetTransfer:
+def _transfer(
+    request: Request, card: DatasetCard, protocol: Protocol, *, images: bool
+) -> DatasetTransfer:
     cards = (card, dataset_card(str(request.test_dataset)))
     roots = (request.data_root, request.test_data_root)
     return divide_for_transfer(cards, protocol, roots, images=images, aliases=request.aliases)

@@ -145,10 +145,10 @@ def divide_for_transfer(
             f"{cards[0].name} and {cards[1].name} have no gene in common that all sections"
             " measured; their symbols may be of two kinds, see --aliases"
         )
-    if images:
-        for scale in pair.scales[1]:
-            matching_scale(pair.scales[0], scale, f"a section of {cards[1].name}")
-    notes = (*rules.footnotes, *_notes(trained, tested, pair, rules))
+    name = f"a section of {cards[1].name}"
+    others = [matching_scale(pair.scales[0], scale, name) for scale in pair.scales[1]]
+    resampled = any(scale is not None for scale in others)
+    notes = (*rules.footnotes, *_notes(trained, tested, pair, rules, resampled))
     rules = rules.model_copy(update={"footnotes": notes})
     return DatasetTransfer(trained, tested, rules, folds, listed, protocol.name)
 
@@ -202,7 +202,9 @@ class _PairedSections(Mapping[str, Section]):
         return len(self._transfer.folds.patients)
 
 
-def _notes(trained: Dataset, tested: Dataset, pair: PairFacts, protocol: Protocol) -> list[str]:
+def _notes(
+    trained: Dataset, tested: Dataset, pair: PairFacts, protocol: Protocol, resampled: bool
+) -> list[str]:
     """Footnotes on a test on another dataset."""
     first, second, both = pair.genes
     chosen = "the gene list is cut to" if protocol.panel in LISTS else "the panel is chosen among"
@@ -218,7 +220,7 @@ def _notes(trained: Dataset, tested: Dataset, pair: PairFacts, protocol: Protoco
     if spots[0] != spots[1]:
         notes.append(f"Other spots: {_either(names, [f'{um:g} um wide' for um in spots])}.")
     scales = [_span(of) for of in pair.scales]
-    if any(_differs(pair.scales[0], scale) for scale in pair.scales[1]):
+    if resampled:
         stored = any("patches" in roles for roles in tested.hashes.values())
         how = (
             "stored patches cannot be resampled and keep their own scale"
@@ -235,13 +237,6 @@ def _summary(trained: Dataset, tested: Dataset) -> str:
         for of in (trained, tested)
     )
     return f"fitted on {first}, tested on {second}"
-
-
-def _differs(known: Sequence[float], scale: float) -> bool:
-    try:
-        return matching_scale(known, scale) is not None
-    except DataError:  # allowed for methods that look at no image
-        return True
 
 
 def _span(scales: Sequence[float]) -> str:
