@@ -113,6 +113,36 @@ def test_oracles_are_run_once(run, tiny, results):
     assert {row["method"]: row["seeds"] for row in rows} == {"mean": 2, "depth": 1}
 
 
+def test_the_plan_counts_the_fits_and_runs_nothing(run, results, larger):
+    call = ("--seeds", "0-2", "--train-patients", "1,all", "--plan")
+    planned = run(*call, method="mean,coordinates", options=larger.options)
+    assert planned.status == 0, planned.stderr
+    text = " ".join(planned.stdout.split())
+    assert text.startswith("larger: 5 sections, 5 patients, 5 folds")
+    assert "mean 1 0-2 3 15 0 " in text
+    assert "coordinates all 0-2 3 15 0 " in text
+    assert "In all 60 fits of 12 runs; 0 folds are stored" in text
+    assert not list(results.glob("runs/*"))
+    assert run("--folds", "0", options=larger.options).status == 0
+    rows = json.loads(run(*call, "--json", options=larger.options).stdout)["rows"]
+    assert {row["train patients"]: row["stored"] for row in rows} == {"1": 0, "all": 1}
+
+
+def test_a_settings_file_has_the_options(run, results, larger, other, tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("seeds: 0-1\ntrain_patients: [1, all]\nfolds: [0]\n")
+    answer = run("--config", path, "--json", options=larger.options)
+    assert [(row["seeds"], row["folds"]) for row in rows_of(answer)] == [(2, 2), (2, 2)]
+    refused = run("--config", path, "--seeds", "0-4", options=larger.options)
+    assert_refused(refused, "--seeds 0,1,2,3,4", "has seeds 0,1")
+    path.write_text(f"test_dataset: {other.card}\ntest_data_root: {other.root}\n")
+    (row,) = rows_of(run("--config", path, "--json"))
+    assert (row["protocol"], row["sections"]) == ("strict-to-other", 2)
+    for text in ("seeds: 4-0", "seeds: [a]", "train_patients: [0.5]", "test_dataset: [a]"):
+        path.write_text(text)
+        assert_refused(run("--config", path))
+
+
 # ------------------------------------------------------------------- training patients
 
 
