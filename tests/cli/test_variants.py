@@ -17,6 +17,9 @@ from scipy.stats import pearsonr
 
 from bench.data.dataset import open_dataset
 from bench.evaluate.ceiling import noise_ceiling
+from bench.execute.keys import run_key
+from bench.execute.plan import make_plan
+from bench.execute.request import Request
 from bench.registry import dataset_card
 from tests.cli.tiny_dataset import (
     SECTIONS,
@@ -319,7 +322,6 @@ def test_sections_of_one_name_are_kept_apart(run, results, tmp_path):
         (("--test-dataset", "hest"), ("hest stands for",)),
         (("--test-dataset", "demo", "--protocol", "published"), ("published cannot be tested",)),
         (("--test-dataset", "demo", "--protocol", "by-section"), ("by-section cannot be tested",)),
-        (("--test-dataset", "demo"), ("tiny and demo have no gene in common",)),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(run, results, options, words):
@@ -362,6 +364,16 @@ def test_tuning_and_released_weights_take_one_run(bench, tiny, results):
         refused = bench(command, "--method", "mean", "--seeds", "0-1", *tiny.where)
         assert refused.status == 2
         assert "No such option" in refused.stderr
+
+
+def test_datasets_without_a_common_gene_are_refused(run, tmp_path, results):
+    foreign = make_other(tmp_path / "foreign")
+    for section in ("X1", "Y1"):
+        heading, *rows = foreign.read_counts(section)
+        foreign.write_counts(section, [[name.replace("GENE", "ENSG") for name in heading], *rows])
+    refused = run("--test-dataset", foreign.card, "--test-data-root", foreign.root)
+    assert_refused(refused, "tiny and other have no gene in common", "see --aliases")
+    assert not list(results.glob("runs/*"))
 
 
 def test_there_is_one_fold(on_other, results):
@@ -437,3 +449,50 @@ def test_workers_and_isolation_change_no_score_of_a_transfer(on_other, results, 
     shutil.rmtree(results)
     assert on_other("--jobs", "2", method="mean,coordinates").status == 0
     assert scores_of(results) == one
+
+
+# -------------------------------------------------------------------------------- keys
+
+
+def test_keys_have_the_new_options_only_where_they_are_used(tiny, larger, other, results):
+    def plan(dataset=tiny, **changes):
+        return make_plan(
+            Request(
+                methods=("mean",),
+                dataset=str(dataset.card),
+                data_root=dataset.root,
+                results=results,
+                oracles=False,
+                **changes,
+            )
+        )
+
+    def key(of, run, **more):
+        """Key from the facts that runs have always had, and `more`."""
+        shared = {
+            "dataset": of.dataset.card.name,
+            "protocol": of.protocol.name,
+            "protocol_hash": of.protocol.hash,
+            "folds_hash": of.folds.hash,
+            "compile": False,
+            "seed": 0,
+            "dataset_hash": of.dataset.hash_without_images,
+            "precision": "float32",
+        }
+        return run_key(run.method_spec, {**shared, **more})
+
+    plain = plan()
+    (run,) = plain.runs
+    assert run.folder.key == key(plain, run)
+    seeded = plan(seeds=(0, 7))
+    assert [run.folder.key for run in seeded.runs] == [
+        key(seeded, run, seed=seed) for run, seed in zip(seeded.runs, (0, 7), strict=True)
+    ]
+    fewer = plan(larger, train_patients=(None, 2))
+    whole, two = fewer.runs
+    assert whole.folder.key == plan(larger).runs[0].folder.key == key(fewer, whole)
+    assert two.folder.key == key(fewer, two, train_patients=2)
+    assert plan(larger, train_patients=(3,)).runs[0].folder.key == whole.folder.key
+    moved = plan(test_dataset=str(other.card), test_data_root=other.root)
+    assert moved.runs[0].folder.key != run.folder.key
+    assert plan(test_dataset="").runs[0].folder.key == run.folder.key
