@@ -37,7 +37,7 @@ def test_every_link_between_pages_leads_somewhere():
 
 @pytest.mark.parametrize("page", [REPOSITORY / "README.md", DOCS / "datasets.md"])
 def test_the_datasets_of_the_page_are_those_of_the_cards(page):
-    rows = re.findall(r"^\| `(\w+)` \| (\d+) / (\d+) \|", page.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| (\d+) / (\d+) \|", page.read_text(), re.MULTILINE)
     listed = {name: (int(sections), int(patients)) for name, sections, patients in rows}
     wanted: Counter[tuple[str, str]] = Counter()
     for card in map(dataset_card, built_in_datasets()):

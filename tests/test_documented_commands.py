@@ -150,6 +150,16 @@ COMMANDS = {
     "bench tables --dataset hest --protocol hest --with-published": Treatment(
         "needs runs on gated data; tests/report has some"
     ),
+    "bench run --method mclstexp,ridge --dataset her2st --seeds 0-4": Treatment(
+        f"{DATA}; tests/cli runs seeds"
+    ),
+    "bench run --method mclstexp,ridge --dataset stnet --train-patients 1,2,4,8,all": Treatment(
+        f"{DATA}; tests/cli runs fewer patients"
+    ),
+    "bench run --method mclstexp,ridge --dataset her2st --seeds 0-4 --train-patients 1,2,4,all"
+    " --plan": Treatment(f"{DATA}; tests/cli plans"),
+    "bench run --method ridge,mean --dataset demo --test-dataset demo-external"
+    " --preset quick": ran("tested on demo-external", slow=True),
     "bench data add hest-bench/HCC --name hcc --patients patients.csv": Treatment(
         "needs a task folder; tests/datasets makes some"
     ),
