@@ -16,6 +16,7 @@ os.environ.setdefault("SPOTBENCH_CACHE", str(BUILD / "cache"))
 os.environ.setdefault("SPOTBENCH_DATA", str(BUILD / "data"))
 os.environ["OMP_NUM_THREADS"] = "1"  # as in the tests: threads that wait for one another cost more
 os.environ["COLUMNS"] = "110"
+os.environ["TTY_COMPATIBLE"] = "0"  # kernels set FORCE_COLOR, which would write escape codes
 
 from pygments.lexers.special import TextLexer  # noqa: E402 - after the environment is set
 
@@ -38,7 +39,7 @@ templates_path = ["_templates"]
 root_doc = "index"
 
 # Markdown: existing pages link to headings, and to each other as files.
-myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 myst_url_schemes = ("http", "https", "mailto")
 
