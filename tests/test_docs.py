@@ -11,6 +11,7 @@ from bench.fetch.patients import read_patients
 from bench.protocol.rules import PROTOCOLS, find_protocol
 from bench.registry import built_in_datasets, collection, dataset_card
 from tests.conftest import REPOSITORY
+from tests.documented_commands import PAGES
 
 DOCS = REPOSITORY / "docs"
 
@@ -30,7 +31,7 @@ def test_the_protocol_of_the_page_is_one(tmp_path):
 
 
 def test_every_link_between_pages_leads_somewhere():
-    for page in [REPOSITORY / "README.md", *DOCS.glob("*.md")]:
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).is_file(), f"{page.name}: {target}"
 
