@@ -16,6 +16,8 @@ data_app = typer.Typer(
     help="Fetch, check and look at datasets; add your own.", no_args_is_help=True
 )
 app.add_typer(data_app, name="data")
+runs_app = typer.Typer(help="List, remove or name stored runs.", no_args_is_help=True)
+app.add_typer(runs_app, name="runs")
 encoders_app = typer.Typer(help="Fetch or add weights of image encoders.", no_args_is_help=True)
 app.add_typer(encoders_app, name="encoders")
 features_app = typer.Typer(

@@ -42,6 +42,7 @@ def _stored(
     results: Path, dataset: str, protocol: str | None, use: Use = "tables"
 ) -> list[tuple[str, list[StoredRun]]]:
     """Stored runs on a dataset, by protocol."""
+    from bench.inventory import named_runs, without_replaced
     from bench.report.tables import newest
     from bench.stored_runs import damaged_records, protocols_with_runs, stored_runs
 
@@ -49,7 +50,17 @@ def _stored(
     for name in names:
         for path in damaged_records(results, dataset, name):
             complain(f"{path} is damaged or was edited; its run is left out")
-    return [(name, newest(stored_runs(results, dataset, name, use))) for name in names]
+    by_protocol = []
+    for name in names:
+        every = newest(stored_runs(results, dataset, name, use))
+        runs = without_replaced(every)
+        if len(runs) < len(every):
+            complain(
+                f"{dataset}, protocol {name}: {len(every) - len(runs)} failed runs that later ones"
+                " replace are left out; 'bench runs rm --failed' removes them"
+            )
+        by_protocol.append((name, named_runs(runs)))
+    return by_protocol
 
 
 @app.command("tables")
@@ -289,7 +300,14 @@ def genes_command(
     ]
     labels = {run.facts["label"] for _, runs in stored for run in runs}
     # The name without its encoder stands for the rows of all encoders.
-    wanted = {method} & labels or {name for name in labels if split_encoder(name)[0] == method}
+    made_by = {
+        run.facts["label"]: run.facts.get("method_label", run.facts["label"])
+        for _, runs in stored
+        for run in runs
+    }
+    wanted = {method} & labels or {
+        name for name, of in made_by.items() if method in {of, split_encoder(of)[0]}
+    }
     if not wanted:
         what = "method with finished folds" + (f" under {protocol}" if protocol else "")
         raise UnknownNameError(what, method, sorted(labels))

@@ -17,6 +17,7 @@ import pandas as pd
 from bench.errors import BenchError, StoreError, UnknownNameError
 from bench.evaluate.scores import BY_NAME, SCORES
 from bench.files import atomic_write
+from bench.inventory import named_runs, without_replaced
 from bench.protocol.audit import TITLES
 from bench.report.comparison_figures import comparison_figures
 from bench.report.footnotes import BY_FOLD_HEADING, footnotes
@@ -78,7 +79,8 @@ class ComparedRuns:
     runs
         Runs on the page.
     older
-        Number of runs left out, because a newer one differs only in code or versions.
+        Number of runs left out, because a newer one differs only in code or versions, or because
+        they failed and a later one of the method did not.
     """
 
     dataset: str
@@ -110,7 +112,7 @@ def stored_comparisons(
     for name in names:
         for of in sorted(stored[name]):
             if protocol in {None, of} and (runs := stored_runs(results, name, of, "figures")):
-                kept = newest(runs)
+                kept = named_runs(without_replaced(newest(runs)))
                 listed.append(ComparedRuns(name, of, kept, len(runs) - len(kept)))
     if not listed:
         raise BenchError(f"{results}: no runs here; make some with 'bench run'")
