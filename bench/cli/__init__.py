@@ -16,7 +16,7 @@ from bench.cli.terminal import complain
 from bench.errors import BenchError, DetachedError
 
 _MODULES = (
-    *("listing", "running", "reporting", "predict", "data", "encoders", "features"),
+    *("listing", "running", "reporting", "figures", "predict", "data", "encoders", "features"),
     *("tracking", "checking", "executing", "stored"),
 )
 """Modules with commands, in the order of the help."""

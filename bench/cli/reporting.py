@@ -22,7 +22,6 @@ from bench.cli.options import (
     ProtocolOption,
     ResultsOption,
     StoredProtocolOption,
-    names,
 )
 from bench.cli.paper_table import print_paper_table
 from bench.cli.table_options import MACHINES, FormatOption, TableFormat, TableGroup, TableLayout
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from bench.stored_runs import StoredRun
 
 
-def _stored(
+def stored_by_protocol(
     results: Path, dataset: str, protocol: str | None, use: Use = "tables"
 ) -> list[tuple[str, list[StoredRun]]]:
     """Stored runs on a dataset, by protocol."""
@@ -124,7 +123,7 @@ def tables_command(
             published=published,
             with_published=with_published,
             results=results,
-            stored=_stored,
+            stored=stored_by_protocol,
         )
         return
     if table.ranks:
@@ -158,7 +157,7 @@ def tables_command(
         _print_collection(dataset, members, protocol, how, with_published, results, table)
         return
     dataset = dataset_name(dataset)
-    by_protocol = _stored(results, dataset, protocol)
+    by_protocol = stored_by_protocol(results, dataset, protocol)
     if len(by_protocol) > 1 and (how in MACHINES or table.out is not None):
         names = ", ".join(name for name, _ in by_protocol)
         raise BenchError(f"{dataset} has runs under protocols {names}; name one with --protocol")
@@ -212,7 +211,9 @@ def _print_collection(
         raise BenchError(f"{name} has runs under protocols {found}; name one with --protocol")
     for one in [protocol] if protocol else protocols:
         runs = {
-            dataset: _stored(results, dataset, one)[0][1] if one in stored.get(dataset, ()) else []
+            dataset: stored_by_protocol(results, dataset, one)[0][1]
+            if one in stored.get(dataset, ())
+            else []
             for dataset in members
         }
         text = render_collection(
@@ -247,31 +248,6 @@ def report_command(
     typer.echo(write_page(results, out or results / "report.html", comparisons))
 
 
-@app.command("figures")
-def figures_command(
-    dataset: DatasetOption,
-    protocol: StoredProtocolOption = None,
-    sections: Annotated[
-        str | None, typer.Option("--section", help="Sections to map, comma-separated.")
-    ] = None,
-    genes: Annotated[
-        str | None, typer.Option("--gene", help="Genes to map, comma-separated.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the figures.", show_default="in the results")
-    ] = None,
-    results: ResultsOption = Request.results,
-) -> None:
-    """Draw the stored runs on a dataset: scores, genes, ranks, cost, maps, domains."""
-    from bench.report.drawing import draw_figures
-
-    for name, runs in _stored(results, dataset, protocol, "figures"):
-        folder = (out or results / "figures" / dataset) / name
-        written = draw_figures(runs, folder, sections=names(sections), genes=names(genes))
-        for path in written:
-            typer.echo(path)
-
-
 @app.command("genes")
 def genes_command(
     dataset: DatasetOption,
@@ -296,7 +272,7 @@ def genes_command(
 
     stored = [
         (name, [run for run in runs if run.done])
-        for name, runs in _stored(results, dataset, protocol, "figures")
+        for name, runs in stored_by_protocol(results, dataset, protocol, "figures")
     ]
     labels = {run.facts["label"] for _, runs in stored for run in runs}
     # The name without its encoder stands for the rows of all encoders.

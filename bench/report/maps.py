@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.errors import BenchError, UnknownNameError
 from bench.evaluate.spatial import UNLABELLED, domain_agreement, spatial_domains
-from bench.report.comparison_figures import plain
+from bench.report.figure_style import figure_width, marked, plain, points, scale_bar, signed
 from bench.report.genes import gene_ranking, marker_sets
 from bench.report.tables import score_table
 from bench.stored_runs import StoredRun
@@ -20,9 +20,6 @@ from bench.stored_runs import StoredRun
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-PANEL = 1.75
-"""Width of a map in inches."""
 
 COLUMNS = 4
 """Maps per row, limited by the width of a page."""
@@ -52,6 +49,12 @@ class SectionMap:
         (spots,) a pathologist's labels, empty where there is none.
     image, scale
         Small copy of the image, None without one, and its pixels per image pixel.
+    micrometres_per_pixel
+        Of the full-resolution image; None where it is not known.
+    unit
+        Unit of the expression, for colour bars; empty where it is not known.
+    kinds
+        Whether a run is a method or a control, by label.
     """
 
     section: str
@@ -62,6 +65,13 @@ class SectionMap:
     labels: np.ndarray
     image: Path | None
     scale: float
+    micrometres_per_pixel: float | None = None
+    unit: str = ""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def name(self, label: str) -> str:
+        """Name of a run as maps show it, with what it is if it is no method."""
+        return marked(label, self.kinds.get(label, "method"))
 
 
 def stored_sections(runs: Sequence[StoredRun]) -> list[str]:
@@ -84,6 +94,7 @@ def section_map(runs: Sequence[StoredRun], section: str) -> SectionMap:
     first: Any = None
     predictions: dict[str, np.ndarray] = {}
     facts: dict[str, Any] = {}
+    kinds: dict[str, str] = {}
     by_key = {run.facts["key"][:12]: run for run in runs if run.done}
     for row in score_table(list(by_key.values())).to_dict("records"):
         run = by_key[row["key"]]
@@ -102,6 +113,7 @@ def section_map(runs: Sequence[StoredRun], section: str) -> SectionMap:
                     while label in predictions:
                         label += "'"
                     predictions[label] = np.asarray(part.X)
+                    kinds[label] = row["kind"]
                     facts = facts or fold.facts().get("images", {}).get(section, {})
             adata.file.close()
     if first is None:
@@ -116,7 +128,48 @@ def section_map(runs: Sequence[StoredRun], section: str) -> SectionMap:
         labels=first.obs["label"].astype(str).to_numpy(),
         image=image,
         scale=float(facts.get("scale", 1.0)),
+        micrometres_per_pixel=_micrometres(by_key, section, first),
+        kinds=kinds,
+        unit=expression_unit(next(iter(by_key.values())).facts.get("rules")),
     )
+
+
+def _micrometres(runs: Mapping[str, StoredRun], section: str, adata: Any) -> float | None:
+    """Micrometres per pixel of a section by the card of its dataset, if the card is here."""
+    from bench.data.pitch import spot_pitch
+    from bench.registry import dataset_card
+
+    try:
+        card = dataset_card(str(next(iter(runs.values())).facts["dataset"]))
+        named = card.scale(card.section(section))
+        if named is not None or card.spot_pitch_micrometres is None:
+            return named
+        array_xy = adata.obs[["array_col", "array_row"]].to_numpy(dtype=np.float64)
+        return card.spot_pitch_micrometres / spot_pitch(array_xy, np.asarray(adata.obsm["spatial"]))
+    except BenchError:
+        return None
+
+
+def expression_unit(rules: object) -> str:
+    """Unit of the expression that a protocol predicts, from its stored rules.
+
+    Examples
+    --------
+    >>> expression_unit({"target": {"total": "spot", "log": "ln"}})
+    'ln(1 + counts per 10,000)'
+    """
+    if not isinstance(rules, Mapping) or not isinstance(rules.get("target"), Mapping):
+        return ""
+    target = rules["target"]
+    counts = {
+        "spot": "counts per 10,000",
+        "gene": "counts per 10,000 of the gene",
+        "none": "counts",
+    }.get(str(target.get("total")))
+    if counts is None:
+        return ""
+    smoothed = ", mean of 3 x 3 spots" if rules.get("smoothing") == "3x3" else ""
+    return f"{target.get('log', 'ln')}(1 + {counts}){smoothed}"
 
 
 def _image(run: StoredRun, name: object) -> Path | None:
@@ -160,14 +213,19 @@ def gene_maps(section: SectionMap, genes: Sequence[str]) -> Figure:
     for row, gene in enumerate(genes):
         number = section.genes.index(gene)
         truth = section.truth[:, [number]]
-        _values(grid[row, 0], section, truth[:, 0], f"{gene}\nmeasured")
+        _values(grid[row, 0], section, truth[:, 0], "measured")
+        _gene_name(grid[row, 0], gene)
         for column, label in enumerate(runs, 1):
             prediction = section.predictions[label][:, [number]]
             r = pearson_per_gene(truth, prediction)[0]
-            said = "undefined" if np.isnan(r) else f"PCC {r:.2f}"
-            _values(grid[row, column], section, prediction[:, 0], f"{label}\n{said}")
+            said = "PCC undefined" if np.isnan(r) else f"PCC {signed(r)}"
+            _values(grid[row, column], section, prediction[:, 0], f"{section.name(label)}\n{said}")
+    if section.micrometres_per_pixel is not None:
+        scale_bar(grid[0, 0], section.micrometres_per_pixel)
     title = f"section {plain(section.section)}; each map has its own colour range"
-    figure.suptitle(title, fontsize=9)
+    if section.unit:
+        title += f"\ncolour: {section.unit}"
+    figure.suptitle(title, fontsize=points(9))
     return figure
 
 
@@ -188,11 +246,11 @@ def predicted_maps(section: SectionMap, titles: Mapping[str, str]) -> Figure:
     for unused in axes[len(titles) :]:
         unused.set_axis_off()
     for place, (gene, title) in zip(axes, titles.items(), strict=False):
-        _values(place, section, values[:, section.genes.index(gene)], title)
+        _values(place, section, values[:, section.genes.index(gene)], title, style="italic")
     figure.suptitle(
         f"{plain(section.section)}, predicted by {plain(label)}\n"
         "PCC on unseen sections; each map has its own colour range",
-        fontsize=9,
+        fontsize=points(9),
     )
     return figure
 
@@ -219,11 +277,11 @@ def domain_maps(section: SectionMap) -> Figure | None:
         clusters = np.full(len(section.labels), -1)
         clusters[named] = _matched(spatial_domains(expression[named], len(names)), codes[named])
         ari, _ = domain_agreement(expression, list(section.labels))
-        _codes(axes[column], section, clusters, f"{label}\nARI {ari:.2f}")
+        _codes(axes[column], section, clusters, f"{section.name(label)}\nARI {signed(ari)}")
     figure.suptitle(
         f"section {plain(section.section)}: k-means domains, coloured by the label that they"
         " overlap most",
-        fontsize=9,
+        fontsize=points(9),
     )
     _label_legend(figure, names)
     return figure
@@ -246,9 +304,10 @@ def _panels(rows: int, columns: int, section: SectionMap) -> tuple[Figure, np.nd
 
     extent = np.ptp(section.spatial, axis=0)
     tall = float(np.clip(extent[1] / max(extent[0], 1.0), 0.6, 1.6))
-    figure = Figure(
-        figsize=(PANEL * columns, (PANEL * tall + 0.45) * rows + 0.5), layout="constrained"
-    )
+    # Maps of a figure with fewer columns are as large as those of a full row.
+    panel = figure_width() / COLUMNS
+    size = (panel * columns, (panel * tall + points(0.075) * 9) * rows + points(0.05) * 9)
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -288,12 +347,28 @@ def _spot_area(section: SectionMap) -> float:
         return 40.0
     pitch = float(np.median(cKDTree(section.spatial).query(section.spatial, k=2)[0][:, 1]))
     width = 1.1 * max(np.ptp(section.spatial, axis=0).max(), 1.0)
-    return float((0.8 * pitch / width * PANEL * 72) ** 2)
+    return float((0.8 * pitch / width * figure_width() / COLUMNS * 72) ** 2)
 
 
-def _values(axes: Axes, section: SectionMap, values: np.ndarray, title: str) -> None:
+def _gene_name(axes: Axes, gene: str) -> None:
+    """Symbol of a gene in italics, beside the first map of its row."""
+    axes.text(
+        *(-0.06, 0.5, plain(gene)),
+        transform=axes.transAxes,
+        rotation=90,
+        ha="right",
+        va="center",
+        style="italic",
+        fontsize=points(9),
+    )
+
+
+def _values(
+    axes: Axes, section: SectionMap, values: np.ndarray, title: str, style: str = "normal"
+) -> None:
+    """One map with its colour bar, whose ends are the lowest and the highest value."""
     _background(axes, section)
-    axes.scatter(
+    drawn = axes.scatter(
         section.spatial[:, 0],
         section.spatial[:, 1],
         c=values,
@@ -302,7 +377,17 @@ def _values(axes: Axes, section: SectionMap, values: np.ndarray, title: str) -> 
         linewidths=0,
         alpha=0.9,
     )
-    axes.set_title(plain(title), fontsize=8)
+    axes.set_title(plain(title), fontsize=points(8), style=style)
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return  # one value everywhere has no range
+    bar = axes.figure.colorbar(
+        drawn, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02, aspect=25, shrink=0.8
+    )
+    digits = 1 if high - low >= 1 else 2
+    bar.set_ticks([low, high], labels=[signed(low, digits), signed(high, digits)])
+    bar.ax.tick_params(labelsize=points(6.5), length=2, pad=1.5)
+    bar.outline.set_visible(False)
 
 
 def _palette(number: int) -> list[Any]:
@@ -317,7 +402,7 @@ def _codes(axes: Axes, section: SectionMap, codes: np.ndarray, title: str) -> No
     colours = [palette[code] if code >= 0 else (0.8, 0.8, 0.8) for code in codes]
     x, y = section.spatial[:, 0], section.spatial[:, 1]
     axes.scatter(x, y, c=colours, s=_spot_area(section), linewidths=0, alpha=0.9)
-    axes.set_title(plain(title), fontsize=8)
+    axes.set_title(plain(title), fontsize=points(8))
 
 
 def _label_legend(figure: Figure, names: Sequence[str]) -> None:
@@ -329,6 +414,6 @@ def _label_legend(figure: Figure, names: Sequence[str]) -> None:
         handles=handles,
         loc="outside lower center",
         ncols=min(len(names), 5),
-        fontsize=8,
+        fontsize=points(8),
         frameon=False,
     )

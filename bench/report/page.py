@@ -38,13 +38,23 @@ _FIGURES = {
     "scores": (
         "Scores",
         "Mean PCC(ACG) of every run with its 95 % interval over patients and its test sections as"
-        " points; the band is the noise ceiling.",
+        " points; the dashed rule is the noise ceiling.",
     ),
     "genes": ("Genes", "PCC of every gene, mean over sections, as one box a run."),
     "critical-difference": (
         "Critical difference",
         "Mean rank of every run over the sections; a bar joins runs that do not differ"
         " significantly.",
+    ),
+    "encoders": (
+        "Encoders",
+        "Mean PCC(ACG) by image encoder with its 95 % interval; an open point is the encoder with"
+        " random weights.",
+    ),
+    "gene-scatter": (
+        "Two methods by gene",
+        "PCC of every gene under the best method against that under the second best, means over"
+        " sections.",
     ),
     "cost": (
         "Cost",
