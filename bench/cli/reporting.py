@@ -161,8 +161,12 @@ def tables_command(
     if len(by_protocol) > 1 and (how in MACHINES or table.out is not None):
         names = ", ".join(name for name, _ in by_protocol)
         raise BenchError(f"{dataset} has runs under protocols {names}; name one with --protocol")
+    if not with_published:  # which has rows that were not run
+        by_protocol = _with_rows(by_protocol, view.methods)
     for name, runs in by_protocol:
         title = f"{dataset}, protocol {name}"
+        labels = [run.facts["label"] for run in runs]
+        view = table.view() if with_published else table.view().among(labels)
         if pairs:
             from bench.report.pairs import render_pairs
 
@@ -182,6 +186,20 @@ def tables_command(
 
             text = render(runs, how.value, title=title, width=table.width(how), view=view)
         table.emit(text, how)
+
+
+def _with_rows(
+    by_protocol: list[tuple[str, list[StoredRun]]], methods: Sequence[str]
+) -> list[tuple[str, list[StoredRun]]]:
+    """Protocols with any of the rows asked for, each of which must be under one of them."""
+    from bench.report.views import check_wanted, is_wanted
+
+    check_wanted(methods, (run.facts["label"] for _, runs in by_protocol for run in runs))
+    return [
+        (name, runs)
+        for name, runs in by_protocol
+        if not methods or any(is_wanted(run.facts["label"], methods) for run in runs)
+    ]
 
 
 def _print_collection(

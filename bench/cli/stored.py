@@ -13,7 +13,7 @@ import typer
 
 from bench.cli.apps import runs_app
 from bench.cli.options import FAILED, JsonOption, ResultsOption, names
-from bench.cli.terminal import complain, print_rows, say
+from bench.cli.terminal import complain, print_rows, say, terminal_width
 from bench.errors import BenchError, StoreError
 from bench.execute.request import Request
 from bench.files import one_line
@@ -64,10 +64,10 @@ def list_command(
         facts = [{**vars(entry), "path": str(entry.path)} for entry in entries]
         typer.echo(json.dumps(facts, indent=2))
         return
-    print_rows("", [_row(entry) for entry in entries])
+    print_rows("", [_row(entry) for entry in entries], terminal_width())
     for entry in entries:
         if entry.reason:
-            say(f"{entry.key[:12]} {entry.label}: {one_line(entry.reason)}")
+            say(f"{entry.key[:8]} {entry.label}: {one_line(entry.reason)}")
     say(f"{len(entries)} runs, {_size(sum(entry.size for entry in entries))}")
 
 
@@ -104,7 +104,7 @@ def remove_command(
     if not entries:
         say("no such run; nothing is removed")
         return
-    print_rows("", [_row(entry) for entry in entries])
+    print_rows("", [_row(entry) for entry in entries], terminal_width())
     told = f"{len(entries)} runs, {_size(sum(entry.size for entry in entries))}"
     if not yes:
         if not sys.stdin.isatty():
@@ -181,9 +181,8 @@ def _row(entry: RunEntry) -> dict[str, str]:
     return {
         "dataset": entry.dataset,
         "protocol": entry.protocol,
-        "key": entry.key[:12],
-        "folds": f"{entry.done}/{entry.folds}",
-        "state": entry.state,
+        "key": entry.key[:8],
+        "folds": f"{entry.done}/{entry.folds} {entry.state}",
         "size": _size(entry.size),
         "age": _age(entry.created),
         "method": named,

@@ -136,7 +136,8 @@ _DPI = 200
 def _write_figure(adata: AnnData, path: Path) -> list[Path]:
     from PIL import Image
 
-    from bench.report.maps import SectionMap, predicted_maps
+    from bench.report.maps import predicted_maps
+    from bench.report.section_maps import SectionMap
 
     ranked = adata.var["pcc"].sort_values(ascending=False, na_position="last", kind="stable")
     genes = list(ranked.index[:MAPPED])

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from bench.files import atomic_write
 from bench.report.comparison_figures import comparison_figures
 from bench.report.figure_style import FigureStyle, styled
-from bench.report.maps import domain_maps, gene_maps, section_map, shown_genes, stored_sections
+from bench.report.maps import domain_maps, gene_maps, shown_genes
 from bench.report.paper import PaperTable
+from bench.report.section_maps import section_map, stored_sections
 from bench.report.summary_figures import summary_figure
 from bench.store import not_writable
 from bench.stored_runs import StoredRun

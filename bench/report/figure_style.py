@@ -137,12 +137,12 @@ def plain(name: str) -> str:
 def label_x(axes: Axes, text: str) -> None:
     """Label the horizontal axis; in a narrow figure the label ends where the axis ends."""
     # Names of rows leave less room for the axis than a label centred on it takes.
-    narrow = figure_width() < _NARROW
+    narrow = figure_width() < WIDE
     letters = int(0.8 * figure_width() * 72 / (0.55 * points(9)))
     axes.set_xlabel(textwrap.fill(text, letters), loc="right" if narrow else "center")
 
 
-_NARROW = 4.7
+WIDE = 4.7
 """Width in inches below which a figure fills one column of a page."""
 
 
@@ -184,7 +184,7 @@ def kind_legend(figure: Figure, kinds: set[str], others: list[Any]) -> None:
         fontsize=points(8),
         frameon=False,
         loc="outside upper right",
-        ncols=len(handles) if figure_width() > _NARROW else 2,
+        ncols=len(handles) if figure_width() > WIDE else 2,
         columnspacing=1.2,
         handletextpad=0.4,
     )

@@ -17,9 +17,10 @@ from bench.report.comparison_figures import (
 )
 from bench.report.drawing import draw_figures, write_figures
 from bench.report.figure_style import figure_style, styled
-from bench.report.maps import domain_maps, gene_maps, section_map, shown_genes, stored_sections
+from bench.report.maps import domain_maps, gene_maps, shown_genes
 from bench.report.method_figures import encoder_figure, gene_scatter
 from bench.report.paper import paper_table
+from bench.report.section_maps import section_map, stored_sections
 from bench.report.summary_figures import summary_figure
 from bench.report.tables import newest
 from bench.stored_runs import StoredRun, stored_runs
