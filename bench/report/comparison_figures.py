@@ -127,7 +127,7 @@ def _ceiling_rule(axes: Axes, runs: Sequence[StoredRun], score: str) -> list[Any
     return [Line2D([], [], **line, label=f"noise ceiling {mean:.2f}, beyond the axis")]
 
 
-_FAR = 0.3
+_FAR = 0.6
 """Share of the range of an axis by which the noise ceiling may extend it."""
 
 
