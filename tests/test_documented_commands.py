@@ -158,8 +158,25 @@ COMMANDS = {
     ),
     "bench run --method mclstexp,ridge --dataset her2st --seeds 0-4 --train-patients 1,2,4,all"
     " --plan": Treatment(f"{DATA}; tests/cli plans"),
-    "bench run --method ridge,mean --dataset demo --test-dataset demo-external"
-    " --preset quick": ran("tested on demo-external", slow=True),
+    "bench run --method ridge,mean --dataset demo --test-dataset demo-external --preset quick": ran(
+        "tested on demo-external", slow=True
+    ),
+    "bench tables --layout paper --published her2st,cscc,alex10x --protocol published"
+    " --out table1.tex": ran("table1.bib"),
+    "bench tables --layout paper --dataset her2st --protocol published --with-published"
+    " --format markdown": ran("**0.2"),
+    "bench tables --layout paper --dataset her2st --protocol strict --ranks": ran("mean rank"),
+    "bench tables --dataset her2st --columns all": ran("pooled PCC(ACG)"),
+    "bench tables --dataset her2st --columns mse,pcc_acg --methods mclstexp,mean --decimals 3"
+    " --spread interval": ran("mclstexp (quick"),
+    "bench runs list": ran("mclstexp"),
+    "bench runs rm --failed --yes": ran("nothing is removed"),
+    'bench runs label 3fa2 "our method"': Treatment(
+        "needs the key of a run; tests/test_inventory.py names rows"
+    ),
+    "bench figures --dataset her2st --width-mm 85 --format pdf,svg": ran("scores.svg", slow=True),
+    "bench figures --dataset her2st --style talk": ran("scores.png", slow=True),
+    "bench figures --dataset her2st,cscc --protocol published": Treatment(DATA),
     "bench data add hest-bench/HCC --name hcc --patients patients.csv": Treatment(
         "needs a task folder; tests/datasets makes some"
     ),
@@ -276,8 +293,9 @@ def parsed(arguments: list[str]) -> dict:
 
 def look_up(params: dict, folder: Path) -> None:
     """Look up what a command names: dataset, sections, genes' file, methods, rules, settings."""
-    dataset = params.get("dataset")
-    if dataset and dataset != "mine" and not collection(dataset):
+    for dataset in names(params.get("dataset")):
+        if dataset == "mine" or collection(dataset):
+            continue
         card = dataset_card(dataset)
         for section in names(params.get("sections")) or filter(None, [params.get("section")]):
             card.section(section)

@@ -16,9 +16,8 @@ from bench.cli.terminal import complain
 from bench.errors import BenchError, DetachedError
 
 _MODULES = (
-    *("listing", "running", "reporting", "predict", "data", "encoders", "features"),
-    "study",
-    *("tracking", "checking", "executing"),
+    *("listing", "running", "reporting", "figures", "predict", "data", "encoders", "features"),
+    *("study", "tracking", "checking", "executing", "stored"),
 )
 """Modules with commands, in the order of the help."""
 

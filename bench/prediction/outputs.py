@@ -160,7 +160,8 @@ _DPI = 200
 def _write_figure(adata: AnnData, path: Path) -> Written:
     from PIL import Image
 
-    from bench.report.maps import SectionMap, predicted_maps
+    from bench.report.maps import predicted_maps
+    from bench.report.section_maps import SectionMap
 
     genes = best_first(adata.var)[:MAPPED]
     titles = {

@@ -17,9 +17,9 @@ from bench.prediction import MIN_PCC
 from bench.prediction.gene_reliability import gene_reliability
 from bench.prediction.stored_models import find_run
 from bench.registry import dataset_card
-from bench.report.maps import stored_image
 from bench.report.packing import pitch
 from bench.report.page_maps import STORED_IMAGE_PIXELS
+from bench.report.section_maps import stored_image
 from bench.stored_runs import StoredRun, stored_runs
 from bench.version import __version__
 

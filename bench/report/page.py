@@ -16,6 +16,7 @@ import pandas as pd
 from bench.errors import BenchError, StoreError, UnknownNameError
 from bench.evaluate.scores import BY_NAME, SCORES
 from bench.files import atomic_write
+from bench.inventory import named_runs, without_replaced
 from bench.protocol.audit import TITLES
 from bench.report.comparison_figures import comparison_figures
 from bench.report.footnotes import BY_FOLD_HEADING, footnotes
@@ -39,7 +40,7 @@ _FIGURES = {
     "scores": (
         "Scores",
         "Mean PCC(ACG) of every run with its 95 % interval over patients and its test sections as"
-        " points; the band is the noise ceiling.",
+        " points; the dashed rule is the noise ceiling.",
     ),
     "genes": ("Genes", "PCC of every gene, mean over sections, as one box a run."),
     "critical-difference": (
@@ -51,6 +52,16 @@ _FIGURES = {
         "Data efficiency",
         "Mean PCC(ACG) of every method against the number of training patients in each fold, with"
         " its 95 % interval over test patients.",
+    ),
+    "encoders": (
+        "Encoders",
+        "Mean PCC(ACG) by image encoder with its 95 % interval; an open point is the encoder with"
+        " random weights.",
+    ),
+    "gene-scatter": (
+        "Two methods by gene",
+        "PCC of every gene under the best method against that under the second best, means over"
+        " sections.",
     ),
     "cost": (
         "Cost",
@@ -85,7 +96,8 @@ class ComparedRuns:
     runs
         Runs on the page.
     older
-        Number of runs left out, because a newer one differs only in code or versions.
+        Number of runs left out, because a newer one differs only in code or versions, or because
+        they failed and a later one of the method did not.
     """
 
     dataset: str
@@ -122,7 +134,7 @@ def stored_comparisons(
     for name in names:
         for of in sorted(stored[name]):
             if protocol in {None, of} and (runs := stored_runs(results, name, of, "figures")):
-                kept = newest(runs)
+                kept = named_runs(without_replaced(newest(runs)))
                 listed.append(ComparedRuns(name, of, kept, len(runs) - len(kept)))
     if not listed:
         raise BenchError(f"{results}: no runs here; make some with 'bench run'")
