@@ -21,6 +21,9 @@ _APART = 0.04
 """Distance between the points of two methods, in patients, so that intervals do not hide others."""
 
 
+_MARKERS = "os^Dv<>P"
+
+
 def efficiency_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure | None:
     """Mean and 95 % interval of a score against the number of training patients, a line a method.
 
@@ -37,39 +40,35 @@ def efficiency_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure
     Figure or None
         None where no method with limited training patients has a value.
     """
-    lines = efficiency_lines(runs)
-    if not lines:
-        return None
     table = score_table(runs)
     rows = {str(row["key"]): row for row in table.to_dict("records")}
+    lines: dict[str, list[tuple[float, dict[Any, Any]]]] = {}
+    for name, line in sorted(efficiency_lines(runs).items()):
+        points = [(count, rows[row.key]) for count, row in line]
+        defined = [(count, row) for count, row in points if not np.isnan(row[score])]
+        if defined:
+            lines[name] = defined
+    if not lines:
+        return None
     figure, axes = new_figure(3.6)
-    ticks: set[float] = set()
-    for number, (name, line) in enumerate(sorted(lines.items())):
-        points = [
-            (count, rows[row.key]) for count, row in line if not np.isnan(rows[row.key][score])
-        ]
-        if not points:
-            continue
+    for number, (name, points) in enumerate(lines.items()):
         counts = np.array([count for count, _ in points])
         low, mean, high = (
             np.array([float(row[f"{score}{end}"]) for _, row in points])
             for end in ("_low", "", "_high")
         )
-        known = np.isfinite(low)
         axes.errorbar(
             counts + _APART * (number - (len(lines) - 1) / 2),
             mean,
-            yerr=np.where(known, [mean - low, high - mean], 0.0),
-            marker="os^Dv<>P"[number % 8],
+            yerr=np.where(np.isfinite(low), [mean - low, high - mean], 0.0),
+            marker=_MARKERS[number % len(_MARKERS)],
             markersize=5,
             linewidth=1.2,
             elinewidth=1,
             capsize=2,
             label=plain(name),
         )
-        ticks |= set(counts)
-    if not ticks:
-        return None
+    ticks = {count for points in lines.values() for count, _ in points}
     axes.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
     axes.set_xlabel("training patients in each fold, beside those for validation")
     axes.set_ylabel(f"{BY_NAME[score].heading}, 95 % interval")

@@ -80,9 +80,11 @@ def _figures(
     done: Sequence[StoredRun], sections: Sequence[str], genes: Sequence[str]
 ) -> dict[str, Figure]:
     figures: dict[str, Figure] = dict(comparison_figures(done))
-    for section in sections or stored_sections(done)[:1]:
-        section_shown = section_map(done, section)
-        shown = list(genes) or shown_genes(done, section_shown.genes)
+    # Maps compare methods that learned from equally many patients.
+    whole = [run for run in done if run.facts.get("train_patients") is None] or done
+    for section in sections or stored_sections(whole)[:1]:
+        section_shown = section_map(whole, section)
+        shown = list(genes) or shown_genes(whole, section_shown.genes)
         figures[f"genes-{section}"] = gene_maps(section_shown, shown)
         domains = domain_maps(section_shown)
         if domains is not None:

@@ -12,8 +12,7 @@ from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
 from bench.files import listed
 from bench.protocol.audit import TITLES
 from bench.report.presets import preset_notes, small_preset_notes
-from bench.report.seeds import NOTE as SEEDS_NOTE
-from bench.report.seeds import SeedRuns, by_seed, limited, several_seeds
+from bench.report.seeds import PATIENTS_NOTE, SEEDS_NOTE, SeedRuns, by_seed, limited, several_seeds
 from bench.stored_runs import StoredRun
 
 BY_FOLD = "pooled_pcc_acg"
@@ -79,6 +78,8 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
         notes.append(INTERVAL_NOTES[_patients(runs) < PATIENTS_FOR_A_TEST])
     if several_seeds(table):
         notes.append(SEEDS_NOTE)
+    if table["train_patients"].notna().any():
+        notes.append(PATIENTS_NOTE)
     notes += preset_notes(_in_order(rows, table))
     notes += small_preset_notes(table["preset"])
     if table["folds_hash"].nunique() > 1:
@@ -169,7 +170,8 @@ def _above_ceiling(table: pd.DataFrame) -> list[str]:
         return []
     above = table[(table["kind"] != "oracle") & (table[score.name] > table[score.ceiling])]
     return [
-        f"{row['method']}: {score.heading} {row[score.name]:.{score.decimals}f} is above the noise"
+        f"{row['method']}{limited(row['train_patients'])}: {score.heading}"
+        f" {row[score.name]:.{score.decimals}f} is above the noise"
         f" ceiling {row[score.ceiling]:.{score.decimals}f}; check whether test expression reached"
         " the method."
         for row in above.to_dict("records")

@@ -51,7 +51,10 @@ def section_scores(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
 def pair_table(
     runs: Sequence[StoredRun], score: str = LEADING, against: str | None = None
 ) -> pd.DataFrame:
-    """All pairs of runs on the same folds, the better run first, with Holm's correction.
+    """All pairs of rows on the same folds, the better row first, with Holm's correction.
+
+    Rows that learned from different numbers of training patients are not paired, so that they do
+    not count for the correction either.
 
     The correction counts pairs of methods; pairs with an oracle or a control have uncorrected p
     values alone.
@@ -78,7 +81,7 @@ def pair_table(
     """
     if against is not None:
         against = _row(against, runs)
-    folds = [run.facts["folds_hash"] for run in runs]
+    folds = [(run.facts["folds_hash"], run.facts.get("train_patients")) for run in runs]
     tables = [
         _pairs([run for run, of in zip(runs, folds, strict=True) if of == one], score, against)
         for one in dict.fromkeys(folds)
@@ -90,7 +93,9 @@ def _row(name: str, runs: Sequence[StoredRun]) -> str:
     """Name of a row as the tables have it; the part in brackets after it may be left out."""
     table = score_table(runs)
     rows = {row_name(row, table): row["method"] for row in table.to_dict("records")}
-    matching = [row for row, label in rows.items() if name in {row, label}]
+    if name in rows:
+        return name
+    matching = [row for row, label in rows.items() if name == label]
     if len(matching) != 1:
         raise UnknownNameError("row", name, rows)
     return matching[0]

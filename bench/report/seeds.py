@@ -23,11 +23,18 @@ SAME = (
 """Facts in which the runs of a row agree."""
 
 SEEDS_HEADING, DEVIATION_HEADING = "seeds", "sd over seeds"
+PATIENTS_HEADING = "train patients"
 
-NOTE = (
+SEEDS_NOTE = (
     f"{SEEDS_HEADING}: the score of a section is its mean over the seeds; means, ± and 95 %"
     f" interval are over sections as for one seed. {DEVIATION_HEADING}: standard deviation"
     " (n - 1) of the mean score of each seed, for seeds with all folds of the row."
+)
+
+PATIENTS_NOTE = (
+    f"{PATIENTS_HEADING}: number of training patients that a method was given in each fold, in"
+    " nested subsets, beside the validation patient; panel, highly expressed genes, validation and"
+    " test sections are those of the whole fold."
 )
 
 
@@ -166,7 +173,7 @@ def frame_columns(table: pd.DataFrame) -> dict[str, list[str]]:
     if several_seeds(table):
         columns[SEEDS_HEADING] = [str(count) for count in table["seeds"]]
     if table["train_patients"].notna().any():
-        columns["train patients"] = [
+        columns[PATIENTS_HEADING] = [
             "all" if pd.isna(count) else str(int(count)) for count in table["train_patients"]
         ]
     return columns

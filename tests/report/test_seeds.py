@@ -229,7 +229,11 @@ def test_each_number_of_patients_is_a_row_with_a_name_of_its_own(reduced):
     assert names == {"method", "method, 1 training patient", "method, 2 training patients", "other"}
     shown = for_people(table)
     assert sorted(shown["train patients"]) == ["1", "2", "all", "all"]
-    assert len(pair_table(reduced)) == 6
+    (pair,) = pair_table(reduced).to_dict("records")
+    assert {pair["first"], pair["second"]} == {"method", "other"}
+    assert len(pair_table(reduced, against="method")) == 1
+    (note,) = [n for n in footnotes(reduced, table) if n.startswith("train patients: ")]
+    assert "nested" in note
 
 
 def test_the_figure_places_all_patients_at_their_number(reduced):
