@@ -88,12 +88,50 @@ def run(
 ) -> pd.DataFrame:
     """Run methods on a dataset and return their table; what is finished is not run again.
 
-    Parameters are the options of ``bench run``; `settings` are its ``--set`` pairs, `oracles`
-    adds the row of the depth oracle, `encoders` gives every method that has an image encoder a row
-    for each of them, `random_encoders` a control beside each of these, and `jobs` is the number of
-    worker processes. None in `train_patients` stands for all patients.
-    `method` is a name, the path of a Python file, a class, or several of these. A class may be
-    defined anywhere, a notebook included; it is sent to the worker processes.
+    The options of ``bench run``, which has the details.
+
+    Parameters
+    ----------
+    method
+        Name, path of a Python file, class, or several of these. A class may be defined anywhere,
+        a notebook included; it is sent to the worker processes.
+    dataset
+        Name, or the path of a card.
+    protocol
+        Name, or the path of a YAML file.
+    panel
+        Genes: a rule such as ``hvg:500``, a list of the card, or a file of symbols; None: the
+        protocol's.
+    aliases
+        Table of gene symbols by which genes are renamed.
+    folds
+        Numbers of the folds that are run; None: all.
+    preset
+        ``authors``, or ``quick`` for machines without a GPU.
+    settings
+        Values by ``setting``, for every method that has it, or by ``method.setting``.
+    seed, seeds
+        All randomness follows from the seed; each of several seeds is a run of its own.
+    test_dataset, test_data_root
+        Another dataset that is tested on after a fit on all patients of `dataset`, and the folder
+        of its files.
+    train_patients
+        Numbers of training patients in each fold, each a run of its own; None stands for all.
+    device, precision, compile
+        Where networks run; what image encoders compute in; whether they are compiled.
+    data_root, results
+        Folder of the dataset's files, None for the default one; folder of the results.
+    tracking
+        MLflow tracking URI, or ``none``; None: the default database in the results folder.
+    force
+        Whether finished folds are done again.
+    oracles
+        Whether the table has the row of the depth oracle.
+    encoders, random_encoders
+        Image encoders of which every method that has one gets a row each; whether a control of
+        random weights stands beside each.
+    jobs
+        Number of worker processes.
 
     Returns
     -------
@@ -165,6 +203,15 @@ def tables(
 ) -> pd.DataFrame:
     """Table of all stored runs on a dataset under a protocol.
 
+    Parameters
+    ----------
+    dataset
+        Name of the dataset.
+    protocol
+        Name of the protocol.
+    results
+        Folder of the results.
+
     Returns
     -------
     DataFrame
@@ -200,8 +247,37 @@ def predict(
 ) -> AnnData:
     """Predict the expression of an H&E image with the models of a stored run or of a `bundle`.
 
-    Parameters are the options of ``bench predict``; `spots` may also be a DataFrame with pixel
-    coordinates ``x`` and ``y``, optionally ``array_row`` and ``array_col``, indexed by spot.
+    The options of ``bench predict``, which has the details.
+
+    Parameters
+    ----------
+    image
+        Image file, or whole slide.
+    dataset, method, protocol, run, results
+        Stored run: dataset, method, protocol, beginning of the key, folder of the results.
+    bundle
+        File of ``bench export``, in place of a stored run.
+    spots
+        File of spots, or a DataFrame with pixel coordinates ``x`` and ``y``, optionally
+        ``array_row`` and ``array_col``, indexed by spot.
+    grid, mask
+        Pitch in micrometres of a grid over the tissue, in place of spots; PNG file to which the
+        tissue is drawn.
+    um_per_px
+        Micrometres a full-resolution pixel; None: that of the image's metadata.
+    image_scale
+        Pixels of the image file per full-resolution pixel of the spots.
+    fold, refit
+        Number of the fold whose model predicts, None for the mean of all; whether the method is
+        fitted once on all sections.
+    genes
+        Genes in the order of the result; empty: all.
+    min_pcc
+        PCC on unseen sections from which a gene counts as predictable.
+    device, precision
+        Where networks run, and what image encoders compute in.
+    data_root
+        Folder of the dataset's files; None: the default one.
 
     Returns
     -------

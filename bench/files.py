@@ -122,7 +122,20 @@ def printable(text: str) -> str:
 
 
 def one_line(message: object, limit: int = 200) -> str:
-    """A message of any library as one printable line of at most `limit` characters."""
+    """A message of any library as one printable line of at most `limit` characters.
+
+    Parameters
+    ----------
+    message
+        Text, or an object such as an exception.
+    limit
+        Largest number of characters.
+
+    Returns
+    -------
+    str
+        Without line breaks and control characters.
+    """
     return printable(" ".join(str(message)[: 20 * limit].split())[:limit])[:limit]
 
 

@@ -29,6 +29,11 @@ def augmentation(kind: Augmentation) -> Callable[[Tensor], Tensor]:
     All is drawn on the CPU from torch's generator, so that a seed gives the same changes on
     every device, and a GPU is not waited for.
 
+    Parameters
+    ----------
+    kind
+        ``jitter_flip_rotate``, ``quarter_turns`` or ``none``.
+
     Returns
     -------
     callable

@@ -128,6 +128,11 @@ def image_encoder(
     pooling
         In place of the declared one.
 
+    Returns
+    -------
+    ImageEncoder
+        Network from (n, 3, height, width) float32 to (n, features) float32.
+
     Raises
     ------
     ConfigError

@@ -93,6 +93,11 @@ def in_image_order(slide: Slide, values: np.ndarray) -> np.ndarray:
     values
         (spots, ...) array, row i computed of the image at spot i.
 
+    Returns
+    -------
+    array of the same shape and dtype
+        Row i belongs to spot i of the slide that the method was given.
+
     Raises
     ------
     ValueError

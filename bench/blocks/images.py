@@ -34,7 +34,8 @@ def image_batches(patches: np.ndarray, device: str, size: int) -> Iterator[Tenso
     Parameters
     ----------
     patches : (n, height, width, 3) uint8, memory-mapped is fine
-    size : on a CPU
+    device : ``cpu``, ``cuda`` or ``mps``
+    size : patches of a batch on a CPU
 
     Returns
     -------

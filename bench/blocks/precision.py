@@ -65,6 +65,18 @@ def to_device(network: _Network, context: Context) -> _Network:
 
     In ``bf16`` the :class:`ImageModule` parts of the network compute in bfloat16 and, on CUDA, all
     other products in TF32; in ``float32`` nothing is rounded further.
+
+    Parameters
+    ----------
+    network
+        Network to move; it is changed.
+    context
+        Device and precision.
+
+    Returns
+    -------
+    network
+        The same object.
     """
     network.to(context.device)
     fast = context.precision == "bf16"

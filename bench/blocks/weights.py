@@ -28,7 +28,15 @@ _WRAPPERS = ("module.", "model.", "network.", "resnet.")
 
 
 def save_network(network: nn.Module, folder: Path) -> None:
-    """Write the tensors of a fitted network into a method's folder."""
+    """Write the tensors of a fitted network into a method's folder.
+
+    Parameters
+    ----------
+    network
+        Fitted network.
+    folder
+        Existing folder of the method.
+    """
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
     with atomic_write(folder / NETWORK) as temporary:
         save_file(state, temporary)
@@ -39,6 +47,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     A state dict may lie under ``state_dict`` or another usual name beside an optimiser's state.
     Of a Lightning checkpoint, objects beside the tensors are left out, of whatever class they are.
+
+    Parameters
+    ----------
+    path
+        A ``.safetensors`` file, or a file of ``torch.save``.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Tensors on the CPU by name.
 
     Raises
     ------
@@ -128,6 +146,11 @@ def released_tensors(source: Released) -> tuple[dict[str, Tensor], str]:
     source
         A checkpoint file, read as :func:`read_tensors` does, or tensors by name.
 
+    Returns
+    -------
+    tuple of dict of str to Tensor, and str
+        Tensors by the authors' names, and the source for messages.
+
     Raises
     ------
     DataError
@@ -140,6 +163,22 @@ def released_tensors(source: Released) -> tuple[dict[str, Tensor], str]:
 
 def tensor_size(state: Mapping[str, Tensor], name: str, axis: int, where: str) -> int:
     """Length of one axis of a tensor: a network's shape is read off its checkpoint.
+
+    Parameters
+    ----------
+    state
+        Tensors by name.
+    name
+        Name of the tensor.
+    axis
+        Axis, counted from 0.
+    where
+        File or other source, for the message.
+
+    Returns
+    -------
+    int
+        Length of the axis.
 
     Raises
     ------
@@ -201,6 +240,15 @@ def check_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Load a state dict whose names and shapes must be those of `module`.
+
+    Parameters
+    ----------
+    module
+        Network that takes the tensors.
+    state
+        Tensors by name.
+    where
+        File or other source, for the message.
 
     Raises
     ------

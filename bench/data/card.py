@@ -441,6 +441,16 @@ class DatasetCard(_Card):
 def read_card(path: Path) -> DatasetCard:
     """Read and check a card.
 
+    Parameters
+    ----------
+    path
+        YAML file.
+
+    Returns
+    -------
+    DatasetCard
+        Checked card.
+
     Raises
     ------
     DataError

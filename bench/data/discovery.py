@@ -66,7 +66,20 @@ class FoundSection:
 
 
 def not_read(name: str, missing: str) -> FoundSection:
-    """A section that cannot be read because a file of its layout is missing."""
+    """A section that cannot be read because a file of its layout is missing.
+
+    Parameters
+    ----------
+    name
+        Name of the section.
+    missing
+        File that is missing, and where it was looked for.
+
+    Returns
+    -------
+    FoundSection
+        Section that is listed with the reason and not added.
+    """
     return FoundSection(name, {}, 100.0, 55.0, missing=missing)
 
 
@@ -85,6 +98,11 @@ def chosen_bin(
         Sample, for the message.
     pooled
         Whether smaller bins may be pooled to those asked for: the largest that divide them.
+
+    Returns
+    -------
+    int
+        Edge in micrometres.
 
     Raises
     ------
@@ -107,6 +125,16 @@ def files_under(folder: Path) -> list[Path]:
     Hidden files and folders are passed over (``._S1.h5ad`` of macOS, ``.ipynb_checkpoints``), and
     a folder that a link leads to a second time is entered once. Zarr stores are not entered.
 
+    Parameters
+    ----------
+    folder
+        Folder to look in.
+
+    Returns
+    -------
+    list of Path
+        Files, sorted by path.
+
     Raises
     ------
     DataError
@@ -127,6 +155,16 @@ def stores_under(folder: Path) -> list[Path]:
 
     A store is a folder whose name ends in ``.zarr``; links and hidden folders are as in
     :func:`files_under`.
+
+    Parameters
+    ----------
+    folder
+        Folder to look in, or a store.
+
+    Returns
+    -------
+    list of Path
+        Folders of the stores.
     """
     if is_store(folder):
         return [folder]
@@ -157,6 +195,11 @@ def images_in(folder: Path, prefix: str = "") -> list[Path]:
         Folder to look in.
     prefix
         Prefix of their names.
+
+    Returns
+    -------
+    list of Path
+        Image files by size in bytes, largest first.
     """
     if not folder.is_dir():
         return []

@@ -25,6 +25,11 @@ class Slide:
         (spots, 2) float64 full-resolution pixel (x, y).
     patch_pixels
         Edge of a patch that the dataset's card recommends, in full-resolution pixels.
+    patch_source
+        Image that patches are cut from; None for methods that need no image.
+    image_order
+        (spots,) int64: the spot whose image stands at each spot under the permuted-image control;
+        None otherwise.
     micrometres_per_pixel
         Scale of the full-resolution image; None where it is not known.
     brought

@@ -104,6 +104,11 @@ def find_layouts() -> dict[str, Layout]:
 
     A built-in name cannot be taken by another distribution. A name that two distributions
     provide is listed with its fault.
+
+    Returns
+    -------
+    dict of str to Layout
+        Layouts by the name that cards use.
     """
     layouts = {name: Layout(name, BUILT_IN) for name in _built_in_names()}
     for name, entries in _plugins().items():
@@ -121,6 +126,11 @@ def layout_faults() -> dict[str, str]:
     """Reason by layout for all layouts of other distributions that cannot be used.
 
     Their readers are imported for it.
+
+    Returns
+    -------
+    dict of str to str
+        One line a layout.
     """
     faults = {}
     built_in = set(_built_in_names())
@@ -137,6 +147,16 @@ def layout_faults() -> dict[str, str]:
 
 def load_reader(name: str) -> Reader:
     """Reader of a layout.
+
+    Parameters
+    ----------
+    name
+        Layout, as cards name it.
+
+    Returns
+    -------
+    Reader
+        Module of the reader.
 
     Raises
     ------

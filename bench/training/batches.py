@@ -123,6 +123,17 @@ class ShuffledBatches(Sampler[list[int]]):
     """Batches in an order that follows from seed and epoch alone, so that a resumed fit agrees.
 
     The last, smaller batch is kept unless it holds fewer than `smallest` items.
+
+    Parameters
+    ----------
+    items
+        Number of items.
+    batch_size
+        Items of a batch.
+    seed
+        Of the order, which differs between epochs.
+    smallest
+        Fewest items of the last batch; a smaller rest is left out.
     """
 
     def __init__(self, items: int, batch_size: int, seed: int, smallest: int = 2) -> None:
@@ -149,13 +160,41 @@ class ShuffledBatches(Sampler[list[int]]):
 
 
 def spot_loader(dataset: SpotDataset, batch_size: int, seed: int) -> DataLoader[dict[str, Tensor]]:
-    """Loader of shuffled batches for :func:`train`."""
+    """Loader of shuffled batches for :func:`train`.
+
+    Parameters
+    ----------
+    dataset
+        Spots of the training sections.
+    batch_size
+        Spots of a batch.
+    seed
+        Of the order.
+
+    Returns
+    -------
+    DataLoader
+        Yields mappings of tensors whose first axis is the spots of the batch.
+    """
     sampler = ShuffledBatches(len(dataset), batch_size, seed)
     return DataLoader(dataset, sampler=sampler, batch_size=None)
 
 
 def section_loader(dataset: SectionDataset, seed: int) -> DataLoader[dict[str, Tensor]]:
-    """Loader of one section a batch, in random order, for :func:`train`."""
+    """Loader of one section a batch, in random order, for :func:`train`.
+
+    Parameters
+    ----------
+    dataset
+        Sections.
+    seed
+        Of the order.
+
+    Returns
+    -------
+    DataLoader
+        Yields a mapping of tensors, one section at a time.
+    """
     sampler = ShuffledBatches(len(dataset), 1, seed, smallest=1)
     return DataLoader(dataset, sampler=sampler, batch_size=None)
 

@@ -50,6 +50,16 @@ def save_estimator(estimator: Any, path: Path) -> None:
 def load_estimator(path: Path) -> Any:
     """Read what :func:`save_estimator` wrote; only types that are known to be harmless are loaded.
 
+    Parameters
+    ----------
+    path
+        File of :func:`save_estimator`.
+
+    Returns
+    -------
+    estimator
+        Fitted scikit-learn estimator, as it was saved.
+
     Raises
     ------
     DataError

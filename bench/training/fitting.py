@@ -123,7 +123,20 @@ class _Resumable(Checkpoint):
 
 
 def learned_sections(data: TrainingData, patience: int | None) -> tuple[TrainingSection, ...]:
-    """Sections a fit learns from: with early stopping the validation sections are kept out."""
+    """Sections a fit learns from: with early stopping the validation sections are kept out.
+
+    Parameters
+    ----------
+    data
+        Sections of the fold.
+    patience
+        Epochs without improvement after which training stops; None for no early stopping.
+
+    Returns
+    -------
+    tuple of TrainingSection
+        Training sections; with validation sections where `patience` is None.
+    """
     return data.sections if patience is None else data.train
 
 
@@ -138,6 +151,21 @@ def train_on(
     ready: Callable[[], None] | None = None,
 ) -> None:
     """Train `module` on a fold: :func:`train` on batches that `loader` makes of sections.
+
+    Parameters
+    ----------
+    module
+        Training module; it is trained in place.
+    data
+        Sections of the fold.
+    loader
+        Makes batches of sections.
+    epochs, patience
+        As of :func:`train`.
+    context
+        Device, seed and progress of the fit.
+    ready
+        Called before the method predicts between two epochs, as tuning asks it to.
 
     Raises
     ------

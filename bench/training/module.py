@@ -83,7 +83,15 @@ class TrainingModule(pl.LightningModule):
 
 
 class ContrastiveModule(TrainingModule):
-    """Training that tells the pairs of a batch from one another; `config` has ``augment``."""
+    """Training that tells the pairs of a batch from one another.
+
+    Parameters
+    ----------
+    network
+        Embeds patches and spots; its forward pass returns the loss of a batch.
+    config
+        Settings of the method, as of :class:`TrainingModule`, with ``augment``.
+    """
 
     def __init__(self, network: nn.Module, config: Any) -> None:
         super().__init__(network, config, config.augment)

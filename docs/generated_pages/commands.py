@@ -16,7 +16,7 @@ def visible_commands() -> Iterator[tuple[str, Any, Any]]:
     Commands that the help hides are left out.
     """
     program = typer.main.get_command(app)
-    waiting = [("bench", program, None)]
+    waiting: list[tuple[str, Any, Any]] = [("bench", program, None)]
     while waiting:
         name, command, parent = waiting.pop(0)
         context = command.make_context(name.split()[-1], [], parent=parent, resilient_parsing=True)
@@ -46,7 +46,7 @@ def _section(name: str, command: Any, context: Any) -> str:
         lines += _table(("command", "purpose"), rows)
     records = [p.get_help_record(context) for p in command.params if not _is_help(p)]
     shown = [(_code(record[0]), _plain(record[1])) for record in records if record]
-    if shown and not children:
+    if shown:
         lines += _table(("argument or option", "meaning"), shown)
     return "\n".join(lines)
 

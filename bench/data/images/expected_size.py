@@ -90,7 +90,18 @@ def other_size(image: Path, copies: Sequence[ReducedImage], instead: str) -> str
 
 
 def disagreement(copies: Sequence[ReducedImage]) -> str:
-    """Warning on reduced copies that tell different sizes of the full image; empty otherwise."""
+    """Warning on reduced copies that tell different sizes of the full image; empty otherwise.
+
+    Parameters
+    ----------
+    copies
+        Reduced copies of one image.
+
+    Returns
+    -------
+    str
+        One line, or an empty text.
+    """
     for copy, other in pairwise(copies):
         # What is rounded in the larger copy is less than that in the smaller.
         small, large = sorted((copy, other), key=lambda one: one.scale)

@@ -177,7 +177,25 @@ def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
-    """Width and height in pixels, from the header alone."""
+    """Width and height in pixels, from the header alone.
+
+    Parameters
+    ----------
+    path
+        Image file.
+    max_pixels
+        Largest number of pixels that is accepted.
+
+    Returns
+    -------
+    tuple of int
+        Width and height in pixels.
+
+    Raises
+    ------
+    DataError
+        Not a readable image, or one of more than `max_pixels` pixels.
+    """
     with warnings.catch_warnings(), open_raster(path, max_pixels) as raster:
         return raster.size
 

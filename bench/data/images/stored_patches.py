@@ -22,6 +22,18 @@ IMAGES = "img"
 def stored_edge(shape: tuple[int, ...], where: Path) -> int:
     """Edge in pixels of the patches of a data set of this shape.
 
+    Parameters
+    ----------
+    shape
+        Of the data set: (patches, edge, edge, 3).
+    where
+        File, for the message.
+
+    Returns
+    -------
+    int
+        Edge in pixels.
+
     Raises
     ------
     DataError

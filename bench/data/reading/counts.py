@@ -114,6 +114,16 @@ def unique_names(names: Sequence[str]) -> list[str]:
     The second ``SYMBOL`` becomes ``SYMBOL-1``, the third ``SYMBOL-2``: what scanpy's
     ``var_names_make_unique`` makes of them, so that no gene is lost and names match other work.
 
+    Parameters
+    ----------
+    names
+        Gene symbols; some may occur several times.
+
+    Returns
+    -------
+    list of str
+        Different names in the same order.
+
     Examples
     --------
     >>> unique_names(["TBCE", "HSPA14", "TBCE"])
@@ -129,7 +139,22 @@ def unique_names(names: Sequence[str]) -> list[str]:
 
 
 def check_names(names: Sequence[str], kind: str, path: Path) -> None:
-    """Refuse names of which none is there, one is empty or one occurs twice."""
+    """Refuse names of which none is there, one is empty or one occurs twice.
+
+    Parameters
+    ----------
+    names
+        Names of spots or genes.
+    kind
+        What they name, for the message.
+    path
+        File, for the message.
+
+    Raises
+    ------
+    DataError
+        No name, an empty name, or a name that occurs twice.
+    """
     if not names:
         raise DataError(f"{path}: empty, at least one {kind} is needed")
     name, times = Counter(names).most_common(1)[0]

@@ -50,6 +50,16 @@ _BLOCK = 256 << 20
 def open_hdf5(path: Path) -> Iterator[Hdf5File]:
     """Open a file after checking that it is a plain tree.
 
+    Parameters
+    ----------
+    path
+        HDF5 file.
+
+    Yields
+    ------
+    Hdf5File
+        Open file, which is closed at the end of the block.
+
     Raises
     ------
     DataError

@@ -29,6 +29,18 @@ MAX_BYTES = 2 << 30
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """Content of a file, unpacked where it is gzip-compressed, whatever its name says.
 
+    Parameters
+    ----------
+    path
+        File.
+    limit
+        Largest number of bytes after unpacking.
+
+    Returns
+    -------
+    bytes
+        Unpacked content.
+
     Raises
     ------
     DataError
@@ -53,6 +65,18 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 def read_json(path: Path, limit: int = 1 << 20) -> Any:
     """Content of a JSON file, compressed or not; a name that occurs twice in an object is refused.
+
+    Parameters
+    ----------
+    path
+        JSON file.
+    limit
+        Largest number of bytes after unpacking.
+
+    Returns
+    -------
+    object
+        Values of JSON: mappings, lists, texts, numbers, truth values, None.
 
     Raises
     ------
@@ -185,6 +209,11 @@ def _check_rows(content: bytes, separator: str, columns: Sequence[str]) -> None:
 
 def read_counts(path: Path) -> tuple[sp.csr_matrix, list[str], list[str]]:
     """Tab-separated counts, a spot a row and a gene a column, plain or gzip-compressed.
+
+    Parameters
+    ----------
+    path
+        Text file with a header of gene names; the first column names the spots.
 
     Returns
     -------

@@ -80,7 +80,18 @@ def read_positions(path: Path) -> pd.DataFrame:
 
 
 def first_fields(content: bytes) -> list[str]:
-    """Fields of the first line of comma-separated text, none where it cannot be read."""
+    """Fields of the first line of comma-separated text, none where it cannot be read.
+
+    Parameters
+    ----------
+    content
+        Bytes of the file, plain.
+
+    Returns
+    -------
+    list of str
+        Fields as they are written.
+    """
     line = re.split(rb"[\r\n]", content.removeprefix(b"\xef\xbb\xbf"), maxsplit=1)[0]
     try:
         return next(csv.reader([line.decode("utf-8", "replace")]), [])

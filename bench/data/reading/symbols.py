@@ -13,6 +13,16 @@ _MAX_BYTES = 16 << 20
 def read_json_symbols(path: Path) -> list[str]:
     """Gene symbols of a JSON file that holds a list of them, or an object with such ``genes``.
 
+    Parameters
+    ----------
+    path
+        JSON file.
+
+    Returns
+    -------
+    list of str
+        Gene symbols in the order of the file.
+
     Raises
     ------
     DataError

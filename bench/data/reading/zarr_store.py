@@ -77,6 +77,16 @@ class ZarrNode:
 def check_store(path: Path) -> dict[str, ZarrNode]:
     """Groups and arrays of a store by name, ``""`` for the root, after a check of all metadata.
 
+    Parameters
+    ----------
+    path
+        Folder of the store.
+
+    Returns
+    -------
+    dict of str to ZarrNode
+        Groups and arrays by their path in the store.
+
     Raises
     ------
     DataError
@@ -114,6 +124,15 @@ def check_store(path: Path) -> dict[str, ZarrNode]:
 
 def check_image_pieces(store: Path, image: str, nodes: Mapping[str, ZarrNode]) -> None:
     """Check the pieces of those scales of an image that may be read as a whole.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+    image
+        Name of the image's group.
+    nodes
+        Groups and arrays, as :func:`check_store` returns them.
 
     Raises
     ------
