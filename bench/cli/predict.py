@@ -25,7 +25,7 @@ from bench.cli.options import (
 from bench.cli.terminal import say
 from bench.errors import BenchError
 from bench.execute.request import Request
-from bench.files import one_line, printable
+from bench.files import one_line
 from bench.prediction import MIN_PCC
 
 StoredDatasetOption = Annotated[
@@ -47,10 +47,6 @@ FoldOption = Annotated[
 RefitOption = Annotated[
     bool, typer.Option("--refit", help="Fit once on all sections and keep that model.")
 ]
-
-
-def _tell(line: str) -> None:
-    typer.echo(printable(line), err=True)
 
 
 def _micrometres(text: str | None) -> float | None:
@@ -131,6 +127,8 @@ def predict_command(
     results: ResultsOption = Request.results,
 ) -> None:
     """Predict the expression of an image with the models of a stored run or a bundle."""
+    from bench.cli.prediction_display import PredictionDisplay
+    from bench.prediction.finished_stripes import FinishedStripes
     from bench.prediction.outputs import check_outputs, write_prediction
     from bench.prediction.predicting import PredictionRequest, predict_image
 
@@ -159,11 +157,13 @@ def predict_command(
         device=device.value,
         precision=precision.value,
     )
-    with redirect_stdout(sys.stderr):
-        adata = predict_image(request, _tell)
+    finished = FinishedStripes()
+    with redirect_stdout(sys.stderr), PredictionDisplay() as watcher:
+        adata = predict_image(request, watcher, finished)
         written = [path for one in out for path in write_prediction(adata, one)]
-    for note in adata.uns["spotbench"]["notes"].splitlines():
-        _tell(f"note: {note}")
+        finished.forget()
+        for note in adata.uns["spotbench"]["notes"].splitlines():
+            watcher.say(f"note: {note}")
     for path in written:
         say(str(path))
 
@@ -182,6 +182,7 @@ def export_command(
     results: ResultsOption = Request.results,
 ) -> None:
     """Write the models of a stored run into one file that predicts on another machine."""
+    from bench.cli.prediction_display import PredictionDisplay
     from bench.prediction.exporting import export_bundle
     from bench.prediction.predicting import PredictionRequest
 
@@ -197,6 +198,6 @@ def export_command(
         data_root=data_root,
         device=device.value,
     )
-    with redirect_stdout(sys.stderr):
-        export_bundle(request, out, _tell)
+    with redirect_stdout(sys.stderr), PredictionDisplay() as watcher:
+        export_bundle(request, out, watcher.say)
     say(str(out))
