@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -61,9 +62,10 @@ def _micrometres(text: str | None) -> float | None:
 @app.command("predict")
 def predict_command(
     files: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            metavar="[BUNDLE] IMAGE", help="Bundle of 'bench export', if any; then the H&E image."
+            metavar="[MODEL] IMAGE",
+            help="Bundle file, models:/... or hf://OWNER/REPO, if any; then the H&E image.",
         ),
     ],
     out: Annotated[
@@ -125,20 +127,30 @@ def predict_command(
     ] = DEFAULT_PRECISION,
     data_root: DataRootOption = None,
     results: ResultsOption = Request.results,
+    tracking: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="MLflow store of a model models:/...",
+            show_default="MLFLOW_TRACKING_URI or SQLite in the results folder",
+        ),
+    ] = None,
 ) -> None:
     """Predict the expression of an image with the models of a stored run or a bundle."""
     from bench.cli.prediction_display import PredictionDisplay
     from bench.prediction.finished_stripes import FinishedStripes
     from bench.prediction.outputs import check_outputs, write_prediction
     from bench.prediction.predicting import PredictionRequest, predict_image
+    from bench.tracking.named_bundle import named_bundle
 
     if len(files) > 2:
         raise BenchError(f"one bundle and one image are taken, not {len(files)} files")
-    *bundle, image = files
+    *bundle, name = files
+    image = Path(name)
     check_outputs(out, image)
     request = PredictionRequest(
         image=image,
-        bundle=bundle[0] if bundle else None,
+        bundle=Path(bundle[0]) if bundle else None,
         dataset=dataset or "",
         method=method or "",
         spots=spots,
@@ -158,7 +170,10 @@ def predict_command(
         precision=precision.value,
     )
     finished = FinishedStripes()
-    with redirect_stdout(sys.stderr), PredictionDisplay() as watcher:
+    with redirect_stdout(sys.stderr), PredictionDisplay() as watcher, ExitStack() as fetched:
+        if bundle:
+            path = fetched.enter_context(named_bundle(bundle[0], results, tracking))
+            request = replace(request, bundle=path)
         adata = predict_image(request, watcher, finished)
         written = [path for one in out for path in write_prediction(adata, one)]
         finished.forget()
@@ -200,4 +215,44 @@ def export_command(
     )
     with redirect_stdout(sys.stderr), PredictionDisplay() as watcher:
         export_bundle(request, out, watcher.say)
+    say(str(out))
+
+
+@app.command("push")
+def push_command(
+    bundle: Annotated[Path, typer.Argument(metavar="NAME.spotbench", help="A bundle.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/REPO", help="Model repository.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.")
+    ] = False,
+    dry_run: Annotated[
+        Path | None,
+        typer.Option(
+            "--dry-run",
+            metavar="FOLDER",
+            help="Write the model card into a folder and send nothing.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Upload a bundle and its model card to Hugging Face."""
+    from bench.prediction.hub_bundles import push_bundle, write_card
+
+    if dry_run is not None:
+        say(str(write_card(bundle, repository, dry_run)))
+        return
+    say(push_bundle(bundle, repository, private=private))
+
+
+@app.command("pull")
+def pull_command(
+    repository: Annotated[
+        str, typer.Argument(metavar="OWNER/REPO[@REVISION]", help="Model repository.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: NAME.spotbench.")],
+) -> None:
+    """Fetch a bundle from Hugging Face; it is compared with its hashes before it is written."""
+    from bench.prediction.hub_bundles import pull_bundle
+
+    pull_bundle(repository, out)
     say(str(out))

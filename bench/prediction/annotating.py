@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.prediction.averaging import AveragedPrediction
-from bench.prediction.comparing import Comparison
+from bench.prediction.comparing import TrainingComparison
 from bench.prediction.gene_reliability import gene_reliability
 from bench.prediction.new_image import NewImage
 from bench.prediction.spots import ImageSpots
@@ -31,7 +31,7 @@ def as_anndata(
     spots: ImageSpots,
     genes: Sequence[str],
     result: AveragedPrediction,
-    compared: Comparison,
+    compared: TrainingComparison,
     notes: Sequence[str],
     min_pcc: float,
 ) -> AnnData:

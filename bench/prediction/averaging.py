@@ -42,7 +42,7 @@ class AveragedPrediction:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class _FitColumns:
     """A fit, the genes asked for that it has, and their columns in its predictions."""
 
     fit: FittedFold
@@ -111,15 +111,15 @@ def average_fits(
     return AveragedPrediction(mean, spread, fits, list(dict.fromkeys(notes)))
 
 
-def _columns(fit: FittedFold, genes: Sequence[str]) -> _Columns:
+def _columns(fit: FittedFold, genes: Sequence[str]) -> _FitColumns:
     places = {gene: number for number, gene in enumerate(fit.panel)}
     here = np.array([number for number, gene in enumerate(genes) if gene in places], dtype=int)
     columns = np.array([places[genes[number]] for number in here], dtype=int)
-    return _Columns(fit, here, columns)
+    return _FitColumns(fit, here, columns)
 
 
 def _predicted(
-    fitted: Sequence[tuple[_Columns, Method, Context]],
+    fitted: Sequence[tuple[_FitColumns, Method, Context]],
     part: Slide,
     genes: int,
     watcher: PredictionWatcher,

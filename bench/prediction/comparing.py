@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TrainingComparison:
     """How far a new image is from those of the training.
 
     Attributes
@@ -46,7 +46,7 @@ class Comparison:
 
 def compare_with_training(
     model: StoredModel, images: TrainingImages, slide: Slide, context: Context
-) -> Comparison:
+) -> TrainingComparison:
     """Distances of an image's patches and colours from those of the training.
 
     Raises
@@ -57,7 +57,7 @@ def compare_with_training(
     config = model.kind.Config.model_validate(model.fits[0].config)
     known = images.reference(model, config, context)
     if known.reason:
-        return Comparison([f"no comparison with the training images: {known.reason}"])
+        return TrainingComparison([f"no comparison with the training images: {known.reason}"])
     parts = list[tuple[np.ndarray, PatchStatistics, np.ndarray]]()
     for rows, part in stripes(slide, model.kind.reads_section):
         (described,), what = described_patches([part], config, context)
@@ -71,11 +71,11 @@ def compare_with_training(
     unfamiliar = distances(described, known.described, known.groups)
     if unfamiliar is None:
         notes.append("no out-of-distribution score: it needs two training sections")
-        return Comparison(notes, None, colours)
+        return TrainingComparison(notes, None, colours)
     far = int((unfamiliar.scores > 1).sum())
     if far > FAR_SHARE * len(slide):
         notes.append(
             f"{far} of {len(slide)} patches are unlike the training's: their {what} lie beyond the"
             f" {100 * QUANTILE:.0f}th percentile of the training's own distances (obs column ood)"
         )
-    return Comparison(notes, unfamiliar, colours)
+    return TrainingComparison(notes, unfamiliar, colours)

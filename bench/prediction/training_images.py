@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.blocks.frozen import FrozenEncoderConfig
 from bench.data.card import DatasetCard
 from bench.data.dataset import Dataset, open_dataset
 from bench.data.inputs import Slide
@@ -26,6 +27,8 @@ LARGEST_FACTOR = 4.0
 
 SAME_SCALE = 0.01
 """Relative difference within which two scales are one."""
+
+_NOT_DESCRIBED = "the training patches had not been described when the model was logged"
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,40 @@ class TrainingImages:
             return TrainingPatches([], [], "", [], reason)
         statistics = [patch_statistics(part, config).values for part in training]
         described, what = described_patches(training, config, context)
-        patients = self.patients(tuple(part.name for part in training))
-        groups = patients if len(set(patients)) > 1 else [part.name for part in training]
+        groups = self._groups(tuple(part.name for part in training))
         return TrainingPatches(statistics, drawn_patches(described), what, groups)
+
+    def stored_reference(
+        self, model: StoredModel, config: MethodConfig, context: Context
+    ) -> TrainingPatches:
+        """The same as far as the cache has it, without colours: nothing is read or computed.
+
+        Raises
+        ------
+        BenchError
+            Weights that cannot be read.
+        """
+        training = self.slides(model.sections) if isinstance(config, FrozenEncoderConfig) else []
+        if not training:
+            return TrainingPatches([], [], "", [], self.reason or _NOT_DESCRIBED)
+        from bench.blocks.features import FrozenEncoder
+
+        assert isinstance(config, FrozenEncoderConfig)
+        encoder = FrozenEncoder(config, context.seed, context.device, context.precision)
+        stored = [encoder.stored(slide) for slide in training]
+        described = [part.astype(np.float32) for part in stored if part is not None]
+        if len(described) < len(training):
+            return TrainingPatches([], [], "", [], _NOT_DESCRIBED)
+        names = tuple(part.name for part in training)
+        groups = self._groups(names)
+        return TrainingPatches(
+            [], drawn_patches(described), f"features of {config.encoder}", groups
+        )
+
+    def _groups(self, names: tuple[str, ...]) -> list[str]:
+        """Patients of sections, or the sections where there is one patient."""
+        patients = self.patients(names)
+        return patients if len(set(patients)) > 1 else list(names)
 
     def section_with(self, image: Path) -> str | None:
         """Name of the section that has this very image."""

@@ -20,7 +20,7 @@ from bench.report.presets import NO_PRESET, shown_preset
 from bench.report.tables import for_people, newest, score_table
 from bench.store import MANIFEST, FoldFolder, RunFolder, read_run
 from bench.stored_runs import StoredRun
-from bench.tracking.model import COLUMNS
+from bench.tracking.logged_files import COLUMNS
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
