@@ -62,7 +62,8 @@ def fetched_folder(uri: str, folder: str, tracking: str | None = None) -> Iterat
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as made:
         try:
             # MLflow itself would ask its default store for the model, whatever store is named.
-            place = _location(MlflowClient(tracking_uri=tracking), uri, tracking)
+            asked = uri.startswith(LOGGED)
+            place = _location(MlflowClient(tracking_uri=tracking), uri) if asked else uri
             where = f"{place.rstrip('/')}/{folder}"
             _check_size(where, tracking)
             fetched = download_artifacts(artifact_uri=where, tracking_uri=tracking, dst_path=made)
@@ -74,10 +75,8 @@ def fetched_folder(uri: str, folder: str, tracking: str | None = None) -> Iterat
         yield Path(fetched)
 
 
-def _location(client: MlflowClient, uri: str, tracking: str | None) -> str:
-    """Where the files of a model lie."""
-    if not uri.startswith(LOGGED):
-        return uri
+def _location(client: MlflowClient, uri: str) -> str:
+    """Where the files of a logged or registered model lie."""
     name = uri.removeprefix(LOGGED).strip("/")
     if not name.startswith("m-"):
         registered, _, alias = name.partition("@")
