@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.apps import app
+from bench.cli.option_groups import ExecutorGroup, with_groups
 from bench.cli.options import (
     DEFAULT_DEVICE,
     DEFAULT_PRECISION,
@@ -60,7 +61,9 @@ def _micrometres(text: str | None) -> float | None:
 
 
 @app.command("predict")
+@with_groups
 def predict_command(
+    where: ExecutorGroup,
     files: Annotated[
         list[str],
         typer.Argument(
@@ -138,9 +141,10 @@ def predict_command(
 ) -> None:
     """Predict the expression of an image with the models of a stored run or a bundle."""
     from bench.cli.prediction_display import PredictionDisplay
+    from bench.prediction.executing import predict_with
     from bench.prediction.finished_stripes import FinishedStripes
     from bench.prediction.outputs import check_outputs, write_prediction
-    from bench.prediction.predicting import PredictionRequest, predict_image
+    from bench.prediction.predicting import PredictionRequest
     from bench.tracking.named_bundle import named_bundle
 
     if len(files) > 2:
@@ -174,7 +178,7 @@ def predict_command(
         if bundle:
             path = fetched.enter_context(named_bundle(bundle[0], results, tracking))
             request = replace(request, bundle=path)
-        adata = predict_image(request, watcher, finished)
+        adata = predict_with(where.options(), request, watcher, finished)
         written = [path for one in out for path in write_prediction(adata, one)]
         finished.forget()
         for note in adata.uns["spotbench"]["notes"].splitlines():

@@ -116,6 +116,10 @@ class FinishedStripes:
         with suppress(OSError), _STRIPES.new_entry(self._stripe(rows)) as temporary:
             np.savez(temporary, **arrays)
 
+    def remove_later(self, path: Path) -> None:
+        """Remove a file together with the stripes."""
+        self._used.add(path)
+
     def forget(self) -> None:
         """Remove the stripes of all predictions begun, whose results are written."""
         for path in self._used:
