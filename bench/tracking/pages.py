@@ -213,7 +213,8 @@ def model_note(genes: int) -> str:
     return (
         f"Predicts {genes} genes of spots: a table with a row a spot and the columns {columns}."
         " Read it with `mlflow.pyfunc.load_model('models:/<Model ID>')`, or, from a store that"
-        " you do not trust, with `bench.tracking.model.fetch_model`."
+        " you do not trust, with `bench.tracking.model.fetch_model`. For an image:"
+        " `bench predict models:/<Model ID> slide.jpg --spots spots.csv --out slide.h5ad`."
     )
 
 
