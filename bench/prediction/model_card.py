@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.evaluate.scores import LEADING, SCORES
+from bench.encoders.declaration import PRETRAINED
+from bench.evaluate.scores import SCORES
 from bench.files import one_line
 from bench.prediction import MIN_PCC
 from bench.prediction.bundle import BundledImages
 from bench.prediction.gene_reliability import gene_reliability
-from bench.prediction.stored_models import StoredModel
+from bench.prediction.stored_models import FINAL, StoredModel
 from bench.report.presets import shown_preset
 from bench.report.tables import score_table
 from bench.version import __version__
@@ -83,12 +84,11 @@ def _header(model: StoredModel, images: BundledImages) -> str:
 
 def _title(model: StoredModel, images: BundledImages) -> str:
     card, facts = images.card, model.run.facts
-    reads = "spots of H&E images"
     return (
         f"# {escaped(model.label)} on {escaped(card.title)}\n\n"
-        f"Predicts the expression of {len(model.genes):,} genes at {reads}"
+        f"Predicts the expression of {len(model.genes):,} genes at spots of H&E images"
         f" ({escaped(card.tissue)}, {escaped(card.platform)}), with {_fits(model)} of the method"
-        f" {escaped(facts['method'])} that [SpotBench](https://pypi.org/project/spotbench/)"
+        f" {escaped(facts['method'])} that SpotBench"
         f" {escaped(images.content.spotbench)} has fitted. Values are on the target scale of the"
         f" protocol {escaped(facts['protocol'])}."
     )
@@ -122,9 +122,16 @@ def _scores(model: StoredModel, reliability: pd.DataFrame) -> str:
     return (
         "## Scores\n\n"
         f"On {int(row['sections'])} test sections of {len(model.run.done)} of"
-        f" {int(model.run.facts['n_folds'])} folds, whose patients or sections the fit of the fold"
-        f" had not seen.{told} The leading score is {escaped(LEADING)}.\n\n{_table(head, rows)}"
+        f" {int(model.run.facts['n_folds'])} folds, none of which the fit of its fold has"
+        f" seen.{told}{_of_model(model)}\n\n{_table(head, rows)}"
     )
+
+
+def _of_model(model: StoredModel) -> str:
+    """What the scores say of a model that is no mean of folds."""
+    if [fit.name for fit in model.fits] != [FINAL]:
+        return ""
+    return " The model itself was fitted on all sections and has no scores of its own."
 
 
 def _genes(reliability: pd.DataFrame) -> str:
@@ -184,7 +191,8 @@ def _data(model: StoredModel, images: BundledImages) -> str:
 def _use(model: StoredModel, images: BundledImages, repository: str) -> str:
     encoder = images.content.encoder.get("name", "")
     first = "pip install spotbench\n"
-    if encoder and re.fullmatch(r"[\w.:/-]+", encoder, re.ASCII):
+    fetched = model.fits[0].config.get("weights") in PRETRAINED
+    if encoder and fetched and re.fullmatch(r"[\w.:/-]+", encoder, re.ASCII):
         first += f"bench encoders get {encoder}  # frozen weights, where they are not here\n"
     return (
         "## Use\n\n```\n"
