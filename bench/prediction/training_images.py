@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,19 +68,27 @@ class TrainingImages:
         Those of them that have images; None where none is here.
     reason
         Why they are not; empty where they are.
+    read
+        Sections that have been looked at, so that each is read once.
     """
 
     card: DatasetCard
     names: tuple[str, ...]
     dataset: Dataset | None
     reason: str = ""
+    read: dict[str, Slide] = field(default_factory=dict, repr=False, compare=False)
 
     def slides(self, names: tuple[str, ...]) -> list[Slide]:
         """Images and coordinates of sections, those with an image alone."""
         if self.dataset is None:
             return []
-        slides = [slide_of(self.dataset.section(n)) for n in names if n in self.dataset.hashes]
+        slides = [self._slide(self.dataset, n) for n in names if n in self.dataset.hashes]
         return [slide for slide in slides if slide.patch_source is not None]
+
+    def _slide(self, dataset: Dataset, name: str) -> Slide:
+        if name not in self.read:
+            self.read[name] = slide_of(dataset.section(name))
+        return self.read[name]
 
     def patients(self, names: tuple[str, ...]) -> list[str]:
         """Patient of each section."""
@@ -92,7 +100,7 @@ class TrainingImages:
         for name in self.names:
             scale = self.card.scale(self.card.section(name))
             if scale is None and self.dataset is not None and name in self.dataset.hashes:
-                scale = self.dataset.section(name).micrometres_per_pixel
+                scale = self._slide(self.dataset, name).micrometres_per_pixel
             known.append(scale)
         return [scale for scale in known if scale is not None]
 

@@ -109,7 +109,8 @@ def _check_size(uri: str, tracking: str | None) -> None:
             if item.is_dir:
                 waiting.append(f"{folder}/{posixpath.basename(str(item.path))}")
             if total > LARGEST or files > _MOST_FILES:
-                raise DataError(f"{public(uri)}: more than {LARGEST >> 30} GB of files")
+                most = f"{LARGEST / 2**30:.0f} GB or {_MOST_FILES:,} files"
+                raise DataError(f"{public(uri)}: more than {most}")
 
 
 @contextmanager

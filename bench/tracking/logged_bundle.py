@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.data.card import DatasetCard
 from bench.errors import BenchError
@@ -13,6 +14,9 @@ from bench.prediction.training_images import TrainingImages, TrainingPatches, tr
 from bench.registry import find_methods
 from bench.store import MODEL
 from bench.stored_runs import StoredRun
+
+if TYPE_CHECKING:
+    from bench.data.inputs import Slide
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,13 @@ class DatasetOnHand:
         Its card.
     data_root
         Folder of its files; None: the default one.
+    read
+        Sections that have been looked at, so that each is read once for all folds.
     """
 
     card: DatasetCard
     data_root: Path | None = None
+    read: dict[str, Slide] = field(default_factory=dict, repr=False, compare=False)
 
 
 def fold_bundle(run: StoredRun, index: int, data: DatasetOnHand) -> BundleMembers:
@@ -45,7 +52,7 @@ def fold_bundle(run: StoredRun, index: int, data: DatasetOnHand) -> BundleMember
     if run.facts["method"] not in find_methods():
         raise BenchError(f"{run.facts['label']} is a method of a file")
     model = stored_model(replace(run, done=(index,)), run.facts["method"], index)
-    images = training_images(data.card, model, data.data_root)
+    images = replace(training_images(data.card, model, data.data_root), read=data.read)
     device = str(run.folder.fold(index).facts()["device"])
     return bundle_members(model, images, _described(model, images, device), (MODEL,))
 

@@ -106,6 +106,7 @@ class TrackingStore:
     ) -> None:
         self.uri = uri
         self._data = data
+        self._on_hand_by_name: dict[str, DatasetOnHand] = {}
         self._results = results
         self._settings = settings
         self._fold_seconds = fold_seconds
@@ -197,7 +198,9 @@ class TrackingStore:
         if self._data is not None and self._data.card.name == run.facts["dataset"]:
             return self._data
         card = _card(run)
-        return None if card is None else DatasetOnHand(card)
+        if card is None:
+            return None
+        return self._on_hand_by_name.setdefault(card.name, DatasetOnHand(card))
 
     def _known(self, run: StoredRun) -> dict[str, Any]:
         return known_uploads(run.folder.path / RECORD, self._name)

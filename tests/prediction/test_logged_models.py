@@ -20,6 +20,7 @@ import bench
 from bench.errors import ConfigError, DataError
 from bench.registry import dataset_card
 from bench.stored_runs import stored_runs
+from bench.tracking import fetching
 from bench.tracking.logged_bundle import DatasetOnHand
 from bench.tracking.model import fetch_model, save_model
 from bench.tracking.upload import Tracker
@@ -226,6 +227,12 @@ def test_a_model_of_somebody_else_is_refused(tracked, tmp_path):
             client.log_model_artifacts(model.model_id, str(tmp_path / file), "data/fitted")
         words = ["no model that spotbench has logged"] if file else [model.model_id]
         refused(tracked, tmp_path, *words, model=f"models:/{model.model_id}")
+
+
+@pytest.mark.parametrize("limit", ["LARGEST", "_MOST_FILES"])
+def test_a_model_that_is_too_large_is_not_fetched(tracked, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(fetching, limit, 3)
+    refused(tracked, tmp_path, "models/m-", "more than")
 
 
 @pytest.fixture
