@@ -19,7 +19,6 @@ from PIL import Image
 import bench
 from bench.errors import ConfigError, DataError
 from bench.registry import dataset_card
-from bench.stored_runs import stored_runs
 from bench.tracking import fetching
 from bench.tracking.logged_bundle import DatasetOnHand
 from bench.tracking.model import fetch_model, save_model
@@ -169,18 +168,12 @@ def test_a_scale_that_cannot_be_is_refused(tracked, columns, words):
         fetch_model(tracked.model, tracked.store, um_per_px=-2)
 
 
-def test_patches_in_micrometres_need_a_scale(tracked, empty_database, tmp_path):  # noqa: F811
-    results = tmp_path / "results"
-    done = call(
-        *("run", *tracked.of.dataset.where, "--preset", "tiny", "--device", "cpu", "--folds", "0"),
-        *("--results", results, "--tracking", "none", "--no-oracles", "--method", "ridge"),
-        *("--set", "patch_size=60um"),
-    )
-    assert done.status == 0, done.stderr
-    (run,) = stored_runs(results, "tiny", "strict")
-    data = (str(tracked.of.dataset.card), tracked.of.dataset.root)
-    store, name = logged(run, results, empty_database, data)
-    model, image = fetch_model(name, store, device="cpu"), tracked.of.image("A1")
+def test_patches_in_micrometres_need_a_scale(tracked, files):
+    path = files / "data" / "fitted" / "spotbench.json"
+    facts = json.loads(path.read_text())
+    facts["config"]["patch_size"] = "60um"
+    path.write_text(json.dumps(facts))
+    model, image = fetch_model(str(files), device="cpu"), tracked.of.image("A1")
     with pytest.raises(DataError, match="takes patches in micrometres"):
         model.predict(table_of(tracked, image))
     scaled = table_of(tracked, image, um_per_px=tracked.of.scale("A1"))

@@ -11,16 +11,17 @@ import pandas as pd
 import pytest
 
 from bench.prediction.predicting import PredictionRequest, predict_image
-from bench.store import FoldFolder
-from bench.tracking.model import fetch_model
-from bench.tracking.upload import Tracker
+from bench.registry import dataset_card
+from bench.store import MODEL, FoldFolder
+from bench.tracking.logged_bundle import DatasetOnHand
+from bench.tracking.logged_files import DATA
+from bench.tracking.model import fetch_model, save_model
 from tests.cli.tiny_dataset import call
 from tests.prediction.conftest import IMAGE_METHODS, Predicted
 from tests.tracked import (  # noqa: F401 - fixtures
     client_of,
     empty_database,
     no_server_from_outside,
-    runs_of,
 )
 
 
@@ -50,24 +51,32 @@ class StoredFold:
         return self.of.stored(self.fold.path, self.section)
 
 
+@pytest.fixture(scope="module")
+def store(empty_database, tmp_path_factory):  # noqa: F811
+    """Client of an empty MLflow store, its address, and an experiment in it."""
+    folder = tmp_path_factory.mktemp("store")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    address = f"sqlite:///{folder / 'mlflow.db'}"
+    client = client_of(address)
+    return client, address, client.create_experiment("tiny", (folder / "artifacts").as_uri())
+
+
 @pytest.fixture(scope="module", params=IMAGE_METHODS)
-def stored_fold(request, predicted, empty_database):  # noqa: F811
+def stored_fold(request, predicted, store, tmp_path_factory):
     """The first fold of a method; one fit serves all tests of it."""
     result = predicted.run([request.param], folds=[0])
     assert not result.failures, result.failures[0].reason
     (run,) = result.runs
-    database = predicted.results / "mlflow.db"
-    if not database.is_file():
-        shutil.copy(empty_database, database)
-    store = f"sqlite:///{database}"
-    warnings: list[str] = []
-    data = (str(predicted.dataset.card), predicted.dataset.root)
-    Tracker(store, predicted.results, warnings.append, *data).upload(run)
-    assert not warnings
-    _, children = runs_of(client_of(store))
-    model = children[str(run.facts["label"]), 0].data.tags["model"]
     fold = run.folder.fold(0)
-    return StoredFold(predicted, request.param, fold, fold.facts()["test"][0], store, model)
+    client, address, experiment = store
+    model = client.create_logged_model(experiment, request.param)
+    folder = tmp_path_factory.mktemp("logged") / "model"
+    data = DatasetOnHand(dataset_card(str(predicted.dataset.card)), predicted.dataset.root)
+    save_model(folder, run, 0, None, model.model_id, data)
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.log_model_artifacts(model.model_id, str(fold.path / MODEL), f"{DATA}/{MODEL}")
+    section = fold.facts()["test"][0]
+    return StoredFold(predicted, request.param, fold, section, address, model.model_uri)
 
 
 def assert_same(found: pd.DataFrame, stored: pd.DataFrame) -> None:
