@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import zipfile
 from types import SimpleNamespace
 
 import anndata
@@ -213,6 +214,29 @@ def test_a_fault_on_a_node_of_ray_names_the_callers_file(node, request_of, tmp_p
 def test_a_node_of_other_versions_refuses(node, request_of):
     with pytest.raises(BenchError, match=r"the caller has 0\.1"):
         node(request_of(), shared=True, expected={**elsewhere.versions(), "torch": "0.1"})
+
+
+@pytest.fixture
+def fetched(ridge, tmp_path):
+    """A bundle in a folder, as a model of MLflow is fetched into one."""
+    bundle, folder = tmp_path / "ridge.spotbench", tmp_path / "fetched"
+    done = call("export", *ridge.model, "--method", "ridge", "--out", bundle)
+    assert done.status == 0, done.stderr
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extractall(folder)
+    return {"bundle": folder, "dataset": "", "method": ""}
+
+
+def test_a_model_that_was_fetched_travels_to_the_nodes(ridge, slurm, node, request_of, fetched):
+    wanted = predict_image(request_of(**fetched))
+    with pytest.raises(DetachedError):
+        on_cluster(request_of(**fetched), submit_only=True)
+    again = fetched["bundle"].rename(fetched["bundle"].with_name("again"))
+    found, _ = on_cluster(request_of(**{**fetched, "bundle": again}))
+    assert len(slurm.submissions) == 1, "known by its content, wherever it was fetched to"
+    assert not left(ridge)
+    assert_equal(found, wanted)
+    assert_equal(node(request_of(**{**fetched, "bundle": again}), shared=True), wanted)
 
 
 def test_options_of_executors_are_checked(ridge, tmp_path):
