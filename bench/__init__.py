@@ -187,7 +187,9 @@ def run(
             train_patients=tuple(train_patients),
         ),
         executor=make_executor(ExecutorOptions(jobs=jobs)),
-        uploads=Tracker(uri, results, JobWatcher().warn),
+        uploads=Tracker(
+            uri, results, JobWatcher().warn, dataset, Path(data_root) if data_root else None
+        ),
     )
     if result.failures:
         first = result.failures[0]
@@ -244,6 +246,7 @@ def predict(
     precision: str = Request.precision,
     data_root: str | Path | None = None,
     results: str | Path = Request.results,
+    tracking: str | None = None,
 ) -> AnnData:
     """Predict the expression of an H&E image with the models of a stored run or of a `bundle`.
 
@@ -256,7 +259,8 @@ def predict(
     dataset, method, protocol, run, results
         Stored run: dataset, method, protocol, beginning of the key, folder of the results.
     bundle
-        File of ``bench export``, in place of a stored run.
+        File of ``bench export``, ``models:/...`` of an MLflow store, or ``hf://OWNER/REPO``, in
+        place of a stored run.
     spots
         File of spots, or a DataFrame with pixel coordinates ``x`` and ``y``, optionally
         ``array_row`` and ``array_col``, indexed by spot.
@@ -290,28 +294,33 @@ def predict(
     bench.errors.BenchError
         The run, the image or the spots cannot be used.
     """
-    from bench.prediction.predicting import PredictionRequest, predict_image
+    from dataclasses import replace
 
-    return predict_image(
-        PredictionRequest(
-            image=Path(image),
-            bundle=None if bundle is None else Path(bundle),
-            dataset=dataset,
-            method=method,
-            spots=Path(spots) if isinstance(spots, str) else spots,
-            grid=grid,
-            mask=None if mask is None else Path(mask),
-            protocol=protocol,
-            run=run,
-            results=Path(results),
-            fold=fold,
-            refit=refit,
-            um_per_px=um_per_px,
-            image_scale=image_scale,
-            genes=tuple(genes),
-            min_pcc=min_pcc,
-            data_root=Path(data_root) if data_root is not None else None,
-            device=device,
-            precision=precision,
-        )
+    from bench.prediction.predicting import PredictionRequest, predict_image
+    from bench.tracking.named_bundle import named_bundle
+
+    request = PredictionRequest(
+        image=Path(image),
+        bundle=None if bundle is None else Path(bundle),
+        dataset=dataset,
+        method=method,
+        spots=Path(spots) if isinstance(spots, str) else spots,
+        grid=grid,
+        mask=None if mask is None else Path(mask),
+        protocol=protocol,
+        run=run,
+        results=Path(results),
+        fold=fold,
+        refit=refit,
+        um_per_px=um_per_px,
+        image_scale=image_scale,
+        genes=tuple(genes),
+        min_pcc=min_pcc,
+        data_root=Path(data_root) if data_root is not None else None,
+        device=device,
+        precision=precision,
     )
+    if bundle is None:
+        return predict_image(request)
+    with named_bundle(str(bundle), request.results, tracking) as path:
+        return predict_image(replace(request, bundle=path))

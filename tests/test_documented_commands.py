@@ -42,6 +42,7 @@ GPU = "clusters.md: yaml: partition: gpu time: '1-00:00:00' cpus: 8 gpus: gp"
 PATIENTS = "your-own-data.md: csv: section,patient V10A-123_A1,P1 V10A-123_B1,P1 V10A"
 SPOT_COLUMNS = ("image", "x", "y", "array_col", "array_row")
 NETWORK = ("--preset", "quick", "--set", "epochs=1", "--set", "input_size=32")
+BUNDLE = "needs a bundle and Hugging Face; tests/prediction has a faked hub"
 TOOL = "another program's command; what it is given is checked"
 
 
@@ -120,6 +121,19 @@ COMMANDS = {
     ),
     "bench predict model.spotbench slide.jpg --spots spots.csv --um-per-px 0.7"
     " --out slide.h5ad": Treatment("needs a bundle; tests/prediction predicts from one"),
+    "bench predict models:/m-0123456789abcdef0123456789abcdef slide.jpg --spots spots.csv"
+    " --um-per-px 0.7 --tracking http://server:5000 --out slide.h5ad": Treatment(
+        "needs a server; tests/prediction predicts from a store"
+    ),
+    "bench push model.spotbench lab/her2st-mclstexp --dry-run card": Treatment(BUNDLE),
+    "bench push model.spotbench lab/her2st-mclstexp": Treatment(BUNDLE),
+    "bench pull lab/her2st-mclstexp --out model.spotbench": Treatment(BUNDLE),
+    "bench predict hf://lab/her2st-mclstexp slide.jpg --spots spots.csv --um-per-px 0.7"
+    " --out slide.h5ad": Treatment(BUNDLE),
+    "bench predict slide.svs --dataset her2st --method mclstexp --grid 100um --out slide.h5ad"
+    " --executor slurm --profile gpu.yaml": Treatment(
+        "needs a Slurm cluster; tests/prediction has one"
+    ),
     "bench data get her2st --sections B4,C2": Treatment("a download; tests/fetch runs it"),
     "bench data verify stnet": Treatment(DATA),
     "bench data show stnet --plot stnet.png": Treatment(DATA),

@@ -20,7 +20,8 @@ from bench.contract.storage import pickle_in
 from bench.errors import ConfigError, DataError, UnknownNameError
 from bench.registry import dataset_card
 from bench.stored_runs import stored_runs
-from bench.tracking.model import COLUMNS, fetch_model, save_model
+from bench.tracking.logged_files import COLUMNS
+from bench.tracking.model import fetch_model, save_model
 from tests.cli.tiny_dataset import fold_folders, write_plugin
 from tests.tracked import (  # noqa: F401 - fixtures
     client_of,
@@ -233,7 +234,9 @@ def test_the_size_of_patches_comes_from_the_card(learned, tiny, tmp_path):
         content = json.loads((tmp_path / name / "data" / "fitted" / "spotbench.json").read_text())
         wanted = (card.patch_pixels, card.max_image_pixels) if card else (None, None)
         assert (content["patch_pixels"], content["max_image_pixels"]) == wanted
-    model = fetch_model(model_of(learned), address(learned))
+    folder = tmp_path / "unknown"
+    shutil.copytree(fold_folders(learned)[0] / "model", folder / "data" / "fitted" / "model")
+    model = fetch_model(str(folder))
     with pytest.raises(DataError, match="load it with model_config="):
         model.predict(stored(learned, tiny)[0])
 

@@ -38,6 +38,11 @@ def execute_command(
 
             run_feature_task(submission, task, content, watcher)
             return
+        if kind == "predict":
+            from bench.prediction.on_slurm import run_prediction_task
+
+            run_prediction_task(submission, task, content, watcher)
+            return
         from bench.execute.executors.node_task import run_assignments
 
         failures = run_assignments(submission, task, content, watcher)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from bench.cli.apps import app
+from bench.cli.option_groups import ExecutorGroup, with_groups
 from bench.cli.options import (
     DEFAULT_DEVICE,
     DEFAULT_PRECISION,
@@ -26,7 +28,7 @@ from bench.cli.options import (
 from bench.cli.terminal import say
 from bench.errors import BenchError
 from bench.execute.request import Request
-from bench.files import one_line, printable
+from bench.files import one_line
 from bench.prediction import MIN_PCC
 
 StoredDatasetOption = Annotated[
@@ -49,11 +51,7 @@ RefitOption = Annotated[
     bool, typer.Option("--refit", help="Fit once on all sections and keep that model.")
 ]
 
-_FILES = "[BUNDLE] IMAGE"
-
-
-def _tell(line: str) -> None:
-    typer.echo(printable(line), err=True)
+_FILES = "[MODEL] IMAGE"
 
 
 def _micrometres(text: str | None) -> float | None:
@@ -74,11 +72,14 @@ class _PredictCommand(TyperCommand):
 
 
 @app.command("predict", cls=_PredictCommand)
+@with_groups
 def predict_command(
+    where: ExecutorGroup,
     files: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            metavar=_FILES, help="Bundle of 'bench export', if any; then the H&E image."
+            metavar=_FILES,
+            help="Bundle file, models:/... or hf://OWNER/REPO, if any; then the H&E image.",
         ),
     ],
     out: Annotated[
@@ -142,18 +143,31 @@ def predict_command(
     ] = DEFAULT_PRECISION,
     data_root: DataRootOption = None,
     results: ResultsOption = Request.results,
+    tracking: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="MLflow store of a model models:/...",
+            show_default="MLFLOW_TRACKING_URI or SQLite in the results folder",
+        ),
+    ] = None,
 ) -> None:
     """Predict the expression of an image with the models of a stored run or a bundle."""
+    from bench.cli.prediction_display import PredictionDisplay
+    from bench.prediction.executing import predict_with
+    from bench.prediction.finished_stripes import FinishedStripes
     from bench.prediction.outputs import check_outputs, write_prediction
-    from bench.prediction.predicting import PredictionRequest, predict_image
+    from bench.prediction.predicting import PredictionRequest
+    from bench.tracking.named_bundle import named_bundle
 
     if len(files) > 2:
         raise BenchError(f"one bundle and one image are taken, not {len(files)} files")
-    *bundle, image = files
+    *bundle, name = files
+    image = Path(name)
     check_outputs(out, image)
     request = PredictionRequest(
         image=image,
-        bundle=bundle[0] if bundle else None,
+        bundle=Path(bundle[0]) if bundle else None,
         dataset=dataset or "",
         method=method or "",
         spots=spots,
@@ -172,12 +186,17 @@ def predict_command(
         device=device.value,
         precision=precision.value,
     )
-    with redirect_stdout(sys.stderr):
-        adata = predict_image(request, _tell)
+    finished = FinishedStripes()
+    with redirect_stdout(sys.stderr), PredictionDisplay() as watcher, ExitStack() as fetched:
+        if bundle:
+            path = fetched.enter_context(named_bundle(bundle[0], results, tracking))
+            request = replace(request, bundle=path)
+        adata = predict_with(where.options(), request, watcher, finished)
         written = [write_prediction(adata, path) for path in out]
-    notes = adata.uns["spotbench"]["notes"].splitlines()
-    for note in [*notes, *(note for one in written for note in one.notes)]:
-        _tell(f"note: {note}")
+        finished.forget()
+        notes = adata.uns["spotbench"]["notes"].splitlines()
+        for note in [*notes, *(note for one in written for note in one.notes)]:
+            watcher.say(f"note: {note}")
     for path in (path for one in written for path in one.paths):
         say(str(path))
 
@@ -204,6 +223,7 @@ def export_command(
     results: ResultsOption = Request.results,
 ) -> None:
     """Write the models or the predictions of a stored run into one file."""
+    from bench.cli.prediction_display import PredictionDisplay
     from bench.prediction.exporting import export_bundle
     from bench.prediction.predicting import PredictionRequest
     from bench.prediction.stored_predictions import export_predictions
@@ -220,7 +240,47 @@ def export_command(
         data_root=data_root,
         device=device.value,
     )
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), PredictionDisplay() as watcher:
         export = export_predictions if out.suffix == ".h5ad" else export_bundle
-        export(request, out, _tell)
+        export(request, out, watcher.say)
+    say(str(out))
+
+
+@app.command("push")
+def push_command(
+    bundle: Annotated[Path, typer.Argument(metavar="NAME.spotbench", help="A bundle.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/REPO", help="Model repository.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.")
+    ] = False,
+    dry_run: Annotated[
+        Path | None,
+        typer.Option(
+            "--dry-run",
+            metavar="FOLDER",
+            help="Write the model card into a folder and send nothing.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Upload a bundle and its model card to Hugging Face."""
+    from bench.prediction.hub_bundles import push_bundle, write_card
+
+    if dry_run is not None:
+        say(str(write_card(bundle, repository, dry_run)))
+        return
+    say(push_bundle(bundle, repository, private=private))
+
+
+@app.command("pull")
+def pull_command(
+    repository: Annotated[
+        str, typer.Argument(metavar="OWNER/REPO[@REVISION]", help="Model repository.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: NAME.spotbench.")],
+) -> None:
+    """Fetch a bundle from Hugging Face; it is compared with its hashes before it is written."""
+    from bench.prediction.hub_bundles import pull_bundle
+
+    pull_bundle(repository, out)
     say(str(out))

@@ -192,7 +192,7 @@ def tune_command(
         outcomes = []
         if tuned:
             uri = tracking_uri(group.tracking, group.results)
-            tracker = Tracker(uri, group.results, watcher.warn)
+            tracker = Tracker(uri, group.results, watcher.warn, dataset, group.data_root)
             outcomes = refit(request, tuned, uploads=tracker, watcher=watcher, executor=executor)
     if outcomes:
         _print_tuned(outcomes, as_json)
@@ -336,7 +336,9 @@ def _run(
     _fetch_missing(request)
     # Libraries and methods may print; standard output is for the table alone.
     with redirect_stdout(sys.stderr), RunDisplay() as watcher:
-        tracker = Tracker(tracking_uri(tracking, request.results), request.results, watcher.warn)
+        uri = tracking_uri(tracking, request.results)
+        data = (request.dataset, request.data_root)
+        tracker = Tracker(uri, request.results, watcher.warn, *data)
         outcome = run_request(request, watcher=watcher, executor=executor, uploads=tracker)
     _print_outcome(outcome, as_json)
     if outcome.failures:

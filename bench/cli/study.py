@@ -127,7 +127,7 @@ def run_study(
         outcome = run_groups(
             groups,
             executor,
-            lambda: Tracker(uri, results, watcher.warn),
+            lambda request: Tracker(uri, results, watcher.warn, request.dataset, request.data_root),
             watcher,
             watcher.print,
         )

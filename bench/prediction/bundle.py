@@ -2,54 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import re
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.data.card import DatasetCard, FileCard, InsidePath, first_fault, read_card
-from bench.encoders.declaration import declaration
-from bench.errors import BenchError, DataError
+from bench.data.card import FileCard, InsidePath, first_fault, read_card
+from bench.errors import DataError
 from bench.fetch.archives import DAMAGE, copy_bounded, extract
-from bench.files import atomic_write, file_hash, one_line
+from bench.files import one_line
 from bench.method import Precision
 from bench.method_references import is_own
 from bench.prediction.stored_models import FittedFold, StoredModel
 from bench.prediction.training_images import TrainingImages, TrainingPatches, same_file
-from bench.registry import find_methods, load_method
+from bench.registry import load_method
 from bench.store import RUN, RunFolder
 from bench.stored_runs import StoredRun
-from bench.version import __version__
 
 if TYPE_CHECKING:
     from bench.method import Context, MethodConfig
 
 SUFFIX = ".spotbench"
 CONTENT = "bundle.json"
-_CARD = "card.yaml"
-_REFERENCE = "training.npz"
-_FORMAT = 1
+CARD = "card.yaml"
+REFERENCE = "training.npz"
+FORMAT = 1
 _LARGEST_CONTENT = 256 << 20
-_CODE = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".py"}
-"""Endings of files that may hold code, which no method saves."""
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-_IMAGE_HASH = r"^(sha256|git-blob|md5):[0-9a-f]+$"
+IMAGE_HASH = r"^(sha256|git-blob|md5):[0-9a-f]+$"
 
 
 class _File(_Part):
@@ -104,7 +97,7 @@ class BundleContent(_Part):
     done: tuple[int, ...]
     fits: tuple[_BundledFit, ...] = Field(min_length=1)
     scales: tuple[float, ...]
-    images: dict[str, Annotated[str, Field(pattern=_IMAGE_HASH)]]
+    images: dict[str, Annotated[str, Field(pattern=IMAGE_HASH)]]
     files: dict[InsidePath, _File]
 
 
@@ -136,73 +129,15 @@ class BundledImages(TrainingImages):
         return self.known
 
 
-def write_bundle(
-    path: Path, model: StoredModel, images: TrainingImages, reference: TrainingPatches
-) -> None:
-    """Write a model with its scores into one zip file; no expression and no image goes with it.
+@contextmanager
+def open_bundle(path: Path) -> Iterator[tuple[StoredModel, BundledImages]]:
+    """Model of a bundle and its training images, for as long as the context lasts.
 
     Parameters
     ----------
     path
-        File that is written, replaced if it exists.
-    model
-        The fits.
-    images, reference
-        Training images, and what new ones are compared with.
-
-    Raises
-    ------
-    BenchError
-        The method is a file of the user's own, or has saved what may hold code.
-    """
-    facts = model.run.facts
-    if facts["method"] not in find_methods():
-        raise BenchError(f"{model.label} is a method of a file, which a bundle does not hold")
-    folder = model.run.folder.path
-    members: dict[str, Path | bytes] = {RUN: folder / RUN, _CARD: _card_text(images.card)}
-    for index in model.run.done:
-        for name in ("genes.parquet", "scores.parquet"):
-            members[f"fold-{index}/{name}"] = folder / f"fold-{index}" / name
-    fits = []
-    for number, fit in enumerate(model.fits):
-        for file in sorted(path for path in fit.folder.rglob("*") if path.is_file()):
-            name = file.relative_to(fit.folder).as_posix()
-            if file.suffix.lower() in _CODE:
-                raise BenchError(f"{model.label}: {name} of {fit.name} may hold code")
-            members[f"fits/{number}/{name}"] = file
-        told = {"name": fit.name, "folder": f"fits/{number}", "config": dict(fit.config)}
-        fits.append(
-            {**told, "panel": fit.panel, "sections": fit.sections, "precision": fit.precision}
-        )
-    members[_REFERENCE] = _as_bytes(reference)
-    stated = {name: images.image_hash(name) or "" for name in model.sections}
-    known = {name: of for name, of in stated.items() if re.match(_IMAGE_HASH, of)}
-    content = {
-        "format": _FORMAT,
-        "spotbench": __version__,
-        **{name: str(facts[name]) for name in ("key", "method", "label", "dataset", "protocol")},
-        "licence": images.card.licence,
-        "citation": images.card.citation,
-        "encoder": _encoder(model.fits[0].config),
-        "done": model.run.done,
-        "fits": fits,
-        "scales": images.scales(),
-        "images": known,
-        "files": {name: _described(of) for name, of in members.items()},
-    }
-    text = json.dumps(BundleContent.model_validate(content).model_dump(mode="json"), indent=2)
-    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        archive.writestr(CONTENT, text, zipfile.ZIP_DEFLATED)
-        for name, member in members.items():
-            if isinstance(member, bytes):
-                archive.writestr(name, member, zipfile.ZIP_DEFLATED)
-            else:
-                archive.write(member, name, zipfile.ZIP_DEFLATED)
-
-
-@contextmanager
-def open_bundle(path: Path) -> Iterator[tuple[StoredModel, BundledImages]]:
-    """Model of a bundle, unpacked for as long as the context lasts, and its training images.
+        The file, which is unpacked, or a folder with the members of a bundle, such as a logged
+        model of MLflow has.
 
     Raises
     ------
@@ -210,23 +145,60 @@ def open_bundle(path: Path) -> Iterator[tuple[StoredModel, BundledImages]]:
         No bundle, one of another format, a member that differs from its hash, lies outside of the
         bundle or is missing, or a method that is not installed.
     """
-    content = read_content(path)
     with TemporaryDirectory(prefix="spotbench-bundle-") as name:
-        root = Path(name)
-        faults: list[str] = []
-        cards = [
-            FileCard(path=member, member=member, hash=file.hash, size=file.size)
-            for member, file in content.files.items()
-        ]
+        root = path if path.is_dir() else Path(name)
+        yield _opened(path, root, _checked(path, root))
 
-        def told(file: FileCard, fault: str | None) -> None:
-            if fault:
-                faults.append(f"{file.path}: {fault}")
 
-        extract(path, cards, root, told)
-        if faults:
-            raise DataError(f"{path}: {faults[0]}; the bundle is damaged or was changed")
-        yield _opened(path, root, content)
+def check_bundle(path: Path) -> BundleContent:
+    """What a bundle says of itself, after each of its members was compared with its hash.
+
+    Raises
+    ------
+    DataError
+        As :func:`open_bundle`, whether the method is installed or not.
+    """
+    with TemporaryDirectory(prefix="spotbench-bundle-") as name:
+        return _checked(path, Path(name))
+
+
+def _checked(path: Path, root: Path) -> BundleContent:
+    """Content of a bundle whose members are in `root`: unpacked now, or those of a folder."""
+    content = read_content(path)
+    cards = [
+        FileCard(path=member, member=member, hash=file.hash, size=file.size)
+        for member, file in content.files.items()
+    ]
+    faults = _folder_faults(path, cards) if path.is_dir() else _unpack(path, cards, root)
+    if faults:
+        raise DataError(f"{path}: {faults[0]}; the bundle is damaged or was changed")
+    return content
+
+
+def _unpack(path: Path, cards: Sequence[FileCard], root: Path) -> list[str]:
+    """Unpack the members; faults of those that are not as stated."""
+    faults: list[str] = []
+
+    def told(file: FileCard, fault: str | None) -> None:
+        if fault:
+            faults.append(f"{file.path}: {fault}")
+
+    extract(path, cards, root, told)
+    return faults
+
+
+def _folder_faults(folder: Path, cards: Sequence[FileCard]) -> list[str]:
+    """Faults of members of a folder; a link to a place outside of it is one."""
+    faults = []
+    for card in cards:
+        member = folder / card.path
+        if not member.is_file():
+            faults.append(f"{card.path}: is missing")
+        elif not member.resolve().is_relative_to(folder.resolve()):
+            faults.append(f"{card.path}: lies outside of the bundle")
+        elif (fault := card.compare(member)[1]) is not None:
+            faults.append(f"{card.path}: {fault}")
+    return faults
 
 
 def read_content(path: Path) -> BundleContent:
@@ -237,19 +209,25 @@ def read_content(path: Path) -> BundleContent:
     DataError
         It cannot be read, or is of another format.
     """
+    text = io.BytesIO()
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(CONTENT) as stream:
-            text = io.BytesIO()
+        with ExitStack() as opened:
+            if path.is_dir():
+                stream: IO[bytes] = opened.enter_context((path / CONTENT).open("rb"))
+            else:
+                archive = opened.enter_context(zipfile.ZipFile(path))
+                stream = opened.enter_context(archive.open(CONTENT))
             copy_bounded(stream, text, _LARGEST_CONTENT)
         found = json.loads(text.getvalue())
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such bundle") from error
+        reason = "holds no model bundle" if path.is_dir() else "no such bundle"
+        raise DataError(f"{path}: {reason}") from error
     except (KeyError, *DAMAGE, OSError) as error:
         raise DataError(f"{path}: is no model bundle ({one_line(error, 80)})") from error
-    if isinstance(found, dict) and found.get("format") != _FORMAT:
+    if isinstance(found, dict) and found.get("format") != FORMAT:
         raise DataError(
             f"{path}: bundle of format {one_line(found.get('format'), 20)}, written by spotbench"
-            f" {one_line(found.get('spotbench'), 20)}; this one reads format {_FORMAT}"
+            f" {one_line(found.get('spotbench'), 20)}; this one reads format {FORMAT}"
         )
     try:
         return BundleContent.model_validate(found)
@@ -260,8 +238,8 @@ def read_content(path: Path) -> BundleContent:
 def _opened(path: Path, root: Path, content: BundleContent) -> tuple[StoredModel, BundledImages]:
     try:
         facts = json.loads((root / RUN).read_text(encoding="utf-8"))
-        reference = _from_bytes((root / _REFERENCE).read_bytes())
-        card = read_card(root / _CARD)
+        reference = _from_bytes((root / REFERENCE).read_bytes())
+        card = read_card(root / CARD)
         for name in ("key", "label", "seed", "preset", "rules", "dataset", "protocol", "method"):
             facts[name]
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -281,43 +259,6 @@ def _installed(name: str) -> str:
     if is_own(name):
         raise DataError(f"bundle of method '{one_line(name, 40)}', which is a file")
     return name
-
-
-def _encoder(config: Any) -> dict[str, str]:
-    name = config.get("encoder")
-    if not isinstance(name, str):
-        return {}
-    of = declaration(name)
-    return {"name": name, "licence": of.licence, "citation": of.citation}
-
-
-def _card_text(card: DatasetCard) -> bytes:
-    content = card.model_dump(mode="json", exclude_defaults=True)
-    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    return text.encode()
-
-
-def _described(member: Path | bytes) -> dict[str, Any]:
-    if isinstance(member, bytes):
-        return {"hash": f"sha256:{hashlib.sha256(member).hexdigest()}", "size": len(member)}
-    return {"hash": f"sha256:{file_hash(member)}", "size": member.stat().st_size}
-
-
-def _as_bytes(reference: TrainingPatches) -> bytes:
-    stream = io.BytesIO()
-    statistics = reference.statistics or [np.empty((0, 8))]
-    described: dict[str, Any] = {
-        f"section {number}": part for number, part in enumerate(reference.described)
-    }
-    np.savez(
-        stream,
-        what=np.array(reference.what),
-        reason=np.array(reference.reason),
-        groups=np.array(reference.groups, dtype=np.str_),
-        statistics=np.concatenate(statistics),
-        **described,
-    )
-    return stream.getvalue()
 
 
 def _from_bytes(content: bytes) -> TrainingPatches:

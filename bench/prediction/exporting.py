@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bench.devices import choose_device
 from bench.errors import BenchError
-from bench.prediction.bundle import SUFFIX, write_bundle
+from bench.prediction.bundle import SUFFIX
+from bench.prediction.bundle_writing import write_bundle
 from bench.prediction.predicting import PredictionRequest, context_of, opened_model
 
 

@@ -238,6 +238,12 @@ def model_class(run: StoredRun, method: str) -> type[Method]:
     return kind
 
 
+def fold_config(run: StoredRun, index: int) -> dict[str, Any]:
+    """Settings of a fold: of a tuned run its own, else those of the run."""
+    config: dict[str, Any] = run.facts.get("tuned", {}).get(str(index), run.facts["config"])
+    return config
+
+
 def _fits(run: StoredRun, folds: tuple[int, ...]) -> Iterator[FittedFold]:
     for index in folds:
         fold = run.folder.fold(index)
@@ -251,7 +257,7 @@ def _fits(run: StoredRun, folds: tuple[int, ...]) -> Iterator[FittedFold]:
         yield FittedFold(
             name=f"fold {index}",
             folder=folder,
-            config=run.facts.get("tuned", {}).get(str(index), run.facts["config"]),
+            config=fold_config(run, index),
             panel=tuple(facts["panel"]),
             sections=(*facts["train"], *facts["validation"]),
             precision=facts["precision"],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.blocks.frozen import FrozenEncoderConfig
 from bench.data.card import DatasetCard
 from bench.data.dataset import Dataset, open_dataset
 from bench.data.inputs import Slide
@@ -20,6 +21,8 @@ from bench.protocol.fold_data import slide_of
 
 if TYPE_CHECKING:
     from bench.method import Context, MethodConfig
+
+_NOT_DESCRIBED = "the training patches had not been described when the model was logged"
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,27 @@ class TrainingImages:
         Those of them that have images; None where none is here.
     reason
         Why they are not; empty where they are.
+    read
+        Sections that have been looked at, so that each is read once.
     """
 
     card: DatasetCard
     names: tuple[str, ...]
     dataset: Dataset | None
     reason: str = ""
+    read: dict[str, Slide] = field(default_factory=dict, repr=False, compare=False)
 
     def slides(self, names: tuple[str, ...]) -> list[Slide]:
         """Images and coordinates of sections, those with an image alone."""
         if self.dataset is None:
             return []
-        slides = [slide_of(self.dataset.section(n)) for n in names if n in self.dataset.hashes]
+        slides = [self._slide(self.dataset, n) for n in names if n in self.dataset.hashes]
         return [slide for slide in slides if slide.patch_source is not None]
+
+    def _slide(self, dataset: Dataset, name: str) -> Slide:
+        if name not in self.read:
+            self.read[name] = slide_of(dataset.section(name))
+        return self.read[name]
 
     def patients(self, names: tuple[str, ...]) -> list[str]:
         """Patient of each section."""
@@ -83,7 +94,7 @@ class TrainingImages:
         for name in self.names:
             scale = self.card.scale(self.card.section(name))
             if scale is None and self.dataset is not None and name in self.dataset.hashes:
-                scale = self.dataset.section(name).micrometres_per_pixel
+                scale = self._slide(self.dataset, name).micrometres_per_pixel
             known.append(scale)
         return [scale for scale in known if scale is not None]
 
@@ -107,9 +118,40 @@ class TrainingImages:
             return TrainingPatches([], [], "", [], reason)
         statistics = [patch_statistics(part, config).values for part in training]
         described, what = described_patches(training, config, context)
-        patients = self.patients(tuple(part.name for part in training))
-        groups = patients if len(set(patients)) > 1 else [part.name for part in training]
+        groups = self._groups(tuple(part.name for part in training))
         return TrainingPatches(statistics, drawn_patches(described), what, groups)
+
+    def stored_reference(
+        self, model: StoredModel, config: MethodConfig, context: Context
+    ) -> TrainingPatches:
+        """The same as far as the cache has it, without colours: nothing is read or computed.
+
+        Raises
+        ------
+        BenchError
+            Weights that cannot be read.
+        """
+        training = self.slides(model.sections) if isinstance(config, FrozenEncoderConfig) else []
+        if not training:
+            return TrainingPatches([], [], "", [], self.reason or _NOT_DESCRIBED)
+        from bench.blocks.features import FrozenEncoder
+
+        assert isinstance(config, FrozenEncoderConfig)
+        encoder = FrozenEncoder(config, context.seed, context.device, context.precision)
+        stored = [encoder.stored(slide) for slide in training]
+        described = [part.astype(np.float32) for part in stored if part is not None]
+        if len(described) < len(training):
+            return TrainingPatches([], [], "", [], _NOT_DESCRIBED)
+        names = tuple(part.name for part in training)
+        groups = self._groups(names)
+        return TrainingPatches(
+            [], drawn_patches(described), f"features of {config.encoder}", groups
+        )
+
+    def _groups(self, names: tuple[str, ...]) -> list[str]:
+        """Patients of sections, or the sections where there is one patient."""
+        patients = self.patients(names)
+        return patients if len(set(patients)) > 1 else list(names)
 
     def section_with(self, image: Path) -> str | None:
         """Name of the section that has this very image."""

@@ -10,6 +10,7 @@ from typing import Any
 from bench.errors import BenchError, DataError
 from bench.execute.executors.base import Executor, Failure, JobWatcher
 from bench.execute.plan import PlannedRun
+from bench.execute.request import Request
 from bench.execute.run import Uploads, run_request
 from bench.files import write_json
 from bench.records import read_json
@@ -181,7 +182,7 @@ class StudyOutcome:
 def run_groups(
     groups: Sequence[StudyGroup],
     executor: Executor,
-    uploads: Callable[[], Uploads],
+    uploads: Callable[[Request], Uploads],
     watcher: JobWatcher,
     told: Callable[[str], None],
 ) -> StudyOutcome:
@@ -208,7 +209,7 @@ def run_groups(
         told(f"{group.part.name}, {group.dataset}")
         try:
             result = run_request(
-                group.request, watcher=watcher, executor=executor, uploads=uploads()
+                group.request, watcher=watcher, executor=executor, uploads=uploads(group.request)
             )
         except BenchError as error:
             refused.append((group, str(error)))

@@ -20,7 +20,7 @@ from bench.report.presets import NO_PRESET, shown_preset
 from bench.report.tables import for_people, newest, score_table
 from bench.store import MANIFEST, FoldFolder, RunFolder, read_run
 from bench.stored_runs import StoredRun
-from bench.tracking.model import COLUMNS
+from bench.tracking.logged_files import COLUMNS
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -223,7 +223,8 @@ def model_note(genes: int) -> str:
     return (
         f"Predicts {genes} genes of spots: a table with a row a spot and the columns {columns}."
         " Read it with `mlflow.pyfunc.load_model('models:/<Model ID>')`, or, from a store that"
-        " you do not trust, with `bench.tracking.model.fetch_model`."
+        " you do not trust, with `bench.tracking.model.fetch_model`. For an image:"
+        " `bench predict models:/<Model ID> slide.jpg --spots spots.csv --out slide.h5ad`."
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.data.card import DatasetCard
+from bench.prediction.stored_models import fold_config
 from bench.report.figures import prediction_map
 from bench.report.presets import shown_preset, used_values
 from bench.report.tables import render
@@ -19,7 +20,9 @@ from bench.store import MANIFEST, MODEL, FoldFolder
 from bench.stored_runs import StoredRun
 from bench.tracking import pages
 from bench.tracking.batches import log_dataset, log_values
-from bench.tracking.model import DATA, save_model
+from bench.tracking.logged_bundle import DatasetOnHand
+from bench.tracking.logged_files import DATA
+from bench.tracking.model import save_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,6 +48,8 @@ class RunUpload:
         The run, and the card of its dataset, None if not available.
     check
         Function that raises when the upload has taken too long or its claim is lost.
+    data
+        The dataset, for what a model says of its training; None if not available.
     """
 
     client: MlflowClient
@@ -52,6 +57,7 @@ class RunUpload:
     run: StoredRun
     card: DatasetCard | None
     check: Callable[[], None]
+    data: DatasetOnHand | None = None
 
     def find(self, key: str) -> Run | None:
         """MLflow run with a key, None if there is none."""
@@ -138,12 +144,12 @@ class RunUpload:
         tags["preset"] = shown_preset(facts)
         genes = len(self.run.folder.fold(index).facts()["panel"])
         tags |= {"fold": str(index), pages.NOTE: pages.model_note(genes)}
-        settings = {key: str(value) for key, value in facts["config"].items()}
+        settings = {key: str(value) for key, value in fold_config(self.run, index).items()}
         model = self.client.create_logged_model(self.experiment, name, child, tags, settings)
         self.client.log_outputs(child, [LoggedModelOutput(model.model_id, step=0)])
         with tempfile.TemporaryDirectory() as made:
             description = Path(made) / "described"
-            save_model(description, self.run, index, self.card, model.model_id)
+            save_model(description, self.run, index, self.card, model.model_id, self.data)
             self.client.log_model_artifacts(model.model_id, str(description))
         self.check()
         self.client.log_model_artifacts(model.model_id, str(folder), f"{DATA}/{MODEL}")

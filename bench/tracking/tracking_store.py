@@ -27,6 +27,7 @@ from bench.tracking.database import (
     make_ready,
 )
 from bench.tracking.importing import import_mlflow
+from bench.tracking.logged_bundle import DatasetOnHand
 from bench.tracking.records import (
     RECORD,
     claimed_upload,
@@ -90,6 +91,8 @@ class TrackingStore:
         Maximum seconds for the upload of a fold, None without limit.
     told
         Receives a line about a database that could not be used.
+    data
+        Dataset of the runs, where it is not the one of its name.
     """
 
     def __init__(
@@ -99,8 +102,11 @@ class TrackingStore:
         settings: Mapping[str, str],
         fold_seconds: float | None,
         told: Callable[[str], None],
+        data: DatasetOnHand | None = None,
     ) -> None:
         self.uri = uri
+        self._data = data
+        self._on_hand_by_name: dict[str, DatasetOnHand] = {}
         self._results = results
         self._settings = settings
         self._fold_seconds = fold_seconds
@@ -161,10 +167,10 @@ class TrackingStore:
         if parent is not None and parent.info.lifecycle_stage == "active":
             experiment = str(parent.info.experiment_id)
             given = self._given_folds(run)
-            upload = RunUpload(client, experiment, run, _card(run), self._check)
+            upload = RunUpload(client, experiment, run, _card(run), self._check, self._on_hand(run))
         else:
             experiment = self._experiment(client, run)
-            upload = RunUpload(client, experiment, run, _card(run), self._check)
+            upload = RunUpload(client, experiment, run, _card(run), self._check, self._on_hand(run))
             parent = upload.find(run.folder.key)
         if parent is not None:
             run_id = str(parent.info.run_id)
@@ -187,6 +193,14 @@ class TrackingStore:
         # Without a record the uploads are identified by their keys.
         with suppress(OSError):
             write_record(path, record)
+
+    def _on_hand(self, run: StoredRun) -> DatasetOnHand | None:
+        if self._data is not None and self._data.card.name == run.facts["dataset"]:
+            return self._data
+        card = _card(run)
+        if card is None:
+            return None
+        return self._on_hand_by_name.setdefault(card.name, DatasetOnHand(card))
 
     def _known(self, run: StoredRun) -> dict[str, Any]:
         return known_uploads(run.folder.path / RECORD, self._name)

@@ -15,9 +15,11 @@ from bench.claims import DURATION
 from bench.errors import BenchError
 from bench.files import one_line
 from bench.records import read_record
+from bench.registry import dataset_card
 from bench.stored_runs import StoredRun, stored_names, stored_runs
 from bench.tracking import pages
 from bench.tracking.database import database_path
+from bench.tracking.logged_bundle import DatasetOnHand
 from bench.tracking.pages import public
 from bench.tracking.records import RECORD, SQLITE, BusyError, as_stored, known_uploads, store_name
 from bench.tracking.tracking_store import TrackingStore
@@ -63,12 +65,23 @@ class Tracker:
         Results folder; artifacts of a local database are stored in it.
     warn
         Receives one line when the store cannot be reached.
+    dataset, data_root
+        Name or card file of the dataset of the runs, and the folder of its files, for what a
+        logged model says of its training.
     """
 
-    def __init__(self, uri: str, results: Path, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        uri: str,
+        results: Path,
+        warn: Callable[[str], None],
+        dataset: str | None = None,
+        data_root: Path | None = None,
+    ) -> None:
         self._warn = warn
         self._off = uri == NONE
-        self._store = TrackingStore(uri, results, SHORT_WAITS, FOLD_SECONDS, warn)
+        data = None if dataset is None else DatasetOnHand(dataset_card(dataset), data_root)
+        self._store = TrackingStore(uri, results, SHORT_WAITS, FOLD_SECONDS, warn, data)
         self._left: dict[Path, StoredRun] = {}
 
     def upload(self, run: StoredRun) -> None:

@@ -14,8 +14,8 @@ import bench
 from bench.data.images import slide_patches
 from bench.data.inputs import Slide
 from bench.files import file_hash
+from bench.prediction import averaging, comparing, predicting
 from bench.prediction import new_image as module
-from bench.prediction import predicting
 from bench.prediction.training_images import same_file
 from bench.registry import find_methods, method_class
 from tests.cli.tiny_dataset import assert_refused, call
@@ -74,7 +74,8 @@ def in_tiles(monkeypatch):
             seen.append(len(rows))
             yield rows, part
 
-    monkeypatch.setattr(predicting, "stripes", watched)
+    for user in (averaging, comparing):
+        monkeypatch.setattr(user, "stripes", watched)
     return seen
 
 

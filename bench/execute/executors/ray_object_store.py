@@ -262,6 +262,10 @@ class ObjectStore:
                 twin = {name: _put(fitted.path / name) for name in pack(fitted.path)}
         return SentJob(absolute, dataset, settings, twin, tested)
 
+    def file(self, path: Path) -> SentFile:
+        """Send a file."""
+        return _put(path)
+
     def dataset(self, dataset: Dataset, sections: Sequence[str]) -> SentDataset:
         """Send sections of a dataset."""
         places = {
