@@ -15,6 +15,9 @@ import pyarrow.parquet as pq
 from bench.errors import BenchError, UnknownNameError
 from bench.store import RUN, RunFolder, Use, read_run
 
+PREDICTIONS = "predictions.h5ad"
+"""Name of the predictions in the folder of a fold."""
+
 
 @dataclass(frozen=True, eq=False)
 class StoredRun:
@@ -30,16 +33,32 @@ class StoredRun:
         Indices of its folds that are done.
     damaged
         What is damaged in folds that have been done, by their index.
+    repeats
+        Runs with the same key from other sources; see :func:`bench.report.tables.newest`.
     """
 
     folder: RunFolder
     facts: dict[str, Any]
     done: tuple[int, ...]
     damaged: Mapping[int, str] = field(default_factory=dict)
+    repeats: tuple[StoredRun, ...] = ()
     _read: dict[tuple[str, tuple[str, ...] | None], pa.Table] = field(
         default_factory=dict, repr=False
     )
     _facts: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    @property
+    def origin(self) -> Mapping[str, str]:
+        """Source of an imported run: ``name``, ``file``, ``sha256``; empty for one made here."""
+        origin = self.facts.get("origin")
+        return origin if isinstance(origin, Mapping) else {}
+
+    @property
+    def predicted(self) -> tuple[int, ...]:
+        """Folds that are done and whose predictions are here: imported runs may lack them."""
+        return tuple(
+            index for index in self.done if (self.folder.fold(index).path / PREDICTIONS).is_file()
+        )
 
     def scores(self) -> pd.DataFrame:
         """Long-form scores of all folds that are done."""

@@ -17,7 +17,7 @@ from bench.errors import BenchError, DetachedError
 
 _MODULES = (
     *("listing", "running", "reporting", "predict", "data", "encoders", "features"),
-    *("tracking", "checking", "executing"),
+    *("sharing", "tracking", "checking", "executing"),
 )
 """Modules with commands, in the order of the help."""
 

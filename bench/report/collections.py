@@ -57,7 +57,10 @@ def collection_table(
         configs = {run.facts["key"][:12]: run.facts.get("config") for run in runs[dataset]}
         for of_run in table.to_dict("records"):
             key = json.dumps(
-                [of_run["method"], of_run["preset"], of_run["seed"], configs[of_run["key"]]],
+                [
+                    *(of_run["method"], of_run["preset"], of_run["seed"]),
+                    *(configs[of_run["key"]], of_run.get("origin", "")),
+                ],
                 sort_keys=True,
             )
             row = rows.setdefault(

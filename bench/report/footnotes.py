@@ -12,6 +12,7 @@ from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
 from bench.files import listed
 from bench.protocol.audit import TITLES
 from bench.report.presets import NO_PRESET, plain_preset, preset_notes
+from bench.report.repeats import repeat_notes
 from bench.stored_runs import StoredRun
 
 BY_FOLD = "pooled_pcc_acg"
@@ -92,6 +93,7 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
             "Rows with different data are on different counts or gene lists and are not"
             " comparable; see the data hash column."
         )
+    notes += repeat_notes(runs)
     notes += sorted(filter(None, map(_missing_folds, runs)))
     notes += [note for run in runs for note in _damage(run)]
     notes += _above_ceiling(table)
@@ -150,9 +152,9 @@ _DATA_NOTES = {
 
 def _damage(run: StoredRun) -> list[str]:
     """Footnotes on damaged or edited folds of a run, which its row leaves out."""
+    again = "import it again" if run.origin else "the same 'bench run' does it again"
     return [
-        f"{run.facts['label']}: fold {index} is left out, its {damage}; the same 'bench run'"
-        " does it again."
+        f"{run.facts['label']}: fold {index} is left out, its {damage}; {again}."
         for index, damage in sorted(run.damaged.items())
     ]
 

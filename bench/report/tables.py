@@ -6,6 +6,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -46,12 +47,24 @@ _SAME = (
 def newest(runs: Sequence[StoredRun]) -> list[StoredRun]:
     """The newest of each group of runs that differ only in code or versions.
 
-    Runs that differ in folds, data, settings, preset or seed are all kept.
+    Runs that differ in folds, data, settings, preset, seed or source are all kept. Runs with one
+    key from several sources are one row: that made here, or else the oldest; the others are its
+    ``repeats``.
     """
     latest: dict[str, StoredRun] = {}
     for run in sorted(runs, key=lambda run: str(run.facts.get("created", ""))):
-        latest[json.dumps([run.facts.get(name) for name in _SAME], sort_keys=True)] = run
-    return list(latest.values())
+        same = [*(run.facts.get(name) for name in _SAME), run.origin.get("sha256")]
+        latest[json.dumps(same, sort_keys=True)] = run
+    by_key: dict[str, list[StoredRun]] = {}
+    for run in sorted(latest.values(), key=lambda run: bool(run.origin)):
+        by_key.setdefault(run.facts["key"], []).append(run)
+    chosen = {id(of[0]) for of in by_key.values()}
+    kept = [run for run in latest.values() if id(run) in chosen]
+    repeats = {key: tuple(of[1:]) for key, of in by_key.items()}
+    return [
+        replace(run, repeats=repeats[run.facts["key"]]) if repeats[run.facts["key"]] else run
+        for run in kept
+    ]
 
 
 def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
@@ -68,10 +81,12 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
         deviation), ``undefined`` genes left out of the means (summed over sections), ``folds`` done
         of ``n_folds``, the protocol's ``headline``, and what identifies the run; NaN for a score
         that the stored results lack. A ``preset`` with a star was changed: ``changes`` maps the
-        changed settings to their values.
+        changed settings to their values. ``origin``, the source of imported runs, is a column
+        where the rows have several; it is empty for runs made here.
     """
     rows = [_row(run) for run in runs]
-    table = pd.DataFrame(rows, columns=_columns())
+    origins = ["origin"] if len({row["origin"] for row in rows}) > 1 else []
+    table = pd.DataFrame(rows, columns=[*_columns(), *origins])
     if table.empty:
         return table
     order = table[BY_FOLD if leads_by_fold(table) else LEADING].to_numpy(dtype=np.float64)
@@ -126,6 +141,7 @@ def _new_row(run: StoredRun) -> dict[str, Any]:
         "folds_hash": facts["folds_hash"][:12],
         "data_hash": str(facts.get("tables_hash", "-"))[:12],
         "key": facts["key"][:12],
+        "origin": run.origin.get("name", ""),
     }
     if not run.done:
         return row
@@ -159,7 +175,8 @@ def row_name(row: Mapping[Any, Any], table: pd.DataFrame) -> str:
     """Unique name of a row, marked if its preset was changed."""
     name = str(row["method"])
     if (table["method"] == name).sum() > 1:
-        return f"{name} ({row['preset']}, seed {row['seed']}, {row['key'][:6]})"
+        origin = f"{row['origin']}, " if row.get("origin") else ""
+        return f"{name} ({origin}{row['preset']}, seed {row['seed']}, {row['key'][:6]})"
     # The label of a tuned row already marks it.
     changed = row["preset"].endswith(MARK) and not name.startswith("tuned:")
     return f"{name} ({row['preset']})" if changed else name
@@ -227,6 +244,8 @@ def for_people(table: pd.DataFrame, place: Place = "text") -> pd.DataFrame:
             shown = shown.assign(**_score_columns(score, table, place))
     for name, heading in _COSTS.items():
         shown[heading] = [shown_number(value, 1) for value in table[name]]
+    if "origin" in table:
+        shown["from"] = [origin or "here" for origin in table["origin"]]
     for name, heading in _IF_SEVERAL:
         several = table[name].nunique() > 1
         repeated = table.duplicated(["method", "preset", "seed", "folds_hash", "data_hash"]).any()

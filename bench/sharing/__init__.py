@@ -1,0 +1,1 @@
+"""Results in one file: written, checked, read elsewhere; submissions; runs made again."""
