@@ -1,17 +1,35 @@
-"""Commands that share results: import, and export of results."""
+"""Commands that share results: import, verify, and export of results."""
 
 from __future__ import annotations
 
+import json
+import math
+import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.cli.apps import app
-from bench.cli.options import ResultsOption
+from bench.cli.options import (
+    DEFAULT_DEVICE,
+    FAILED,
+    AliasesOption,
+    DataRootOption,
+    DeviceOption,
+    JsonOption,
+    ResultsOption,
+    StoredProtocolOption,
+)
 from bench.cli.terminal import complain, say
 from bench.execute.request import Request
 from bench.files import printable
+from bench.sharing import DEFAULT_TOLERANCE
+
+if TYPE_CHECKING:
+    from bench.sharing.verifying import Verification
 
 _SHOWN = 12
 """Repeated runs that are listed in full."""
@@ -87,3 +105,102 @@ def import_command(
         )
     if len(done.repetitions) > _SHOWN:
         say(f"and {len(done.repetitions) - _SHOWN} more; 'bench tables' has all as footnotes")
+
+
+@app.command("verify")
+def verify_command(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="First characters of the run's key.", show_default=False
+        ),
+    ] = "",
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="Dataset, or a card.", show_default="any"),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", "-m", help="Row, or the file of your own method.", show_default="any"
+        ),
+    ] = None,
+    protocol: StoredProtocolOption = None,
+    fold: Annotated[
+        int | None, typer.Option(min=0, help="Fold to fit.", show_default="first done")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="Largest difference that counts as the same.")
+    ] = DEFAULT_TOLERANCE,
+    aliases: AliasesOption = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", "-c", help="Imported weights.", show_default="none"),
+    ] = None,
+    device: DeviceOption = DEFAULT_DEVICE,
+    data_root: DataRootOption = None,
+    results: ResultsOption = Request.results,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit one fold of a stored run again and compare predictions and scores with it.
+
+    Exit status 0: the same; 1: not the same; 2: cannot be made again.
+    """
+    from bench.cli.run_display import RunDisplay
+    from bench.sharing.verifying import VerifyRequest, verify
+
+    request = VerifyRequest(
+        key=run,
+        results=results,
+        dataset=dataset,
+        protocol=protocol,
+        method=method,
+        fold=fold,
+        tolerance=tolerance,
+        data_root=data_root,
+        aliases=aliases,
+        checkpoint=checkpoint,
+        device=device.value,
+    )
+    with redirect_stdout(sys.stderr), RunDisplay() as watcher:
+        done = verify(request, watcher)
+    if as_json:
+        typer.echo(json.dumps(_as_json(done), indent=2))
+    else:
+        _print_verification(done)
+    if not done.reproduced:
+        raise typer.Exit(FAILED)
+
+
+def _print_verification(done: Verification) -> None:
+    say(f"{done.label} on {done.dataset}, protocol {done.protocol}, fold {done.fold}")
+    if done.key == done.key_now:
+        say(f"key: {done.key[:12]}, the same now")
+    else:
+        say(f"key: {done.key[:12]}, now it would be {done.key_now[:12]}")
+    for change in done.changes:
+        say(f"changed: {change}")
+    if done.failure:
+        say(f"not reproduced: the method failed ({done.failure})")
+        return
+    if math.isnan(done.predictions):
+        say("predictions: none are stored")
+    elif math.isinf(done.predictions):
+        say("predictions: are of other spots or genes")
+    else:
+        say(f"predictions: largest difference {done.predictions:.3g} of {done.compared:,} values")
+    say(f"scores: {done.scores.said}")
+    verdict = "reproduced" if done.reproduced else "not reproduced"
+    say(f"{verdict} within {done.tolerance:g}")
+
+
+def _as_json(done: Verification) -> dict[str, Any]:
+    """A verification as JSON has it; numbers that it has not become texts."""
+    content = asdict(done) | {"reproduced": done.reproduced}
+    for of in (content, content["scores"]):
+        of |= {
+            name: str(value)
+            for name, value in of.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        }
+    return content

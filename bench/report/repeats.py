@@ -64,6 +64,8 @@ def largest_difference(
     gaps[undefined.all(axis=1)] = 0.0
     gaps[undefined[:, 0] != undefined[:, 1]] = np.inf
     worst = int(gaps.argmax())
+    if not gaps[worst]:
+        return Agreement(0.0, compared=len(common))
     _, score, section = common[worst]
     return Agreement(float(gaps[worst]), score, section, len(common))
 
