@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.errors import BenchError, DataError, UnknownNameError
-from bench.files import canonical_hash, one_line
+from bench.files import one_line
 from bench.method_references import split_encoder
 from bench.protocol.folds import read_folds
-from bench.records import HASH
 from bench.report.tables import newest
 from bench.sharing.archive import STUDY, SUFFIX, described, write_archive
-from bench.sharing.portable import has_path, portable_fold, portable_run
+from bench.sharing.portable import has_path, json_bytes, portable_fold, portable_run, record_bytes
 from bench.store import MANIFEST, RUN, FoldFolder, folder_name, folds_folder
 from bench.stored_runs import StoredRun, protocols_with_runs, stored_names, stored_runs
 from bench.yaml_files import read_yaml
@@ -78,7 +75,7 @@ def export_results(
         where = f"{facts['dataset']}/{facts['protocol']}"
         folder = f"runs/{where}/{folder_name(facts['label'])}-{facts['key'][:12]}"
         folders.append(folder)
-        members[f"{folder}/{RUN}"] = _record(portable_run(facts))
+        members[f"{folder}/{RUN}"] = record_bytes(portable_run(facts))
         for index in run.done:
             fold = run.folder.fold(index)
             members |= {
@@ -135,7 +132,7 @@ def _chosen(request: ExportRequest, say: Callable[[str], None]) -> list[StoredRu
 
 def _fold_members(fold: FoldFolder, predictions: bool) -> dict[str, Path | bytes]:
     """Files of a fold that go along, with a manifest of exactly these."""
-    about = _plain(portable_fold(fold.facts()))
+    about = json_bytes(portable_fold(fold.facts()))
     files: dict[str, Path | bytes] = {"fold.json": about}
     names = (*_TABLES, *([_PREDICTIONS] if predictions else []))
     files |= {name: fold.path / name for name in names if (fold.path / name).is_file()}
@@ -149,16 +146,7 @@ def _fold_members(fold: FoldFolder, predictions: bool) -> dict[str, Path | bytes
         "score_key": state.score_key,
         "files": {name: described(of) for name, of in files.items()},
     }
-    return {**files, MANIFEST: _record(manifest)}
-
-
-def _plain(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def _record(content: dict[str, Any]) -> bytes:
-    """A record as :func:`bench.records.write_record` writes it."""
-    return _plain({**content, HASH: canonical_hash(content)})
+    return {**files, MANIFEST: record_bytes(manifest)}
 
 
 def _study(path: Path) -> bytes:

@@ -22,6 +22,7 @@ from bench.registry import find_methods
 from bench.report.repeats import agreement
 from bench.report.tables import newest
 from bench.sharing.archive import STUDY, SUFFIX, ResultsArchive, open_archive
+from bench.sharing.portable import record_bytes
 from bench.sharing.reading import ArchivedRun, read_runs
 from bench.sharing.same_data import DataComparison, compare_data
 from bench.sharing.staging import flush, put_in_place, staging_folder
@@ -171,13 +172,12 @@ def _land(
         for number, run in enumerate(runs):
             folder = staged / str(number)
             for name in run.files:
-                if name == RUN:
-                    folder.mkdir(exist_ok=True)
-                    continue
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 with open(folder / name, "wb") as stream:
-                    archive.copy(f"{run.folder}/{name}", stream)
-            write_record(folder / RUN, {**run.facts, "origin": origin})
+                    if name == RUN:
+                        stream.write(record_bytes({**run.facts, "origin": origin}))
+                    else:
+                        archive.copy(f"{run.folder}/{name}", stream)
             made.append((folder, imported_folder(results, run, origin["sha256"])))
         flush(staged)
         for run in runs:

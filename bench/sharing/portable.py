@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import PurePath, PureWindowsPath
 from typing import Any
+
+from bench.files import canonical_hash
+from bench.records import HASH
 
 _WHOLE = re.compile(r"(?P<before>[a-z_]+:)?(?P<path>(?:/(?!/)|~|[A-Za-z]:[\\/]|\\\\).*)", re.DOTALL)
 """A text that is an absolute path as a whole, with or without a word before a colon."""
@@ -29,6 +33,16 @@ def portable_fold(facts: Mapping[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in machine.items() if name not in _PRIVATE}
         facts = {**facts, "machine": kept}
     return dict(_without_paths(facts))
+
+
+def json_bytes(value: Any) -> bytes:
+    """A JSON value as :func:`bench.files.write_json` writes it."""
+    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def record_bytes(content: Mapping[str, Any]) -> bytes:
+    """A record as :func:`bench.records.write_record` writes it."""
+    return json_bytes({**content, HASH: canonical_hash(content)})
 
 
 def has_path(value: Any) -> bool:

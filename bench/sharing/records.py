@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from typing import Annotated, Any, Literal, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.data.card import InsidePath, Name, first_fault
-from bench.data.reading.parquet import check_unpacked_size
+from bench.data.reading.parsing import MAX_BYTES
 from bench.errors import DataError
 from bench.files import canonical_hash, one_line
 from bench.records import HASH
@@ -164,13 +164,13 @@ def without_hash(content: dict[str, Any], where: str) -> dict[str, Any]:
     return record
 
 
-def checked_table(name: str, content: bytes, where: str) -> pa.Table:
-    """A table of a fold with the columns that are read from it; bounded before it is unpacked.
+def checked_table(name: str, content: bytes, where: str) -> set[tuple[int, str, str]]:
+    """Check a table of a fold: its size unpacked, and the columns that are read from it.
 
     Returns
     -------
-    Table
-        Its section, patient and fold columns alone; that of curves is empty.
+    set
+        Fold, section and patient of its rows; empty for curves.
 
     Raises
     ------
@@ -178,21 +178,54 @@ def checked_table(name: str, content: bytes, where: str) -> pa.Table:
         No Parquet file, too large, or a column is missing or has another type.
     """
     wanted = _COLUMNS[name]
-    check_unpacked_size(io.BytesIO(content), where, MOST_ROWS)
     try:
-        file = pq.ParquetFile(pa.BufferReader(content))
-        schema = file.schema_arrow
-        if len(schema.names) > _MOST_COLUMNS:
-            raise DataError(f"{where}: has {len(schema.names):,} columns, which is too many")
+        about = pq.read_metadata(pa.BufferReader(content))
+        if about.num_rows > MOST_ROWS or about.num_columns > _MOST_COLUMNS:
+            raise DataError(
+                f"{where}: {about.num_rows:,} rows and {about.num_columns:,} columns are too many"
+            )
+        declared = sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups))
+        if declared > MAX_BYTES:
+            raise DataError(f"{where}: unpacks to more than {MAX_BYTES:,} bytes")
+        columns = {field.name: field.type for field in about.schema.to_arrow_schema()}
         for column in (*wanted["text"], *wanted["number"]):
-            if column not in schema.names:
+            if column not in columns:
                 raise DataError(f"{where}: has no column '{column}'")
-            kind = schema.field(column).type
+            kind = columns[column]
             text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
             number = pa.types.is_floating(kind) or pa.types.is_integer(kind)
             if not (text if column in wanted["text"] else number):
                 raise DataError(f"{where}: column '{column}' is of type {kind}")
-        kept = [column for column in ("fold", "section", "patient") if column in schema.names]
-        return file.read(kept if wanted["text"] else [], use_threads=False)
+        plain = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
+        texts = [column for column, kind in columns.items() if not any(is_(kind) for is_ in plain)]
+        return _places(content, texts, where) if wanted["text"] else set()
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise DataError(f"{where}: is no readable table ({one_line(error, 80)})") from error
+
+
+def _places(content: bytes, texts: list[str], where: str) -> set[tuple[int, str, str]]:
+    """Fold, section and patient of the rows of a table whose texts are read as dictionaries.
+
+    A dictionary holds a text once however often it occurs, and the whole is bounded.
+    """
+    places: set[tuple[int, str, str]] = set()
+    size = 0
+    file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
+    for batch in file.iter_batches(columns=["fold", *texts], use_threads=False):
+        for column in texts:
+            values = batch.column(column)
+            if not pa.types.is_dictionary(values.type):
+                raise DataError(f"{where}: column '{column}' is neither text nor numbers")
+            lengths = pc.binary_length(values.dictionary.cast(pa.large_binary()))
+            size += int(pc.sum(lengths.take(values.indices)).as_py() or 0)
+        if size > MAX_BYTES:
+            raise DataError(f"{where}: unpacks to more than {MAX_BYTES:,} bytes")
+        chosen = pa.table(
+            {
+                "fold": batch.column("fold"),
+                **{name: batch.column(name).cast(pa.string()) for name in ("section", "patient")},
+            }
+        )
+        distinct = chosen.group_by(chosen.column_names, use_threads=False).aggregate([])
+        places |= {tuple(row.values()) for row in distinct.to_pylist()}
+    return places
