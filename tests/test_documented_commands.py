@@ -25,6 +25,7 @@ from bench.execute.executors.profile import read_profile
 from bench.fetch.patients import read_patients
 from bench.protocol.rules import find_protocol
 from bench.registry import collection, dataset_card, find_methods, load_method, method_class
+from bench.study.declaration import read_study
 from benchmarks.speed import parser as speed_parser
 from tests.cli.tiny_dataset import (
     PLUGIN,
@@ -75,6 +76,13 @@ COMMANDS = {
     "bench genes --dataset her2st --method mclstexp": ran("GENE"),
     "bench predict slide.jpg --dataset her2st --method mclstexp --spots spots.csv"
     " --out slide.h5ad": ran("slide.h5ad"),
+    "bench study list": ran("mclstexp-2024"),
+    "bench study run demo": Treatment("takes minutes; tests/study/test_demo.py runs it"),
+    "bench study run mclstexp-2024 --plan": ran("main"),
+    "bench study status mclstexp-2024": ran("missing"),
+    "bench study report mclstexp-2024": Treatment(
+        "needs runs of the study; tests/study writes one"
+    ),
     "bench ceiling --dataset her2st": Treatment(DATA),
     "bench audit --dataset her2st": Treatment(DATA),
     "bench tune --method mclstexp --dataset her2st": Treatment(DATA),
@@ -392,6 +400,13 @@ def test_a_command_within_a_sentence_is_one(page, text, tmp_path):
 # ----------------------------------------------------------------------------- other blocks
 
 
+def read_study_block(text, folder):
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    study = read_study(path)
+    assert study.parts[0].seeds == (0, 1, 2)
+
+
 def read_profile_block(text, folder):
     path = folder / "profile.yaml"
     path.write_text(text)
@@ -473,6 +488,9 @@ BLOCKS = {
     ),
     "tracking.md: python: import mlflow import pandas as pd spots = pd.DataF": (
         *(compile_model_block, "needs a server; tests/test_tracking_models.py loads models"),
+    ),
+    "studies.md: yaml: name: mine title: Two methods on my slides dataset": (
+        *(read_study_block, "read as a study"),
     ),
     "tuning.md: yaml: method: mclstexp dataset: her2st protocol: strict": (
         *(read_config_block, "read as a settings file"),

@@ -126,12 +126,16 @@ class ProjectionHead(nn.Module):
         return self.layer_norm(self.dropout(self.fc(F.gelu(projected))) + projected)
 
 
-def symmetric_contrastive_loss(logits: Tensor) -> Tensor:
-    """Mean of the cross entropies of rows and columns against the identity.
+def symmetric_contrastive_loss(logits: Tensor, of_columns: float = 0.5) -> Tensor:
+    """Weighted mean of the cross entropies of rows and columns against the identity.
 
     Parameters
     ----------
     logits : (n, n); the pairs are on the diagonal
+    of_columns : weight of the columns, from 0 to 1
     """
     pairs = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+    rows, columns = F.cross_entropy(logits, pairs), F.cross_entropy(logits.T, pairs)
+    if of_columns == 0.5:  # the rounding of the released code
+        return (rows + columns) / 2
+    return torch.lerp(rows, columns, of_columns)

@@ -31,3 +31,23 @@ def check_positions(position: np.ndarray, rows: int, *, method: str, section: st
             f" the position tables have {rows} rows (position_rows)"
         )
     return position
+
+
+def sinusoids(rows: int, width: int) -> np.ndarray:
+    """Fixed sines and cosines of positions, as in Vaswani et al., arXiv 1706.03762.
+
+    Parameters
+    ----------
+    rows
+        Positions from 0 on.
+    width
+        Features of each: sines at even places, cosines at odd ones.
+
+    Returns
+    -------
+    (rows, width) float32
+    """
+    features = np.arange(width)
+    rates = 10_000.0 ** (-(features // 2 * 2) / width)
+    angles = np.arange(rows)[:, None] * rates
+    return np.where(features % 2, np.cos(angles), np.sin(angles)).astype(np.float32)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Distance = Literal["l1", "l2"]
+Distance = Literal["l1", "l2", "cosine"]
 Weighting = Literal["inverse_square", "exponential", "mean"]
 
 _CHUNK_ELEMENTS = 1 << 24
@@ -70,7 +70,8 @@ def retrieve(
     keys : (n, d)
     values : (n, genes)
     top_k : number of keys; all of them if there are fewer
-    distance : distance between the raw embeddings that the weights are made of
+    distance : distance between the raw embeddings that the weights are made of; ``cosine`` is one
+        minus the cosine
     weighting : ``inverse_square`` of the distance, ``exponential`` (the exponential of the negative
         squared distance), or plain ``mean``
     unit_keys : (n, d) keys scaled to length one, where the caller has them already
@@ -101,7 +102,11 @@ def retrieve(
             if weighting == "mean":
                 into.copy_(F.embedding_bag(nearest, values, mode="mean"))
                 continue
-            weights = _weights(_distances(part, keys, nearest, distance), weighting)
+            if distance == "cosine":
+                distances = (1 - cosine.gather(1, nearest)).clamp_min_(0)
+            else:
+                distances = _distances(part, keys, nearest, distance)
+            weights = _weights(distances, weighting)
             weights = weights.to(values.dtype)
             into.copy_(F.embedding_bag(nearest, values, per_sample_weights=weights, mode="sum"))
     return retrieved

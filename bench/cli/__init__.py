@@ -17,9 +17,12 @@ from bench.errors import BenchError, DetachedError
 
 _MODULES = (
     *("listing", "running", "reporting", "predict", "data", "encoders", "features"),
-    *("sharing", "tracking", "checking", "executing"),
+    *("study", "sharing", "tracking", "checking", "executing"),
 )
 """Modules with commands, in the order of the help."""
+
+_RESUMABLE = (["run"], ["tune"], ["import-weights"], ["study", "run"])
+"""Commands that go on where they were ended."""
 
 for _module in _MODULES:
     import_module(f"bench.cli.{_module}")
@@ -63,7 +66,7 @@ def main() -> None:
         sys.exit(REFUSED)
     except KeyboardInterrupt:
         what, status = ("terminated", TERMINATED) if terminated else ("interrupted", INTERRUPTED)
-        if arguments[:1] in (["run"], ["tune"], ["import-weights"]):
+        if arguments[:1] in _RESUMABLE or arguments[:2] in _RESUMABLE:
             complain(f"{what}; what is finished is kept, resume with: {_again(arguments)}")
         else:
             complain(what)

@@ -6,13 +6,13 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.cli.apps import app
+from bench.cli.option_groups import with_groups
 from bench.cli.options import (
     FAILED,
     DataRootOption,
@@ -24,7 +24,9 @@ from bench.cli.options import (
     StoredProtocolOption,
     names,
 )
-from bench.cli.terminal import complain, say, terminal_width
+from bench.cli.paper_table import print_paper_table
+from bench.cli.table_options import MACHINES, FormatOption, TableFormat, TableGroup, TableLayout
+from bench.cli.terminal import complain, say
 from bench.errors import BenchError
 from bench.evaluate.scores import COMPARABLE, LEADING
 from bench.execute.request import Request
@@ -34,16 +36,6 @@ if TYPE_CHECKING:
     from bench.protocol.rules import Protocol
     from bench.store import Use
     from bench.stored_runs import StoredRun
-
-
-class TableFormat(StrEnum):
-    """How ``bench tables`` can print."""
-
-    text = "text"
-    csv = "csv"
-    markdown = "markdown"
-    latex = "latex"
-    json = "json"
 
 
 def _stored(
@@ -61,23 +53,25 @@ def _stored(
 
 
 @app.command("tables")
+@with_groups
 def tables_command(
     dataset: Annotated[
         str | None,
         typer.Option(
             "--dataset",
             "-d",
-            help="Dataset or collection, such as hest; required unless --published names one.",
+            help="Dataset or collection, such as hest; several with --layout paper.",
             show_default=False,
         ),
     ] = None,
     protocol: StoredProtocolOption = None,
-    how: Annotated[TableFormat, typer.Option("--format", "-f", help="Format.")] = TableFormat.text,
+    how: FormatOption = None,
+    table: TableGroup = TableGroup(),  # noqa: B008 - read by with_groups
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Compare the methods pair by pair instead.")
     ] = False,
     with_published: Annotated[
-        bool, typer.Option("--with-published", help="Set ours beside published numbers instead.")
+        bool, typer.Option("--with-published", help="Set ours beside published numbers.")
     ] = False,
     published: Annotated[
         str | None,
@@ -105,19 +99,42 @@ def tables_command(
     from bench.errors import UnknownNameError
     from bench.registry import collection, dataset_name
 
+    how, view = table.format(how), table.view()
+    if published is not None and (dataset is not None or pairs or with_published):
+        raise BenchError("--published is a table without runs; ask for it alone")
+    if table.layout is TableLayout.paper:
+        if pairs:
+            raise BenchError("--pairs and --layout paper are two tables; ask for one")
+        print_paper_table(
+            table,
+            how,
+            dataset=dataset,
+            protocol=protocol,
+            published=published,
+            with_published=with_published,
+            results=results,
+            stored=_stored,
+        )
+        return
+    if table.ranks:
+        raise BenchError("--ranks belongs to --layout paper")
     if published is not None:
         from bench.report.literature import render_literature
 
-        if dataset is not None or pairs or with_published:
-            raise BenchError("--published is a table without runs; ask for it alone")
         title = f"{published}, published numbers"
-        text = render_literature(published, how.value, title=title, width=terminal_width())
-        typer.echo(text, nl=how is TableFormat.text)
+        text = render_literature(
+            published, how.value, title=title, width=table.width(how), view=view
+        )
+        table.emit(text, how)
         return
     if dataset is None:
         raise BenchError("name a dataset with --dataset, or published numbers with --published")
     if pairs and with_published:
         raise BenchError("--pairs and --with-published are two tables; ask for one")
+    if (pairs or with_published) and table.spread is not None:
+        raise BenchError("--spread does not belong to --pairs or --with-published")
+    if pairs and table.decimals is not None:
+        raise BenchError("--decimals does not belong to --pairs")
     if against is not None and not pairs:
         raise BenchError("--against belongs to --pairs")
     if score not in COMPARABLE:
@@ -127,11 +144,11 @@ def tables_command(
     if members:
         if pairs:
             raise BenchError(f"--pairs compares runs on one dataset; {dataset} is a collection")
-        _print_collection(dataset, members, protocol, how, with_published, results)
+        _print_collection(dataset, members, protocol, how, with_published, results, table)
         return
     dataset = dataset_name(dataset)
     by_protocol = _stored(results, dataset, protocol)
-    if len(by_protocol) > 1 and how in {TableFormat.csv, TableFormat.json}:
+    if len(by_protocol) > 1 and (how in MACHINES or table.out is not None):
         names = ", ".join(name for name, _ in by_protocol)
         raise BenchError(f"{dataset} has runs under protocols {names}; name one with --protocol")
     for name, runs in by_protocol:
@@ -139,16 +156,22 @@ def tables_command(
         if pairs:
             from bench.report.pairs import render_pairs
 
-            text = render_pairs(runs, how.value, score=score, title=title, against=against)
+            title += f": pairs by {score}"
+            text = render_pairs(
+                runs, how.value, score=score, title=title, against=against, view=view
+            )
         elif with_published:
             from bench.report.published import render_published
 
-            text = render_published(runs, dataset, name, how.value, title=title)
+            title += ", beside published numbers"
+            text = render_published(
+                runs, dataset, name, how.value, title=title, width=table.width(how), view=view
+            )
         else:
             from bench.report.tables import render
 
-            text = render(runs, how.value, title=title, width=terminal_width())
-        typer.echo(text, nl=how is TableFormat.text)
+            text = render(runs, how.value, title=title, width=table.width(how), view=view)
+        table.emit(text, how)
 
 
 def _print_collection(
@@ -158,6 +181,7 @@ def _print_collection(
     how: TableFormat,
     published: bool,
     results: Path,
+    table: TableGroup,
 ) -> None:
     """One table a protocol over the datasets of a collection."""
     from bench.report.collections import render_collection
@@ -172,7 +196,7 @@ def _print_collection(
         from bench.errors import UnknownNameError
 
         raise UnknownNameError(f"protocol with runs on {name}", protocol, protocols)
-    if protocol is None and len(protocols) > 1 and how in {TableFormat.csv, TableFormat.json}:
+    if protocol is None and len(protocols) > 1 and (how in MACHINES or table.out is not None):
         found = ", ".join(protocols)
         raise BenchError(f"{name} has runs under protocols {found}; name one with --protocol")
     for one in [protocol] if protocol else protocols:
@@ -187,9 +211,10 @@ def _print_collection(
             protocol=one,
             published=published,
             title=f"{name}, protocol {one}",
-            width=terminal_width(),
+            width=table.width(how),
+            view=table.view(),
         )
-        typer.echo(text, nl=how is TableFormat.text)
+        table.emit(text, how)
 
 
 @app.command("report")

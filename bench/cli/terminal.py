@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 
 import typer
 
@@ -13,9 +12,14 @@ _LONGEST = 4000
 """Characters of a message; what is longer is cut."""
 
 
+_NO_TERMINAL = 100
+"""Characters a line where the output is no terminal and COLUMNS is not set."""
+
+
 def terminal_width() -> int:
-    """Characters a line, 0 where the output is no terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    """Characters a line: those of the terminal or of the variable COLUMNS."""
+    # A size of the terminal is known by its output alone, which may be a file.
+    return shutil.get_terminal_size((_NO_TERMINAL, 24)).columns
 
 
 def print_rows(title: str, rows: list[dict[str, str]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from bench.report.formats import Format, shown_number, with_deviation, write_tab
 from bench.report.literature import MEAN
 from bench.report.published import published_label, read_published
 from bench.report.tables import leads_by_fold, score_table
+from bench.report.views import AS_IT_IS, View, check_wanted, is_wanted
 from bench.stored_runs import StoredRun
 
 _BESIDE = ("ceiling_acg", "pcc_acg_given_depth")
@@ -131,9 +133,13 @@ def render_collection(
     published: bool = False,
     title: str = "",
     width: int = 0,
+    view: View = AS_IT_IS,
 ) -> str:
     """The table with its footnotes as text; see :func:`bench.report.tables.render`."""
     table = collection_table(name, runs, protocol=protocol, published=published)
+    check_wanted(view.methods, table["method"])
+    table = table[[is_wanted(method, view.methods) for method in table["method"]]]
+    digits = 4 if view.decimals is None else view.decimals
     notes = _notes(runs, table)
     shown = pd.DataFrame()
     marks = {"oracle": " (oracle)", "control": " (control)"}
@@ -143,18 +149,21 @@ def render_collection(
     for dataset in runs:
         values = zip(table[dataset], table[f"{dataset}_sd"], strict=True)
         heading = dataset.removeprefix(f"{name}-").upper()
-        shown[heading] = [with_deviation(mean, sd, 4) for mean, sd in values]
-    shown[MEAN] = [shown_number(value, 4) for value in table[MEAN]]
+        shown[heading] = [
+            with_deviation(mean, sd if view.spread != "none" else math.nan, digits)
+            for mean, sd in values
+        ]
+    shown[MEAN] = [shown_number(value, digits) for value in table[MEAN]]
     for other in _BESIDE:
         if table[other].notna().any():
-            shown[BY_NAME[other].heading] = [shown_number(value, 4) for value in table[other]]
+            shown[BY_NAME[other].heading] = [shown_number(value, digits) for value in table[other]]
     if table["seed"].nunique() > 1:
         shown["seed"] = ["–" if pd.isna(seed) else str(int(seed)) for seed in table["seed"]]
     if published:
         shown["source"] = [
             f"[{_number(notes, f'{source}.')}]" if source else "ours" for source in table["source"]
         ]
-    return write_table(table, shown, notes, how, title=title, width=width)
+    return write_table(table, shown, notes, how, title=title, width=width, columns=view.columns)
 
 
 def _number(notes: list[str], note: str) -> int:

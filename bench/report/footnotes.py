@@ -11,7 +11,7 @@ from bench.evaluate.scores import BY_NAME, LEADING, SCORES, Place, Score
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
 from bench.files import listed
 from bench.protocol.audit import TITLES
-from bench.report.presets import NO_PRESET, plain_preset, preset_notes
+from bench.report.presets import preset_notes, small_preset_notes
 from bench.report.repeats import repeat_notes
 from bench.stored_runs import StoredRun
 
@@ -26,6 +26,13 @@ BY_FOLD_NOTE = (
     " HEST-Benchmark has it; an undefined gene is left out, where HEST-Benchmark's code gives no"
     " score."
 )
+
+INTERVAL_NOTES = (
+    "95 % interval: bootstrap over patients, then their sections.",
+    "95 % interval: bootstrap over patients, then their sections. With fewer than 6 patients it is"
+    " too narrow, and no test over patients has power.",
+)
+"""Footnotes on intervals: with enough patients, and with few."""
 
 
 def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "text") -> list[str]:
@@ -67,22 +74,9 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
         if score.note and score.is_in(place) and _has_values(score, table)
     ]
     if table[f"{LEADING}_low"].notna().any():
-        notes.append(
-            "95 % interval: bootstrap over patients, then their sections."
-            + (
-                " With fewer than 6 patients it is too narrow, and no test over patients has power."
-                if _patients(runs) < PATIENTS_FOR_A_TEST
-                else ""
-            )
-        )
+        notes.append(INTERVAL_NOTES[_patients(runs) < PATIENTS_FOR_A_TEST])
     notes += preset_notes(_in_order(runs, table))
-    presets = set(map(plain_preset, table["preset"])) - {NO_PRESET, "default"}
-    if "quick" in presets:
-        notes.append(
-            "Preset quick: small networks and few epochs for machines without a GPU; not the"
-            " authors' settings"
-            + (" and not comparable with the authors' rows." if len(presets) > 1 else ".")
-        )
+    notes += small_preset_notes(table["preset"])
     if table["folds_hash"].nunique() > 1:
         notes.append(
             "Rows with different folds are on different sections or divisions and are not"

@@ -1,4 +1,4 @@
-"""How a table becomes text: for terminals, Markdown, LaTeX, CSV and JSON."""
+"""How a table becomes text: for terminals, Markdown, LaTeX, HTML, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from rich.table import Table
 
 from bench.evaluate.scores import SCORES, Column
 from bench.files import printable
+from bench.report.grid import grid_of
+from bench.report.html_tables import html_table
+from bench.report.latex import latex_table
+from bench.report.views import EVERYTHING, chosen_columns
 
-Format = Literal["text", "csv", "markdown", "latex", "json"]
+Format = Literal["text", "csv", "markdown", "latex", "html", "json"]
 
 
 _GIVE_WAY = {"fit s": 2, "sections": 5, "folds": 10}
@@ -32,6 +36,8 @@ def write_table(
     *,
     title: str = "",
     width: int = 0,
+    columns: Sequence[str] = (),
+    left: int = 2,
 ) -> str:
     """A table with footnotes as text.
 
@@ -45,7 +51,23 @@ def write_table(
         Footnotes, numbered in this order.
     how, title, width
         See :func:`render`.
+    columns
+        Columns to show; see :class:`bench.report.views.View`.
+    left
+        Number of columns, from the first, that are aligned to the left.
+
+    Raises
+    ------
+    UnknownNameError
+        A column that the table does not have.
     """
+    if columns:
+        width = 0
+    if columns and tuple(columns) != EVERYTHING:
+        if how in {"csv", "json"}:
+            table = chosen_columns(table, columns, ("dataset", "protocol", "method", "preset"))
+        else:
+            shown = chosen_columns(shown, columns)
     # A line break would end a comment.
     notes = [printable(" ".join(note.split())) for note in notes]
     title = printable(" ".join(title.split()))
@@ -59,21 +81,21 @@ def write_table(
             for row in table.to_dict("records")
         ]
         return json.dumps({"rows": rows, "footnotes": list(notes)}, indent=2) + "\n"
-    if how == "latex":
-        shown = shown.map(lambda cell: printable(str(cell)))
-        body = shown.to_latex(index=False, escape=True, caption=_latex(title) or None)
-        body = body.replace("±", r"$\pm$").replace("–", "--").replace("−", "$-$")
-        listed = "".join(f"% {number}. {note}\n" for number, note in enumerate(notes, 1))
-        return body + listed
-    if how == "text" and width:
+    if how in {"text", "latex"} and width:
         shown, hidden = _fitting(shown, width)
         if hidden:
-            notes.append(f"Hidden on a terminal this narrow: {', '.join(hidden)}.")
+            notes.append(
+                f"Hidden in {width} characters: {', '.join(hidden)}; --columns all shows all."
+            )
+    if how in {"latex", "html"}:
+        grid = grid_of(shown, notes, title)
+        return latex_table(grid) if how == "latex" else html_table(grid)
+    if how == "text" and width:
         notes = [textwrap.fill(note, width - 4, subsequent_indent="   ") for note in notes]
     style = box.MARKDOWN if how == "markdown" else box.SIMPLE_HEAD
     drawn = Table(box=style)
     for number, heading in enumerate(shown.columns):
-        drawn.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)
+        drawn.add_column(heading, justify="left" if number < left else "right", no_wrap=True)
     for row in shown.itertuples(index=False):
         cells = (printable(str(cell)) for cell in row)
         drawn.add_row(*(_escaped(cell) if how == "markdown" else cell for cell in cells))
@@ -133,18 +155,6 @@ def _column_width(shown: pd.DataFrame, name: Any) -> int:
     return 3 + max(map(len, [str(name), *shown[name]]))
 
 
-_LATEX = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
-
-
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
     """Table for reading: numbers with four decimals, underscores as spaces."""
     shown = pd.DataFrame()
@@ -178,3 +188,11 @@ def with_deviation(mean: float, sd: float, digits: int) -> str:
     if mean is None or math.isnan(mean):
         return "–"
     return f"{mean:.{digits}f}" if math.isnan(sd) else f"{mean:.{digits}f} ± {sd:.{digits}f}"
+
+
+def with_interval(mean: float, low: float, high: float, digits: int) -> str:
+    """A mean with its interval, where there is one."""
+    if mean is None or math.isnan(mean):
+        return "–"
+    ends = "" if math.isnan(low) or math.isnan(high) else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{mean:.{digits}f}{ends}"

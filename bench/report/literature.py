@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -14,6 +15,7 @@ from bench.evaluate.scores import BY_NAME
 from bench.registry import collection, dataset_name
 from bench.report.formats import Format, with_deviation, write_table
 from bench.report.published import COLUMNS, read_published
+from bench.report.views import AS_IT_IS, View, check_wanted, is_wanted
 
 MEAN = "mean"
 """Heading of the mean over the datasets of a collection."""
@@ -67,14 +69,16 @@ def published_rows(name: str) -> pd.DataFrame:
     return every[matches].reset_index(drop=True)
 
 
-def render_literature(name: str, how: Format, *, title: str = "", width: int = 0) -> str:
+def render_literature(
+    name: str, how: Format, *, title: str = "", width: int = 0, view: View = AS_IT_IS
+) -> str:
     """Published numbers as a table: methods by datasets and scores, the best mean first.
 
     Parameters
     ----------
     name
         See :func:`published_rows`.
-    how, title, width
+    how, title, width, view
         See :func:`bench.report.tables.render`.
 
     Raises
@@ -83,6 +87,8 @@ def render_literature(name: str, how: Format, *, title: str = "", width: int = 0
         There are no such numbers.
     """
     rows = published_rows(name)
+    check_wanted(view.methods, rows["method"])
+    rows = rows[[is_wanted(method, view.methods) for method in rows["method"]]].copy()
     rows["column"] = _columns(rows, collection(dataset_name(name)), dataset_name(name))
     several = rows["protocol"].nunique() > 1
     order = list(dict.fromkeys(rows["column"]))
@@ -98,7 +104,9 @@ def render_literature(name: str, how: Format, *, title: str = "", width: int = 0
     for (method, source, protocol), of_row in rows.groupby(_ROW, sort=False):
         cells = {"method": method, **({"protocol": protocol} if several else {})}
         for column in order:
-            cells[column] = " / ".join(map(_cell, of_row[of_row["column"] == column].itertuples()))
+            cells[column] = " / ".join(
+                _cell(row, view) for row in of_row[of_row["column"] == column].itertuples()
+            )
         for reason in of_row.loc[of_row["comparable"] == "no", "reason"].unique():
             number(f"* not comparable with runs of this program: {reason}.")
         obtained = "; ".join(of_row["obtained"].unique())
@@ -109,7 +117,9 @@ def render_literature(name: str, how: Format, *, title: str = "", width: int = 0
     lines.sort(key=lambda line: -line[0])
     shown = pd.DataFrame([cells for _, cells in lines]).replace("", "–")
     shown.columns = pd.Index([_heading(str(column)) for column in shown.columns])
-    return write_table(rows[list(COLUMNS)], shown, notes, how, title=title, width=width)
+    return write_table(
+        rows[list(COLUMNS)], shown, notes, how, title=title, width=width, columns=view.columns
+    )
 
 
 def _columns(rows: pd.DataFrame, members: Sequence[str], name: str) -> list[str]:
@@ -127,7 +137,8 @@ def _heading(column: str) -> str:
     return f"{before} {BY_NAME[score].heading}".strip() if score in BY_NAME else column
 
 
-def _cell(row: object) -> str:
+def _cell(row: object, view: View) -> str:
     value, sd = float(getattr(row, "value")), float(getattr(row, "sd"))  # noqa: B009
     star = "*" if getattr(row, "comparable") == "no" else ""  # noqa: B009
-    return with_deviation(value, sd, 4) + star
+    digits = 4 if view.decimals is None else view.decimals
+    return with_deviation(value, math.nan if view.spread == "none" else sd, digits) + star

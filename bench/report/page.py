@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.errors import BenchError, StoreError, UnknownNameError
-from bench.evaluate.scores import SCORES
+from bench.evaluate.scores import BY_NAME, SCORES
 from bench.files import atomic_write
 from bench.protocol.audit import TITLES
 from bench.report.comparison_figures import comparison_figures
-from bench.report.footnotes import footnotes
+from bench.report.footnotes import BY_FOLD_HEADING, footnotes
 from bench.report.page_maps import Row, map_needs, packed_images, packed_maps, share_out
 from bench.report.pairs import pair_notes, pair_table, pairs_for_people
 from bench.report.presets import preset_note, shown_preset
@@ -55,6 +55,13 @@ _LOW_IS_BEST = {
     *(score.heading for score in SCORES if score.better == "lower"),
     *("p (patients)", "p (sections)"),
 }
+
+_FIRST = (
+    BY_FOLD_HEADING,
+    *(BY_NAME[name].heading for name in ("pcc_acg", "pcc_heg", "mse", "mae")),
+    "preset",
+)
+"""Columns that the leaderboard shows first; a reader adds the others."""
 
 _NUMBER = re.compile(r"(?:< )?([+-]?\d+(?:\.\d+)?)(?: ± .*| to .*| %|/\d+)?")
 """Pattern of a cell that is sorted by its first number."""
@@ -209,7 +216,7 @@ def _part(
         "folds": sorted(set(table["folds_hash"])),
         "sections": int(table["sections"].max()),
         "older": comparison.older,
-        "table": _sheet(for_people(table, "page"), kinds),
+        "table": _sheet(leaderboard(table), kinds, _FIRST),
         "notes": [{"text": note, "leak": note.startswith(leaks)} for note in notes],
         "pairs": _pairs(comparison.runs),
         "figures": _figures(comparison.runs),
@@ -221,8 +228,20 @@ def _part(
     }
 
 
-def _sheet(shown: pd.DataFrame, kinds: Sequence[str] = ()) -> dict[str, Any]:
-    """Table for the template: headings, and cells with their numbers for sorting."""
+def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
+    """Table of the page: the usual scores directly after the method, then all other columns."""
+    shown = for_people(table, "page")
+    first = [heading for heading in ("method", *_FIRST) if heading in shown]
+    return shown[[*first, *(heading for heading in shown if heading not in first)]]
+
+
+def _sheet(
+    shown: pd.DataFrame, kinds: Sequence[str] = (), first: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Table for the template: headings, and cells with their numbers for sorting.
+
+    A reader shows the columns that are not among the `first` ones when needed.
+    """
     columns = []
     for heading in shown:
         texts = [str(text) for text in shown[heading]]
@@ -238,8 +257,9 @@ def _sheet(shown: pd.DataFrame, kinds: Sequence[str] = ()) -> dict[str, Any]:
                 "text": heading,
                 "numeric": numeric,
                 "best": "high" if numeric and heading not in _LOW_IS_BEST else "low",
+                "more": bool(first) and place > 0 and heading not in first,
             }
-            for heading, numeric, _ in columns
+            for place, (heading, numeric, _) in enumerate(columns)
         ],
         "rows": [
             {

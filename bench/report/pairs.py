@@ -10,8 +10,9 @@ from bench.errors import UnknownNameError
 from bench.evaluate.scores import COMPARABLE, LEADING
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, compare_pairs, holm
 from bench.report.formats import Format, write_table
-from bench.report.presets import preset_notes
+from bench.report.presets import preset_notes, shown_preset, small_preset_notes
 from bench.report.tables import row_name, score_table
+from bench.report.views import AS_IT_IS, View, check_wanted, chosen_columns, is_wanted
 from bench.stored_runs import StoredRun
 
 SIGNIFICANT = 0.05
@@ -133,10 +134,21 @@ def render_pairs(
     score: str = LEADING,
     title: str = "",
     against: str | None = None,
+    view: View = AS_IT_IS,
 ) -> str:
     """Table of pairs as text; see :func:`pair_table` and :func:`bench.report.tables.render`."""
-    notes = preset_notes([run.facts for run in runs])
-    return write_pairs(pair_table(runs, score, against), how, score=score, title=title, notes=notes)
+    check_wanted(view.methods, [run.facts["label"] for run in runs])
+    runs = [run for run in runs if is_wanted(run.facts["label"], view.methods)]
+    facts = [run.facts for run in runs]
+    notes = [*preset_notes(facts), *small_preset_notes(map(shown_preset, facts))]
+    told = [*notes, *pair_notes(table := pair_table(runs, score, against), score)]
+    shown = pairs_for_people(table)
+    if not view.names_columns:
+        return write_table(table, shown, told, how, title=title)
+    if how in {"csv", "json"}:
+        table = chosen_columns(table, view.columns, ("first", "second"))
+    shown = chosen_columns(shown, view.columns, ("better", "than"))
+    return write_table(table, shown, told, how, title=title)
 
 
 def write_pairs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.files import one_line
@@ -78,6 +78,23 @@ def preset_notes(runs_facts: Sequence[Mapping[str, Any]]) -> list[str]:
         for facts, name in zip(runs_facts, shown, strict=True)
     ]
     return list(filter(None, notes))
+
+
+def small_preset_notes(shown: Iterable[str]) -> list[str]:
+    """Footnotes on presets that are not the authors' settings.
+
+    Parameters
+    ----------
+    shown
+        Presets of all rows, as :func:`shown_preset` gives them.
+    """
+    presets = {plain_preset(preset) for preset in shown} - {NO_PRESET, "default"}
+    mixed = " and not comparable with the authors' rows."
+    return [
+        f"Preset {preset}: small networks and few epochs for machines without a GPU; not the"
+        f" authors' settings{mixed if 'authors' in presets else '.'}"
+        for preset in sorted(presets - {"authors"})
+    ]
 
 
 def _changes(facts: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

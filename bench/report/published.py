@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import BenchError, DataError
-from bench.report.formats import Format, write_table
+from bench.report.formats import Format, with_deviation, write_table
 from bench.report.presets import preset_notes
 from bench.report.tables import score_table
+from bench.report.views import AS_IT_IS, View, check_wanted, is_wanted
 from bench.stored_runs import StoredRun
 
 COLUMNS = (
@@ -143,16 +144,37 @@ def _ours_alone(row: Mapping[Any, Any], score: str) -> dict[str, Any]:
 
 
 def render_published(
-    runs: Sequence[StoredRun], dataset: str, protocol: str, how: Format, *, title: str = ""
+    runs: Sequence[StoredRun],
+    dataset: str,
+    protocol: str,
+    how: Format,
+    *,
+    title: str = "",
+    width: int = 0,
+    view: View = AS_IT_IS,
+    published: pd.DataFrame | None = None,
 ) -> str:
     """Comparison with published numbers as text; see :func:`bench.report.tables.render`.
+
+    Parameters
+    ----------
+    runs, dataset, protocol, how, title, width, view
+        What is compared, and how it is shown.
+    published
+        Published numbers as of :func:`read_published`; None: all on the dataset.
 
     Raises
     ------
     BenchError
         No published number on the dataset under the protocol is known.
     """
-    table = beside_published(runs, read_published(dataset), protocol)
+    known = read_published(dataset) if published is None else published
+    table = beside_published(runs, known, protocol)
+    digits = 4 if view.decimals is None else view.decimals
+    if not table.empty:
+        check_wanted(view.methods, table["method"])
+        chosen_rows = [is_wanted(method, view.methods) for method in table["method"]]
+        table = table[chosen_rows].reset_index(drop=True)
     if table.empty:
         raise BenchError(f"no published number on {dataset} under protocol {protocol} is known")
     notes: list[str] = []
@@ -174,10 +196,10 @@ def render_published(
             "method": table["method"],
             "preset": table["preset"],
             "score": table["score"],
-            "ours": _with_sd(table["ours"], table["ours_sd"]),
-            "published": _with_sd(table["published"], table["published_sd"]),
+            "ours": _with_sd(table["ours"], table["ours_sd"], digits),
+            "published": _with_sd(table["published"], table["published_sd"], digits),
             "difference": [
-                "–" if pd.isna(value) else f"{value:+.4f} {mark}".strip()
+                "–" if pd.isna(value) else f"{value:+.{digits}f} {mark}".strip()
                 for value, mark in zip(table["difference"], marks, strict=True)
             ],
             "comparable": [
@@ -203,11 +225,11 @@ def render_published(
             f"Ours are over {', '.join(map(str, sorted(sizes)))} sections: {len(left_out)} of"
             " theirs could not be used here."
         )
-    return write_table(table, shown, notes, how, title=title)
+    return write_table(table, shown, notes, how, title=title, width=width, columns=view.columns)
 
 
-def _with_sd(values: pd.Series, deviations: pd.Series) -> list[str]:
+def _with_sd(values: pd.Series, deviations: pd.Series, digits: int) -> list[str]:
     return [
-        "–" if pd.isna(value) else f"{value:.4f}" + ("" if pd.isna(sd) else f" ± {sd:.4f}")
+        "–" if pd.isna(value) else with_deviation(value, sd, digits)
         for value, sd in zip(values, deviations, strict=True)
     ]

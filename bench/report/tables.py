@@ -23,6 +23,7 @@ from bench.report.formats import (
     shown_number,
     shown_percent,
     with_deviation,
+    with_interval,
     write_table,
 )
 from bench.report.presets import (
@@ -30,6 +31,7 @@ from bench.report.presets import (
     shown_preset,
     used_values,
 )
+from bench.report.views import AS_IT_IS, View, check_wanted, is_wanted, shown_names
 from bench.stored_runs import StoredRun
 
 _FRAME = {"method": "method", "preset": "preset", "folds": "folds", "sections": "sections"}
@@ -182,7 +184,14 @@ def row_name(row: Mapping[Any, Any], table: pd.DataFrame) -> str:
     return f"{name} ({row['preset']})" if changed else name
 
 
-def render(runs: Sequence[StoredRun], how: Format, *, title: str = "", width: int = 0) -> str:
+def render(
+    runs: Sequence[StoredRun],
+    how: Format,
+    *,
+    title: str = "",
+    width: int = 0,
+    view: View = AS_IT_IS,
+) -> str:
     """The table with its footnotes as text.
 
     Parameters
@@ -190,17 +199,31 @@ def render(runs: Sequence[StoredRun], how: Format, *, title: str = "", width: in
     runs
         Rows of the table.
     how
-        ``text``, ``markdown`` and ``latex`` for people, ``csv`` and ``json`` with all columns
-        and full precision.
+        ``text``, ``markdown``, ``latex`` and ``html`` for people, ``csv`` and ``json`` with all
+        columns and full precision.
     title
         Heading for the formats that people read.
     width
         Columns of the terminal for ``text``; unlimited where 0.
+    view
+        Rows, columns and digits to show.
+
+    Raises
+    ------
+    UnknownNameError
+        A row or a column that there is not.
     """
+    check_wanted(view.methods, (run.facts["label"] for run in runs))
+    runs = [run for run in runs if is_wanted(run.facts["label"], view.methods)]
     table = score_table(runs)
     place: Place = "machine" if how in {"csv", "json"} else "text"
     notes = footnotes(runs, table, place)
-    return write_table(table, for_people(table), notes, how, title=title, width=width)
+    # Columns that are asked for by name may be those of other places.
+    shown = for_people(table, "machine" if view.names_columns else "text", view)
+    if view.names_columns and not {"preset"} & {name.casefold() for name in view.columns}:
+        shown["method"] = shown_names(table.to_dict("records"), list(shown["method"]))
+    columns = view.columns
+    return write_table(table, shown, notes, how, title=title, width=width, columns=columns)
 
 
 _IF_SEVERAL = (
@@ -209,7 +232,7 @@ _IF_SEVERAL = (
 )
 
 
-def for_people(table: pd.DataFrame, place: Place = "text") -> pd.DataFrame:
+def for_people(table: pd.DataFrame, place: Place = "text", view: View = AS_IT_IS) -> pd.DataFrame:
     """Table with rounded numbers, and of the identifying columns only those in which rows differ.
 
     Parameters
@@ -218,6 +241,8 @@ def for_people(table: pd.DataFrame, place: Place = "text") -> pd.DataFrame:
         Result of :func:`score_table`.
     place
         ``text`` for the columns of every table, ``page`` for those of the HTML page.
+    view
+        Digits of the scores and their measure of spread.
     """
     shown = pd.DataFrame()
     for name, heading in _FRAME.items():
@@ -233,15 +258,18 @@ def for_people(table: pd.DataFrame, place: Place = "text") -> pd.DataFrame:
     by_fold = leads_by_fold(table)
     if by_fold:
         pairs = zip(table[BY_FOLD], table[f"{BY_FOLD}_sd"], strict=True)
-        digits = BY_NAME[BY_FOLD].decimals
-        shown[BY_FOLD_HEADING] = [with_deviation(mean, sd, digits) for mean, sd in pairs]
+        digits = view.digits(BY_NAME[BY_FOLD])
+        shown[BY_FOLD_HEADING] = [
+            with_deviation(mean, sd if view.spread in {None, "sd"} else math.nan, digits)
+            for mean, sd in pairs
+        ]
     # A ceiling is placed next to its score.
     ceilings = {score.ceiling: score for score in SCORES if score.ceiling}
     for score in SCORES:
         if by_fold and score.name == BY_FOLD:
             continue
         if score.is_in(place) and score.name not in ceilings:
-            shown = shown.assign(**_score_columns(score, table, place))
+            shown = shown.assign(**_score_columns(score, table, place, view))
     for name, heading in _COSTS.items():
         shown[heading] = [shown_number(value, 1) for value in table[name]]
     if "origin" in table:
@@ -254,18 +282,23 @@ def for_people(table: pd.DataFrame, place: Place = "text") -> pd.DataFrame:
     return shown
 
 
-def _score_columns(score: Score, table: pd.DataFrame, place: Place) -> dict[str, list[str]]:
+def _score_columns(
+    score: Score, table: pd.DataFrame, place: Place, view: View
+) -> dict[str, list[str]]:
     """Columns of a score for people: value, interval, ceiling and share of the ceiling."""
-    name, digits = score.shown_as, score.decimals
+    name, digits = score.shown_as, view.digits(score)
     columns = {score.heading: [shown_number(value, digits) for value in table[name]]}
-    if score.spread:
+    if score.spread and view.spread in {None, "sd"}:
         pairs = zip(table[name], table[f"{name}_sd"], strict=True)
         columns[score.heading] = [with_deviation(mean, sd, digits) for mean, sd in pairs]
-    if score.interval:
+    if score.spread and view.spread == "interval":
+        ends = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+        columns[score.heading] = [with_interval(*of_row, digits) for of_row in ends]
+    if score.interval and view.spread is None:
         pairs = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
         columns[score.interval.heading] = [shown_interval(low, high) for low, high in pairs]
     if score.ceiling and (ceiling := BY_NAME[score.ceiling]).is_in(place):
-        columns |= _score_columns(ceiling, table, place)
+        columns |= _score_columns(ceiling, table, place, view)
     if score.share:
         columns[score.share.heading] = [shown_percent(value) for value in table[f"{name}_share"]]
     return columns

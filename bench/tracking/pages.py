@@ -32,7 +32,9 @@ NOTE = "mlflow.note.content"
 
 VIEW = "spotbench"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
-"""Tag in which MLflow's pages keep a saved view."""
+"""Tag of the view of all runs."""
+
+_ALL_RUNS = "tags.level = 'run'"
 
 NOTE_LENGTH = 5000
 """Number of characters that every version of MLflow accepts in a tag of an experiment."""
@@ -70,7 +72,12 @@ def page(experiment: str) -> str:
     )
 
 
-def saved_view(created: int) -> str:
+def view_tag(view: str) -> str:
+    """Tag in which MLflow's pages keep a saved view."""
+    return f"mlflow.sharedViewState.{view}"
+
+
+def saved_view(created: int, name: str = "Leaderboard", search: str = _ALL_RUNS) -> str:
     """Saved view of the runs' table, in the form of MLflow's menu *Views*.
 
     A version of MLflow that does not know this form shows its default table.
@@ -79,9 +86,11 @@ def saved_view(created: int) -> str:
     ----------
     created
         Milliseconds since 1970.
+    name, search
+        Name in the menu, and which runs it shows.
     """
     state = {
-        "searchFilter": "tags.level = 'run'",
+        "searchFilter": search,
         "orderByKey": f"metrics.`{LEADING}`",
         "orderByAsc": BY_NAME[LEADING].better == "lower",
         "startTime": "ALL",
@@ -91,7 +100,7 @@ def saved_view(created: int) -> str:
         "selectedColumns": list(_SHOWN),
         "columnOrder": ["attributes.`Run Name`", *_SHOWN, "duration", "runDateAndNestInfo"],
     }
-    view = {"name": "Leaderboard", "createdAt": created, "state": json.dumps(state)}
+    view = {"name": name, "createdAt": created, "state": json.dumps(state)}
     return json.dumps(view)
 
 

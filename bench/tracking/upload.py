@@ -32,7 +32,7 @@ WAIT = DURATION + 15
 """Seconds that a call waits at its end for other processes uploading the same runs."""
 
 # A server that is down must delay a run by seconds only; 'bench sync' may wait longer.
-_SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _LONG_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 
 
@@ -68,7 +68,7 @@ class Tracker:
     def __init__(self, uri: str, results: Path, warn: Callable[[str], None]) -> None:
         self._warn = warn
         self._off = uri == NONE
-        self._store = TrackingStore(uri, results, _SHORT_WAITS, FOLD_SECONDS, warn)
+        self._store = TrackingStore(uri, results, SHORT_WAITS, FOLD_SECONDS, warn)
         self._left: dict[Path, StoredRun] = {}
 
     def upload(self, run: StoredRun) -> None:

@@ -64,7 +64,8 @@ class MclSTExpConfig(RetrievalConfig):
         As released for Visium.
     position
         What indexes the position tables: ``array`` coordinates x, y (legacy ST) or ``pixel``
-        row and column (released Visium).
+        row and column (released Visium). ``sinusoid`` takes fixed sines and cosines of the array
+        coordinates in place of trained tables, ``none`` no position.
     position_rows
         Rows of each position table; None for as many as the training spots need, since others are
         never looked up. The released tables have 65536, whatever the data.
@@ -72,6 +73,9 @@ class MclSTExpConfig(RetrievalConfig):
         Shape of the spot encoder and of the shared space.
     temperature
         Divides the dot products in the loss.
+    image_share
+        Weight of the cross entropy of images against spots in the loss, the paper's lambda; that of
+        spots against images has the rest.
     optimizer
         ``adam`` with L2 decay (released code) or ``adamw`` (the paper's text).
     learning_rate, weight_decay, batch_size, epochs
@@ -80,7 +84,8 @@ class MclSTExpConfig(RetrievalConfig):
         Which spots attend to one another when the retrieval keys are made: so many
         ``consecutive`` ones across section borders (released: 32), or a whole ``section``.
     top_k, distance, weighting
-        Retrieval: candidates by cosine, weights from the distance of the raw embeddings.
+        Retrieval: candidates by cosine, weights from the distance of the raw embeddings, or from
+        one minus their ``cosine``.
     """
 
     encoder: str = "densenet121"
@@ -91,7 +96,7 @@ class MclSTExpConfig(RetrievalConfig):
     pixels: Literal["rgb01", "bgr255", "imagenet", "encoder"] = "rgb01"
     augment: Literal["none", "jitter_flip_rotate", "quarter_turns"] = "jitter_flip_rotate"
     augment_at_test: bool = False
-    position: Literal["array", "pixel"] = "array"
+    position: Literal["array", "pixel", "sinusoid", "none"] = "array"
     position_rows: int | None = Field(default=None, ge=1)
     layers: int = Field(default=2, ge=0)
     heads: int = Field(default=8, ge=1)
@@ -99,6 +104,7 @@ class MclSTExpConfig(RetrievalConfig):
     projection_dim: int = Field(default=256, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     temperature: float = Field(default=1.0, gt=0)
+    image_share: float = Field(default=0.5, ge=0, le=1)
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=1e-3, ge=0)
@@ -107,7 +113,7 @@ class MclSTExpConfig(RetrievalConfig):
     patience: int | None = Field(default=None, ge=1)
     key_context: Literal["section"] | int = 32
     top_k: int = Field(default=200, ge=1)
-    distance: Literal["l1", "l2"] = "l1"
+    distance: Literal["l1", "l2", "cosine"] = "l1"
     weighting: Literal["inverse_square", "mean"] = "inverse_square"
 
 
@@ -173,7 +179,10 @@ class MclSTExp(RetrievalMethod):
             "temperature",
         )
         rows = self.config.position_rows or self._rows_needed(data.sections)
-        return MclSTExpNetwork(len(data.panel), position_rows=rows, **shape)
+        network = MclSTExpNetwork(len(data.panel), position_rows=rows, **shape)
+        if self.config.position in {"none", "sinusoid"}:
+            network.fix_positions(self.config.position)
+        return network
 
     def restore(self, source: Any) -> MclSTExpNetwork:
         """The network of a checkpoint, which tells all sizes but the number of heads."""
@@ -213,7 +222,9 @@ class MclSTExp(RetrievalMethod):
             yield self.network.embed_spots(**context)
 
     def _position(self, section: TrainingSection) -> np.ndarray:
-        if self.config.position == "array":
+        if self.config.position == "none":
+            return np.zeros_like(section.array_xy)
+        if self.config.position in {"array", "sinusoid"}:
             return section.array_xy
         return np.floor(section.spatial[:, ::-1]).astype(np.int64)  # row, column
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bench.blocks.attention import AttentionBlock, ProjectionHead, symmetric_contrastive_loss
 from bench.blocks.encoders import image_encoder
 from bench.blocks.images import to_network_scale
+from bench.blocks.positions import sinusoids
 from bench.blocks.weights import (
     Released,
     load_strict,
@@ -98,6 +99,13 @@ class MclSTExpNetwork(nn.Module):
         load_strict(network, state, where)
         return network.eval()
 
+    def fix_positions(self, kind: Literal["none", "sinusoid"]) -> None:
+        """Replace the trained position tables by zeros or sinusoids, which are not trained."""
+        for table in (self.x_embed, self.y_embed):
+            rows, width = table.weight.shape
+            fixed = torch.from_numpy(sinusoids(rows, width)) * (kind == "sinusoid")
+            table.weight.requires_grad_(False).copy_(fixed)
+
     def embed_images(self, images: Tensor) -> Tensor:
         """(n, 3, height, width) images, on the scale they are fed at, to (n, projection)."""
         return self.image_projection(self.image_encoder(images))
@@ -132,7 +140,8 @@ class MclSTExpModule(ContrastiveModule):
             batch["patches"], self.settings.pixels, self.network.image_encoder
         )
         return symmetric_contrastive_loss(
-            self.network(images, batch["expression"], batch["position"])
+            self.network(images, batch["expression"], batch["position"]),
+            self.settings.image_share,
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

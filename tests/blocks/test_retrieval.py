@@ -8,7 +8,7 @@ from bench.blocks.retrieval import retrieve, retrieve_each
 
 SETTINGS = [
     {"distance": distance, "weighting": weighting}
-    for distance in ("l1", "l2")
+    for distance in ("l1", "l2", "cosine")
     for weighting in ("inverse_square", "exponential", "mean")
 ]
 
@@ -34,6 +34,8 @@ def plain(queries, keys, values, top_k, distance, weighting="exponential"):
         nearest = np.argsort(-cosine)[:top_k]
         gap = np.abs(keys[nearest] - query)
         far = gap.sum(axis=1) ** 2 if distance == "l1" else (gap**2).sum(axis=1)
+        if distance == "cosine":
+            far = (1 - cosine[nearest]) ** 2
         if weighting == "exponential":
             weights = np.exp(-(far - far.min()))
         else:

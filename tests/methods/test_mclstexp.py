@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from bench.api import ConfigError, Context
+from bench.blocks.attention import symmetric_contrastive_loss
 from bench.contract.small_fold import GENES, SPOTS, as_slide
 from bench.methods.mclstexp import MclSTExp, key_contexts
 from bench.methods.mclstexp.network import MclSTExpModule, MclSTExpNetwork
@@ -50,6 +51,35 @@ def test_positions_in_pixels_are_row_and_column(data):
     method, _ = fitted(data, position="pixel", position_rows=1000)
     position = method.training_arrays(data.train[0])["position"]
     np.testing.assert_array_equal(position[3], [20, 140])
+
+
+@pytest.mark.parametrize(("position", "rows"), [("none", 1), ("sinusoid", 20)])
+def test_fixed_positions_stay_as_they_were(data, slide, position, rows, tmp_path):
+    method, _ = fitted(data, position=position, position_rows=None)
+    tables = [method.network.x_embed.weight, method.network.y_embed.weight]
+    angles = np.arange(rows)[:, None] / 10_000.0 ** (2 * (np.arange(GENES) // 2) / GENES)
+    waves = np.where(np.arange(GENES) % 2 == 0, np.sin(angles), np.cos(angles))
+    expected = np.zeros((1, GENES)) if position == "none" else waves
+    for table in tables:
+        np.testing.assert_allclose(table.detach(), expected, atol=1e-6)
+    method.save(tmp_path)
+    again = MclSTExp.load(tmp_path, method.config)
+    np.testing.assert_array_equal(predict(again, slide), predict(method, slide))
+
+
+def test_the_share_of_images_weighs_the_two_halves_of_the_loss():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 6, generator=generator)
+    chances = [torch.log_softmax(logits, dim=dim).diagonal().neg().mean() for dim in (1, 0)]
+    for share in (0.0, 0.3, 0.5, 1.0):
+        expected = (1 - share) * chances[0] + share * chances[1]
+        torch.testing.assert_close(symmetric_contrastive_loss(logits, share), expected)
+
+
+@pytest.mark.parametrize("setting", [{"image_share": 0.0}, {"distance": "cosine"}])
+def test_an_ablation_changes_the_predictions(data, slide, usual, setting):
+    method, _ = fitted(data, **setting)
+    assert not np.array_equal(predict(method, slide), predict(usual[0], slide))
 
 
 @pytest.mark.parametrize(("asked", "rows"), [(None, 20), (65536, 65536)])

@@ -18,7 +18,7 @@ from bench.files import write_json
 from bench.records import write_record
 from bench.report import page_maps
 from bench.report.footnotes import footnotes
-from bench.report.page import page, stored_comparisons, write_page
+from bench.report.page import leaderboard, page, stored_comparisons, write_page
 from bench.report.page_maps import map_needs, packed_images, packed_maps, share_out
 from bench.report.tables import for_people, score_table
 from bench.store import RunFolder
@@ -159,8 +159,10 @@ def unpacked(text, kind):
 def test_the_leaderboard_is_the_score_table_with_its_notes(finished, found):
     runs = list(runs_of(finished).values())
     table = score_table(runs)
-    wanted = for_people(table, "page")
+    wanted = leaderboard(table)
     assert "CCC(ACG)" in wanted
+    assert sorted(wanted) == sorted(for_people(table, "page"))
+    assert list(wanted)[:6] == ["method", "PCC(ACG)", "PCC(HEG)", "MSE", "MAE", "preset"]
     assert found.tables[0][0] == list(wanted.columns)
     assert found.tables[0][1:] == [list(map(str, row)) for row in wanted.to_numpy()]
     listed = [element["text"].strip() for element in found.of("li")]
@@ -312,7 +314,8 @@ def test_runs_without_a_finished_fold_still_give_a_page(results):
             run.folder.fold(index).clear()
         if number == 1:
             found = parsed(results)
-            done = sorted(row[2] for row in found.tables[0][1:])
+            place = found.tables[0][0].index("folds")
+            done = sorted(row[place] for row in found.tables[0][1:])
             assert done == ["0/3", "3/3", "3/3", "3/3"]
             assert all(
                 {row[0], row[1]} <= set(runs) - {run.facts["label"]} for row in found.tables[1][1:]
@@ -487,7 +490,8 @@ def test_every_control_has_a_label_and_no_name_is_given_twice(found):
     names = [element["id"] for element in found.elements if "id" in element]
     assert len(names) == len(set(names))
     controls = found.of("select") + found.of("input")
-    assert len(controls) == 6
+    columns = len(found.tables[0][0]) - 1
+    assert len(controls) == 6 + columns
     # A label around its control needs no reference.
     assert len(found.of("label")) == len(controls)
     assert all(label["text"].strip() for label in found.of("label"))

@@ -102,7 +102,7 @@ def test_a_press_on_a_heading_sorts_and_another_turns_round(browser):
 
 
 def test_a_correlation_sorts_its_best_to_the_top_first(browser):
-    browser.click("table th:nth-child(5) button")
+    browser.click("table th:nth-child(2) button")
     assert sort_state(browser, "PCC(ACG)") == "descending"
     cells = numbers(column(browser, "PCC(ACG)"))
     assert len(cells) == 3
@@ -124,6 +124,38 @@ def test_the_keyboard_reaches_a_heading_and_sorts(browser):
     browser.press(SPACE)
     assert sort_state(browser, "method") == "descending"
     assert browser.run(METHODS) == sorted(before, reverse=True)
+
+
+HEADINGS = (
+    "return [...document.querySelector('table').tHead.rows[0].cells]"
+    ".filter(e => e.getBoundingClientRect().right <= arguments[0] && e.offsetParent)"
+    ".map(e => e.innerText.trim())"
+)
+USUAL = ["method", "PCC(ACG)", "PCC(HEG)", "MSE", "MAE", "preset"]
+
+
+@pytest.mark.parametrize(("width", "seen"), [(1280, USUAL), (380, USUAL[:3])])
+def test_scores_are_seen_before_anything_else(browser, width, seen):
+    browser.resize(width)
+    assert browser.run(HEADINGS, width) == seen
+    cells = "return document.querySelector('tbody td').innerText"
+    assert ("±" in browser.run(cells)) == (width > 640)
+
+
+def test_other_columns_are_shown_by_the_keyboard(browser):
+    browser.run("document.querySelector('details.columns summary').focus()")
+    browser.press(ENTER)
+    for _ in range(6):
+        browser.press(TAB)
+    label = "return document.activeElement.parentElement.innerText.trim()"
+    assert browser.run(label) == "folds"
+    browser.press(SPACE)
+    assert browser.run(HEADINGS, 1e4) == [*USUAL, "folds"]
+    assert column(browser, "folds")[0] == "3/3"
+    browser.press(SPACE)
+    assert browser.run(HEADINGS, 1e4) == USUAL
+    browser.click("details.columns button.all")
+    assert len(browser.run(HEADINGS, 1e4)) == 17
 
 
 # ------------------------------------------------------------------------------------ maps
@@ -297,6 +329,7 @@ def test_a_section_that_a_run_lacks_says_so(running, results, tmp_path):  # noqa
 def test_the_page_is_never_wider_than_the_screen(browser, width):
     browser.resize(width)
     browser.run("document.querySelectorAll('details').forEach(e => { e.open = true; })")
+    browser.click("details.columns button.all")
     assert browser.run("return document.documentElement.scrollWidth") <= width
     table = "const e = document.querySelector('.scroll'); return [e.clientWidth, e.scrollWidth]"
     shown, whole = browser.run(table)

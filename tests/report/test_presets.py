@@ -92,10 +92,10 @@ def test_every_format_shows_the_changes(store):  # noqa: F811
         "ridge": "authors",
     }
     assert NOTE in footnotes(runs, table)
-    for how in ("text", "markdown", "latex"):
+    for how in ("text", "markdown", "latex", "html"):
         text = render(runs, how)
         assert "authors*" in text
-        assert NOTE in text
+        assert NOTE.replace("_", r"\_" if how == "latex" else "_") in text
     rows = {row["method"]: row for row in csv.DictReader(io.StringIO(render(runs, "csv")))}
     assert rows["mclstexp"]["preset"] == "authors*"
     assert json.loads(rows["mclstexp"]["changes"]) == {"epochs": 1, "encoder": "lcnet_050"}

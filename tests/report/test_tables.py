@@ -331,8 +331,8 @@ def test_latex_is_balanced_and_escaped(several):
     assert not re.search(r"(?<!\\)[_%#]", outside_maths)
     assert r"one\_two" in body
     assert body.isascii()
-    comments = [line for line in text.splitlines() if line.startswith("%")]
-    assert len(comments) == len(footnotes(several, score_table(several)))
+    notes = re.findall(r"^\d+\.~.*\\par$", text, re.MULTILINE)
+    assert len(notes) == len(footnotes(several, score_table(several)))
 
 
 def test_text_has_one_line_a_run_and_numbered_notes(several):
@@ -463,7 +463,7 @@ def test_newest_of_runs_that_differ_in_code_alone(store, tmp_path):
     assert sorted(run.facts["key"][0] for run in kept) == ["b", "d"]
 
 
-FORMATS = ("text", "csv", "markdown", "latex", "json")
+FORMATS = ("text", "csv", "markdown", "latex", "html", "json")
 PROGRAM = """
 import sys
 from bench.cli import main
@@ -486,14 +486,17 @@ def test_command_prints_the_table_without_loading_torch(store, tmp_path):
     program = tmp_path / "modules.py"
     program.write_text(PROGRAM.format(formats=FORMATS))
     answer = call_process(
-        "tables", "--dataset", "tiny", "--results", tmp_path, program=(str(program),)
+        *("tables", "--dataset", "tiny", "--results", tmp_path),
+        env={"COLUMNS": "100"},
+        program=(str(program),),
     )
     assert answer.status == 0
     assert answer.stderr == "heavy: []\n"
     *printed, rest = answer.stdout.split("----\n")
     assert rest == ""
     for how, text in zip(FORMATS, printed, strict=True):
-        wanted = render(runs, how, title="tiny, protocol strict")
+        width = {"text": 100, "latex": 130}.get(how, 0)
+        wanted = render(runs, how, title="tiny, protocol strict", width=width)
         assert text.strip() == wanted.strip()
 
 
@@ -504,7 +507,8 @@ def test_a_narrow_terminal_gets_what_fits_and_the_names_of_what_does_not(several
         table = text.split("\n\n")[0]
         assert max(map(len, table.splitlines())) <= width
         if max(map(len, whole.split("\n\n")[0].splitlines())) > width:
-            assert "Hidden on a terminal this narrow: pooled PCC(ACG)" in text
+            assert f"Hidden in {width} characters: pooled PCC(ACG)" in text
+            assert "--columns all" in text
     assert "Hidden" not in whole
 
 

@@ -1,0 +1,299 @@
+"""Commands of studies: list, run, status, report."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.apps import study_app
+from bench.cli.option_groups import ExecutorGroup, WorkersGroup, with_groups
+from bench.cli.options import (
+    DEFAULT_DEVICE,
+    DEFAULT_PRECISION,
+    FAILED,
+    DeviceOption,
+    JobsOption,
+    JsonOption,
+    PrecisionOption,
+    ResultsOption,
+    TrackingOption,
+    names,
+)
+from bench.cli.terminal import complain, print_rows, say
+from bench.execute.executors.options import ExecutorOptions
+from bench.execute.request import Request
+
+if TYPE_CHECKING:
+    from bench.study.declaration import Study
+    from bench.study.planning import StudyGroup
+
+StudyArgument = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="Name of 'bench study list', or path of a YAML file."),
+]
+OnlyOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Names of parts, datasets or rows, comma-separated.", show_default="everything"
+    ),
+]
+RootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        help="Folder with one folder a dataset, named as the dataset.",
+        show_default="where 'bench data get' put them",
+    ),
+]
+PartialOption = Annotated[
+    bool, typer.Option("--partial", help="Leave out sections whose image is missing.")
+]
+
+
+@study_app.command("list")
+def list_studies(as_json: JsonOption = False) -> None:
+    """List the studies that come with the package."""
+    from bench.study.declaration import find_study, studies
+
+    found = [find_study(name) for name in studies()]
+    rows = [
+        {
+            "name": study.name,
+            "parts": str(len(study.parts)),
+            "datasets": str(len({one for part in study.parts for one in study.datasets_of(part)})),
+            "summary": study.title,
+        }
+        for study in found
+    ]
+    typer.echo(json.dumps(rows, indent=2)) if as_json else print_rows("studies", rows)
+
+
+@study_app.command("run")
+@with_groups
+def run_study(
+    name: StudyArgument,
+    where: ExecutorGroup,
+    workers: WorkersGroup,
+    only: OnlyOption = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show the plan and its cost alone.")] = False,
+    partial: PartialOption = False,
+    jobs: JobsOption = ExecutorOptions.jobs,
+    device: DeviceOption = DEFAULT_DEVICE,
+    precision: PrecisionOption = DEFAULT_PRECISION,
+    data_root: RootOption = None,
+    results: ResultsOption = Request.results,
+    tracking: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run what a study lacks and write its report; the same call resumes.
+
+    What cannot be run here, because data or weights are missing, is named and left.
+    """
+    from bench.cli.run_display import RunDisplay
+    from bench.execute.executors.choose import make_executor
+    from bench.study.declaration import find_study
+    from bench.study.planning import StudyOptions
+    from bench.study.report import write_report
+    from bench.study.running import labelled_runs, record_study, run_groups
+    from bench.tracking.studied import tag_study
+    from bench.tracking.upload import Tracker, tracking_uri
+
+    study = find_study(name)
+    executor = make_executor(where.options(jobs=jobs, **workers.values()))
+    options = StudyOptions(
+        data_root=data_root,
+        results=results,
+        device=device.value,
+        precision=precision.value,
+        only=names(only),
+        partial=partial,
+        elsewhere=executor.elsewhere,
+    )
+    groups = _planned(study, options)
+    if plan:
+        _print_plan(study, groups, as_json)
+        return
+    _print_plan(study, groups, False, err=True)
+    record_study(study, groups, results, whole=not options.only)
+    uri = tracking_uri(tracking, results)
+    with redirect_stdout(sys.stderr), RunDisplay() as watcher:
+        outcome = run_groups(
+            groups,
+            executor,
+            lambda: Tracker(uri, results, watcher.warn),
+            watcher,
+            watcher.print,
+        )
+        labels = {run.folder: label for run, label in labelled_runs(groups)}
+        tag_study(uri, results, study.name, labels, watcher.warn)
+        written = write_report(study, results)
+    for group, failure in outcome.failures:
+        complain(
+            f"{group.part.name}, {group.dataset}: {failure.label}, fold {failure.fold} failed:"
+            f" {failure.reason}"
+        )
+    for group, reason in outcome.refused:
+        complain(f"{group.part.name}, {group.dataset}: {reason}")
+    _print_missing(groups)
+    if as_json:
+        typer.echo(json.dumps(_facts(study, groups) | {"files": list(map(str, written))}, indent=2))
+    else:
+        for path in (one for one in written if one.parent == written[0].parent):
+            say(str(path))
+    if outcome.failures or outcome.refused:
+        raise typer.Exit(FAILED)
+
+
+@study_app.command("status")
+def study_status(
+    name: StudyArgument,
+    only: OnlyOption = None,
+    partial: PartialOption = False,
+    device: DeviceOption = DEFAULT_DEVICE,
+    precision: PrecisionOption = DEFAULT_PRECISION,
+    data_root: RootOption = None,
+    results: ResultsOption = Request.results,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what of a study is done, open and missing; nothing is run.
+
+    The plan is made for this machine's device; for runs made elsewhere name theirs.
+    """
+    from bench.study.declaration import find_study
+    from bench.study.planning import StudyOptions
+
+    study = find_study(name)
+    options = StudyOptions(
+        data_root=data_root,
+        results=results,
+        device=device.value,
+        precision=precision.value,
+        only=names(only),
+        partial=partial,
+    )
+    _print_plan(study, _planned(study, options), as_json)
+
+
+@study_app.command("report")
+def study_report(
+    name: StudyArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder.", show_default="studies/NAME in the results")
+    ] = None,
+    results: ResultsOption = Request.results,
+) -> None:
+    """Write tables, figures and page of a study again, from its stored runs alone."""
+    from bench.study.declaration import find_study
+    from bench.study.report import write_report
+
+    with redirect_stdout(sys.stderr):
+        written = write_report(find_study(name), results, out)
+    for path in written:
+        say(str(path))
+
+
+def _planned(study: Study, options: Any) -> list[StudyGroup]:
+    from bench.study.planning import plan_study
+
+    with redirect_stdout(sys.stderr):
+        return plan_study(study, options)
+
+
+def _facts(study: Study, groups: Sequence[StudyGroup]) -> dict[str, Any]:
+    from bench.study.costs import fit_costs, total
+    from bench.study.planning import seen
+    from bench.study.running import plan_facts
+
+    each = []
+    for group in groups:
+        cost = total(fit_costs(group.open, group.request.preset))
+        told = {key: None if value != value else value for key, value in cost.items()}
+        each.append(plan_facts(group) | {"cost": told})
+    hints = {key: value for key, value in study.executor.model_dump().items() if value is not None}
+    return {"study": study.name, **seen(groups), "hints": hints, "plan": each}
+
+
+def _print_plan(
+    study: Study, groups: Sequence[StudyGroup], as_json: bool, err: bool = False
+) -> None:
+    """The plan: fits, hours, memory and disk, and what is missing."""
+    from bench.study.costs import fit_costs, total
+
+    if as_json:
+        typer.echo(json.dumps(_facts(study, groups), indent=2))
+        return
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for group in groups:
+        row = rows.setdefault(
+            (group.part.name, group.dataset), {"fits": 0, "done": 0, "costs": [], "missing": []}
+        )
+        row["fits"] += len(group.jobs)
+        row["done"] += len(group.jobs) - len(group.open)
+        row["costs"] += fit_costs(group.open, group.request.preset)
+        row["missing"] += group.labels.values() if group.missing else []
+    shown = []
+    for (part, dataset), row in rows.items():
+        cost = total(row["costs"])
+        shown.append(
+            {
+                "part": part,
+                "dataset": dataset,
+                "fits": f"{row['fits']:,}",
+                "done": f"{row['done']:,}",
+                "hours": _hours(cost),
+                "GPU": _number(cost["gpu_gb"], "GB"),
+                "disk": _number(cost["disk_gb"], "GB"),
+                "missing": str(len(dict.fromkeys(row["missing"])) or "-"),
+            }
+        )
+    with redirect_stdout(sys.stderr if err else sys.stdout):
+        print_rows(f"{study.title}", shown)
+    unknown = sum(total(row["costs"])["unknown"] for row in rows.values())
+    notes = []
+    if unknown:
+        notes.append(
+            "hours are those of the open fits on one device, judged by stored folds or by the rates"
+            f" of docs/performance.md; neither tells those of {unknown:,} fits (+, ?)"
+        )
+    hints = study.executor
+    needs = [f"a GPU of {hints.gpu_memory_gb:g} GB"] if hints.gpu_memory_gb else []
+    needs += [f"{hints.hours:g} hours"] if hints.hours else []
+    notes += [f"the largest fits need {' and '.join(needs)}"] if needs else []
+    notes += [hints.note] if hints.note else []
+    for note in notes:
+        typer.echo(note, err=err)
+    if not err:
+        _print_missing(groups)
+
+
+def _print_missing(groups: Sequence[StudyGroup]) -> None:
+    """What is missing, a line a dataset and reason."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for group in groups:
+        if group.missing:
+            parts = found.setdefault((group.dataset, group.missing), {})
+            parts.setdefault(group.part.name, []).extend(group.labels.values())
+    for (dataset, reason), parts in found.items():
+        rows = [f"{part} ({', '.join(dict.fromkeys(told))})" for part, told in parts.items()]
+        complain(f"{dataset}: {reason}: missing are {', '.join(rows)}")
+
+
+def _hours(cost: dict[str, Any]) -> str:
+    more = "+" if cost["unknown"] else ""
+    hours = cost["hours"]
+    if not hours:
+        return "?" if more else "0"
+    return (f"{hours:.1f}" if hours >= 0.05 else f"{hours:.2f}") + more
+
+
+def _number(value: float, unit: str) -> str:
+    if math.isnan(value) or not value:
+        return "-"
+    return f"{value:.1f} {unit}" if value >= 0.05 else f"< 0.1 {unit}"

@@ -1,0 +1,114 @@
+"""Study files: what they declare, and how what is wrong with them is told."""
+
+import pytest
+
+from bench.errors import BenchError, DataError, UnknownNameError
+from bench.study.declaration import MOST_SEEDS, find_study, read_study, seed_list
+
+PART = {"name": "one", "title": "One", "datasets": "demo", "rows": ["mean"]}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_study(name="mine", parts=(PART,), **fields):
+        import yaml
+
+        path = tmp_path / f"{name}.yaml"
+        content = {"name": name, "title": "Mine", "parts": list(parts), **fields}
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write_study
+
+
+def refused(path, message, kind=DataError):
+    with pytest.raises(kind) as caught:
+        read_study(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": "red"}, "parts.0.colour: Extra inputs are not permitted"),
+        ({"seeds": "4-0"}, "4-0: a range of 1 to 100 seeds is written first-last"),
+        ({"seeds": "a-b"}, "a-b is no seed"),
+        ({"seeds": [0, 0]}, "different numbers"),
+        ({"seeds": "0-999999"}, "a range of 1 to 100"),
+        ({"seeds": [-1]}, "-1 is no seed"),
+        ({"seeds": [True]}, "True is no seed"),
+        ({"name": "../up"}, "parts.0.name: String should match pattern"),
+        ({"rows": []}, "parts.0.rows"),
+        ({"rows": ["mean", {"method": "ridge", "label": "mean"}]}, "two rows are labelled mean"),
+        ({"rows": [{"method": "mean", "label": "a\nb"}]}, "line of visible characters"),
+        ({"rows": [{"method": "mean", "settings": {"a": {"b": 1}}}]}, "settings.a"),
+        ({"make": ["poster"]}, "parts.0.make.0"),
+        ({"make": ["genes"]}, "no genes are named"),
+        ({"train_patients": [0]}, "parts.0.train_patients.0"),
+        ({"published": "only"}, "a row is to be run"),
+        ({"datasets": []}, "part one has no datasets"),
+    ],
+)
+def test_a_bad_part_is_told_in_a_line(write, change, message):
+    refused(write(parts=[PART | change]), message)
+
+
+def test_a_bad_study_is_told_in_a_line(write, tmp_path):
+    refused(write(parts=[PART, PART]), "two parts are named one")
+    refused(write(parts=[]), "a study needs parts")
+    refused(write(color="red"), "color: Extra inputs are not permitted")
+    other = write().rename(tmp_path / "other.yaml")
+    refused(other, "the study is named mine")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    refused(tmp_path / "list.yaml", "not a study")
+    (tmp_path / "twice.yaml").write_text("name: twice\nname: twice\n")
+    refused(tmp_path / "twice.yaml", "twice")
+    with pytest.raises(DataError, match="file is missing"):
+        read_study(tmp_path / "absent.yaml")
+    with pytest.raises(UnknownNameError, match="did you mean demo"):
+        find_study("dmo")
+
+
+def test_studies_that_include_each_other_are_refused(write):
+    write("first", parts=[], include=["second.yaml"])
+    write("second", parts=[], include=["first.yaml"])
+    refused(write("mine", include=["first.yaml"]), "include each other")
+    refused(write("self", include=["self.yaml"]), "self.yaml -> self.yaml")
+    refused(write("lost", include=["nowhere"]), "unknown study", BenchError)
+
+
+def test_included_parts_come_first_and_keep_their_datasets(write):
+    part = {key: value for key, value in PART.items() if key != "datasets"}
+    write("base", parts=[part | {"name": "base"}], datasets=["her2st"])
+    study = read_study(write("mine", include=["base.yaml"]))
+    assert [(part.name, study.datasets_of(part)) for part in study.parts] == [
+        ("base", ("her2st",)),
+        ("one", ("demo",)),
+    ]
+    refused(write("again", include=["base.yaml"], parts=[PART | {"name": "base"}]), "base")
+
+
+def test_files_of_a_study_lie_beside_it(write, tmp_path):
+    part = PART | {"datasets": "cards/mine.yaml", "rows": ["./mine.py", "shuffled:./mine.py"]}
+    study = read_study(write(parts=[part]))
+    assert study.parts[0].datasets == (str(tmp_path / "cards/mine.yaml"),)
+    assert [row.method for row in study.parts[0].rows] == [
+        str(tmp_path / "mine.py"),
+        f"shuffled:{tmp_path / 'mine.py'}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [(3, (3,)), ("0-2", (0, 1, 2)), ("0-1,7", (0, 1, 7)), ([5, 0], (5, 0)), ("0", (0,))],
+)
+def test_seeds_are_numbers_and_ranges(text, seeds):
+    assert seed_list(text) == seeds
+    assert len(seed_list(f"1-{MOST_SEEDS}")) == MOST_SEEDS
+
+
+def test_the_hash_of_a_study_is_that_of_what_it_declares(write):
+    first = read_study(write())
+    assert read_study(write()).hash == first.hash
+    assert read_study(write(parts=[PART | {"seeds": "0-1"}])).hash != first.hash

@@ -1,0 +1,32 @@
+"""The study of the embedded data, as a new user calls it."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from tests.cli.tiny_dataset import call
+
+
+@pytest.mark.slow
+def test_the_demo_study_makes_its_report_and_marks_its_runs_in_mlflow(tmp_path):
+    from mlflow import MlflowClient
+
+    results = tmp_path / "results"
+    said = call("study", "run", "demo", "--device", "cpu", "--results", results, "--json")
+    assert said.status == 0, said.stderr
+    told = json.loads(said.stdout)
+    assert (told["done"], told["missing"]) == (told["fits"], 0)
+    made = results / "studies" / "demo"
+    table = pd.read_csv(made / "tables" / "methods-demo.csv").set_index("method")
+    assert table.loc["mclstexp", "pcc_acg"] > 0.3 > table.loc["depth", "pcc_acg"]
+    assert abs(table.loc["shuffled:mclstexp", "pcc_acg"]) < 0.1
+    assert (made / "report.html").stat().st_size > 100_000
+    assert (made / "figures" / "methods-demo" / "scores.pdf").read_bytes().startswith(b"%PDF")
+    client = MlflowClient(tracking_uri=f"sqlite:///{results / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("demo-strict")
+    runs = client.search_runs([experiment.experiment_id], "tags.`study.demo` != ''")
+    labels = {run.data.tags["study.demo"] for run in runs}
+    assert {"mclstexp", "no position", "ridge", "depth"} <= labels
+    views = [name for name in experiment.tags if name.startswith("mlflow.sharedViewState.study")]
+    assert views == ["mlflow.sharedViewState.study.demo"]
