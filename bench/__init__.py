@@ -80,6 +80,10 @@ def run(
     oracles: bool = Request.oracles,
     encoders: Sequence[str] = Request.encoders,
     random_encoders: bool = Request.random_encoders,
+    seeds: Sequence[int] = Request.seeds,
+    test_dataset: str | None = Request.test_dataset,
+    test_data_root: str | Path | None = Request.test_data_root,
+    train_patients: Sequence[int | None] = Request.train_patients,
     jobs: int = ExecutorOptions.jobs,
 ) -> pd.DataFrame:
     """Run methods on a dataset and return their table; what is finished is not run again.
@@ -87,7 +91,7 @@ def run(
     Parameters are the options of ``bench run``; `settings` are its ``--set`` pairs, `oracles`
     adds the row of the depth oracle, `encoders` gives every method that has an image encoder a row
     for each of them, `random_encoders` a control beside each of these, and `jobs` is the number of
-    worker processes.
+    worker processes. None in `train_patients` stands for all patients.
     `method` is a name, the path of a Python file, a class, or several of these. A class may be
     defined anywhere, a notebook included; it is sent to the worker processes.
 
@@ -114,6 +118,9 @@ def run(
 
     methods = method if isinstance(method, Sequence) and not isinstance(method, str) else [method]
     fetch_if_absent(dataset_card(dataset), Path(data_root) if data_root is not None else None)
+    test_root = Path(test_data_root) if test_data_root is not None else None
+    if test_dataset:
+        fetch_if_absent(dataset_card(test_dataset), test_root)
     results = Path(results)
     uri = tracking_uri(tracking, results)
     result = run_request(
@@ -136,6 +143,10 @@ def run(
             oracles=oracles,
             encoders=tuple(encoders),
             random_encoders=random_encoders,
+            seeds=tuple(seeds),
+            test_dataset=test_dataset,
+            test_data_root=test_root,
+            train_patients=tuple(train_patients),
         ),
         executor=make_executor(ExecutorOptions(jobs=jobs)),
         uploads=Tracker(uri, results, JobWatcher().warn),

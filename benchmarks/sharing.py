@@ -3,7 +3,7 @@
     python -m benchmarks.sharing --runs 500 --sources 2           # merging two laboratories
     python -m benchmarks.sharing --runs 1000 --datasets 10 --site
 
-Runs are copies of those on the demo under other keys, seeds and names of datasets; a few variants
+Runs are copies of those on the demo under other keys, settings and names of datasets; a few variants
 of their scores are drawn at random around the true ones.
 """
 
@@ -131,13 +131,13 @@ def generate(results: Path, runs: int, datasets: int, source: int) -> Path:
     return results
 
 
-Variant = dict[int, dict[str, bytes]]
+Tables = dict[int, dict[str, bytes]]
 
 
-def _variant(run: StoredRun, number: int) -> Variant:
+def _variant(run: StoredRun, number: int) -> Tables:
     """Tables of each fold; the scores and correlations are moved a little."""
     rng = np.random.default_rng(number)
-    files: Variant = {}
+    files: Tables = {}
     for index in run.done:
         fold = run.folder.fold(index)
         scores, genes = (fold.read_table(name) for name in ("scores.parquet", "genes.parquet"))
@@ -152,7 +152,7 @@ def _variant(run: StoredRun, number: int) -> Variant:
 
 
 def _write(
-    results: Path, run: StoredRun, folds: Folds, variant: Variant, number: int, source: int
+    results: Path, run: StoredRun, folds: Folds, variant: Tables, number: int, source: int
 ) -> None:
     key = hashlib.sha256(f"{folds.dataset} {number} {source}".encode()).hexdigest()
     day = pd.Timestamp("2026-01-01") + pd.Timedelta(number, "h")
@@ -160,7 +160,7 @@ def _write(
         **run.facts,
         "key": key,
         "label": f"method-{number % METHODS}",
-        "seed": number // METHODS,
+        "config": {"strength": number // METHODS},
         "dataset": folds.dataset,
         "folds_hash": folds.hash,
         "created": day.isoformat(),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +30,10 @@ from scipy.special import log_softmax, ndtr
 
 from bench.readers import atomic_write
 
-__all__ = ["CELL_TYPES", "GENES", "SimulatedSection", "generate", "simulate", "write"]
+__all__ = [
+    *("CELL_TYPES", "GENES", "SimulatedSection", "Stain"),
+    *("generate", "simulate", "simulate_patients", "write"),
+]
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
@@ -78,6 +81,24 @@ DUCT_SPACING = 52.0
 HAEMATOXYLIN = np.array([0.5626, 0.7201, 0.4062])  # Macenko et al. 2009, reference stains
 EOSIN = np.array([0.2159, 0.8012, 0.5581])
 GLASS = np.array([244.0, 243.0, 245.0])  # RGB of the slide without tissue
+
+
+@dataclass(frozen=True)
+class Stain:
+    """Colours and amounts of the two stains of a laboratory, before those of a patient.
+
+    Attributes
+    ----------
+    haematoxylin, eosin : (3,) optical density in red, green and blue of one unit
+    amounts : (2,) factors of the concentrations of haematoxylin and eosin
+    """
+
+    haematoxylin: FloatArray
+    eosin: FloatArray
+    amounts: tuple[float, float] = (1.0, 1.0)
+
+
+STAIN = Stain(HAEMATOXYLIN, EOSIN)
 
 
 @dataclass(frozen=True)
@@ -140,16 +161,40 @@ def simulate(seed: int = 0) -> list[SimulatedSection]:
     """
     if seed < 0:
         raise ValueError(f"seed {seed} is negative: give 0 or more")
-    programs = _gene_programs(seed)
-    layouts = _patient_layouts(seed)
+    return simulate_patients(seed, PATIENTS, SECTIONS)
+
+
+def simulate_patients(
+    seed: int,
+    patients: Sequence[str],
+    letters: Sequence[str],
+    *,
+    programs_seed: int | None = None,
+    stain: Stain = STAIN,
+) -> list[SimulatedSection]:
+    """Sections of patients, each with a section for every letter.
+
+    Parameters
+    ----------
+    seed
+        Seed of tissue, counts and images.
+    patients, letters
+        Names of the patients, and of the sections after that of their patient.
+    programs_seed
+        Seed of the expression of the cell types, equal in data of one biology; `seed` where None.
+    stain
+        Stain of the laboratory.
+    """
+    programs = _gene_programs(seed if programs_seed is None else programs_seed)
+    layouts = _patient_layouts(seed, patients)
     return [
-        _simulate_section(seed, patient, letter, layout, programs)
-        for patient, layout in zip(PATIENTS, layouts, strict=True)
-        for letter in SECTIONS
+        _simulate_section(seed, patient, letter, layout, programs, stain)
+        for patient, layout in zip(patients, layouts, strict=True)
+        for letter in letters
     ]
 
 
-def write(section: SimulatedSection, folder: Path) -> list[Path]:
+def write(section: SimulatedSection, folder: Path, genes: Sequence[str] = GENES) -> list[Path]:
     """Write one section in the legacy ST layout; the files written, in this order.
 
     ``counts/<name>.tsv.gz``
@@ -160,13 +205,22 @@ def write(section: SimulatedSection, folder: Path) -> list[Path]:
         quality 90, so that it differs a little from ``section.image``
     ``labels/<name>_labeled_coordinates.tsv``
         Row.names, x, y, pixel_x, pixel_y, label
+
+    Parameters
+    ----------
+    section, folder
+        The section, and where its files go.
+    genes
+        Names of the columns of its counts.
     """
     x, y = section.array_xy.T
     pixel_x, pixel_y = section.pixel_xy.T
     spot_names = [f"{column}x{row}" for column, row in section.array_xy]
-    measured = FIRST + (section.pixel_xy - _grid_origin()) / PITCH
+    # In pixels of a simulated image, whatever the size of this one.
+    pixels = section.pixel_xy * (SIDE / section.image.shape[0])
+    measured = FIRST + (pixels - _grid_origin()) / PITCH
 
-    counts = pd.DataFrame(section.counts, index=spot_names, columns=list(GENES))
+    counts = pd.DataFrame(section.counts, index=spot_names, columns=list(genes))
     selection = pd.DataFrame(
         {
             "x": x,
@@ -221,7 +275,12 @@ def _as_jpeg(image: NDArray[np.uint8]) -> bytes:
 
 
 def _simulate_section(
-    seed: int, patient: str, letter: str, layout: FloatArray, programs: FloatArray
+    seed: int,
+    patient: str,
+    letter: str,
+    layout: FloatArray,
+    programs: FloatArray,
+    stain: Stain,
 ) -> SimulatedSection:
     name = patient + letter
     tissue = _lay_out_tissue(seed, patient, name, layout)
@@ -232,7 +291,7 @@ def _simulate_section(
     return SimulatedSection(
         name=name,
         patient=patient,
-        image=_render(seed, patient, name, tissue),
+        image=_render(seed, patient, name, tissue, stain),
         array_xy=array_xy,
         pixel_xy=pixel_xy,
         counts=counts,
@@ -267,14 +326,14 @@ def _layout_fields(rng: np.random.Generator) -> FloatArray:
     return np.stack([_smooth_noise(rng, side, LAYOUT_SCALE / COARSE_STEP) for _ in CELL_TYPES])
 
 
-def _patient_layouts(seed: int) -> FloatArray:
+def _patient_layouts(seed: int, patients: Sequence[str]) -> FloatArray:
     """(patients, cell types, rows, columns) fields, every two of them exactly uncorrelated.
 
     By chance alone, smooth fields on so few spots correlate by 0.2 and more, and the right answer
     for a method that knows only coordinates would not be zero.
     """
-    fields = np.stack([_layout_fields(_generator(seed, patient, "layout")) for patient in PATIENTS])
-    columns = fields.reshape(len(PATIENTS) * len(CELL_TYPES), -1).T.astype(np.float64)
+    fields = np.stack([_layout_fields(_generator(seed, patient, "layout")) for patient in patients])
+    columns = fields.reshape(len(patients) * len(CELL_TYPES), -1).T.astype(np.float64)
     orthogonal, triangle = np.linalg.qr(columns - columns.mean(axis=0))
     # The sign of a column is the linear algebra library's choice; make it that of the field.
     orthogonal *= np.sign(np.diag(triangle)) * np.sqrt(len(columns))
@@ -487,7 +546,9 @@ def _draw_counts(
 # ---------------------------------------------------------------- the image
 
 
-def _render(seed: int, patient: str, name: str, tissue: _Tissue) -> NDArray[np.uint8]:
+def _render(
+    seed: int, patient: str, name: str, tissue: _Tissue, colours: Stain
+) -> NDArray[np.uint8]:
     """The H&E image: concentrations of the two stains, then Beer-Lambert."""
     rng = _generator(seed, name, "image")
     bend = 75 * _smooth_noise(rng, SIDE // COARSE_STEP, 9.0)
@@ -499,8 +560,8 @@ def _render(seed: int, patient: str, name: str, tissue: _Tissue) -> NDArray[np.u
     haematoxylin = gaussian_filter(alpha * (haematoxylin + nuclei), 0.6)
 
     stain = _generator(seed, patient, "stain")
-    amount = stain.lognormal(0, 0.12, 2).astype(np.float32)
-    vectors = np.stack([HAEMATOXYLIN, EOSIN]) + stain.normal(0, 0.035, (2, 3))
+    amount = (stain.lognormal(0, 0.12, 2) * colours.amounts).astype(np.float32)
+    vectors = np.stack([colours.haematoxylin, colours.eosin]) + stain.normal(0, 0.035, (2, 3))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     image = np.empty((SIDE, SIDE, 3), dtype=np.uint8)
     for channel in range(3):

@@ -36,6 +36,7 @@ WRITING_OF = {
 }  # fmt: skip
 # Function and call that write outside of a 'with atomic_write', and why that is right.
 EXCEPTIONS = {
+    ("benchmarks/sharing.py", "_variant", "to_parquet"): "into memory",
     ("bench/data/images/patches.py", "_cut_into", "open_memmap"): "inside cut's atomic_write",
     ("bench/data/images/patches.py", "_cut_into", "open"): "inside cut's atomic_write",
     ("bench/prediction/bundle.py", "_as_bytes", "savez"): "into memory",

@@ -108,7 +108,7 @@ def _request(
     elsewhere: bool = False,
 ) -> FeatureRequest:
     from bench.execute.features import FeatureRequest
-    from bench.execute.plan import Devices
+    from bench.execute.job_devices import Devices
 
     of = Devices(device, precision, elsewhere=elsewhere).of(needs_image=True)
     return FeatureRequest(names(encoders), settings_of(settings), *of, seed)

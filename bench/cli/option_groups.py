@@ -30,13 +30,19 @@ from bench.cli.options import (
     RayGpusOption,
     ResultsOption,
     SeedOption,
+    SeedsOption,
     SettingsOption,
     SubmitOnlyOption,
+    TestDataRootOption,
+    TestDatasetOption,
     TimeLimitOption,
     TrackingOption,
+    TrainPatientsOption,
     names,
     numbers,
+    patients_of,
     read_seconds,
+    seeds_of,
     settings_of,
 )
 from bench.execute.executors.options import RAY, ExecutorOptions
@@ -72,6 +78,25 @@ class RequestGroup:
             "device": self.device.value,
             "precision": self.precision.value,
             **others,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantsGroup:
+    """Options of run that make several runs of a method, or test on another dataset."""
+
+    seeds: SeedsOption = None
+    test_dataset: TestDatasetOption = Request.test_dataset
+    test_data_root: TestDataRootOption = Request.test_data_root
+    train_patients: TrainPatientsOption = None
+
+    def values(self) -> dict[str, Any]:
+        """Fields of a request."""
+        return {
+            "seeds": seeds_of(self.seeds),
+            "test_dataset": self.test_dataset,
+            "test_data_root": self.test_data_root,
+            "train_patients": patients_of(self.train_patients),
         }
 
 

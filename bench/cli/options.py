@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.errors import BenchError, ConfigError
-from bench.execute.request import Request
+from bench.execute.request import MOST_SEEDS, Request
 from bench.files import one_line
 from bench.yaml_files import parse_yaml
 
@@ -72,6 +73,37 @@ CompileOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="All randomness follows from it.")]
+SeedsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--seeds",
+        help="Seeds with a run each, such as 0-4 or 0,1,7; tables average over them.",
+        show_default="--seed alone",
+    ),
+]
+TestDatasetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--test-dataset",
+        metavar="NAME",
+        help="Fit on all patients of --dataset and test on this dataset instead.",
+        show_default="none",
+    ),
+]
+TestDataRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--test-data-root", help="Folder of the test dataset's files.", show_default=False
+    ),
+]
+TrainPatientsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--train-patients",
+        help="Numbers of training patients in each fold with a run each, such as 1,2,4,all.",
+        show_default="all",
+    ),
+]
 MethodOption = Annotated[str, typer.Option("--method", "-m", help="Name of a method.")]
 FoldsOption = Annotated[
     str | None, typer.Option("--folds", help="Folds, such as 0,2.", show_default="all")
@@ -175,6 +207,53 @@ def numbers(text: str | None, option: str = "--folds") -> tuple[int, ...] | None
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise BenchError(f"{option} '{text}': write numbers such as 0,2") from None
+
+
+def seeds_of(text: str | None) -> tuple[int, ...]:
+    """Seeds of a list with ranges such as ``0-4,7``; none where none was typed.
+
+    Raises
+    ------
+    BenchError
+        It is no such list, a range ends before it begins, or there are too many seeds.
+    """
+    if text is None:
+        return ()
+    ranges = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?", part, re.ASCII)
+        if match is None:
+            raise BenchError(f"--seeds '{one_line(text, 60)}': write seeds such as 0-4 or 0,1,7")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise BenchError(
+                f"--seeds '{one_line(text, 60)}': {first}-{last} ends before it begins"
+            )
+        ranges.append(range(first, last + 1))
+    count = sum(map(len, ranges))
+    if count > MOST_SEEDS:
+        raise BenchError(f"--seeds: {count:,} seeds are asked for; at most {MOST_SEEDS:,} are run")
+    return tuple(dict.fromkeys(seed for each in ranges for seed in each))
+
+
+def patients_of(text: str | None) -> tuple[int | None, ...]:
+    """Numbers of training patients of a list such as ``1,2,all``; None stands for all of them.
+
+    Raises
+    ------
+    BenchError
+        It is no such list, or has a number below 1.
+    """
+    limits: list[int | None] = []
+    for part in (text or "all").split(","):
+        word = part.strip()
+        if word != "all" and not (re.fullmatch(r"\d{1,9}", word, re.ASCII) and int(word) > 0):
+            raise BenchError(
+                f"--train-patients '{one_line(text or '', 60)}': write numbers from 1 on such as"
+                " 1,2,4,all"
+            )
+        limits.append(None if word == "all" else int(word))
+    return tuple(dict.fromkeys(limits)) if text is not None else ()
 
 
 def settings_of(pairs: Sequence[str] | None) -> dict[str, Any]:

@@ -98,6 +98,7 @@ def tables_command(
     """Print the table of all stored runs on a dataset."""
     from bench.errors import UnknownNameError
     from bench.registry import collection, dataset_name
+    from bench.report.headings import comparison_heading
 
     how, view = table.format(how), table.view()
     if published is not None and (dataset is not None or pairs or with_published):
@@ -152,7 +153,7 @@ def tables_command(
         names = ", ".join(name for name, _ in by_protocol)
         raise BenchError(f"{dataset} has runs under protocols {names}; name one with --protocol")
     for name, runs in by_protocol:
-        title = f"{dataset}, protocol {name}"
+        title = comparison_heading(dataset, name, [run.facts for run in runs])
         if pairs:
             from bench.report.pairs import render_pairs
 

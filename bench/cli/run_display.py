@@ -34,21 +34,15 @@ class RunDisplay(ProgressDisplay, JobWatcher):
 
     def planned(self, plan: Plan) -> None:
         """Say what is run on what, and what was left out and why."""
-        dataset = plan.dataset
-        jobs = plan.jobs()
-        self.print(
-            f"{dataset.card.name}: {len(dataset.hashes)} sections,"
-            f" {len(set(plan.folds.patients.values()))} patients,"
-            f" {len(plan.folds.folds)} folds ({plan.folds.hash[:12]}), protocol"
-            f" {plan.protocol.name}; {len(jobs)} jobs"
-        )
-        if dataset.left_out:
+        jobs, left_out = plan.jobs(), plan.left_out
+        self.print(f"{plan.summary}; {len(jobs)} jobs")
+        if left_out:
             reasons: dict[str, list[str]] = {}
-            for name, reason in dataset.left_out.items():
+            for name, reason in left_out.items():
                 kind = "image" if reason.startswith("image ") else "other"
                 reasons.setdefault(kind, []).append(name)
             for kind, names in reasons.items():
-                example = dataset.left_out[names[0]]
+                example = left_out[names[0]]
                 why = "their image is missing" if kind == "image" else "their files are missing"
                 self.print(
                     f"left out {len(names)} sections because {why}: {join_names(names, 40)}"

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.apps import app
-from bench.cli.option_groups import ExecutorGroup, RequestGroup, WorkersGroup, with_groups
+from bench.cli.option_groups import (
+    ExecutorGroup,
+    RequestGroup,
+    VariantsGroup,
+    WorkersGroup,
+    with_groups,
+)
 from bench.cli.options import (
     FAILED,
     CompileOption,
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
 def run_command(
     ctx: typer.Context,
     group: RequestGroup,
+    variants: VariantsGroup,
     where: ExecutorGroup,
     workers: WorkersGroup,
     dataset: Annotated[
@@ -96,9 +103,13 @@ def run_command(
         force=force,
         oracles=not no_oracles,
         compile=compile_encoders,
+        **variants.values(),
     )
+    typed = _typed(ctx)
     if config is not None:
-        values = combine(values, _typed(ctx), read_config(config), config)
+        values = combine(values, typed, read_config(config), config)
+    if values["seeds"] and "seed" in typed:
+        raise BenchError("--seed is one seed and --seeds are several; give one of the options")
     require_method_and_dataset(values)
     _run_members(values, group.tracking, as_json, where.options(jobs=jobs, **workers.values()))
 
@@ -295,6 +306,8 @@ def _run(
 
     executor = make_executor(where or ExecutorOptions())
     _fetch_if_absent(request.dataset, request.data_root)
+    if request.test_dataset:
+        _fetch_if_absent(request.test_dataset, request.test_data_root)
     # Libraries and methods may print; standard output is for the table alone.
     with redirect_stdout(sys.stderr), RunDisplay() as watcher:
         tracker = Tracker(tracking_uri(tracking, request.results), request.results, watcher.warn)
@@ -305,18 +318,22 @@ def _run(
 
 
 def _print_outcome(outcome: RunResult, as_json: bool) -> None:
+    from bench.report.headings import comparison_heading
     from bench.report.tables import render
 
     if as_json:
         content = json.loads(render(outcome.runs, "json"))
         content["failures"] = [vars(failure) for failure in outcome.failures]
-        content["left_out"] = dict(outcome.plan.dataset.left_out)
+        content["left_out"] = outcome.plan.left_out
         typer.echo(json.dumps(content, indent=2))
         return
-    title = f"{outcome.plan.dataset.card.name}, protocol {outcome.plan.protocol.name}"
-    title += f", folds {outcome.plan.folds.hash[:12]}"
+    plan = outcome.plan
+    title = comparison_heading(
+        plan.dataset.card.name, plan.protocol.name, [run.facts for run in plan.runs]
+    )
+    title += f", folds {plan.folds.hash[:12]}"
     typer.echo("\n" + render(outcome.runs, "text", title=title, width=terminal_width()))
     for failure in outcome.failures:
-        run = next(r for r in outcome.plan.runs if r.method_spec.label == failure.label)
+        run = next(r for r in outcome.plan.runs if r.row == failure.label)
         where = run.folder.fold(failure.fold).path / "failure.txt"
         complain(f"{failure.label}, fold {failure.fold} failed: {failure.reason} (see {where})")

@@ -6,14 +6,33 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bench.cache import JsonCache
 from bench.data.card import DatasetCard
 from bench.data.dataset import Dataset, open_dataset
 from bench.data.folders import is_here
 from bench.errors import BenchError
 from bench.execute.division import divide
-from bench.protocol.audit import Finding, audit, shared_data
+from bench.files import canonical_hash
+from bench.protocol.audit import Finding, audit, decode_findings, encode_findings, shared_data
 from bench.protocol.folds import Fold, Folds
 from bench.protocol.rules import Protocol
+from bench.sources import code_hash
+
+
+def dataset_audit(dataset: Dataset, folds: Folds, protocol: Protocol) -> list[Finding]:
+    """Leaks of a dataset's folds; computed once for the same data, folds and rules."""
+    source = code_hash(["bench.protocol.audit"])
+    cautions = dataset.card.cautions
+    key = canonical_hash([source, dataset.hash, folds.hash, protocol.hash, cautions])
+    findings = _AUDITS.get(key)
+    if findings is None:
+        sections = dataset.only(list(folds.patients)).sections
+        findings = audit(folds, sections, protocol, cautions)
+        _AUDITS.put(key, encode_findings(findings))
+    return findings
+
+
+_AUDITS = JsonCache("audits", decode_findings)
 
 
 def full_audit(
@@ -56,22 +75,9 @@ def cross_audit(
     tuple
         Names of the datasets whose sections were compared, and the findings.
     """
-    said = {
-        f"{trained.name}'s card": trained.shares_patients_with.get(tested.name),
-        f"{tested.name}'s card": tested.shares_patients_with.get(trained.name),
-    }
     if trained.name == tested.name:
         raise BenchError(f"both datasets are {trained.name}; audit it under a protocol instead")
-    reasons = dict.fromkeys(" ".join(reason.split()) for reason in said.values() if reason)
-    findings = [
-        Finding(
-            "patient",
-            f"{tested.name} holds patients of {trained.name}: {reason}",
-            (0,),
-            forbidden=True,
-        )
-        for reason in reasons
-    ]
+    findings = stated_overlap(trained, tested)
     cards = list(zip((trained, tested), roots, strict=True))
     here = [card.name for card, root in cards if is_here(card, root)]
     if len(here) < len(cards):
@@ -94,6 +100,24 @@ def cross_audit(
         replace(finding, forbidden=True) for finding in shared_data(folds, sections, protocol)
     ]
     return here, findings + shared
+
+
+def stated_overlap(trained: DatasetCard, tested: DatasetCard) -> list[Finding]:
+    """Findings on patients that two datasets have in common as one of their cards states."""
+    said = (
+        trained.shares_patients_with.get(tested.name),
+        tested.shares_patients_with.get(trained.name),
+    )
+    reasons = dict.fromkeys(" ".join(reason.split()) for reason in said if reason)
+    return [
+        Finding(
+            "patient",
+            f"{tested.name} holds patients of {trained.name}: {reason}",
+            (0,),
+            forbidden=True,
+        )
+        for reason in reasons
+    ]
 
 
 def _pictured(dataset: Dataset) -> list[str]:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bench.cache import JsonCache
-from bench.data.card import DatasetCard
+from bench.data.card import DatasetCard, join_names
 from bench.data.dataset import PICTURES, Dataset, open_dataset
 from bench.errors import BenchError, DataError
 from bench.fetch.overview import summarize
 from bench.files import canonical_hash
-from bench.protocol.folds import Fold, Folds, SectionFacts, make_folds
+from bench.protocol.folds import (
+    Fold,
+    Folds,
+    SectionFacts,
+    make_folds,
+    read_folds,
+    write_folds,
+)
 from bench.protocol.gene_list import read_panel
 from bench.protocol.listed_folds import read_listed_folds
 from bench.protocol.panel import panel_by_totals
 from bench.protocol.rules import BY_SECTION, Protocol
 from bench.sources import code_hash
+from bench.store import folds_folder, not_writable
 
 
 def divide(
@@ -48,7 +58,7 @@ def divide(
                 f" {protocol.name} needs; {_way_out(card)}"
             )
     dataset = open_dataset(card, data_root, images=images, names=names, aliases=aliases)
-    panel = _panel_of(dataset, protocol)
+    panel = panel_of(dataset, protocol)
     facts = section_facts(dataset, protocol)
     listed = _listed_folds(dataset, protocol)
     groups = card.patient_folds if protocol.patient_folds == "published" else ()
@@ -76,7 +86,14 @@ def _listed_folds(dataset: Dataset, protocol: Protocol) -> tuple[Fold, ...] | No
     return read_listed_folds(dataset.root / card.fold_lists, dataset.hashes, dataset.left_out)
 
 
-def _panel_of(dataset: Dataset, protocol: Protocol) -> tuple[str, ...] | None:
+def panel_of(dataset: Dataset, protocol: Protocol) -> tuple[str, ...] | None:
+    """Gene list of a dataset under a protocol; None where it is chosen inside each fold.
+
+    Raises
+    ------
+    BenchError
+        The protocol needs a list that the dataset does not have.
+    """
     card = dataset.card
     if protocol.panel == "listed":
         return _spelled(protocol.genes, dataset)
@@ -112,6 +129,19 @@ def _spelled(genes: tuple[str, ...], dataset: Dataset) -> tuple[str, ...]:
     return dataset.aliases.rename(genes)[0] if dataset.aliases else genes
 
 
+def renamed_genes(datasets: Sequence[Dataset]) -> dict[str, Any]:
+    """Hash of the alias table, and number of renamed genes by section; empty without a table."""
+    renamed: dict[str, int] = {}
+    aliases = None
+    for dataset in datasets:
+        if dataset.aliases is None:
+            return {}
+        aliases, plain = dataset.aliases, replace(dataset, aliases=None)
+        for name in dataset.hashes:
+            renamed[name] = aliases.rename(list(plain.section(name).adata.var_names))[1]
+    return {"aliases": {"sha256": aliases.sha256, "renamed": renamed}} if aliases else {}
+
+
 def section_facts(dataset: Dataset, protocol: Protocol) -> list[SectionFacts]:
     """Facts for splitting about the usable sections, in their order."""
     cards = [dataset.card.section(name) for name in dataset.hashes]
@@ -140,3 +170,31 @@ def section_facts(dataset: Dataset, protocol: Protocol) -> list[SectionFacts]:
 def _picture_hash(hashes: Mapping[str, str]) -> str | None:
     """Hash of what shows a section: its image, or its stored patches."""
     return next((hashes[role] for role in PICTURES if role in hashes), None)
+
+
+def shared_folds(results: Path, folds: Folds) -> Folds:
+    """Folds as read from their file; written if they are new."""
+    try:
+        path = write_folds(folds_folder(results, folds.dataset, folds.protocol), folds)
+    except OSError as error:
+        raise not_writable(results, error) from error
+    return read_folds(path)
+
+
+def chosen_folds(asked: Sequence[int] | None, folds: Folds) -> list[int]:
+    """Numbers of the folds that are asked for; all where None.
+
+    Raises
+    ------
+    BenchError
+        There is no such fold.
+    """
+    available = [fold.index for fold in folds.folds]
+    if asked is None:
+        return available
+    unknown = sorted(set(asked) - set(available))
+    if unknown:
+        raise BenchError(
+            f"no fold {join_names(map(str, unknown))}; folds are 0 to {len(available) - 1}"
+        )
+    return sorted(set(asked))

@@ -18,6 +18,7 @@ from bench.data.dataset import Dataset
 from bench.data.images.patches import PatchSource, Resampling
 from bench.data.inputs import Slide
 from bench.data.layouts import reader_hash
+from bench.data.section import Section
 from bench.encoders.brought import SpotPlaces, store_matched
 from bench.errors import BenchError, DataError
 from bench.execute.scoring import Reference, reference
@@ -25,6 +26,8 @@ from bench.files import atomic_write, canonical_hash, one_line, process_folder
 from bench.protocol.fold_data import FoldData, Truth, fold_data
 from bench.protocol.folds import Fold, Folds
 from bench.protocol.rules import Protocol
+from bench.protocol.training_patients import learned_sections
+from bench.protocol.transfer import at_training_scale, own_name
 from bench.sources import code_hash
 from bench.version import installed_version
 from bench.worker.handover import array_hash, content_of, hand_over, sections_of
@@ -52,6 +55,10 @@ class FoldSource:
         All folds.
     index
         Number of this fold.
+    tested
+        Dataset of the test sections, if it is another one.
+    train_patients
+        Number of training patients that methods are given; None for all.
     """
 
     dataset: Dataset
@@ -59,22 +66,66 @@ class FoldSource:
     listed_panel: tuple[str, ...] | None
     folds: Folds
     index: int
+    tested: Dataset | None = None
+    train_patients: int | None = None
 
     @property
     def fold(self) -> Fold:
         """The fold by section names."""
         return self.folds.folds[self.index]
 
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """Training sections that methods are given."""
+        return learned_sections(self.folds, self.fold, self.train_patients)
+
+    @property
+    def test_dataset(self) -> Dataset:
+        """Dataset of the test sections."""
+        return self.tested or self.dataset
+
+    def place(self, name: str) -> tuple[Dataset, str]:
+        """Dataset of a section of the fold, and its name there."""
+        if self.tested is None or name not in self.fold.test:
+            return self.dataset, name
+        return self.tested, own_name(name, self.tested.hashes, self.tested.card.name)
+
+    def stored(self, name: str) -> Section:
+        """A section of the fold as its dataset has it."""
+        dataset, own = self.place(name)
+        return dataset.section(own)
+
+    def sections(self) -> dict[str, Section]:
+        """Sections of the fold as methods are given them, by name."""
+        fold = self.fold
+        names = (*fold.train, *fold.validation, *fold.test)
+        sections = {name: self.stored(name) for name in names}
+        if self.tested is not None:
+            seen = (*fold.train, *fold.validation)
+            scales = [sections[name].micrometres_per_pixel for name in seen]
+            edge = self.dataset.card.patch_pixels
+            for name in fold.test:
+                sections[name] = at_training_scale(sections[name], name, scales, edge)
+        return sections
+
     @cached_property
     def key(self) -> str:
         """Hash of the files, rules and code that the data are made from; cheap to compute."""
         dataset = self.dataset
         names = (*self.fold.train, *self.fold.validation, *self.fold.test)
+        places = {name: self.place(name) for name in names}
+        more: dict[str, Any] = {}
+        if self.tested is not None:
+            reader = reader_hash(self.tested.card.layout)
+            more["tested"] = [self.tested.hash, reader, code_hash(["bench.protocol.transfer"])]
+        if self.train_patients is not None:
+            more["learned"] = self.learned
         return canonical_hash(
             {
+                **more,
                 "dataset": dataset.hash,
                 "reader": reader_hash(dataset.card.layout),
-                "labels": {n: dataset.hashes[n].get("labels") for n in names},
+                "labels": {n: of.hashes[own].get("labels") for n, (of, own) in places.items()},
                 "protocol": self.protocol.hash,
                 "panel": self.listed_panel,
                 "fold": self.fold.model_dump(mode="json"),
@@ -124,11 +175,17 @@ class FoldInputs:
     @cached_property
     def data(self) -> FoldData:
         """Training data, slides and truth."""
-        source, fold = self.source, self.source.fold
-        names = (*fold.train, *fold.validation, *fold.test)
-        sections = {name: source.dataset.section(name) for name in names}
+        source = self.source
+        sections = source.sections()
         with threadpool_limits(1):  # the same sums on every machine, also on a busy one
-            return fold_data(fold, sections, source.protocol, source.listed_panel)
+            return fold_data(
+                source.fold,
+                sections,
+                source.protocol,
+                source.listed_panel,
+                learned=source.learned,
+                shared_genes=source.tested is not None,
+            )
 
     @cached_property
     def references(self) -> list[Reference]:
@@ -193,7 +250,7 @@ class FoldInputs:
         """
         if path is None:
             raise DataError("features are asked for, but the method's setting 'features' is empty")
-        section = self.source.dataset.section(self.sections[number].name)
+        section = self.source.stored(self.sections[number].name)
         spots = SpotPlaces(section.name, tuple(section.adata.obs_names), section.spatial)
         return store_matched(Path(path).expanduser(), spots)
 

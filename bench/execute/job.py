@@ -200,7 +200,7 @@ def _store(
     fold = inputs.source.fold
     about = {
         "fold": job.fold,
-        "train": fold.train,
+        "train": inputs.source.learned,
         "validation": fold.validation,
         "test": fold.test,
         "panel": inputs.data.training.panel,
@@ -302,7 +302,7 @@ def _small_images(job: Job, data: FoldData) -> dict[str, dict[str, object]]:
         source = slide.patch_source
         if source is None or isinstance(source, StoredPatches):
             continue  # stored patches show no section as a whole
-        name = image_file(job.source.dataset.card.name, slide.name, source.image_hash)
+        name = image_file(job.source.test_dataset.card.name, slide.name, source.image_hash)
         path = job.run.results / name
         scale = path.with_suffix(".json")
         if not (path.is_file() and scale.is_file()):

@@ -2,51 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from bench.cache import JsonCache
-from bench.data.card import join_names
+from bench.data.card import DatasetCard
 from bench.data.dataset import Dataset
-from bench.devices import check_device, check_precision, remember_devices, remembered_devices
 from bench.errors import BenchError, DataError
 from bench.evaluate.oracles import ORACLES
+from bench.execute.audits import dataset_audit
 from bench.execute.checkpoints import checkpoints_by_fold, is_one_file
-from bench.execute.division import divide
+from bench.execute.division import chosen_folds, divide, renamed_genes, shared_folds
 from bench.execute.encoders import encoder_identity, prepare_encoder
 from bench.execute.ensembles import Member
 from bench.execute.environment import git_commit, package_versions
 from bench.execute.inputs import FoldSource
+from bench.execute.job_devices import Devices
 from bench.execute.keys import run_key
 from bench.execute.method_specs import MethodSpec, released_spec, resolve_methods, tuned_spec
 from bench.execute.request import Request
+from bench.execute.transfers import Transfer, divide_for_transfer
+from bench.execute.variants import Variant, variants_of
 from bench.files import canonical_hash, file_hash
 from bench.method import Precision
 from bench.method_references import SHUFFLED, is_handed, split_ensemble
-from bench.protocol.audit import (
-    Finding,
-    audit,
-    check_audit,
-    decode_findings,
-    encode_findings,
-)
-from bench.protocol.folds import Folds, read_folds, write_folds
+from bench.protocol.audit import check_audit
+from bench.protocol.folds import Folds
 from bench.protocol.rules import Protocol, find_protocol, with_panel
+from bench.protocol.training_patients import mean_training_patients
 from bench.registry import dataset_card
-from bench.sources import code_hash
 from bench.store import (
     FoldFolder,
     RunFolder,
     check_writable,
-    folds_folder,
-    not_writable,
     run_folder,
 )
-from bench.worker.process import run_worker
 
 
 @dataclass(frozen=True)
@@ -65,16 +56,28 @@ class Job:
     """Identity of its image encoder, see :func:`bench.execute.encoders.encoder_identity`."""
     members: tuple[Member, ...] = ()
     """Rows that an ensemble averages."""
+    variant: str = ""
+    """Seed and training patients, if the request has several runs a method."""
+
+    @property
+    def row(self) -> str:
+        """Unique name of the run in its plan, for messages."""
+        return row_name(self.method_spec, self.variant)
 
     @property
     def name(self) -> str:
         """Row and fold, for messages."""
-        return f"{self.method_spec.label} fold {self.fold}"
+        return f"{self.row} fold {self.fold}"
 
     @property
     def fold(self) -> int:
         """Number of the fold."""
         return self.source.index
+
+    @property
+    def limit(self) -> int:
+        """Number of training patients; 0 for all. Jobs that differ in it have other data."""
+        return self.source.train_patients or 0
 
     @property
     def folder(self) -> FoldFolder:
@@ -90,6 +93,17 @@ class PlannedRun:
     folder: RunFolder
     facts: Mapping[str, Any]
     jobs: tuple[Job, ...]
+    variant: str = ""
+
+    @property
+    def row(self) -> str:
+        """As :attr:`Job.row`."""
+        return row_name(self.method_spec, self.variant)
+
+
+def row_name(method_spec: MethodSpec, variant: str) -> str:
+    """Label of a method with its variant."""
+    return f"{method_spec.label}, {variant}" if variant else method_spec.label
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,27 @@ class Plan:
     protocol: Protocol
     folds: Folds
     runs: tuple[PlannedRun, ...]
+    transfer: Transfer | None = None
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Reasons by section that is left out, of all datasets."""
+        tested = self.transfer.tested.left_out if self.transfer is not None else {}
+        return {**self.dataset.left_out, **tested}
+
+    @property
+    def summary(self) -> str:
+        """Data and folds in one line."""
+        if self.transfer is not None:
+            return (
+                f"{self.transfer.summary} ({self.folds.hash[:12]}), protocol {self.protocol.name}"
+            )
+        return (
+            f"{self.dataset.card.name}: {len(self.dataset.hashes)} sections,"
+            f" {len(set(self.folds.patients.values()))} patients,"
+            f" {len(self.folds.folds)} folds ({self.folds.hash[:12]}), protocol"
+            f" {self.protocol.name}"
+        )
 
     def jobs(self) -> list[Job]:
         """All jobs, fold by fold, so that a fold's data is made once for all methods.
@@ -109,7 +144,7 @@ class Plan:
         """
         return sorted(
             (job for run in self.runs for job in run.jobs),
-            key=lambda job: (job.fold, job.method_spec.shuffled),
+            key=lambda job: (job.fold, job.limit, job.method_spec.shuffled),
         )
 
 
@@ -143,45 +178,70 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
     check_writable(request.results)
 
     images = any(method_spec.needs_image for method_spec in specs)
-    dataset, folds, listed_panel = divide(
-        card, protocol, request.data_root, images=images, aliases=request.aliases
-    )
-    folds = _shared_folds(request.results, folds)
-    findings = dataset_audit(dataset, folds, protocol)
+    transfer: Transfer | None = None
+    if request.test_dataset:
+        transfer = _transfer(request, card, protocol, images=images)
+        dataset, protocol, listed_panel = transfer.trained, transfer.protocol, transfer.listed_panel
+        folds = transfer.folds
+    else:
+        dataset, folds, listed_panel = divide(
+            card, protocol, request.data_root, images=images, aliases=request.aliases
+        )
+    variants = variants_of(request, folds, protocol)
+    findings = transfer.audit() if transfer else dataset_audit(dataset, folds, protocol)
     check_audit(findings, protocol)
-    chosen = _chosen_folds(request.folds, folds)
+    folds = shared_folds(request.results, folds)
+    chosen = chosen_folds(request.folds, folds)
     specs = [_with_checkpoints(method_spec, request, folds, chosen) for method_spec in specs]
-    sources = {index: FoldSource(dataset, protocol, listed_panel, folds, index) for index in chosen}
+    tested = transfer.tested if transfer else None
+    sources = {
+        (index, limit): FoldSource(
+            dataset, protocol, listed_panel, folds, index, tested=tested, train_patients=limit
+        )
+        for index in chosen
+        for limit in {None, *(variant.patients for variant in variants)}
+    }
 
     shared = {
         "dataset": card.name,
         "protocol": protocol.name,
         "protocol_hash": protocol.hash,
         "folds_hash": folds.hash,
-        "seed": request.seed,
         "compile": request.compile,
     }
-    commit, renamed = git_commit(), _aliases(dataset)
+    datasets = (dataset,) if tested is None else (dataset, tested)
+    commit, renamed = git_commit(), renamed_genes(datasets)
+    left_out = {name: why for one in datasets for name, why in one.left_out.items()}
 
     def dataset_hash(method_spec: MethodSpec) -> str:
         # A row does not depend on whether another method of the request reads images.
-        return dataset.hash if method_spec.needs_image else dataset.hash_without_images
+        needs = method_spec.needs_image
+        return _joint([one.hash if needs else one.hash_without_images for one in datasets])
 
-    def folder_of(method_spec: MethodSpec, precision: Precision) -> RunFolder:
-        facts = {**shared, "dataset_hash": dataset_hash(method_spec), "precision": precision}
+    def folder_of(method_spec: MethodSpec, precision: Precision, variant: Variant) -> RunFolder:
+        facts = {
+            **shared,
+            **variant.facts,
+            "seed": variant.seed,
+            "dataset_hash": dataset_hash(method_spec),
+            "precision": precision,
+        }
         key = run_key(method_spec, facts)
         return run_folder(request.results, card.name, protocol.name, method_spec.label, key)
 
     runs = []
-    for method_spec in specs:
+    for method_spec, variant in _planned(specs, variants):
         device, precision = devices.of(needs_image=method_spec.needs_image)
-        folder = folder_of(method_spec, precision)
+        folder = folder_of(method_spec, precision, variant)
         facts = {
             **shared,
+            **variant.facts,
+            **(transfer.facts if transfer else {}),
+            "seed": variant.seed,
             "dataset_hash": dataset_hash(method_spec),
             "precision": precision,
             "packages": package_versions(),
-            "tables_hash": dataset.tables_hash,
+            "tables_hash": _joint([one.tables_hash for one in datasets]),
             "label": method_spec.label,
             "kind": method_spec.kind,
             "method": method_spec.name,
@@ -192,7 +252,8 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
             **_studies(request, method_spec),
             "n_folds": len(folds.folds),
             "n_sections": len(folds.patients),
-            "left_out": dict(dataset.left_out),
+            "training_patients": mean_training_patients(folds),
+            "left_out": left_out,
             "rules": protocol.model_dump(mode="json"),
             "footnotes": list(protocol.footnotes),
             "audit": [vars(finding) for finding in findings],
@@ -202,17 +263,21 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
             "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
         twin = (
-            folder_of(method_spec.without_shuffling(), precision) if method_spec.shuffled else None
+            folder_of(method_spec.without_shuffling(), precision, variant)
+            if method_spec.shuffled
+            else None
         )
         members = tuple(
-            Member(member, folder_of(member, devices.of(needs_image=member.needs_image)[1]))
+            Member(
+                member, folder_of(member, devices.of(needs_image=member.needs_image)[1], variant)
+            )
             for member in method_spec.members
         )
         jobs = tuple(
             Job(
                 method_spec=method_spec.in_fold(index),
-                source=source,
-                seed=request.seed,
+                source=sources[index, variant.patients],
+                seed=variant.seed,
                 device=device,
                 precision=precision,
                 compile=request.compile,
@@ -220,61 +285,36 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
                 twin=twin,
                 encoder=encoder_identity(method_spec.in_fold(index).config),
                 members=members,
+                variant=variant.name,
             )
-            for index, source in sources.items()
+            for index in chosen
             if not method_spec.fold_configs or index in method_spec.fold_configs
         )
-        runs.append(PlannedRun(method_spec, folder, facts, jobs))
-    return Plan(request, dataset, protocol, folds, tuple(runs))
+        runs.append(PlannedRun(method_spec, folder, facts, jobs, variant.name))
+    return Plan(request, dataset, protocol, folds, tuple(runs), transfer)
 
 
-class Devices:
-    """Device and precision of jobs; torch is queried only if a method reads images."""
-
-    def __init__(self, device: str, precision: str, *, elsewhere: bool = False) -> None:
-        check_device(device)
-        check_precision(precision)
-        self._device, self._precision, self._elsewhere = device, precision, elsewhere
-        if device in {"cuda", "mps"} and not elsewhere and device not in self._here:
-            raise BenchError(f"device {device} is not available on this machine; use --device auto")
-
-    def of(self, *, needs_image: bool) -> tuple[str, Precision]:
-        """Device and precision of a method; an accelerator only for methods that read images."""
-        device, precision = self._device, self._precision
-        if device == "auto":
-            device = next(iter(self._here)) if needs_image else "cpu"
-        if not needs_image:  # precision is of image encoders
-            return device, "float32"
-        if precision == "auto" and device == "cuda" and self._elsewhere:
-            return device, "bf16"
-        if precision == "auto":
-            return device, self._here.get(device, "float32")
-        return device, "bf16" if precision == "bf16" else "float32"
-
-    @cached_property
-    def _here(self) -> Mapping[str, Precision]:
-        known = remembered_devices()
-        if known is None:
-            remember_devices(run_worker("devices", "{}")["devices"])
-            known = remembered_devices()
-        assert known is not None  # it has just been written
-        return known
+def _planned(
+    specs: Sequence[MethodSpec], variants: Sequence[Variant]
+) -> Iterator[tuple[MethodSpec, Variant]]:
+    """Every method in every variant; an oracle, which has no seed and no training, in one."""
+    for variant in variants:
+        for method_spec in specs:
+            if method_spec.kind != "oracle":
+                yield method_spec, variant
+            elif variant == variants[0]:
+                yield method_spec, Variant(variant.seed)
 
 
-def dataset_audit(dataset: Dataset, folds: Folds, protocol: Protocol) -> list[Finding]:
-    """Leaks of a dataset's folds; computed once for the same data, folds and rules."""
-    source = code_hash(["bench.protocol.audit"])
-    cautions = dataset.card.cautions
-    key = canonical_hash([source, dataset.hash, folds.hash, protocol.hash, cautions])
-    findings = _AUDITS.get(key)
-    if findings is None:
-        sections = dataset.only(list(folds.patients)).sections
-        findings = audit(folds, sections, protocol, cautions)
-        _AUDITS.put(key, encode_findings(findings))
-    return findings
+def _transfer(request: Request, card: DatasetCard, protocol: Protocol, *, images: bool) -> Transfer:
+    cards = (card, dataset_card(str(request.test_dataset)))
+    roots = (request.data_root, request.test_data_root)
+    return divide_for_transfer(cards, protocol, roots, images=images, aliases=request.aliases)
 
 
-_AUDITS = JsonCache("audits", decode_findings)
+def _joint(hashes: Sequence[str]) -> str:
+    """Hash of several datasets; that of a single one is its own."""
+    return hashes[0] if len(hashes) == 1 else canonical_hash(list(hashes))
 
 
 def _method_specs(request: Request, dataset: str, protocol: Protocol) -> list[MethodSpec]:
@@ -357,34 +397,3 @@ def _studies(request: Request, method_spec: MethodSpec) -> dict[str, Any]:
     """Folders of the studies that found the settings, by fold."""
     by_fold = request.tuned.get(str(method_spec.method), {})
     return {"studies": {str(fold): of.study for fold, of in by_fold.items()}} if by_fold else {}
-
-
-def _shared_folds(results: Path, folds: Folds) -> Folds:
-    """Folds as read from their file; written if they are new."""
-    try:
-        path = write_folds(folds_folder(results, folds.dataset, folds.protocol), folds)
-    except OSError as error:
-        raise not_writable(results, error) from error
-    return read_folds(path)
-
-
-def _aliases(dataset: Dataset) -> dict[str, Any]:
-    """Hash of the alias table, and number of renamed genes by section; empty without a table."""
-    if dataset.aliases is None:
-        return {}
-    plain = replace(dataset, aliases=None)
-    genes = {name: list(plain.section(name).adata.var_names) for name in dataset.hashes}
-    renamed = {name: dataset.aliases.rename(of)[1] for name, of in genes.items()}
-    return {"aliases": {"sha256": dataset.aliases.sha256, "renamed": renamed}}
-
-
-def _chosen_folds(asked: Sequence[int] | None, folds: Folds) -> list[int]:
-    available = [fold.index for fold in folds.folds]
-    if asked is None:
-        return available
-    unknown = sorted(set(asked) - set(available))
-    if unknown:
-        raise BenchError(
-            f"no fold {join_names(map(str, unknown))}; folds are 0 to {len(available) - 1}"
-        )
-    return sorted(set(asked))

@@ -9,6 +9,9 @@ from typing import Any
 
 from bench.method_references import absolute
 
+MOST_SEEDS = 1000
+"""Largest number of seeds of a request."""
+
 
 @dataclass(frozen=True)
 class FoldSettings:
@@ -42,6 +45,14 @@ class Request:
         Values by ``setting``, for every method that has it, or by ``method.setting``.
     tuned
         Settings for each fold, by method; if given, only these rows are run.
+    seeds
+        Seeds, with a run each; `seed` alone where empty.
+    test_dataset, test_data_root
+        Another dataset that is tested on after a fit on all patients of `dataset`, and the folder
+        of its files.
+    train_patients
+        Numbers of training patients in each fold, with a run each; None stands for all of them, as
+        does an empty tuple.
     """
 
     methods: tuple[str, ...]
@@ -64,6 +75,10 @@ class Request:
     encoders: tuple[str, ...] = ()
     random_encoders: bool = True
     tuned: Mapping[str, Mapping[int, FoldSettings]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    test_dataset: str | None = None
+    test_data_root: Path | None = None
+    train_patients: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
         # Jobs may be planned again in another working directory.

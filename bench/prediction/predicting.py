@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.data.scales import matching_scale
 from bench.devices import choose_device, choose_precision
 from bench.errors import BenchError, DataError, UnknownNameError
 from bench.prediction import MIN_PCC
@@ -20,7 +21,7 @@ from bench.prediction.gene_reliability import gene_reliability
 from bench.prediction.new_image import NewImage, new_image, stripes
 from bench.prediction.spots import ImageSpots
 from bench.prediction.stored_models import FittedFold, StoredModel, find_run, one_fold, stored_model
-from bench.prediction.training_images import TrainingImages, matching_scale, training_images
+from bench.prediction.training_images import TrainingImages, training_images
 from bench.prediction.unfamiliar import (
     FAR_SHARE,
     QUANTILE,

@@ -64,6 +64,8 @@ def final_model(
         ("tuned", "settings were tuned in each fold"),
         ("checkpoint", "weights were imported"),
         ("aliases", "genes were renamed by a table, which is not stored"),
+        ("test_dataset", "one fold was fitted on all patients already"),
+        ("train_patients", "training patients were limited"),
     ):
         if name in facts:
             raise BenchError(f"{model.label}: its {what}; predict with its folds, without --refit")

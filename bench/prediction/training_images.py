@@ -21,12 +21,6 @@ from bench.protocol.fold_data import slide_of
 if TYPE_CHECKING:
     from bench.method import Context, MethodConfig
 
-LARGEST_FACTOR = 4.0
-"""Factor between a new image's scale and the training's beyond which a prediction is refused."""
-
-SAME_SCALE = 0.01
-"""Relative difference within which two scales are one."""
-
 
 @dataclass(frozen=True)
 class TrainingPatches:
@@ -152,46 +146,12 @@ def training_images(
         Folder of the dataset's files.
     """
     folds = [model.run.fold_facts(index) for index in model.run.done]
-    roles = ("train", "validation", "test")
+    # Test sections of another dataset are not in the card.
+    tested = () if "test_dataset" in model.run.facts else ("test",)
+    roles = ("train", "validation", *tested)
     names = tuple(dict.fromkeys(name for fold in folds for role in roles for name in fold[role]))
     try:
         dataset = open_dataset(card, data_root, images=True, names=names)
     except DataError as error:
         return TrainingImages(card, names, None, str(error))
     return TrainingImages(card, names, dataset)
-
-
-def matching_scale(known: list[float], new: float) -> float | None:
-    """Scale that a new image is brought to: None where it is of the training's own.
-
-    Parameters
-    ----------
-    known
-        Micrometres a pixel of the training sections.
-    new
-        Of the new image.
-
-    Returns
-    -------
-    float or None
-        The nearest of the training scales, which methods then see; None where `new` lies within
-        their range.
-
-    Raises
-    ------
-    DataError
-        It is beyond four times the training's.
-    """
-    if not known:
-        return None
-    low, high = min(known), max(known)
-    if low * (1 - SAME_SCALE) <= new <= high * (1 + SAME_SCALE):
-        return None
-    nearest = low if new < low else high
-    if max(new / nearest, nearest / new) > LARGEST_FACTOR:
-        raise DataError(
-            f"the image has {new:.3g} um a pixel and the training sections have"
-            f" {low:.3g} to {high:.3g}: beyond {LARGEST_FACTOR:.0f} times, the same tissue looks"
-            " like another; take an image of a similar magnification"
-        )
-    return nearest

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -87,6 +87,9 @@ def fold_data(
     sections: Mapping[str, Section],
     protocol: Protocol,
     listed_panel: tuple[str, ...] | None = None,
+    *,
+    learned: Collection[str] | None = None,
+    shared_genes: bool = False,
 ) -> FoldData:
     """Build a fold's training data, slides and truth.
 
@@ -100,6 +103,12 @@ def fold_data(
         Panel, scales and HEG rules.
     listed_panel
         Gene list of the card, for a protocol that uses one.
+    learned
+        Training sections that methods are given; all where None. Panel and highly expressed genes
+        are always those of all training sections, so that scores are comparable.
+    shared_genes
+        The panel is chosen among genes that the test sections measured too, for a test on another
+        dataset.
 
     Raises
     ------
@@ -107,12 +116,14 @@ def fold_data(
         No panel gene was measured in a section.
     """
     seen = [sections[name] for name in (*fold.train, *fold.validation)]
+    tested = [set(sections[name].adata.var_names) for name in fold.test] if shared_genes else []
+    among = set.intersection(*tested) if tested else None
     if protocol.panel in LISTS:
         if listed_panel is None:
             raise DataError(f"protocol {protocol.name} needs a gene list")
-        panel = listed_panel
+        panel = tuple(gene for gene in listed_panel if among is None or gene in among)
     else:
-        panel = choose_panel(seen, protocol)
+        panel = choose_panel(seen, protocol, among)
 
     if protocol.panel == "listed":
         _check_measured(panel, [sections[name] for name in _names(fold)])
@@ -127,6 +138,9 @@ def fold_data(
     )
     targets = np.concatenate([section.target for section in training.sections])
     training_mean = targets.mean(axis=0, dtype=np.float64)
+    if learned is not None:
+        kept = tuple(section for section in training.train if section.name in learned)
+        training = replace(training, train=kept)
     truth = []
     for name in fold.test:
         section = sections[name]

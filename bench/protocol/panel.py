@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,9 @@ NEIGHBOURS = 6
 _GENES_AT_ONCE = 512  # as a dense array in memory
 
 
-def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, ...]:
+def choose_panel(
+    sections: Sequence[Section], protocol: Protocol, among: Collection[str] | None = None
+) -> tuple[str, ...]:
     """Panel of a fold from its training sections alone.
 
     Genes measured in all sections and detected in at least ``detected_share`` of their spots
@@ -38,6 +40,8 @@ def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, 
         Training sections, including those for validation.
     protocol
         Rules with the size of the panel and the share of spots.
+    among
+        Genes that may be chosen; all where None.
 
     Returns
     -------
@@ -55,6 +59,10 @@ def choose_panel(sections: Sequence[Section], protocol: Protocol) -> tuple[str, 
     genes = [gene for gene in sections[0].adata.var_names if gene in measured]
     if not genes:
         raise BenchError("the training sections have no gene in common")
+    if among is not None:
+        genes = [gene for gene in genes if gene in among]
+        if not genes:
+            raise BenchError("training and test sections have no gene in common")
     pooled = anndata.concat(
         [section.adata[:, genes] for section in sections],
         label="section",

@@ -16,6 +16,7 @@ from bench.report.footnotes import BY_FOLD, BY_FOLD_NOTE, footnotes
 from bench.report.formats import Format, shown_number, with_deviation, write_table
 from bench.report.literature import MEAN
 from bench.report.published import published_label, read_published
+from bench.report.seeds import by_seed, limited
 from bench.report.tables import leads_by_fold, score_table
 from bench.report.views import AS_IT_IS, View, check_wanted, is_wanted
 from bench.stored_runs import StoredRun
@@ -56,11 +57,12 @@ def collection_table(
     rows: dict[str, dict[str, Any]] = {}
     beside: dict[str, dict[str, list[float]]] = {}
     for dataset, table in tables.items():
-        configs = {run.facts["key"][:12]: run.facts.get("config") for run in runs[dataset]}
+        configs = {row.key: row.facts.get("config") for row in by_seed(runs[dataset])}
         for of_run in table.to_dict("records"):
+            method = of_run["method"] + limited(of_run["train_patients"])
             key = json.dumps(
                 [
-                    *(of_run["method"], of_run["preset"], of_run["seed"]),
+                    *(method, of_run["preset"], of_run["seed"]),
                     *(configs[of_run["key"]], of_run.get("origin", "")),
                 ],
                 sort_keys=True,
@@ -68,7 +70,8 @@ def collection_table(
             row = rows.setdefault(
                 key,
                 {
-                    "method": published_label(of_run["method"], of_run["changes"]),
+                    "method": published_label(of_run["method"], of_run["changes"])
+                    + limited(of_run["train_patients"]),
                     "kind": of_run["kind"],
                     "preset": of_run["preset"],
                     "seed": of_run["seed"],
@@ -158,7 +161,7 @@ def render_collection(
         if table[other].notna().any():
             shown[BY_NAME[other].heading] = [shown_number(value, digits) for value in table[other]]
     if table["seed"].nunique() > 1:
-        shown["seed"] = ["–" if pd.isna(seed) else str(int(seed)) for seed in table["seed"]]
+        shown["seed"] = ["–" if pd.isna(seed) else str(seed) for seed in table["seed"]]
     if published:
         shown["source"] = [
             f"[{_number(notes, f'{source}.')}]" if source else "ours" for source in table["source"]

@@ -10,20 +10,16 @@ import pandas as pd
 
 from bench.evaluate.scores import BY_NAME, COMPARABLE, LEADING
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
-from bench.files import printable
+from bench.report.canvas import blank_figure, plain
+from bench.report.data_efficiency import efficiency_figure
 from bench.report.pairs import few_patients, pair_table, section_scores
+from bench.report.seeds import by_seed
 from bench.report.tables import score_table
 from bench.stored_runs import StoredRun
-
-_LONGEST = 60
-"""Characters of a line of a name in a figure."""
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-WIDTH = 7.0
-"""Inches: the width of a page; every figure is readable at half of it."""
 
 _KINDS = ("method", "control", "oracle")
 
@@ -39,8 +35,8 @@ def comparison_figures(runs: Sequence[StoredRun]) -> dict[str, Figure]:
     Returns
     -------
     dict of str to Figure
-        ``scores``, ``genes``, ``cost``, and ``critical-difference`` where three or more runs have
-        sections in common.
+        ``scores``, ``genes``, ``cost``, ``critical-difference`` where three or more runs have
+        sections in common, and ``data-efficiency`` where training patients were limited.
     """
     done = [run for run in runs if run.done]
     figures: dict[str, Figure] = {}
@@ -48,10 +44,15 @@ def comparison_figures(runs: Sequence[StoredRun]) -> dict[str, Figure]:
         return figures
     figures["scores"] = score_figure(done)
     figures["genes"] = gene_figure(done)
-    figures["cost"] = cost_figure(done)
-    ranks = rank_figure(done)
+    # Costs and ranks compare methods that learned from equally many patients.
+    whole = [run for run in done if run.facts.get("train_patients") is None]
+    figures["cost"] = cost_figure(whole or done)
+    ranks = rank_figure(whole or done)
     if ranks is not None:
         figures["critical-difference"] = ranks
+    efficiency = efficiency_figure(done)
+    if efficiency is not None:
+        figures["data-efficiency"] = efficiency
     return figures
 
 
@@ -60,7 +61,7 @@ def score_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure:
     table = score_table(runs)
     by_section = section_scores(runs, score)
     labels = _labels(by_section)
-    figure, axes = _figure(0.34 * len(labels) + 1.1)
+    figure, axes = blank_figure(0.34 * len(labels) + 1.1)
     colours = _colours()
     name = BY_NAME[score].ceiling
     by_run = section_scores(runs, name).drop(columns="patient") if name else pd.DataFrame()
@@ -93,7 +94,7 @@ def gene_figure(runs: Sequence[StoredRun]) -> Figure:
     import seaborn as sns
 
     table = score_table(runs)
-    by_key = {run.facts["key"][:12]: run for run in runs}
+    by_key = {row.key: row for row in by_seed(runs)}
     labels = _labels(section_scores(runs, LEADING))
     rows = _rows_of(table, labels)
     parts = []
@@ -101,7 +102,7 @@ def gene_figure(runs: Sequence[StoredRun]) -> Figure:
         genes = by_key[rows[label]["key"]].genes().groupby("gene")["pcc"].mean().dropna()
         parts.append(pd.DataFrame({"run": plain(label), "pcc": genes, "kind": rows[label]["kind"]}))
     long = pd.concat(parts)
-    figure, axes = _figure(0.34 * len(labels) + 1.1)
+    figure, axes = blank_figure(0.34 * len(labels) + 1.1)
     colours = _colours()
     shown = {plain(label): label for label in labels if (long["run"] == plain(label)).any()}
     if len(long):
@@ -129,8 +130,8 @@ def cost_figure(runs: Sequence[StoredRun]) -> Figure:
     """Score against training time in seconds; the area of a point shows peak memory."""
     table = score_table(runs)
     table = _contestants(table[table[LEADING].notna()])  # controls cost nothing
-    memory = {run.facts["key"][:12]: peak_memory(run) for run in runs}
-    figure, axes = _figure(3.6)
+    memory = {row.key: max(map(peak_memory, row.runs)) for row in by_seed(runs)}
+    figure, axes = blank_figure(3.6)
     colours = _colours()
     seconds = table["fit_seconds"].clip(lower=0.01)
     for (_, row), time in zip(table.iterrows(), seconds, strict=True):
@@ -185,7 +186,7 @@ def rank_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure | Non
             corrected = not np.isnan(row["permutation_holm"])
             value = row["permutation_holm" if corrected else "permutation"] if able else 1.0
             p.loc[first, second] = p.loc[second, first] = value
-    figure, axes = _figure(0.26 * len(ranks) + 1.3)
+    figure, axes = blank_figure(0.26 * len(ranks) + 1.3)
     drawn = scikit_posthocs.critical_difference_diagram(
         ranks.set_axis(range(len(ranks))),
         p,
@@ -219,16 +220,6 @@ def peak_memory(run: StoredRun) -> float:
     return max((float(value) for value in peaks if value), default=0.0)
 
 
-def plain(name: str) -> str:
-    """A name as figures show it: printable, at most three lines of 60 characters.
-
-    Dollar signs are escaped, as they begin formulas in matplotlib.
-    """
-    lines = [printable(line) for line in str(name).split("\n")[:3]]
-    short = [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in lines]
-    return "\n".join(short).replace("$", r"\$")
-
-
 def _contestants(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of methods, or all rows if there are none."""
     methods = table[table["kind"] == "method"]
@@ -256,18 +247,6 @@ def _apart(figure: Figure, axes: Axes) -> None:
 
 
 _PLACES = (((6, 4), 1), ((-6, 4), -1), ((6, -11), 1), ((-6, -11), -1))
-
-
-def _figure(height: float) -> tuple[Figure, Axes]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    return figure, axes
 
 
 def _labels(scores: pd.DataFrame) -> list[str]:

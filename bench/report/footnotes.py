@@ -13,6 +13,8 @@ from bench.files import listed
 from bench.protocol.audit import TITLES
 from bench.report.presets import preset_notes, small_preset_notes
 from bench.report.repeats import repeat_notes
+from bench.report.seeds import NOTE as SEEDS_NOTE
+from bench.report.seeds import SeedRuns, by_seed, limited, several_seeds
 from bench.stored_runs import StoredRun
 
 BY_FOLD = "pooled_pcc_acg"
@@ -46,6 +48,7 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
         Kind of table; only scores that it shows are explained.
     """
     notes: list[str] = []
+    rows = by_seed(runs)
     for run in runs:
         run_notes = [
             f"{TITLES.get(finding['kind'], finding['kind'])}: {finding['message']}."
@@ -53,11 +56,11 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
         ]
         run_notes += run.facts.get("footnotes", ())
         notes += [note for note in run_notes if note not in notes]
-    for run in runs:
-        checkpoint = run.facts.get("checkpoint")
+    for row in rows:
+        checkpoint = row.facts.get("checkpoint")
         if checkpoint:
             notes.append(
-                f"{run.facts['label']}: not trained here but read from {checkpoint['file']};"
+                f"{row.facts['label']}: not trained here but read from {checkpoint['file']};"
                 " whether it was trained on these test sections is not known."
             )
     if (table["kind"] == "oracle").any():
@@ -75,7 +78,9 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
     ]
     if table[f"{LEADING}_low"].notna().any():
         notes.append(INTERVAL_NOTES[_patients(runs) < PATIENTS_FOR_A_TEST])
-    notes += preset_notes(_in_order(runs, table))
+    if several_seeds(table):
+        notes.append(SEEDS_NOTE)
+    notes += preset_notes(_in_order(rows, table))
     notes += small_preset_notes(table["preset"])
     if table["folds_hash"].nunique() > 1:
         notes.append(
@@ -88,10 +93,10 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
             " comparable; see the data hash column."
         )
     notes += repeat_notes(runs)
-    notes += sorted(filter(None, map(_missing_folds, runs)))
-    notes += [note for run in runs for note in _damage(run)]
+    notes += sorted(note for row in rows for note in _missing_folds(row))
+    notes += [note for row in rows for run in row.runs for note in _damage(run, _name(run, row))]
     notes += _above_ceiling(table)
-    notes += sorted(filter(None, map(_not_isolated, runs)))
+    notes += sorted({*filter(None, map(_not_isolated, runs))})
     for kind, said in _DATA_NOTES.items():
         counts: dict[str, int | str] = {}
         for run in runs:
@@ -102,8 +107,9 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
             each = [f"{name}{mark}{count}" for name, count in sorted(counts.items())]
             notes.append(f"{said} ({listed(each)}).")
     warned = {
-        f"{run.facts['label']}, fold {index}: {note}."
-        for run in runs
+        f"{_name(run, row)}, fold {index}: {note}."
+        for row in rows
+        for run in row.runs
         for index in run.done
         for note in run.fold_facts(index).get("notes", [])
     }
@@ -123,10 +129,16 @@ def _has_values(score: Score, table: pd.DataFrame) -> bool:
     return bool((values.fillna(0) > 0).any() if score.combine == "sum" else values.notna().any())
 
 
-def _in_order(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Facts of the runs in the order of their rows."""
+def _in_order(rows: Sequence[SeedRuns], table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Facts of the rows in the order of the table."""
     places = {key: place for place, key in enumerate(table["key"])}
-    return sorted((run.facts for run in runs), key=lambda facts: places.get(facts["key"][:12], 0))
+    return [row.facts for row in sorted(rows, key=lambda row: places.get(row.key, 0))]
+
+
+def _name(run: StoredRun, row: SeedRuns) -> str:
+    """Label of a run, with what tells it from others of its method."""
+    name = f"{run.facts['label']}{limited(run.facts.get('train_patients'))}"
+    return f"{name}, seed {run.facts['seed']}" if len(row.runs) > 1 else name
 
 
 def _patients(runs: Sequence[StoredRun]) -> int:
@@ -144,11 +156,11 @@ _DATA_NOTES = {
 """Footnotes on the data of a fold, by field of ``fold.json``."""
 
 
-def _damage(run: StoredRun) -> list[str]:
+def _damage(run: StoredRun, name: str) -> list[str]:
     """Footnotes on damaged or edited folds of a run, which its row leaves out."""
     again = "import it again" if run.origin else "the same 'bench run' does it again"
     return [
-        f"{run.facts['label']}: fold {index} is left out, its {damage}; {again}."
+        f"{name}: fold {index} is left out, its {damage}; {again}."
         for index, damage in sorted(run.damaged.items())
     ]
 
@@ -176,11 +188,17 @@ def _not_isolated(run: StoredRun) -> str:
     )
 
 
-def _missing_folds(run: StoredRun) -> str:
-    folds = int(run.facts["n_folds"])
-    absent = (index for index in range(folds) if index not in run.done)
-    missing = [str(index) for index in absent if index not in run.damaged]
-    if not missing:
-        return ""
-    named = f"fold {missing[0]} is" if len(missing) == 1 else f"folds {listed(missing)} are"
-    return f"{run.facts['label']}: only {len(run.done)} of {folds} folds are done, {named} missing."
+def _missing_folds(row: SeedRuns) -> list[str]:
+    """Footnotes on runs of a row with folds that are neither done nor damaged."""
+    notes = []
+    for run in row.runs:
+        folds = int(run.facts["n_folds"])
+        absent = (index for index in range(folds) if index not in run.done)
+        missing = [str(index) for index in absent if index not in run.damaged]
+        if missing:
+            named = f"fold {missing[0]} is" if len(missing) == 1 else f"folds {listed(missing)} are"
+            notes.append(
+                f"{_name(run, row)}: only {len(run.done)} of {folds} folds are done, {named}"
+                " missing."
+            )
+    return notes

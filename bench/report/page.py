@@ -20,9 +20,11 @@ from bench.files import atomic_write
 from bench.protocol.audit import TITLES
 from bench.report.comparison_figures import comparison_figures
 from bench.report.footnotes import BY_FOLD_HEADING, footnotes
+from bench.report.headings import comparison_heading
 from bench.report.page_maps import Row, map_needs, packed_images, packed_maps, share_out
 from bench.report.pairs import pair_notes, pair_table, pairs_for_people
 from bench.report.presets import preset_note, shown_preset
+from bench.report.seeds import by_seed
 from bench.report.tables import for_people, newest, row_name, score_table
 from bench.store import FAILURE
 from bench.stored_runs import StoredRun, stored_names, stored_runs
@@ -44,6 +46,11 @@ _FIGURES = {
         "Critical difference",
         "Mean rank of every run over the sections; a bar joins runs that do not differ"
         " significantly.",
+    ),
+    "data-efficiency": (
+        "Data efficiency",
+        "Mean PCC(ACG) of every method against the number of training patients in each fold, with"
+        " its 95 % interval over test patients.",
     ),
     "cost": (
         "Cost",
@@ -85,6 +92,11 @@ class ComparedRuns:
     protocol: str
     runs: Sequence[StoredRun]
     older: int
+
+    @property
+    def heading(self) -> str:
+        """Heading of its part of the page."""
+        return comparison_heading(self.dataset, self.protocol, [run.facts for run in self.runs])
 
 
 def stored_comparisons(
@@ -178,7 +190,7 @@ def page(results: Path, comparisons: Sequence[ComparedRuns]) -> str:
     viridis = [colormaps["viridis"](step, bytes=True)[:3] for step in range(256)]
     one = comparisons[0]
     return environment.from_string(template).render(
-        title=f"{one.dataset}, protocol {one.protocol}" if len(comparisons) == 1 else "All runs",
+        title=one.heading if len(comparisons) == 1 else "All runs",
         parts=[_part(*part) for part in zip(comparisons, tables, rows, maps, strict=True)],
         images=images,
         viridis="".join(f"{value:02x}" for colour in viridis for value in colour),
@@ -186,9 +198,12 @@ def page(results: Path, comparisons: Sequence[ComparedRuns]) -> str:
 
 
 def named_rows(runs: Sequence[StoredRun], table: pd.DataFrame) -> list[Row]:
-    """Runs in the order of their score table, each with a unique name."""
-    by_key = {run.facts["key"][:12]: run for run in runs}
-    return [Row(row_name(row, table), by_key[row["key"]]) for row in table.to_dict("records")]
+    """Rows in the order of their score table, each with a unique name and its runs."""
+    by_key = {row.key: row for row in by_seed(runs)}
+    return [
+        Row(row_name(row, table), by_key[row["key"]].shown, by_key[row["key"]].runs)
+        for row in table.to_dict("records")
+    ]
 
 
 def _maps(rows: Sequence[Sequence[Row]], budget: float) -> list[dict[str, Any]]:
@@ -212,6 +227,7 @@ def _part(
     return {
         "dataset": comparison.dataset,
         "protocol": comparison.protocol,
+        "heading": comparison.heading,
         "presets": sorted(set(table["preset"].astype(str)) - {"-"}),
         "folds": sorted(set(table["folds_hash"])),
         "sections": int(table["sections"].max()),
@@ -222,7 +238,7 @@ def _part(
         "figures": _figures(comparison.runs),
         "cost": _sheet(_cost(rows), kinds),
         "twins": any(row.run.facts["label"].startswith("shuffled") for row in rows),
-        "runs": [_run(row) for row in rows],
+        "runs": [_run(_run_name(row, run), run) for row in rows for run in row.seeds],
         "maps": maps["data"],
         "left_out": maps["left_out"],
     }
@@ -302,7 +318,8 @@ def _svg(figure: Figure) -> str:
 def _cost(rows: Iterable[Row]) -> pd.DataFrame:
     table = []
     for row in rows:
-        folds = [row.run.folder.fold(index).facts() for index in row.run.done]
+        folds = [run.folder.fold(index).facts() for run in row.seeds for index in run.done]
+        seeds = sum(bool(run.done) for run in row.seeds)
         timings = [fold.get("timings", {}) for fold in folds]
         table.append(
             {
@@ -310,9 +327,9 @@ def _cost(rows: Iterable[Row]) -> pd.DataFrame:
                 "preset": shown_preset(row.run.facts),
                 "device": ", ".join(sorted({str(fold.get("device", "–")) for fold in folds})),
                 "precision": ", ".join(sorted({str(f.get("precision", "–")) for f in folds})),
-                "folds": f"{len(folds)}/{row.run.facts['n_folds']}",
-                "fit s": _most(sum, [of.get("fit_seconds") for of in timings], 1),
-                "predict s": _most(sum, [of.get("predict_seconds") for of in timings], 1),
+                "folds": f"{len(folds)}/{sum(int(run.facts['n_folds']) for run in row.seeds)}",
+                "fit s": _most(sum, [of.get("fit_seconds") for of in timings], 1, seeds),
+                "predict s": _most(sum, [of.get("predict_seconds") for of in timings], 1, seeds),
                 "peak memory MB": _most(max, [fold.get("peak_memory_mb") for fold in folds], 0),
                 "device memory MB": _most(
                     max, [fold.get("peak_device_memory_mb") for fold in folds], 0
@@ -324,17 +341,21 @@ def _cost(rows: Iterable[Row]) -> pd.DataFrame:
     return shown.drop(columns=["device memory MB"]) if no_device else shown
 
 
-def _most(combine: Any, values: Iterable[float | None], digits: int) -> str:
+def _most(combine: Any, values: Iterable[float | None], digits: int, seeds: int = 1) -> str:
     known = [float(value) for value in values if value is not None]
-    return f"{combine(known):.{digits}f}" if known else "–"
+    return f"{combine(known) / seeds:.{digits}f}" if known else "–"
 
 
-def _run(row: Row) -> dict[str, Any]:
-    facts = row.run.facts
+def _run_name(row: Row, run: StoredRun) -> str:
+    return row.name if len(row.seeds) == 1 else f"{row.name}, seed {run.facts['seed']}"
+
+
+def _run(name: str, run: StoredRun) -> dict[str, Any]:
+    facts = run.facts
     folds = []
     for index in range(int(facts["n_folds"])):
-        folder = row.run.folder.fold(index)
-        done = index in row.run.done
+        folder = run.folder.fold(index)
+        done = index in run.done
         folds.append(
             {
                 "index": index,
@@ -344,8 +365,8 @@ def _run(row: Row) -> dict[str, Any]:
             }
         )
     machines = {
-        json.dumps(row.run.folder.fold(index).facts().get("machine", {}), sort_keys=True)
-        for index in row.run.done
+        json.dumps(run.folder.fold(index).facts().get("machine", {}), sort_keys=True)
+        for index in run.done
     }
     identity = {
         "run key": facts["key"],
@@ -365,9 +386,9 @@ def _run(row: Row) -> dict[str, Any]:
         or "–",
     }
     return {
-        "name": row.name,
+        "name": name,
         "preset": shown_preset(facts),
-        "done": len(row.run.done),
+        "done": len(run.done),
         "n_folds": facts["n_folds"],
         "identity": {name: str(value) for name, value in identity.items()},
         "settings": json.dumps(facts.get("config", {}), indent=2, sort_keys=True),

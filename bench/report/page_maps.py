@@ -34,10 +34,26 @@ _SAME_TRUTH = 1e-4
 
 @dataclass(frozen=True)
 class Row:
-    """Run with its unique name."""
+    """Row of a score table with its unique name.
+
+    Attributes
+    ----------
+    name
+        The name.
+    run
+        Run whose predictions are shown: that of the lowest seed with a finished fold.
+    runs
+        All runs of the row, by seed; `run` alone where empty.
+    """
 
     name: str
     run: StoredRun
+    runs: tuple[StoredRun, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[StoredRun, ...]:
+        """Runs of the row, by seed."""
+        return self.runs or (self.run,)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from bench.evaluate.scores import COMPARABLE, LEADING
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, compare_pairs, holm
 from bench.report.formats import Format, write_table
 from bench.report.presets import preset_notes, shown_preset, small_preset_notes
+from bench.report.seeds import by_seed
 from bench.report.tables import row_name, score_table
 from bench.report.views import AS_IT_IS, View, check_wanted, chosen_columns, is_wanted
 from bench.stored_runs import StoredRun
@@ -21,27 +22,26 @@ _UNCORRECTED = "†"
 
 
 def section_scores(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
-    """Table of one score for every run and test section.
+    """Table of one score for every row and test section; of several seeds the mean over them.
 
     Returns
     -------
     DataFrame
-        Sections in rows (index ``section``, column ``patient`` first), then one column per run in
-        the order of the score table; NaN if a run lacks a section. Names are those of
+        Sections in rows (index ``section``, column ``patient`` first), then one column per row in
+        the order of the score table; NaN if a row lacks a section. Names are those of
         :func:`bench.report.tables.row_name`.
     """
     table = score_table(runs)
-    by_key = {run.facts["key"][:12]: run for run in runs}
+    by_key = {row.key: row for row in by_seed(runs)}
     columns: dict[str, pd.Series] = {}
     patients: dict[str, str] = {}
     for row in table.to_dict("records"):
-        run = by_key[row["key"]]
-        if not run.done:
+        runs_of_row = by_key[row["key"]]
+        if not runs_of_row.done:
             continue
-        scores = run.scores()
-        part = scores[(scores["section"] != "") & (scores["score"] == score)]
-        patients |= dict(zip(part["section"], part["patient"], strict=True))
-        columns[row_name(row, table)] = part.set_index("section")["value"]
+        part = runs_of_row.of_sections(score)
+        patients |= dict(zip(part.index, part["patient"], strict=True))
+        columns[row_name(row, table)] = part["value"]
     values = pd.DataFrame(columns)
     values.index.name = "section"
     values.insert(0, "patient", [patients[section] for section in values.index])
@@ -139,7 +139,7 @@ def render_pairs(
     """Table of pairs as text; see :func:`pair_table` and :func:`bench.report.tables.render`."""
     check_wanted(view.methods, [run.facts["label"] for run in runs])
     runs = [run for run in runs if is_wanted(run.facts["label"], view.methods)]
-    facts = [run.facts for run in runs]
+    facts = [row.facts for row in by_seed(runs)]
     notes = [*preset_notes(facts), *small_preset_notes(map(shown_preset, facts))]
     told = [*notes, *pair_notes(table := pair_table(runs, score, against), score)]
     shown = pairs_for_people(table)

@@ -12,6 +12,7 @@ import pandas as pd
 from bench.errors import BenchError, DataError
 from bench.report.formats import Format, with_deviation, write_table
 from bench.report.presets import preset_notes
+from bench.report.seeds import by_seed, limited
 from bench.report.tables import score_table
 from bench.report.views import AS_IT_IS, View, check_wanted, is_wanted
 from bench.stored_runs import StoredRun
@@ -77,8 +78,8 @@ def beside_published(
     """
     ours = score_table(runs)
     ours["row"] = [
-        published_label(method, changes)
-        for method, changes in zip(ours["method"], ours["changes"], strict=True)
+        published_label(row["method"], row["changes"]) + limited(row["train_patients"])
+        for row in ours.to_dict("records")
     ]
     wanted = published[published["protocol"] == protocol]
     rows: list[dict[str, Any]] = []
@@ -216,7 +217,8 @@ def render_published(
             " nothing of a reproduction."
         )
     compared = {name.partition("[")[0] for name in table["method"]}
-    chosen = [run.facts for run in runs if run.facts["label"].partition("[")[0] in compared]
+    rows = [row.facts for row in by_seed(runs)]
+    chosen = [facts for facts in rows if facts["label"].partition("[")[0] in compared]
     notes += preset_notes(chosen)
     sizes = {run.facts["n_sections"] for run in runs if "n_sections" in run.facts}
     left_out = {name for run in runs for name in run.facts["left_out"]}

@@ -31,6 +31,14 @@ from bench.report.presets import (
     shown_preset,
     used_values,
 )
+from bench.report.seeds import (
+    DEVIATION_HEADING,
+    SeedRuns,
+    by_seed,
+    deviation_column,
+    frame_columns,
+    limited,
+)
 from bench.report.views import AS_IT_IS, View, check_wanted, is_wanted, shown_names
 from bench.stored_runs import StoredRun
 
@@ -41,7 +49,7 @@ _COSTS = {"fit_seconds": "fit s"}
 """Headings of the columns after the scores."""
 
 _SAME = (
-    *("label", "preset", "config", "tuned", "seed"),
+    *("label", "preset", "config", "tuned", "seed", "train_patients"),
     *("folds_hash", "protocol_hash", "tables_hash"),
 )
 
@@ -70,7 +78,7 @@ def newest(runs: Sequence[StoredRun]) -> list[StoredRun]:
 
 
 def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
-    """One row per run, best value of the leading score first.
+    """One row per run, or per runs that differ in their seed alone; best leading score first.
 
     Returns
     -------
@@ -85,12 +93,19 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
         that the stored results lack. A ``preset`` with a star was changed: ``changes`` maps the
         changed settings to their values. ``origin``, the source of imported runs, is a column
         where the rows have several; it is empty for runs made here.
+
+        With several seeds the value of a section is its mean over them, ``seed`` lists them,
+        ``seeds`` is the number of those with a finished fold, ``folds`` counts those of all seeds,
+        ``fit_seconds`` is the mean over seeds, and ``_sd_seeds`` is the standard deviation (n - 1)
+        over seeds of each seed's mean. ``train_patients`` is the number of training patients of a
+        fold where it was limited.
     """
-    rows = [_row(run) for run in runs]
+    rows = [_row(row) for row in by_seed(runs)]
     origins = ["origin"] if len({row["origin"] for row in rows}) > 1 else []
     table = pd.DataFrame(rows, columns=[*_columns(), *origins])
     if table.empty:
         return table
+    table["train_patients"] = table["train_patients"].astype(np.float64)
     order = table[BY_FOLD if leads_by_fold(table) else LEADING].to_numpy(dtype=np.float64)
     # Undefined scores and oracles are sorted last: an oracle must not lead the table.
     contestant = (table["kind"] != "oracle").to_numpy()
@@ -100,15 +115,24 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
 
 def _columns() -> list[str]:
     columns = ["dataset", "protocol", "method", "kind", "preset", "changes", "seed"]
-    columns += ["folds", "n_folds", "sections"]
+    columns += ["seeds", "train_patients", "folds", "n_folds", "sections"]
     tabled = [score for score in SCORES if score.is_in("machine")]
     for score in tabled:
         if score.spread:
             name = score.shown_as
-            columns += [name, f"{name}_sd", f"{name}_low", f"{name}_high"]
+            columns += [name, f"{name}_sd", f"{name}_low", f"{name}_high", f"{name}_sd_seeds"]
     columns += [f"{score.shown_as}_share" for score in tabled if score.ceiling]
     columns += [score.shown_as for score in tabled if not score.spread]
-    return [*columns, f"{BY_FOLD}_sd", *_COSTS, "headline", "folds_hash", "data_hash", "key"]
+    return [
+        *columns,
+        f"{BY_FOLD}_sd",
+        f"{BY_FOLD}_sd_seeds",
+        *_COSTS,
+        "headline",
+        "folds_hash",
+        "data_hash",
+        "key",
+    ]
 
 
 def leads_by_fold(table: pd.DataFrame) -> bool:
@@ -116,38 +140,44 @@ def leads_by_fold(table: pd.DataFrame) -> bool:
     return not table.empty and bool((table["headline"] == "fold").all())
 
 
-_rows: WeakKeyDictionary[StoredRun, dict[str, Any]] = WeakKeyDictionary()
+_Row = dict[str, Any]
+_rows: WeakKeyDictionary[StoredRun, tuple[tuple[StoredRun, ...], _Row]] = WeakKeyDictionary()
+"""Rows by their first run, with the other runs that they are of."""
 
 
-def _row(run: StoredRun) -> dict[str, Any]:
+def _row(row: SeedRuns) -> _Row:
     # The tables and figures of one comparison use the same rows repeatedly.
-    if run not in _rows:
-        _rows[run] = _new_row(run)
-    return _rows[run]
+    first, *others = row.runs
+    known = _rows.get(first)
+    if known is None or known[0] != tuple(others):
+        known = _rows[first] = (tuple(others), _new_row(row))
+    return known[1]
 
 
-def _new_row(run: StoredRun) -> dict[str, Any]:
-    facts = run.facts
-    row: dict[str, Any] = {
+def _new_row(of: SeedRuns) -> _Row:
+    facts = of.facts
+    row: _Row = {
         "dataset": facts["dataset"],
         "protocol": facts["protocol"],
         "method": facts["label"],
         "kind": facts["kind"],
         "preset": shown_preset(facts),
         "changes": used_values(facts),
-        "seed": facts["seed"],
-        "folds": len(run.done),
-        "n_folds": facts["n_folds"],
+        "seed": of.seed,
+        "seeds": len(of.done),
+        "train_patients": facts.get("train_patients"),
+        "folds": sum(len(run.done) for run in of.runs),
+        "n_folds": sum(int(run.facts["n_folds"]) for run in of.runs),
         "sections": 0,
         "headline": facts.get("rules", {}).get("headline", "section"),
         "folds_hash": facts["folds_hash"][:12],
         "data_hash": str(facts.get("tables_hash", "-"))[:12],
-        "key": facts["key"][:12],
-        "origin": run.origin.get("name", ""),
+        "key": of.key,
+        "origin": of.runs[0].origin.get("name", ""),
     }
-    if not run.done:
+    if not of.done:
         return row
-    names, sections, patients, values = run.score_columns()
+    names, sections, patients, values = of.means
     row["sections"] = len({*sections} - {""})
     places: dict[tuple[str, str], list[int]] = defaultdict(list)
     for place, (name, section) in enumerate(zip(names, sections, strict=True)):
@@ -157,26 +187,36 @@ def _new_row(run: StoredRun) -> dict[str, Any]:
             continue
         chosen, name = places[score.scope, score.name], score.shown_as
         part = values[chosen]
-        row[name] = nanmean(part) if score.combine == "mean" else int(np.nansum(part))
+        total = np.nansum(part)
+        row[name] = nanmean(part) if score.combine == "mean" else _whole(total)
         if score.spread:
             row[f"{name}_sd"] = nanstd(part)
             interval = bootstrap_interval(part, patients[chosen].tolist())
             row[f"{name}_low"], row[f"{name}_high"] = interval
+            row[f"{name}_sd_seeds"] = of.deviation(score.name)
         if score.name == BY_FOLD and np.isfinite(part).sum() > 1:
             row[f"{name}_sd"] = float(np.nanstd(part))
+            row[f"{name}_sd_seeds"] = of.deviation(score.name, pooled=True)
     for score in SCORES:
         if score.ceiling:
             ceiling = row[score.ceiling]
             row[f"{score.shown_as}_share"] = row[score.name] / ceiling if ceiling > 0 else math.nan
-    timings = [run.fold_facts(index).get("timings", {}) for index in run.done]
-    row["fit_seconds"] = sum(timing.get("fit_seconds", 0.0) for timing in timings)
+    timings = [run.fold_facts(index).get("timings", {}) for run in of.done for index in run.done]
+    seconds = sum(timing.get("fit_seconds", 0.0) for timing in timings)
+    row["fit_seconds"] = seconds if len(of.done) == 1 else seconds / len(of.done)
     return row
+
+
+def _whole(total: float) -> float:
+    """A sum as an integer, unless it is the mean over seeds of several."""
+    return int(total) if total == int(total) else float(total)
 
 
 def row_name(row: Mapping[Any, Any], table: pd.DataFrame) -> str:
     """Unique name of a row, marked if its preset was changed."""
-    name = str(row["method"])
-    if (table["method"] == name).sum() > 1:
+    name = f"{row['method']}{limited(row['train_patients'])}"
+    pairs = zip(table["method"], table["train_patients"], strict=True)
+    if [f"{method}{limited(patients)}" for method, patients in pairs].count(name) > 1:
         origin = f"{row['origin']}, " if row.get("origin") else ""
         return f"{name} ({origin}{row['preset']}, seed {row['seed']}, {row['key'][:6]})"
     # The label of a tuned row already marks it.
@@ -226,6 +266,8 @@ def render(
     return write_table(table, shown, notes, how, title=title, width=width, columns=columns)
 
 
+_IDENTITY = ["method", "preset", "seed", "train_patients", "folds_hash", "data_hash"]
+
 _IF_SEVERAL = (
     *(("seed", "seed"), ("folds_hash", "fold hash"), ("data_hash", "data hash")),
     ("key", "run"),
@@ -255,6 +297,7 @@ def for_people(table: pd.DataFrame, place: Place = "text", view: View = AS_IT_IS
             shown[heading] = [method + marks.get(kind, "") for method, kind in pairs]
         else:
             shown[heading] = table[name].astype(str)
+    shown = shown.assign(**frame_columns(table))
     by_fold = leads_by_fold(table)
     if by_fold:
         pairs = zip(table[BY_FOLD], table[f"{BY_FOLD}_sd"], strict=True)
@@ -263,6 +306,7 @@ def for_people(table: pd.DataFrame, place: Place = "text", view: View = AS_IT_IS
             with_deviation(mean, sd if view.spread in {None, "sd"} else math.nan, digits)
             for mean, sd in pairs
         ]
+        shown = shown.assign(**deviation_column(table, BY_FOLD))
     # A ceiling is placed next to its score.
     ceilings = {score.ceiling: score for score in SCORES if score.ceiling}
     for score in SCORES:
@@ -270,13 +314,16 @@ def for_people(table: pd.DataFrame, place: Place = "text", view: View = AS_IT_IS
             continue
         if score.is_in(place) and score.name not in ceilings:
             shown = shown.assign(**_score_columns(score, table, place, view))
+            if DEVIATION_HEADING not in shown:
+                shown = shown.assign(**deviation_column(table, score.name))
     for name, heading in _COSTS.items():
         shown[heading] = [shown_number(value, 1) for value in table[name]]
     if "origin" in table:
         shown["from"] = [origin or "here" for origin in table["origin"]]
     for name, heading in _IF_SEVERAL:
-        several = table[name].nunique() > 1
-        repeated = table.duplicated(["method", "preset", "seed", "folds_hash", "data_hash"]).any()
+        # An oracle has no seed of its own: it is run once.
+        several = table.loc[(table["kind"] != "oracle") | (name != "seed"), name].nunique() > 1
+        repeated = table.duplicated(_IDENTITY).any()
         if several and (name != "key" or repeated):
             shown[heading] = table[name].astype(str)
     return shown

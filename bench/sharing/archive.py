@@ -56,9 +56,9 @@ _LARGEST = {
 
 _MEMBER = re.compile(
     r"study\.yaml"
-    r"|folds/[\w.-]+/[\w-]+/folds-[0-9a-f]{12}\.json"
-    r"|runs/[\w.-]+/[\w-]+/[\w.\[\]-]+/run\.json"
-    r"|runs/[\w.-]+/[\w-]+/[\w.\[\]-]+/fold-\d{1,5}/"
+    r"|folds/[\w.-]+/[\w.-]+/folds-[0-9a-f]{12}\.json"
+    r"|runs/[\w.-]+/[\w.-]+/[\w.\[\]-]+/run\.json"
+    r"|runs/[\w.-]+/[\w.-]+/[\w.\[\]-]+/fold-\d{1,5}/"
     r"(?:(?:manifest|fold)\.json|(?:scores|genes|curves)\.parquet|predictions\.h5ad)"
 )
 _SAME_DATE = (1980, 1, 1, 0, 0, 0)

@@ -64,10 +64,12 @@ class SharedRun(_Checked):
     kind: Literal["method", "control", "oracle"]
     method: _Short | None
     dataset: Name
-    protocol: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]*$", max_length=100)]
+    protocol: Name
     preset: _Short
     config: dict[str, Any]
     changes: dict[str, Any] = Field(default_factory=dict)
+    train_patients: _Count | None = None
+    test_dataset: dict[str, Any] | None = None
     tuned: dict[str, dict[str, Any]] = Field(default_factory=dict)
     seed: _Count
     n_folds: Annotated[int, Field(ge=1, le=10_000)]

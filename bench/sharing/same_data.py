@@ -154,6 +154,8 @@ def _identity(dataset: str, facts: dict[str, Any], place: _NamedData) -> _Identi
     own = place.card is not None and place.card.name == dataset
     if not own and dataset not in find_datasets():
         return "the dataset is not known here"
+    if facts.get("test_dataset"):
+        return "the test is on another dataset"
     try:
         card = place.card if own and place.card is not None else dataset_card(dataset)
         data_root = place.data_root if own else None

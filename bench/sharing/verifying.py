@@ -251,6 +251,8 @@ def _as_request(run: StoredRun, fold: int, request: VerifyRequest, folder: Path)
         oracles=False,
         checkpoint=checkpoint,
         tuned=tuned,
+        test_dataset=facts["test_dataset"]["name"] if facts.get("test_dataset") else None,
+        train_patients=(facts["train_patients"],) if facts.get("train_patients") else (),
     )
 
 
@@ -277,6 +279,11 @@ def _settings(facts: Mapping[str, Any], method: str) -> dict[str, Any]:
 def _protocol(facts: Mapping[str, Any], folder: Path) -> str:
     """Rules of a run: by name where those of the name are the same, else as a file."""
     name, rules = str(facts["protocol"]), facts.get("rules")
+    tested = facts.get("test_dataset")
+    if tested:  # its rules are those of another protocol, under a name of their own
+        if tested["protocol"] not in PROTOCOLS:
+            raise BenchError(f"{facts['label']}: protocol {tested['protocol']} is not built in")
+        return str(tested["protocol"])
     if name in PROTOCOLS and PROTOCOLS[name].hash == facts["protocol_hash"]:
         return name
     if not isinstance(rules, Mapping) or name in PROTOCOLS:

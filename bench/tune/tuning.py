@@ -18,6 +18,7 @@ from bench.execute.method_specs import MethodSpec, is_twin
 from bench.execute.plan import Job, make_plan
 from bench.execute.request import FoldSettings
 from bench.execute.run import RunResult, Uploads, run_request
+from bench.execute.variants import without_variants
 from bench.files import canonical_hash
 from bench.method import Method
 from bench.method_references import is_own
@@ -203,6 +204,7 @@ def plan_studies(request: TuneRequest, *, elsewhere: bool = False) -> list[Study
     for name in methods:
         if not is_own(name):
             _tunable(name)
+    without_variants(request.run, "tuning")
     plan = make_plan(replace(request.run, oracles=False), elsewhere=elsewhere)
     for name in filter(is_own, methods):  # a worker process has imported it without error
         _tunable(name)

@@ -329,7 +329,7 @@ def test_runs_without_a_finished_fold_still_give_a_page(results):
 
 def test_runs_of_one_name_are_told_apart_everywhere(results):
     runs = runs_of(results)
-    change(runs["mean"], label="looks", seed=7)
+    change(runs["mean"], label="looks", seed=7, config={"shift": 3})
     found = parsed(results)
     names = [row["name"] for row in found.json("maps-0")["rows"]]
     assert len(set(names)) == 4

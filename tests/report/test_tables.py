@@ -424,7 +424,7 @@ def test_rows_on_different_folds_are_told_apart(store):
 
 
 def test_rows_of_different_seeds_are_told_apart(store):
-    runs = [store("method", seed=3)[0], store("method", seed=4)[0]]
+    runs = [store("method", seed=3)[0], store("other", seed=4)[0]]
     lines = render(runs, "text").splitlines()
     assert "seed" in lines[0]
     assert sorted(line.split()[-1] for line in lines[2:4]) == ["3", "4"]

@@ -368,7 +368,7 @@ class _Loop:
         self._fail(running.job, reason)
 
     def _fail(self, job: Job, reason: str) -> None:
-        self.failures.append(Failure(job.method_spec.label, job.fold, reason))
+        self.failures.append(Failure(job.row, job.fold, reason))
         self._watcher.job_failed(job, reason)
 
     def _end(self, running: _Running) -> None:

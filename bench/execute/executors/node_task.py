@@ -111,6 +111,8 @@ def run_assignments(
     try:
         request = request_from_json(content)
         prepare_data(request.dataset, request.data_root, fetch=submission.fetch)
+        if request.test_dataset:
+            prepare_data(request.test_dataset, request.test_data_root, fetch=submission.fetch)
         jobs = _planned(request, assignments)
         failures: list[Failure] = []
         forced = [_to_force(of, job) for of, job in zip(assignments, jobs, strict=True)]
@@ -157,7 +159,7 @@ def forbid_downloads() -> None:
 def _planned(request: Request, assignments: Sequence[Assignment]) -> list[Job]:
     """Jobs assigned to a task, from the plan made on this node."""
     plan = make_plan(request)
-    jobs = {(job.method_spec.label, job.fold): job for job in plan.jobs()}
+    jobs = {(job.row, job.fold): job for job in plan.jobs()}
     planned = []
     for of in assignments:
         job = jobs.get((of.label, of.fold))
@@ -180,4 +182,4 @@ def _to_force(of: Assignment, job: Job) -> bool:
 
 
 def _name(job: Job) -> str:
-    return Assignment(job.method_spec.label, job.fold, job.run.key).name
+    return Assignment(job.row, job.fold, job.run.key).name

@@ -355,7 +355,7 @@ class _Tasks:
         job = running.job
         if report.outcome == "lost" or not self._executor.shared_disk:
             job.folder.fail(report.reason, report.details)
-        self.failures.append(Failure(job.method_spec.label, job.fold, report.reason))
+        self.failures.append(Failure(job.row, job.fold, report.reason))
         self._watcher.job_failed(job, report.reason)
 
 

@@ -197,12 +197,15 @@ class SentJob:
         Files and folders of its settings.
     twin
         Finished fold of the method that a permuted-image control belongs to.
+    tested
+        The test sections, if they are of another dataset.
     """
 
     job: Job
     dataset: SentDataset
     settings: SentSettings
     twin: Mapping[str, SentFile] = field(default_factory=dict)
+    tested: SentDataset | None = None
 
     @contextmanager
     def opened(self) -> Iterator[Job]:
@@ -212,7 +215,11 @@ class SentJob:
             job = with_texts(self.job, self.settings.opened())
             there = replace(
                 job,
-                source=replace(job.source, dataset=self.dataset.opened()),
+                source=replace(
+                    job.source,
+                    dataset=self.dataset.opened(),
+                    tested=None if self.tested is None else self.tested.opened(),
+                ),
                 run=_moved(job.run, results),
                 twin=None if job.twin is None else _moved(job.twin, results),
             )
@@ -238,15 +245,22 @@ class ObjectStore:
 
     def parcel(self, job: Job) -> SentJob:
         """Return the job with its files; files already sent with other jobs are not sent again."""
-        fold = job.source.fold
-        dataset = self.dataset(job.source.dataset, (*fold.train, *fold.validation, *fold.test))
+        source, fold = job.source, job.source.fold
+        own = {name: source.place(name) for name in (*fold.train, *fold.validation, *fold.test)}
+        dataset, tested = (
+            None
+            if of is None
+            else self.dataset(of, [name for there, name in own.values() if there is of])
+            for of in (source.dataset, source.tested)
+        )
+        assert dataset is not None  # a fold trains on sections of its dataset
         absolute, settings = self.settings(partial(with_texts, job), job.method_spec.config)
         twin: dict[str, SentFile] = {}
         if job.twin is not None:
             fitted = job.twin.fold(job.fold)
             if fitted.is_done():
                 twin = {name: _put(fitted.path / name) for name in pack(fitted.path)}
-        return SentJob(absolute, dataset, settings, twin)
+        return SentJob(absolute, dataset, settings, twin, tested)
 
     def dataset(self, dataset: Dataset, sections: Sequence[str]) -> SentDataset:
         """Send sections of a dataset."""

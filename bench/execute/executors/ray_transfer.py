@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from bench.data.dataset import Dataset
 from bench.errors import StoreError
 from bench.execute.executors.parcels import (
     Files,
@@ -102,9 +103,11 @@ class SharedJob:
         if seen != self.token:
             folder = self.marker.parent
             raise StoreError(f"node {platform.node()} does not see the results {folder}; {mend}")
-        root = self.job.source.dataset.root
-        if not root.is_dir():
-            raise StoreError(f"node {platform.node()} does not see the data folder {root}; {mend}")
+        source = self.job.source
+        for root in dict.fromkeys((source.dataset.root, source.test_dataset.root)):
+            if not root.is_dir():
+                node = platform.node()
+                raise StoreError(f"node {node} does not see the data folder {root}; {mend}")
         yield self.job
 
     def result(self, job: Job) -> ReturnedFiles:
@@ -133,10 +136,14 @@ class SharedDisk:
     def parcel(self, job: Job) -> SharedJob:
         """Return the job with absolute paths."""
         job = with_texts(job, absolute_text)
-        dataset = replace(job.source.dataset, root=job.source.dataset.root.absolute())
+        source, tested = job.source, job.source.tested
         there = replace(
             job,
-            source=replace(job.source, dataset=dataset),
+            source=replace(
+                source,
+                dataset=_rooted(source.dataset),
+                tested=None if tested is None else _rooted(tested),
+            ),
             run=_absolute(job.run),
             twin=None if job.twin is None else _absolute(job.twin),
         )
@@ -148,6 +155,10 @@ class SharedDisk:
     def close(self) -> None:
         """Remove the marker."""
         self._marker.unlink(missing_ok=True)
+
+
+def _rooted(dataset: Dataset) -> Dataset:
+    return replace(dataset, root=dataset.root.absolute())
 
 
 def _absolute(run: RunFolder) -> RunFolder:

@@ -143,7 +143,7 @@ def bundled(jobs: Sequence[Job], size: int) -> list[list[Job]]:
             else:
                 group.append(job)
     bundles: list[list[Job]] = []
-    for group in sorted(groups, key=lambda group: group[0].fold):
+    for group in sorted(groups, key=lambda group: (group[0].fold, group[0].limit)):
         if bundles and len(bundles[-1]) + len(group) <= size:
             bundles[-1] += group
         else:
@@ -296,14 +296,14 @@ class _Following:
             reason = f"{reason}; log: {task.log}"
             with contextlib.suppress(OSError):
                 job.folder.fail(reason, _end_of(task.log))
-        self.failures.append(Failure(job.method_spec.label, job.fold, reason))
+        self.failures.append(Failure(job.row, job.fold, reason))
         self._watcher.job_failed(job, reason)
 
 
 def _assignment(job: Job, *, force: bool) -> Assignment:
     """Assignment of a job to a task."""
     replaces = job.folder.version() if job.folder.is_done() else None
-    return Assignment(job.method_spec.label, job.fold, job.run.key, replaces, force)
+    return Assignment(job.row, job.fold, job.run.key, replaces, force)
 
 
 def _is_valid(job: Job, inputs: InputsOfFolds) -> bool:
