@@ -84,6 +84,17 @@ class StoredRun:
             self._facts[index] = {name: facts[name] for name in facts if name != "panel"}
         return self._facts[index]
 
+    def gene_columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gene, correlation and noise ceiling of each row of :meth:`genes`, several times as fast.
+
+        They are not kept in memory.
+        """
+        names = ("gene", "pcc", "ceiling")
+        table = self._table("genes.parquet", names)
+        del self._read["genes.parquet", names]
+        gene, pcc, ceiling = map(table.column, names)
+        return gene.to_numpy(), pcc.to_numpy(), ceiling.to_numpy()
+
     def _table(self, name: str, columns: tuple[str, ...] | None = None) -> pa.Table:
         if (name, columns) not in self._read:
             tables = [

@@ -3,7 +3,7 @@
     python -m benchmarks.sharing --runs 500 --sources 2           # merging two laboratories
     python -m benchmarks.sharing --runs 1000 --datasets 10 --site
 
-Runs are copies of those on the demo under other keys, settings and names of datasets; a few variants
+Runs are copies of those on the demo under other keys, settings and datasets; a few variants
 of their scores are drawn at random around the true ones.
 """
 
@@ -26,9 +26,11 @@ import pandas as pd
 
 from bench.execute.request import Request
 from bench.execute.run import run_request
-from bench.files import atomic_write
 from bench.protocol.folds import Folds, read_folds, write_folds
-from bench.records import read_json, write_record
+from bench.records import read_json
+from bench.sharing.archive import described
+from bench.sharing.portable import record_bytes
+from bench.staging import write_staged
 from bench.store import MANIFEST, RUN, folds_folder, run_folder
 from bench.stored_runs import StoredRun
 
@@ -166,14 +168,18 @@ def _write(
         "created": day.isoformat(),
     }
     made = run_folder(results, folds.dataset, folds.protocol, facts["label"], key)
-    write_record(made.path / RUN, facts)
+    # Without flushing each of the many files to disk.
+    write_staged(made.path / RUN, record_bytes(facts))
     for index, files in variant.items():
-        fold = made.fold(index)
-        for name, content in files.items():
-            with atomic_write(fold.path / name) as temporary:
-                temporary.write_bytes(content)
         old = read_json(run.folder.fold(index).path / MANIFEST) or {}
-        fold.finish(old["fit_key"], old["score_key"])
+        for name, content in files.items():
+            write_staged(made.fold(index).path / name, content)
+        manifest = {
+            **{"run": key, "fold": index},
+            **{name: old[name] for name in ("fit_key", "score_key")},
+            "files": {name: described(content) for name, content in files.items()},
+        }
+        write_staged(made.fold(index).path / MANIFEST, record_bytes(manifest))
 
 
 if __name__ == "__main__":

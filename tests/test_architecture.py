@@ -42,6 +42,7 @@ EXCEPTIONS = {
     ("bench/prediction/bundle.py", "_as_bytes", "savez"): "into memory",
     ("bench/prediction/bundle.py", "_card_text", "safe_dump"): "into memory",
     ("bench/sharing/importing.py", "_land", "open"): "into a folder that is moved when complete",
+    ("bench/staging.py", "write_staged", "open"): "into a folder that is moved when complete",
     ("bench/worker/memory.py", "reset_peak_memory", "open"): "a switch of the kernel, no file",
     ("bench/worker/memory.py", "reset_peak_memory", "write"): "a switch of the kernel, no file",
     ("bench/worker/fitting.py", "_write", "save"): "into a folder that is read after the job alone",

@@ -1,13 +1,15 @@
-"""Commands that share results: import, verify, and export of results."""
+"""Commands that share results: import, site, verify, and export of results."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -105,6 +107,45 @@ def import_command(
         )
     if len(done.repetitions) > _SHOWN:
         say(f"and {len(done.repetitions) - _SHOWN} more; 'bench tables' has all as footnotes")
+
+
+@app.command("site")
+def site_command(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RESULTS...", help="Results folders.", show_default="that of --results"
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("public"),
+    with_runs: Annotated[
+        bool, typer.Option("--with-runs", help="Offer the runs as a file for 'bench import'.")
+    ] = False,
+    results: ResultsOption = Request.results,
+) -> None:
+    """Write a site of rankings: pages that need no server, for a browser or any web space."""
+    from bench.report.site import write_site
+
+    folders = tuple(sources or [results])
+    archives = _archives(folders) if with_runs else ()
+    with redirect_stdout(sys.stderr):
+        done = write_site(
+            folders, out, archives=archives, say=lambda line: typer.echo(printable(line), err=True)
+        )
+    say(f"{out / 'index.html'}: {done.rankings} rankings, {done.rows} rows, {done.methods} methods")
+
+
+def _archives(folders: Sequence[Path]) -> list[tuple[str, bytes]]:
+    """Results of each folder as a file, by name."""
+    from bench.sharing.exporting import ExportRequest, export_results
+
+    archives = []
+    with TemporaryDirectory(prefix="spotbench-site-") as name:
+        for number, folder in enumerate(folders):
+            file = "runs.spotbench.zip" if len(folders) == 1 else f"runs-{number}.spotbench.zip"
+            export_results(ExportRequest(folder, Path(name) / file))
+            archives.append((file, (Path(name) / file).read_bytes()))
+    return archives
 
 
 @app.command("verify")

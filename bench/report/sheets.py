@@ -59,7 +59,7 @@ def templates() -> jinja2.Environment:
 def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
     """Table of the page: the usual scores directly after the method, then all other columns."""
     shown = for_people(table, "page")
-    first = [heading for heading in ("method", *FIRST) if heading in shown]
+    first = [heading for heading in ("method", *FIRST, "from") if heading in shown]
     return shown[[*first, *(heading for heading in shown if heading not in first)]]
 
 

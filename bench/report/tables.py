@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -214,9 +214,23 @@ def _whole(total: float) -> float:
 
 def row_name(row: Mapping[Any, Any], table: pd.DataFrame) -> str:
     """Unique name of a row, marked if its preset was changed."""
-    name = f"{row['method']}{limited(row['train_patients'])}"
+    return _named(row, Counter(_plain_names(table)))
+
+
+def row_names(table: pd.DataFrame) -> list[str]:
+    """:func:`row_name` of all rows of a table."""
+    times = Counter(_plain_names(table))
+    return [_named(row, times) for row in table.to_dict("records")]
+
+
+def _plain_names(table: pd.DataFrame) -> list[str]:
     pairs = zip(table["method"], table["train_patients"], strict=True)
-    if [f"{method}{limited(patients)}" for method, patients in pairs].count(name) > 1:
+    return [f"{method}{limited(patients)}" for method, patients in pairs]
+
+
+def _named(row: Mapping[Any, Any], times: Mapping[str, int]) -> str:
+    name = f"{row['method']}{limited(row['train_patients'])}"
+    if times[name] > 1:
         origin = f"{row['origin']}, " if row.get("origin") else ""
         return f"{name} ({origin}{row['preset']}, seed {row['seed']}, {row['key'][:6]})"
     # The label of a tuned row already marks it.

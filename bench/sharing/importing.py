@@ -25,7 +25,7 @@ from bench.sharing.archive import STUDY, SUFFIX, ResultsArchive, open_archive
 from bench.sharing.portable import record_bytes
 from bench.sharing.reading import ArchivedRun, read_runs
 from bench.sharing.same_data import DataComparison, compare_data
-from bench.sharing.staging import flush, put_in_place, staging_folder
+from bench.staging import flush, put_in_place, staging_folder
 from bench.store import RUN, RunFolder, check_writable, folds_folder, not_writable
 from bench.stored_runs import StoredRun, stored_run, stored_runs
 

@@ -37,6 +37,13 @@ def staging_folder(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def write_staged(path: Path, content: str | bytes) -> None:
+    """Write a file of a folder that has not got its final name yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
 def flush(folder: Path) -> None:
     """Flush all files below a folder to disk, several at a time."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
