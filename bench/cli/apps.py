@@ -44,6 +44,10 @@ study_app = typer.Typer(
 app.add_typer(study_app, name="study")
 encoders_app = typer.Typer(help="Fetch or add weights of image encoders.", no_args_is_help=True)
 app.add_typer(encoders_app, name="encoders")
+submission_app = typer.Typer(
+    help="Check results that are handed in for a leaderboard.", no_args_is_help=True
+)
+app.add_typer(submission_app, name="submission")
 features_app = typer.Typer(
     help="Compute features of frozen encoders ahead of runs.", no_args_is_help=True
 )

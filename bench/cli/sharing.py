@@ -1,4 +1,4 @@
-"""Commands that share results: import, site, verify, and export of results."""
+"""Commands that share results: import, site, verify, submission, and export of results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.apps import app
+from bench.cli.apps import app, submission_app
 from bench.cli.options import (
     DEFAULT_DEVICE,
     FAILED,
@@ -245,3 +245,40 @@ def _as_json(done: Verification) -> dict[str, Any]:
             if isinstance(value, float) and not math.isfinite(value)
         }
     return content
+
+
+@submission_app.command("check")
+def submission_check_command(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="NAME.spotbench.zip of 'bench export'.")
+    ],
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="Card to compare with.", show_default="by name"),
+    ] = None,
+    data_root: DataRootOption = None,
+    no_contract: Annotated[
+        bool,
+        typer.Option("--no-contract", help="Leave out 'bench check' of the methods, the longest."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check results that are handed in: one line a check.
+
+    Exit status 0: no check has failed; 1: one has. A check that is not run says why.
+    """
+    from bench.registry import dataset_card
+    from bench.sharing.submission import CheckedClaim, check_submission, has_failed
+
+    def tell(claim: CheckedClaim) -> None:
+        if not as_json:
+            typer.echo(printable(f"{claim.outcome:7}  {claim.name}: {claim.reason}"))
+
+    card = dataset_card(dataset) if dataset else None
+    claims = check_submission(
+        file, card=card, data_root=data_root, contract=not no_contract, say=tell
+    )
+    if as_json:
+        typer.echo(json.dumps([vars(claim) for claim in claims], indent=2))
+    if has_failed(claims):
+        raise typer.Exit(FAILED)

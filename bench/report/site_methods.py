@@ -53,13 +53,14 @@ def about_method(name: str, installed: dict[str, InstalledMethod]) -> dict[str, 
 
 
 def about_dataset(name: str) -> dict[str, str]:
-    """Title, citation and licence of a dataset; empty where its card is not here."""
+    """Title, citation and licence of a dataset; empty texts where its card is not here."""
+    unknown = {"title": "", "citation": "", "licence": ""}
     if name not in find_datasets():
-        return {}
+        return unknown
     try:
         card = dataset_card(name)
     except BenchError:
-        return {}
+        return unknown
     return {"title": card.title, "citation": card.citation, "licence": card.licence}
 
 
