@@ -117,6 +117,15 @@ COMMANDS = {
     "bench export --dataset her2st --method mclstexp --out model.spotbench": ran("model.spotbench"),
     "bench predict model.spotbench slide.jpg --spots spots.csv --um-per-px 0.7"
     " --out slide.h5ad": Treatment("needs a bundle; tests/prediction predicts from one"),
+    "bench export --out results.spotbench.zip": ran("results.spotbench.zip"),
+    'bench import results.spotbench.zip --name "Lab B"': Treatment(
+        "needs the file of another laboratory; tests/sharing imports some"
+    ),
+    "bench verify 1c2b2cd1": Treatment("needs a run of that key; tests/sharing makes runs again"),
+    "bench site results --out public": ran("public/index.html"),
+    "bench submission check results.spotbench.zip": Treatment(
+        "needs a file; tests/sharing checks some"
+    ),
     "bench data get her2st --sections B4,C2": Treatment("a download; tests/fetch runs it"),
     "bench data verify stnet": Treatment(DATA),
     "bench data show stnet --plot stnet.png": Treatment(DATA),
