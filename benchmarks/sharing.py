@@ -175,7 +175,8 @@ def _write(
         for name, content in files.items():
             write_staged(made.fold(index).path / name, content)
         manifest = {
-            **{"run": key, "fold": index},
+            "run": key,
+            "fold": index,
             **{name: old[name] for name in ("fit_key", "score_key")},
             "files": {name: described(content) for name, content in files.items()},
         }

@@ -85,7 +85,7 @@ def import_command(
     ] = False,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Take the results of another laboratory into a results folder, beside your own.
+    """Take results of another laboratory into a results folder.
 
     The file is checked as a whole before anything is written.
     """
@@ -123,7 +123,7 @@ def site_command(
     ] = False,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Write a site of rankings: pages that need no server, for a browser or any web space."""
+    """Write a site of rankings: static pages that need no server."""
     from bench.report.site import write_site
 
     folders = tuple(sources or [results])
@@ -265,7 +265,7 @@ def submission_check_command(
 ) -> None:
     """Check results that are handed in: one line a check.
 
-    Exit status 0: no check has failed; 1: one has. A check that is not run says why.
+    Exit status 0: no check failed; 1: a check failed.
     """
     from bench.registry import dataset_card
     from bench.sharing.submission import CheckedClaim, check_submission, has_failed

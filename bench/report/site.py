@@ -13,8 +13,11 @@ Layout::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +30,6 @@ from bench.report.formats import write_table
 from bench.report.sheets import FIRST, leaderboard, sheet, templates
 from bench.report.site_content import (
     INDEX_COLUMNS,
-    Ranking,
     SiteRow,
     file_name,
     read_ranking,
@@ -48,6 +50,10 @@ _ON_INDEX = 10
 _NOTES = 40
 _SETTINGS = 30
 _HISTORY = 500
+_MANY_RUNS = 500
+"""Runs from which on several processes are worth their start."""
+
+_PROCESSES = 8
 
 
 @dataclass
@@ -102,16 +108,13 @@ def write_site(
     places = site_places(sources)
     check_target(out)
     with staging_folder(out.parent, "site") as staged:
-        summary = _Summary()
         environment = templates()
-        for dataset, protocol in places:
-            ranking = read_ranking(sources, dataset, protocol)
-            if ranking is not None:
-                taken = {part["slug"] for part in summary.parts}
-                if ranking.slug in taken:  # two pairs of names may join to one
-                    ranking = replace(ranking, slug=f"{ranking.slug}-{len(taken)}")
-                say(f"{ranking.heading}: {len(ranking.rows)} rows")
-                _write_ranking(staged, environment, ranking, summary)
+        summary = _Summary()
+        for written in _write_rankings(staged, tuple(sources), places):
+            if written is not None:
+                summary.parts += written.parts
+                summary.rows += written.rows
+                say(f"{written.parts[0]['heading']}: {len(written.rows)} rows")
         if not summary.rows:
             raise StoreError(f"{sources[0]}: no run with a finished fold")
         methods = _write_methods(staged, environment, summary)
@@ -146,10 +149,34 @@ def _frame(here: str, depth: int = 0) -> dict[str, Any]:
     return {"root": "../" * depth, "here": here, "version": __version__}
 
 
+def _write_rankings(
+    staged: Path, sources: tuple[Path, ...], places: Sequence[tuple[str, str]]
+) -> Iterator[_Summary | None]:
+    """Write all rankings, several at a time where they are large; None for one without runs."""
+    slugs: list[str] = []
+    for dataset, protocol in places:
+        slug = file_name(f"{dataset}--{protocol}")
+        # Two pairs of names may join to one.
+        slugs.append(f"{slug}-{len(slugs)}" if slug in slugs else slug)
+    tasks = [(staged, sources, place, slug) for place, slug in zip(places, slugs, strict=True)]
+    folders = (source / "runs" / dataset / of for source in sources for dataset, of in places)
+    runs = sum(len(os.listdir(folder)) for folder in folders if folder.is_dir())
+    processes = min(len(tasks), os.cpu_count() or 1, _PROCESSES)
+    if processes == 1 or runs < _MANY_RUNS:
+        yield from map(_write_ranking, tasks)
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_write_ranking, tasks)
+
+
 def _write_ranking(
-    staged: Path, environment: jinja2.Environment, ranking: Ranking, summary: _Summary
-) -> None:
-    slug = ranking.slug
+    task: tuple[Path, tuple[Path, ...], tuple[str, str], str],
+) -> _Summary | None:
+    staged, sources, place, slug = task
+    ranking = read_ranking(sources, *place, slug)
+    if ranking is None:
+        return None
+    environment = templates()
     links = [f"../methods/{file_name(row.method)}.html" for row in ranking.rows]
     page = environment.get_template("site_dataset.html.jinja").render(
         **_frame("", 1),
@@ -180,17 +207,15 @@ def _write_ranking(
     shown = pd.DataFrame([row.cells for row in best])
     kinds = ["method" if row.rank else "control" for row in best]
     links = [f"methods/{file_name(row.method)}.html" for row in best]
-    summary.parts.append(
-        {
-            "slug": slug,
-            "heading": ranking.heading,
-            "table": sheet(shown, kinds, links=links),
-            "hidden": len(ranking.rows) > len(best),
-            "total": len(ranking.rows),
-            "leaks": ranking.leaks,
-        }
-    )
-    summary.rows += [(slug, ranking.heading, row) for row in ranking.rows]
+    part = {
+        "slug": slug,
+        "heading": ranking.heading,
+        "table": sheet(shown, kinds, links=links),
+        "hidden": len(ranking.rows) > len(best),
+        "total": len(ranking.rows),
+        "leaks": ranking.leaks,
+    }
+    return _Summary([part], [(slug, ranking.heading, row) for row in ranking.rows])
 
 
 def _write_methods(staged: Path, environment: jinja2.Environment, summary: _Summary) -> int:

@@ -123,7 +123,9 @@ def site_places(sources: Sequence[Path]) -> list[tuple[str, str]]:
     return sorted(places)
 
 
-def read_ranking(sources: Sequence[Path], dataset: str, protocol: str) -> Ranking | None:
+def read_ranking(
+    sources: Sequence[Path], dataset: str, protocol: str, slug: str = ""
+) -> Ranking | None:
     """Ranking of the newest runs with a finished fold; None where there are none.
 
     Of several folders, the runs of each bear the folder's name as their source.
@@ -162,7 +164,7 @@ def read_ranking(sources: Sequence[Path], dataset: str, protocol: str) -> Rankin
         for line, name, rank, texts in zip(lines, names, ranks, cells, strict=True)
     )
     return Ranking(
-        slug=file_name(f"{dataset}--{protocol}"),
+        slug=slug or file_name(f"{dataset}--{protocol}"),
         dataset=dataset,
         protocol=protocol,
         heading=comparison_heading(dataset, protocol, [run.facts for run in kept]),
