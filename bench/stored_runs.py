@@ -15,6 +15,9 @@ import pyarrow.parquet as pq
 from bench.errors import BenchError, UnknownNameError
 from bench.store import RUN, RunFolder, Use, read_run
 
+PREDICTIONS = "predictions.h5ad"
+"""Name of the predictions in the folder of a fold."""
+
 
 @dataclass(frozen=True, eq=False)
 class StoredRun:
@@ -30,16 +33,32 @@ class StoredRun:
         Indices of its folds that are done.
     damaged
         What is damaged in folds that have been done, by their index.
+    repeats
+        Runs with the same key from other sources; see :func:`bench.report.tables.newest`.
     """
 
     folder: RunFolder
     facts: dict[str, Any]
     done: tuple[int, ...]
     damaged: Mapping[int, str] = field(default_factory=dict)
+    repeats: tuple[StoredRun, ...] = ()
     _read: dict[tuple[str, tuple[str, ...] | None], pa.Table] = field(
         default_factory=dict, repr=False
     )
     _facts: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    @property
+    def origin(self) -> Mapping[str, str]:
+        """Source of an imported run: ``name``, ``file``, ``sha256``; empty for one made here."""
+        origin = self.facts.get("origin")
+        return origin if isinstance(origin, Mapping) else {}
+
+    @property
+    def predicted(self) -> tuple[int, ...]:
+        """Folds that are done and whose predictions are here: imported runs may lack them."""
+        return tuple(
+            index for index in self.done if (self.folder.fold(index).path / PREDICTIONS).is_file()
+        )
 
     def scores(self) -> pd.DataFrame:
         """Long-form scores of all folds that are done."""
@@ -64,6 +83,17 @@ class StoredRun:
             facts = self.folder.fold(index).facts()
             self._facts[index] = {name: facts[name] for name in facts if name != "panel"}
         return self._facts[index]
+
+    def gene_columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gene, correlation and noise ceiling of each row of :meth:`genes`, several times as fast.
+
+        They are not kept in memory.
+        """
+        names = ("gene", "pcc", "ceiling")
+        table = self._table("genes.parquet", names)
+        del self._read["genes.parquet", names]
+        gene, pcc, ceiling = map(table.column, names)
+        return gene.to_numpy(), pcc.to_numpy(), ceiling.to_numpy()
 
     def _table(self, name: str, columns: tuple[str, ...] | None = None) -> pa.Table:
         if (name, columns) not in self._read:

@@ -36,10 +36,13 @@ WRITING_OF = {
 }  # fmt: skip
 # Function and call that write outside of a 'with atomic_write', and why that is right.
 EXCEPTIONS = {
+    ("benchmarks/sharing.py", "_variant", "to_parquet"): "into memory",
     ("bench/data/images/patches.py", "_cut_into", "open_memmap"): "inside cut's atomic_write",
     ("bench/data/images/patches.py", "_cut_into", "open"): "inside cut's atomic_write",
     ("bench/prediction/bundle_writing.py", "_as_bytes", "savez"): "into memory",
     ("bench/prediction/bundle_writing.py", "_card_text", "safe_dump"): "into memory",
+    ("bench/sharing/importing.py", "_land", "open"): "into a folder that is moved when complete",
+    ("bench/staging.py", "write_staged", "open"): "into a folder that is moved when complete",
     ("bench/worker/memory.py", "reset_peak_memory", "open"): "a switch of the kernel, no file",
     ("bench/worker/memory.py", "reset_peak_memory", "write"): "a switch of the kernel, no file",
     ("bench/worker/fitting.py", "_write", "save"): "into a folder that is read after the job alone",

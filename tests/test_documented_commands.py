@@ -134,6 +134,15 @@ COMMANDS = {
     " --executor slurm --profile gpu.yaml": Treatment(
         "needs a Slurm cluster; tests/prediction has one"
     ),
+    "bench export --out results.spotbench.zip": ran("results.spotbench.zip"),
+    'bench import results.spotbench.zip --name "Lab B"': Treatment(
+        "needs the file of another laboratory; tests/sharing imports some"
+    ),
+    "bench verify 1c2b2cd1": Treatment("needs a run of that key; tests/sharing makes runs again"),
+    "bench site results --out public": ran("public/index.html"),
+    "bench submission check results.spotbench.zip": Treatment(
+        "needs a file; tests/sharing checks some"
+    ),
     "bench data get her2st --sections B4,C2": Treatment("a download; tests/fetch runs it"),
     "bench data verify stnet": Treatment(DATA),
     "bench data show stnet --plot stnet.png": Treatment(DATA),

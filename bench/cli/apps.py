@@ -46,6 +46,10 @@ runs_app = typer.Typer(help="List, remove or name stored runs.", no_args_is_help
 app.add_typer(runs_app, name="runs")
 encoders_app = typer.Typer(help="Fetch or add weights of image encoders.", no_args_is_help=True)
 app.add_typer(encoders_app, name="encoders")
+submission_app = typer.Typer(
+    help="Check results that are handed in for a leaderboard.", no_args_is_help=True
+)
+app.add_typer(submission_app, name="submission")
 features_app = typer.Typer(
     help="Compute features of frozen encoders ahead of runs.", no_args_is_help=True
 )

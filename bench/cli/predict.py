@@ -17,14 +17,13 @@ from bench.cli.options import (
     DEFAULT_DEVICE,
     DEFAULT_PRECISION,
     DataRootOption,
-    DatasetOption,
     DeviceOption,
-    MethodOption,
     Precision,
     ResultsOption,
     StoredProtocolOption,
     names,
 )
+from bench.cli.sharing import export_results_command
 from bench.cli.terminal import say
 from bench.errors import BenchError
 from bench.execute.request import Request
@@ -203,26 +202,60 @@ def predict_command(
 
 @app.command("export")
 def export_command(
-    dataset: DatasetOption,
-    method: MethodOption,
     out: Annotated[
         Path,
         typer.Option(
             "--out",
             "-o",
             help="NAME.spotbench: the models, in one file that predicts on another machine."
-            " NAME.h5ad: the stored predictions of the test sections, for scanpy and squidpy.",
+            " NAME.h5ad: the stored predictions of the test sections, for scanpy and squidpy."
+            " NAME.spotbench.zip: results that others import.",
         ),
     ],
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="Dataset; of results all.", show_default=False),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", "-m", help="Method; of results several, or all.", show_default=False
+        ),
+    ] = None,
     protocol: StoredProtocolOption = None,
     run: RunOption = None,
     fold: FoldOption = None,
     refit: RefitOption = False,
     device: DeviceOption = DEFAULT_DEVICE,
     data_root: DataRootOption = None,
+    with_predictions: Annotated[
+        bool,
+        typer.Option(
+            "--with-predictions",
+            help="Results: predictions too, with the measured expression beside them.",
+        ),
+    ] = False,
+    study: Annotated[
+        Path | None,
+        typer.Option(help="Results: YAML file that describes them.", show_default="none"),
+    ] = None,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Write the models or the predictions of a stored run into one file."""
+    """Write models or predictions of a stored run, or results for others, into one file."""
+    if out.name.endswith(".spotbench.zip"):
+        export_results_command(
+            out=out,
+            results=results,
+            dataset=dataset,
+            methods=names(method),
+            protocol=protocol,
+            run=run,
+            predictions=with_predictions,
+            study=study,
+        )
+        return
+    if not dataset or not method:
+        raise BenchError("a model is of one run: name it with --dataset and --method")
     from bench.cli.prediction_display import PredictionDisplay
     from bench.prediction.exporting import export_bundle
     from bench.prediction.predicting import PredictionRequest

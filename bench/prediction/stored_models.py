@@ -125,6 +125,7 @@ def find_run(
         run
         for name in protocols_with_runs(results, dataset, protocol)
         for run in newest(stored_runs(results, dataset, name, "figures"))
+        if not run.origin  # models are not shared
     ]
     labels = {str(run.facts["label"]) for run in runs}
     asked = load_method(method).name if is_own(method) else method

@@ -61,7 +61,10 @@ def collection_table(
         for of_run in table.to_dict("records"):
             method = of_run["method"] + limited(of_run["train_patients"])
             key = json.dumps(
-                [method, of_run["preset"], of_run["seed"], configs[of_run["key"]]],
+                [
+                    *(method, of_run["preset"], of_run["seed"]),
+                    *(configs[of_run["key"]], of_run.get("origin", "")),
+                ],
                 sort_keys=True,
             )
             row = rows.setdefault(

@@ -12,6 +12,7 @@ from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
 from bench.files import listed
 from bench.protocol.audit import TITLES
 from bench.report.presets import preset_notes, small_preset_notes
+from bench.report.repeats import repeat_notes
 from bench.report.seeds import PATIENTS_NOTE, SEEDS_NOTE, SeedRuns, by_seed, limited, several_seeds
 from bench.stored_runs import StoredRun
 
@@ -92,6 +93,7 @@ def footnotes(runs: Sequence[StoredRun], table: pd.DataFrame, place: Place = "te
             "Rows with different data are on different counts or gene lists and are not"
             " comparable; see the data hash column."
         )
+    notes += repeat_notes(runs)
     notes += sorted(note for row in rows for note in _missing_folds(row))
     notes += [note for row in rows for run in row.runs for note in _damage(run, _name(run, row))]
     notes += _above_ceiling(table)
@@ -157,8 +159,9 @@ _DATA_NOTES = {
 
 def _damage(run: StoredRun, name: str) -> list[str]:
     """Footnotes on damaged or edited folds of a run, which its row leaves out."""
+    again = "import it again" if run.origin else "the same 'bench run' does it again"
     return [
-        f"{name}: fold {index} is left out, its {damage}; the same 'bench run' does it again."
+        f"{name}: fold {index} is left out, its {damage}; {again}."
         for index, damage in sorted(run.damaged.items())
     ]
 

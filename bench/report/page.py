@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.errors import BenchError, StoreError, UnknownNameError
-from bench.evaluate.scores import BY_NAME, SCORES
 from bench.files import atomic_write
 from bench.inventory import named_runs, without_replaced
 from bench.protocol.audit import TITLES
 from bench.report.comparison_figures import comparison_figures
-from bench.report.footnotes import BY_FOLD_HEADING, footnotes
+from bench.report.footnotes import footnotes
 from bench.report.headings import comparison_heading
 from bench.report.page_maps import Row, map_needs, packed_images, packed_maps, share_out
 from bench.report.pairs import pair_notes, pair_table, pairs_for_people
 from bench.report.presets import preset_note, shown_preset
 from bench.report.seeds import by_seed
-from bench.report.tables import for_people, newest, row_name, score_table
+from bench.report.sheets import FIRST, leaderboard, sheet
+from bench.report.tables import newest, row_name, score_table
 from bench.report.templates import rendered
 from bench.store import FAILURE
 from bench.stored_runs import StoredRun, stored_names, stored_runs
@@ -68,21 +67,6 @@ _FIGURES = {
         "PCC(ACG) of every run against its seconds of training; the area is its peak memory.",
     ),
 }
-
-_LOW_IS_BEST = {
-    *(score.heading for score in SCORES if score.better == "lower"),
-    *("p (patients)", "p (sections)"),
-}
-
-_FIRST = (
-    BY_FOLD_HEADING,
-    *(BY_NAME[name].heading for name in ("pcc_acg", "pcc_heg", "mse", "mae")),
-    "preset",
-)
-"""Columns that the leaderboard shows first; a reader adds the others."""
-
-_NUMBER = re.compile(r"(?:< )?([+-]?\d+(?:\.\d+)?)(?: ± .*| to .*| %|/\d+)?")
-"""Pattern of a cell that is sorted by its first number."""
 
 
 @dataclass(frozen=True)
@@ -227,11 +211,11 @@ def _part(
         "folds": sorted(set(table["folds_hash"])),
         "sections": int(table["sections"].max()),
         "older": comparison.older,
-        "table": _sheet(leaderboard(table), kinds, _FIRST),
+        "table": sheet(leaderboard(table), kinds, FIRST),
         "notes": [{"text": note, "leak": note.startswith(leaks)} for note in notes],
         "pairs": _pairs(comparison.runs),
         "figures": _figures(comparison.runs),
-        "cost": _sheet(_cost(rows), kinds),
+        "cost": sheet(_cost(rows), kinds),
         "twins": any(row.run.facts["label"].startswith("shuffled") for row in rows),
         "runs": [_run(_run_name(row, run), run) for row in rows for run in row.seeds],
         "maps": maps["data"],
@@ -239,56 +223,11 @@ def _part(
     }
 
 
-def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
-    """Table of the page: the usual scores directly after the method, then all other columns."""
-    shown = for_people(table, "page")
-    first = [heading for heading in ("method", *_FIRST) if heading in shown]
-    return shown[[*first, *(heading for heading in shown if heading not in first)]]
-
-
-def _sheet(
-    shown: pd.DataFrame, kinds: Sequence[str] = (), first: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Table for the template: headings, and cells with their numbers for sorting.
-
-    A reader shows the columns that are not among the `first` ones when needed.
-    """
-    columns = []
-    for heading in shown:
-        texts = [str(text) for text in shown[heading]]
-        matches = [_NUMBER.fullmatch(text) for text in texts]
-        numeric = any(matches) and all(
-            match or text in {"–", "no power"} for match, text in zip(matches, texts, strict=True)
-        )
-        keys = [match[1] if match else "" for match in matches] if numeric else texts
-        columns.append((str(heading), numeric, list(zip(texts, keys, strict=True))))
-    return {
-        "headings": [
-            {
-                "text": heading,
-                "numeric": numeric,
-                "best": "high" if numeric and heading not in _LOW_IS_BEST else "low",
-                "more": bool(first) and place > 0 and heading not in first,
-            }
-            for place, (heading, numeric, _) in enumerate(columns)
-        ],
-        "rows": [
-            {
-                "kind": kinds[number] if kinds else "method",
-                "cells": [
-                    {"text": cells[number][0], "key": cells[number][1]} for _, _, cells in columns
-                ],
-            }
-            for number in range(len(shown))
-        ],
-    }
-
-
 def _pairs(runs: Sequence[StoredRun]) -> dict[str, Any] | None:
     table = pair_table(runs)
     if table.empty:
         return None
-    return {"table": _sheet(pairs_for_people(table)), "notes": pair_notes(table)}
+    return {"table": sheet(pairs_for_people(table)), "notes": pair_notes(table)}
 
 
 def _figures(runs: Sequence[StoredRun]) -> list[dict[str, str]]:

@@ -171,7 +171,7 @@ def packed_maps(rows: Sequence[Row], genes: Iterable[str]) -> dict[str, Any]:
     variants: dict[str, list[_Variant]] = {}
     for number, row in enumerate(rows):
         scores = row.run.genes()
-        for index in row.run.done:
+        for index in row.run.predicted:
             sections = scores[scores["fold"] == index].groupby("section")
             of_fold = {str(section): part.set_index("gene") for section, part in sections}
             _read_fold(number, row.run.folder.fold(index), of_fold, position, variants)

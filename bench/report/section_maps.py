@@ -61,8 +61,13 @@ class SectionMap:
 
 
 def stored_sections(runs: Sequence[StoredRun]) -> list[str]:
-    """Test sections that any run has predicted, in alphabetical order."""
-    return sorted({name for run in runs for name in set(run.scores()["section"]) - {""}})
+    """Test sections that any run has stored predictions of, in alphabetical order."""
+    names: set[str] = set()
+    for run in runs:
+        if folds := run.predicted:
+            scores = run.scores()
+            names |= {*scores.loc[scores["fold"].isin(folds), "section"]}
+    return sorted(names - {""})
 
 
 def section_map(runs: Sequence[StoredRun], section: str) -> SectionMap:
@@ -86,7 +91,7 @@ def section_map(runs: Sequence[StoredRun], section: str) -> SectionMap:
         run = by_key[row["key"]]
         if row["kind"] == "oracle":
             continue
-        for index in run.done:
+        for index in run.predicted:
             fold = run.folder.fold(index)
             adata = anndata.read_h5ad(fold.path / "predictions.h5ad", backed="r")
             chosen = np.flatnonzero((adata.obs["section"] == section).to_numpy())

@@ -118,13 +118,14 @@ class SeedRuns:
 
 
 def by_seed(runs: Sequence[StoredRun]) -> list[SeedRuns]:
-    """Rows of a table: runs that differ in their seed alone are together.
+    """Rows of a table: runs of one source that differ in their seed alone are together.
 
     Several runs of one seed, for example of different code, are in rows of their own.
     """
     rows: dict[str, list[dict[int, StoredRun]]] = {}
     for run in sorted(runs, key=lambda run: str(run.facts.get("created", ""))):
-        key = json.dumps([run.facts.get(name) for name in SAME], sort_keys=True)
+        same_facts = [*(run.facts.get(name) for name in SAME), run.origin.get("sha256")]
+        key = json.dumps(same_facts, sort_keys=True)
         seed = int(run.facts["seed"])
         same = rows.setdefault(key, [])
         row = next((row for row in same if seed not in row), None)

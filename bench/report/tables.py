@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -56,12 +57,24 @@ _SAME = (
 def newest(runs: Sequence[StoredRun]) -> list[StoredRun]:
     """The newest of each group of runs that differ only in code or versions.
 
-    Runs that differ in folds, data, settings, preset or seed are all kept.
+    Runs that differ in folds, data, settings, preset, seed or source are all kept. Runs with one
+    key from several sources are one row: that made here, or else the oldest; the others are its
+    ``repeats``.
     """
     latest: dict[str, StoredRun] = {}
     for run in sorted(runs, key=lambda run: str(run.facts.get("created", ""))):
-        latest[json.dumps([run.facts.get(name) for name in _SAME], sort_keys=True)] = run
-    return list(latest.values())
+        same = [*(run.facts.get(name) for name in _SAME), run.origin.get("sha256")]
+        latest[json.dumps(same, sort_keys=True)] = run
+    by_key: dict[str, list[StoredRun]] = {}
+    for run in sorted(latest.values(), key=lambda run: bool(run.origin)):
+        by_key.setdefault(run.facts["key"], []).append(run)
+    chosen = {id(of[0]) for of in by_key.values()}
+    kept = [run for run in latest.values() if id(run) in chosen]
+    repeats = {key: tuple(of[1:]) for key, of in by_key.items()}
+    return [
+        replace(run, repeats=repeats[run.facts["key"]]) if repeats[run.facts["key"]] else run
+        for run in kept
+    ]
 
 
 def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
@@ -78,7 +91,8 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
         deviation), ``undefined`` genes left out of the means (summed over sections), ``folds`` done
         of ``n_folds``, the protocol's ``headline``, and what identifies the run; NaN for a score
         that the stored results lack. A ``preset`` with a star was changed: ``changes`` maps the
-        changed settings to their values.
+        changed settings to their values. ``origin``, the source of imported runs, is a column
+        where the rows have several; it is empty for runs made here.
 
         With several seeds the value of a section is its mean over them, ``seed`` lists them,
         ``seeds`` is the number of those with a finished fold, ``folds`` counts those of all seeds,
@@ -87,7 +101,8 @@ def score_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
         fold where it was limited.
     """
     rows = [_row(row) for row in by_seed(runs)]
-    table = pd.DataFrame(rows, columns=_columns())
+    origins = ["origin"] if len({row["origin"] for row in rows}) > 1 else []
+    table = pd.DataFrame(rows, columns=[*_columns(), *origins])
     if table.empty:
         return table
     table["train_patients"] = table["train_patients"].astype(np.float64)
@@ -158,6 +173,7 @@ def _new_row(of: SeedRuns) -> _Row:
         "folds_hash": facts["folds_hash"][:12],
         "data_hash": str(facts.get("tables_hash", "-"))[:12],
         "key": of.key,
+        "origin": of.runs[0].origin.get("name", ""),
     }
     if not of.done:
         return row
@@ -198,10 +214,25 @@ def _whole(total: float) -> float:
 
 def row_name(row: Mapping[Any, Any], table: pd.DataFrame) -> str:
     """Unique name of a row, marked if its preset was changed."""
-    name = f"{row['method']}{limited(row['train_patients'])}"
+    return _named(row, Counter(_plain_names(table)))
+
+
+def row_names(table: pd.DataFrame) -> list[str]:
+    """:func:`row_name` of all rows of a table."""
+    times = Counter(_plain_names(table))
+    return [_named(row, times) for row in table.to_dict("records")]
+
+
+def _plain_names(table: pd.DataFrame) -> list[str]:
     pairs = zip(table["method"], table["train_patients"], strict=True)
-    if [f"{method}{limited(patients)}" for method, patients in pairs].count(name) > 1:
-        return f"{name} ({row['preset']}, seed {row['seed']}, {row['key'][:6]})"
+    return [f"{method}{limited(patients)}" for method, patients in pairs]
+
+
+def _named(row: Mapping[Any, Any], times: Mapping[str, int]) -> str:
+    name = f"{row['method']}{limited(row['train_patients'])}"
+    if times[name] > 1:
+        origin = f"{row['origin']}, " if row.get("origin") else ""
+        return f"{name} ({origin}{row['preset']}, seed {row['seed']}, {row['key'][:6]})"
     # The label of a tuned row already marks it.
     changed = row["preset"].endswith(MARK) and not name.startswith("tuned:")
     return f"{name} ({row['preset']})" if changed else name
@@ -301,6 +332,8 @@ def for_people(table: pd.DataFrame, place: Place = "text", view: View = AS_IT_IS
                 shown = shown.assign(**deviation_column(table, score.name))
     for name, heading in _COSTS.items():
         shown[heading] = [shown_number(value, 1) for value in table[name]]
+    if "origin" in table:
+        shown["from"] = [origin or "here" for origin in table["origin"]]
     for name, heading in _IF_SEVERAL:
         # An oracle has no seed of its own: it is run once.
         several = table.loc[(table["kind"] != "oracle") | (name != "seed"), name].nunique() > 1

@@ -20,11 +20,12 @@ def rendered(template: str, /, **values: Any) -> str:
     values
         What it shows. Texts are escaped; ``tojson`` refuses NaN, which a browser cannot read.
     """
-    return _environment().get_template(template).render(viridis=_viridis(), **values)
+    return templates().get_template(template).render(viridis=_viridis(), **values)
 
 
 @lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
+    """Templates of the package by name, with all values escaped."""
     import jinja2
 
     environment = jinja2.Environment(

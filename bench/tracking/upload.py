@@ -154,7 +154,7 @@ def sync(results: Path, uri: str, told: Callable[[str], None]) -> str | None:
         for dataset, protocols in stored_names(results).items()
         for protocol in protocols
         for run in stored_runs(results, dataset, protocol, "figures")
-        if run.done
+        if run.done and not run.origin
     ]
     if not runs:
         raise BenchError(f"{results}: no finished folds here; make some with 'bench run'")

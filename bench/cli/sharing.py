@@ -1,0 +1,284 @@
+"""Commands that share results: import, site, verify, submission, and export of results."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.apps import app, submission_app
+from bench.cli.options import (
+    DEFAULT_DEVICE,
+    FAILED,
+    AliasesOption,
+    DataRootOption,
+    DeviceOption,
+    JsonOption,
+    ResultsOption,
+    StoredProtocolOption,
+)
+from bench.cli.terminal import complain, say
+from bench.execute.request import Request
+from bench.files import printable
+from bench.sharing import DEFAULT_TOLERANCE
+
+if TYPE_CHECKING:
+    from bench.sharing.verifying import Verification
+
+_SHOWN = 12
+"""Repeated runs that are listed in full."""
+
+
+def export_results_command(
+    *,
+    out: Path,
+    results: Path,
+    dataset: str | None,
+    methods: tuple[str, ...],
+    protocol: str | None,
+    run: str | None,
+    predictions: bool,
+    study: Path | None,
+) -> None:
+    """The part of ``bench export`` that writes results."""
+    from bench.sharing.exporting import ExportRequest, export_results
+
+    request = ExportRequest(
+        results=results,
+        out=out,
+        dataset=dataset,
+        protocol=protocol,
+        methods=methods,
+        run=run or "",
+        predictions=predictions,
+        study=study,
+    )
+    runs = export_results(request, lambda line: typer.echo(printable(line), err=True))
+    folds = sum(len(run.done) for run in runs)
+    say(f"{out}: {len(runs)} runs, {folds} folds, {out.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command("import")
+def import_command(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="NAME.spotbench.zip of 'bench export'.")
+    ],
+    name: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT", help="Name of the source in tables.", show_default="of the file"
+        ),
+    ] = "",
+    other_data: Annotated[
+        bool,
+        typer.Option(
+            "--other-data", help="Keep runs on other folds or data too; tables mark them."
+        ),
+    ] = False,
+    results: ResultsOption = Request.results,
+) -> None:
+    """Take results of another laboratory into a results folder.
+
+    The file is checked as a whole before anything is written.
+    """
+    from bench.sharing.importing import import_results
+
+    done = import_results(file, results, name=name, other_data=other_data)
+    again = f", {len(done.known)} were here already" if done.known else ""
+    say(f"{len(done.imported)} runs imported from {done.origin}{again}")
+    for comparison in done.comparisons:
+        (complain if comparison.differences else say)(comparison.said)
+        for difference in comparison.differences[1:]:
+            complain(difference)
+    for method in done.unknown_methods:
+        say(f"{method}: is not installed here; its rows are kept as they were imported")
+    for repetition in done.repetitions[:_SHOWN]:
+        say(
+            f"{repetition.label} (run {repetition.key[:12]}): {repetition.source}:"
+            f" {repetition.said}"
+        )
+    if len(done.repetitions) > _SHOWN:
+        say(f"and {len(done.repetitions) - _SHOWN} more; 'bench tables' has all as footnotes")
+
+
+@app.command("site")
+def site_command(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RESULTS...", help="Results folders.", show_default="that of --results"
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("public"),
+    with_runs: Annotated[
+        bool, typer.Option("--with-runs", help="Offer the runs as a file for 'bench import'.")
+    ] = False,
+    results: ResultsOption = Request.results,
+) -> None:
+    """Write a site of rankings: static pages that need no server."""
+    from bench.report.site import write_site
+
+    folders = tuple(sources or [results])
+    archives = _archives(folders) if with_runs else ()
+    with redirect_stdout(sys.stderr):
+        done = write_site(
+            folders, out, archives=archives, say=lambda line: typer.echo(printable(line), err=True)
+        )
+    say(f"{out / 'index.html'}: {done.rankings} rankings, {done.rows} rows, {done.methods} methods")
+
+
+def _archives(folders: Sequence[Path]) -> list[tuple[str, bytes]]:
+    """Results of each folder as a file, by name."""
+    from bench.sharing.exporting import ExportRequest, export_results
+
+    archives = []
+    with TemporaryDirectory(prefix="spotbench-site-") as name:
+        for number, folder in enumerate(folders):
+            file = "runs.spotbench.zip" if len(folders) == 1 else f"runs-{number}.spotbench.zip"
+            export_results(ExportRequest(folder, Path(name) / file))
+            archives.append((file, (Path(name) / file).read_bytes()))
+    return archives
+
+
+@app.command("verify")
+def verify_command(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="First characters of the run's key.", show_default=False
+        ),
+    ] = "",
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="Dataset, or a card.", show_default="any"),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", "-m", help="Row, or the file of your own method.", show_default="any"
+        ),
+    ] = None,
+    protocol: StoredProtocolOption = None,
+    fold: Annotated[
+        int | None, typer.Option(min=0, help="Fold to fit.", show_default="first done")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="Largest difference that counts as the same.")
+    ] = DEFAULT_TOLERANCE,
+    aliases: AliasesOption = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", "-c", help="Imported weights.", show_default="none"),
+    ] = None,
+    device: DeviceOption = DEFAULT_DEVICE,
+    data_root: DataRootOption = None,
+    results: ResultsOption = Request.results,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit one fold of a stored run again and compare predictions and scores with it.
+
+    Exit status 0: the same; 1: not the same; 2: cannot be made again.
+    """
+    from bench.cli.run_display import RunDisplay
+    from bench.sharing.verifying import VerifyRequest, verify
+
+    request = VerifyRequest(
+        key=run,
+        results=results,
+        dataset=dataset,
+        protocol=protocol,
+        method=method,
+        fold=fold,
+        tolerance=tolerance,
+        data_root=data_root,
+        aliases=aliases,
+        checkpoint=checkpoint,
+        device=device.value,
+    )
+    with redirect_stdout(sys.stderr), RunDisplay() as watcher:
+        done = verify(request, watcher)
+    if as_json:
+        typer.echo(json.dumps(_as_json(done), indent=2))
+    else:
+        _print_verification(done)
+    if not done.reproduced:
+        raise typer.Exit(FAILED)
+
+
+def _print_verification(done: Verification) -> None:
+    say(f"{done.label} on {done.dataset}, protocol {done.protocol}, fold {done.fold}")
+    if done.key == done.key_now:
+        say(f"key: {done.key[:12]}, the same now")
+    else:
+        say(f"key: {done.key[:12]}, now it would be {done.key_now[:12]}")
+    for change in done.changes:
+        say(f"changed: {change}")
+    if done.failure:
+        say(f"not reproduced: the method failed ({done.failure})")
+        return
+    if math.isnan(done.predictions):
+        say("predictions: none are stored")
+    elif math.isinf(done.predictions):
+        say("predictions: are of other spots or genes")
+    else:
+        say(f"predictions: largest difference {done.predictions:.3g} of {done.compared:,} values")
+    say(f"scores: {done.scores.said}")
+    verdict = "reproduced" if done.reproduced else "not reproduced"
+    say(f"{verdict} within {done.tolerance:g}")
+
+
+def _as_json(done: Verification) -> dict[str, Any]:
+    """A verification as JSON has it; numbers that it has not become texts."""
+    content = asdict(done) | {"reproduced": done.reproduced}
+    for of in (content, content["scores"]):
+        of |= {
+            name: str(value)
+            for name, value in of.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        }
+    return content
+
+
+@submission_app.command("check")
+def submission_check_command(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="NAME.spotbench.zip of 'bench export'.")
+    ],
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="Card to compare with.", show_default="by name"),
+    ] = None,
+    data_root: DataRootOption = None,
+    no_contract: Annotated[
+        bool,
+        typer.Option("--no-contract", help="Leave out 'bench check' of the methods, the longest."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check results that are handed in: one line a check.
+
+    Exit status 0: no check failed; 1: a check failed.
+    """
+    from bench.registry import dataset_card
+    from bench.sharing.submission import CheckedClaim, check_submission, has_failed
+
+    def tell(claim: CheckedClaim) -> None:
+        if not as_json:
+            typer.echo(printable(f"{claim.outcome:7}  {claim.name}: {claim.reason}"))
+
+    card = dataset_card(dataset) if dataset else None
+    claims = check_submission(
+        file, card=card, data_root=data_root, contract=not no_contract, say=tell
+    )
+    if as_json:
+        typer.echo(json.dumps([vars(claim) for claim in claims], indent=2))
+    if has_failed(claims):
+        raise typer.Exit(FAILED)

@@ -1,0 +1,70 @@
+"""Folders that appear under their final names when they are complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.store import not_writable
+
+_AT_A_TIME = 8
+
+
+@contextmanager
+def staging_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A temporary folder in `parent`, which is removed at the end whatever has happened.
+
+    Raises
+    ------
+    StoreError
+        It cannot be made or written.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))
+    except OSError as error:
+        raise not_writable(parent, error) from error
+    try:
+        yield folder
+    except OSError as error:
+        raise not_writable(parent, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_staged(path: Path, content: str | bytes) -> None:
+    """Write a file of a folder that has not got its final name yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+def flush(folder: Path) -> None:
+    """Flush all files below a folder to disk, several at a time."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    with ThreadPoolExecutor(_AT_A_TIME) as threads:
+        list(threads.map(_flush, paths))
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def put_in_place(made: Path, target: Path) -> None:
+    """Move a complete folder to its final name; a folder that is there gives way."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    made.chmod(0o755)
+    old = made.with_name(f"{made.name}-old")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(made, target)
+    shutil.rmtree(old, ignore_errors=True)
