@@ -9,7 +9,10 @@ from pathlib import Path
 
 from bench.errors import BenchError, DataError
 from bench.files import one_line
+from bench.tracking.database import database_path
 from bench.tracking.fetching import LOGGED, fetched_bundle
+from bench.tracking.importing import import_mlflow
+from bench.tracking.tracking_store import open_database
 from bench.tracking.upload import tracking_uri
 
 HUB = "hf://"
@@ -39,7 +42,11 @@ def named_bundle(name: str, results: Path, tracking: str | None = None) -> Itera
 
         yield downloaded_bundle(name.removeprefix(HUB))
     elif name.startswith(LOGGED):
-        with fetched_bundle(name, tracking_uri(tracking, results)) as folder:
+        uri = tracking_uri(tracking, results)
+        import_mlflow()
+        if database_path(results).is_file():
+            open_database(results, uri)  # the results folder may have been moved
+        with fetched_bundle(name, uri) as folder:
             try:
                 yield folder
             except DataError as error:

@@ -92,6 +92,23 @@ def test_a_logged_model_tells_what_a_bundle_tells(tracked, tmp_path):
     np.testing.assert_array_equal(name.X, wanted.X)
 
 
+def test_the_store_of_a_moved_results_folder_is_asked_without_an_option(tracked, tmp_path):
+    of, moved = tracked.of, tmp_path / "moved"
+    of.spots("A1", tmp_path / "spots.csv")
+    of.results.rename(moved)
+    try:
+        answer = call(
+            "predict", tracked.model, of.image("A1"), "--spots", tmp_path / "spots.csv",
+            "--um-per-px", of.scale("A1"), "--device", "cpu", "--out", tmp_path / "out.csv",
+            "--results", moved,
+        )  # fmt: skip
+    finally:
+        moved.rename(of.results)
+    assert answer.status == 0, answer.stderr
+    # The next call finds the folder where it was.
+    assert predict(tracked, tmp_path, "--results", of.results).status == 0
+
+
 def test_the_files_of_the_method_are_there_once(files):
     content = json.loads((files / "data" / "fitted" / "bundle.json").read_text())
     assert {fit["folder"] for fit in content["fits"]} == {"model"}
