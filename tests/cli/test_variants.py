@@ -344,6 +344,12 @@ def test_datasets_that_share_patients_are_refused(run, tmp_path, results):
     assert not list(results.glob("runs/*"))
 
 
+def test_nothing_is_downloaded_for_datasets_that_share_patients(bench, results):
+    call = ("run", "--dataset", "her2st", "--test-dataset", "stnet", "--method", "mean")
+    assert_refused(bench(*call, "--results", results), "stnet holds patients of her2st")
+    assert not results.exists()
+
+
 def test_counts_that_both_hold_are_refused(run, tmp_path, results):
     same = write_tiny_dataset(tmp_path / "same", "same", ("X1", "Y1"))
     refused = run("--test-dataset", same.card, "--test-data-root", same.root)
