@@ -149,16 +149,18 @@ def run(
     from bench.execute.executors.base import JobWatcher
     from bench.execute.executors.choose import make_executor
     from bench.execute.run import run_request
+    from bench.execute.transfers import check_cards
     from bench.fetch.fetch import fetch_if_absent
     from bench.registry import dataset_card, reference_to
     from bench.report.tables import score_table
     from bench.tracking.upload import Tracker, tracking_uri
 
     methods = method if isinstance(method, Sequence) and not isinstance(method, str) else [method]
-    fetch_if_absent(dataset_card(dataset), Path(data_root) if data_root is not None else None)
     test_root = Path(test_data_root) if test_data_root is not None else None
     if test_dataset:
+        check_cards(dataset_card(dataset), dataset_card(test_dataset))
         fetch_if_absent(dataset_card(test_dataset), test_root)
+    fetch_if_absent(dataset_card(dataset), Path(data_root) if data_root is not None else None)
     results = Path(results)
     uri = tracking_uri(tracking, results)
     result = run_request(

@@ -310,6 +310,8 @@ def genes_command(
         for run in (run for run in runs if run.facts["label"] in wanted):
             preset = shown_preset(run.facts)
             title = f"{run.facts['label']} on {dataset}, protocol {name}, preset {preset}"
+            if [of.facts["label"] for of in runs].count(run.facts["label"]) > 1:
+                title += f", seed {run.facts['seed']}, run {run.facts['key'][:8]}"
             if enriched:
                 text = render_sets(run, how.value, top=top, gmt=gmt, title=title)
             else:

@@ -306,9 +306,13 @@ def _run_members(
 
 
 def _fetch_missing(request: Request) -> None:
-    _fetch_if_absent(request.dataset, request.data_root)
     if request.test_dataset:
+        from bench.execute.transfers import check_cards
+        from bench.registry import dataset_card
+
+        check_cards(dataset_card(request.dataset), dataset_card(request.test_dataset))
         _fetch_if_absent(request.test_dataset, request.test_data_root)
+    _fetch_if_absent(request.dataset, request.data_root)
 
 
 def _print_plan(request: Request, as_json: bool) -> None:

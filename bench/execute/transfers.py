@@ -12,7 +12,7 @@ from bench.data.card import DatasetCard
 from bench.data.dataset import Dataset, open_dataset
 from bench.data.scales import matching_scale
 from bench.data.section import Section
-from bench.errors import BenchError, DataError
+from bench.errors import BenchError, DataError, LeakError
 from bench.execute.audits import stated_overlap
 from bench.execute.division import panel_of, section_facts
 from bench.files import canonical_hash
@@ -87,7 +87,10 @@ class DatasetTransfer:
         return section_of_either(self.trained, self.tested, self.folds, name)
 
     def audit(self) -> list[Finding]:
-        """Leaks between the datasets, as the cards state and as the data show; computed once."""
+        """Leaks between the datasets as the data show them; computed once.
+
+        Those that a card states are refused by :func:`check_cards`.
+        """
         trained, tested = self.trained, self.tested
         cautions = (*trained.card.cautions, *tested.card.cautions)
         facts = [trained.hash, tested.hash, self.folds.hash, self.protocol.hash, cautions]
@@ -97,8 +100,7 @@ class DatasetTransfer:
             findings = audit(self.folds, _PairedSections(self), self.protocol, cautions)
             _AUDITS.put(key, encode_findings(findings))
         # A list of the training dataset's card was chosen without the sections tested here.
-        own = [f for f in findings if f.kind != "panel" or self.protocol.panel == "listed"]
-        return [*stated_overlap(trained.card, tested.card), *own]
+        return [f for f in findings if f.kind != "panel" or self.protocol.panel == "listed"]
 
 
 def divide_for_transfer(
@@ -121,17 +123,11 @@ def divide_for_transfer(
     Raises
     ------
     BenchError
-        One dataset twice; no gene, or too different a scale; a protocol that does not fit;
-        damaged data.
+        As :func:`check_cards`; no common gene, or too different a scale; a protocol that does not
+        fit; damaged data.
     """
-    if cards[0].name == cards[1].name:
-        raise BenchError(
-            f"--test-dataset {cards[1].name} is the training dataset itself; leave it out to test"
-            " on patients of it that were left out of the training"
-        )
+    check_cards(*cards)
     rules = transfer_protocol(protocol, cards[1].name)
-    for finding in stated_overlap(*cards):  # before anything is read
-        raise DataError(f"{finding.message}; test on another dataset")
     trained, tested = (
         open_dataset(card, root, images=images, aliases=aliases)
         for card, root in zip(cards, roots, strict=True)
@@ -151,6 +147,25 @@ def divide_for_transfer(
     notes = (*rules.footnotes, *_notes(trained, tested, pair, rules, resampled))
     rules = rules.model_copy(update={"footnotes": notes})
     return DatasetTransfer(trained, tested, rules, folds, listed, protocol.name)
+
+
+def check_cards(trained: DatasetCard, tested: DatasetCard) -> None:
+    """Refuse a test dataset by its card, before anything is downloaded or read.
+
+    Raises
+    ------
+    BenchError
+        It is the training dataset itself.
+    LeakError
+        One of the cards states common patients.
+    """
+    if trained.name == tested.name:
+        raise BenchError(
+            f"--test-dataset {tested.name} is the training dataset itself; leave it out to test on"
+            " patients of it that were left out of the training"
+        )
+    for finding in stated_overlap(trained, tested):
+        raise LeakError(f"{finding.message}; test on another dataset")
 
 
 def section_of_either(trained: Dataset, tested: Dataset, folds: Folds, name: str) -> Section:
