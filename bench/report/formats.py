@@ -24,7 +24,7 @@ from bench.report.views import EVERYTHING, chosen_columns
 Format = Literal["text", "csv", "markdown", "latex", "html", "json"]
 
 
-_GIVE_WAY = {"fit s": 2, "sections": 5, "folds": 10}
+_GIVE_WAY = {"fit s": 2, "sections": 5, "folds": 12}
 """Like :attr:`bench.evaluate.scores.Score.gives_way`, for columns other than scores."""
 
 
@@ -85,7 +85,8 @@ def write_table(
         shown, hidden = _fitting(shown, width)
         if hidden:
             notes.append(
-                f"Hidden in {width} characters: {', '.join(hidden)}; --columns all shows all."
+                f"Hidden in {width} characters: {', '.join(hidden)};"
+                " 'bench tables --columns all' shows all."
             )
     if how in {"latex", "html"}:
         grid = grid_of(shown, notes, title)
@@ -130,10 +131,13 @@ def _escaped(cell: str) -> str:
 def _fitting(shown: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
     """Table without the columns that do not fit, and the headings of those."""
     widths = {str(name): _column_width(shown, name) for name in shown}
+    folds = [str(cell).partition("/") for cell in shown["folds"]] if "folds" in shown else []
+    # That folds are missing must not be hidden.
+    kept = {"folds"} if any(done != of for done, _, of in folds) else set()
     hidden = [
         heading
         for heading in _expendable()
-        if sum(widths.values()) > width and widths.pop(heading, 0)
+        if heading not in kept and sum(widths.values()) > width and widths.pop(heading, 0)
     ]
     shown = shown[list(widths)]
     if sum(widths.values()) > width:

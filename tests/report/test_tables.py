@@ -508,8 +508,14 @@ def test_a_narrow_terminal_gets_what_fits_and_the_names_of_what_does_not(several
         assert max(map(len, table.splitlines())) <= width
         if max(map(len, whole.split("\n\n")[0].splitlines())) > width:
             assert f"Hidden in {width} characters: pooled PCC(ACG)" in text
-            assert "--columns all" in text
+            assert "'bench tables --columns all' shows all" in " ".join(text.split())
     assert "Hidden" not in whole
+
+
+def test_missing_folds_are_shown_however_narrow_the_terminal_is(several):
+    assert "2/3" in render(several, "text", width=60)
+    whole = [run for run in several if len(run.done) == 3]
+    assert "3/3" not in render(whole, "text", width=60)
 
 
 def test_what_the_data_left_out_is_said_once_for_all_methods(several, monkeypatch):
