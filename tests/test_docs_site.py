@@ -9,7 +9,6 @@ from bench.registry import built_in_datasets, dataset_card
 from bench.study.declaration import Study
 from docs.generated_pages import FOLDER, commands, datasets, fields, figures, write_pages
 from tests.conftest import REPOSITORY
-from tests.test_documented_commands import options_of_bench
 
 DOCS = REPOSITORY / "docs"
 
@@ -21,9 +20,12 @@ def test_the_page_of_commands_has_every_visible_command_and_option():
     assert {"bench run", "bench data add", "bench study report"} <= set(shown)
     hidden = {"execute"}
     assert not [name for name in shown if name.split()[-1] in hidden]
-    for option, parameters in options_of_bench().items():
-        if option != "--help" and option.startswith("--") and not all(p.hidden for p in parameters):
-            assert option in text, option
+    for name, command, _ in commands.visible_commands():
+        section = text.partition(f"## {name}\n")[2].partition("\n## ")[0]
+        options = {option for p in command.params if not p.hidden for option in p.opts}
+        assert [
+            o for o in options - {"--help", "-h"} if o.startswith("-") and o not in section
+        ] == []
 
 
 def test_a_cell_of_a_table_does_not_end_it():

@@ -62,12 +62,21 @@ def ran(prints: str = "", slow: bool = False) -> Treatment:
 COMMANDS = {
     "make demo": Treatment("installs into a new environment; the target and its command are read"),
     "make test": Treatment("is what runs this test; the target is read"),
+    "make test-slow": Treatment("is what runs slow tests; the target is read"),
+    "make docs": Treatment("builds the site, which CI does; the target is read"),
     'make speed ARGS="--method mclstexp,stnet --output speed.json"': Treatment(
         "minutes long; its options are parsed, and tests/benchmarks runs it"
     ),
     "bench list": ran("mclstexp"),
     "bench run --method mclstexp,mean --dataset demo --preset quick": ran("mclstexp", slow=True),
     "bench run --method mclstexp --dataset stnet": Treatment(DATA),
+    "bench run --method ridge --dataset her2st --encoder uni,resnet50-layer3": Treatment(DATA),
+    "bench tables --dataset her2st --pairs --against 'ridge[uni]'": Treatment(
+        "needs runs with an encoder that is gated; tests/report compares with a row"
+    ),
+    "bench data get her2st": Treatment("a download; tests/fetch runs it on a local server"),
+    "bench study run mclstexp-2024 --only main,her2st": Treatment(DATA),
+    "bench run --config best.yaml": Treatment("needs a study's best.yaml; tests/tune runs one"),
     "bench run --method ./my_method.py --dataset demo": ran("my_method", slow=True),
     "bench tables --dataset her2st --format markdown": ran("mclstexp"),
     "bench tables --dataset her2st --pairs": ran("mclstexp"),
