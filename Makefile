@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WHEEL := build/wheel
 
-.PHONY: demo test test-slow test-timed speed ray-test slurm-test slurm-packages lint format types wheel unit clean
+.PHONY: demo test test-slow test-timed speed ray-test slurm-test slurm-packages lint format types wheel unit docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/bench run --method mclstexp,shuffled,coordinates,mean,depth --dataset demo --preset quick
@@ -78,5 +78,14 @@ ray-test: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/execute/test_ray*.py tests/execute/test_parcels.py
 
+# Links, references and examples of the pages are checked too: a warning is an error.
+$(VENV)/.docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	touch $@
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo "The site: docs/_build/html/index.html"
+
 clean:
-	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/_generated docs/reference/generated build .pytest_cache .mypy_cache .ruff_cache .hypothesis

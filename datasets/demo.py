@@ -31,7 +31,7 @@ from scipy.special import log_softmax, ndtr
 from bench.readers import atomic_write
 
 __all__ = [
-    *("CELL_TYPES", "GENES", "SimulatedSection", "Stain"),
+    *("CELL_TYPES", "GENES", "SimulatedSection", "StainColours"),
     *("generate", "simulate", "simulate_patients", "write"),
 ]
 
@@ -84,7 +84,7 @@ GLASS = np.array([244.0, 243.0, 245.0])  # RGB of the slide without tissue
 
 
 @dataclass(frozen=True)
-class Stain:
+class StainColours:
     """Colours and amounts of the two stains of a laboratory, before those of a patient.
 
     Attributes
@@ -98,7 +98,7 @@ class Stain:
     amounts: tuple[float, float] = (1.0, 1.0)
 
 
-STAIN = Stain(HAEMATOXYLIN, EOSIN)
+STAIN = StainColours(HAEMATOXYLIN, EOSIN)
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def simulate_patients(
     letters: Sequence[str],
     *,
     programs_seed: int | None = None,
-    stain: Stain = STAIN,
+    stain: StainColours = STAIN,
 ) -> list[SimulatedSection]:
     """Sections of patients, each with a section for every letter.
 
@@ -280,7 +280,7 @@ def _simulate_section(
     letter: str,
     layout: FloatArray,
     programs: FloatArray,
-    stain: Stain,
+    stain: StainColours = STAIN,
 ) -> SimulatedSection:
     name = patient + letter
     tissue = _lay_out_tissue(seed, patient, name, layout)
@@ -326,7 +326,7 @@ def _layout_fields(rng: np.random.Generator) -> FloatArray:
     return np.stack([_smooth_noise(rng, side, LAYOUT_SCALE / COARSE_STEP) for _ in CELL_TYPES])
 
 
-def _patient_layouts(seed: int, patients: Sequence[str]) -> FloatArray:
+def _patient_layouts(seed: int, patients: Sequence[str] = PATIENTS) -> FloatArray:
     """(patients, cell types, rows, columns) fields, every two of them exactly uncorrelated.
 
     By chance alone, smooth fields on so few spots correlate by 0.2 and more, and the right answer
@@ -547,7 +547,7 @@ def _draw_counts(
 
 
 def _render(
-    seed: int, patient: str, name: str, tissue: _Tissue, colours: Stain
+    seed: int, patient: str, name: str, tissue: _Tissue, colours: StainColours
 ) -> NDArray[np.uint8]:
     """The H&E image: concentrations of the two stains, then Beer-Lambert."""
     rng = _generator(seed, name, "image")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.datasets.demo import GENES, SimulatedSection, Stain, simulate_patients, write
+from bench.datasets.demo import GENES, SimulatedSection, StainColours, simulate_patients, write
 
 __all__ = ["MEASURED", "generate", "simulate"]
 
@@ -34,7 +34,7 @@ MEASURED: tuple[str, ...] = (
 )
 
 # Bluer haematoxylin and redder, stronger eosin than the demo's.
-STAIN = Stain(
+STAIN = StainColours(
     haematoxylin=np.array([0.70, 0.60, 0.25]),
     eosin=np.array([0.10, 0.85, 0.65]),
     amounts=(0.85, 1.25),

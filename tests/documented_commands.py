@@ -10,9 +10,19 @@ from pathlib import Path
 
 from tests.conftest import REPOSITORY
 
-PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+DOCS = REPOSITORY / "docs"
+PAGES = (
+    REPOSITORY / "README.md",
+    *sorted(
+        page
+        for page in DOCS.rglob("*.md")
+        # What the build of the site writes is not written by hand.
+        if not any(part.startswith("_") for part in page.relative_to(DOCS).parts)
+    ),
+)
 _FENCED = re.compile(
-    r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```", re.DOTALL | re.MULTILINE
+    r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```",
+    re.DOTALL | re.MULTILINE,
 )
 _INDENTED = re.compile(r"(?:^    (?:bench|mlflow) .*\n)+", re.MULTILINE)
 _SPAN = re.compile(r"(?<!`)`((?:bench|make|pip)\s[^`]+|--[a-z][^`]*)`(?!`)")
@@ -57,6 +67,8 @@ def blocks() -> list[Block]:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for match in _FENCED.finditer(text):
+            if match["language"].startswith("{"):
+                continue  # a directive of the site; notebooks run when the site is built
             content = textwrap.dedent(match["text"])
             found.append(Block(page.name, match["language"], content))
         rest = _FENCED.sub("", text)

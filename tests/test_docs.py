@@ -11,6 +11,7 @@ from bench.fetch.patients import read_patients
 from bench.protocol.rules import PROTOCOLS, find_protocol
 from bench.registry import built_in_datasets, collection, dataset_card
 from tests.conftest import REPOSITORY
+from tests.documented_commands import PAGES
 
 DOCS = REPOSITORY / "docs"
 
@@ -30,14 +31,14 @@ def test_the_protocol_of_the_page_is_one(tmp_path):
 
 
 def test_every_link_between_pages_leads_somewhere():
-    for page in [REPOSITORY / "README.md", *DOCS.glob("*.md")]:
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).is_file(), f"{page.name}: {target}"
 
 
 @pytest.mark.parametrize("page", [REPOSITORY / "README.md", DOCS / "datasets.md"])
 def test_the_datasets_of_the_page_are_those_of_the_cards(page):
-    rows = re.findall(r"^\| `(\w+)` \| (\d+) / (\d+) \|", page.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| (\d+) / (\d+) \|", page.read_text(), re.MULTILINE)
     listed = {name: (int(sections), int(patients)) for name, sections, patients in rows}
     wanted: Counter[tuple[str, str]] = Counter()
     for card in map(dataset_card, built_in_datasets()):

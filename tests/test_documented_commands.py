@@ -113,8 +113,11 @@ COMMANDS = {
     " --ray-address head:6379": Treatment("needs a Ray cluster; tests/execute has one"),
     "bench run --method mclstexp --dataset her2st": Treatment(DATA),
     "bench predict slide.jpg --dataset her2st --method mclstexp --spots spots.csv --um-per-px 0.7"
-    " --out slide.h5ad --out slide.png": ran("slide.png"),
+    " --out slide.h5ad --out slide.html": ran("slide.html"),
     "bench export --dataset her2st --method mclstexp --out model.spotbench": ran("model.spotbench"),
+    "bench export --dataset her2st --method mclstexp --out predictions.h5ad": ran(
+        "predictions.h5ad"
+    ),
     "bench predict model.spotbench slide.jpg --spots spots.csv --um-per-px 0.7"
     " --out slide.h5ad": Treatment("needs a bundle; tests/prediction predicts from one"),
     "bench export --out results.spotbench.zip": ran("results.spotbench.zip"),
@@ -156,6 +159,33 @@ COMMANDS = {
     "bench tables --dataset hest --protocol hest --with-published": Treatment(
         "needs runs on gated data; tests/report has some"
     ),
+    "bench run --method mclstexp,ridge --dataset her2st --seeds 0-4": Treatment(
+        f"{DATA}; tests/cli runs seeds"
+    ),
+    "bench run --method mclstexp,ridge --dataset stnet --train-patients 1,2,4,8,all": Treatment(
+        f"{DATA}; tests/cli runs fewer patients"
+    ),
+    "bench run --method mclstexp,ridge --dataset her2st --seeds 0-4 --train-patients 1,2,4,all"
+    " --plan": Treatment(f"{DATA}; tests/cli plans"),
+    "bench run --method ridge,mean --dataset demo --test-dataset demo-external --preset quick": ran(
+        "tested on demo-external", slow=True
+    ),
+    "bench tables --layout paper --published her2st,cscc,alex10x --protocol published"
+    " --out table1.tex": ran("table1.bib"),
+    "bench tables --layout paper --dataset her2st --protocol published --with-published"
+    " --format markdown": ran("**0.2"),
+    "bench tables --layout paper --dataset her2st --protocol strict --ranks": ran("mean rank"),
+    "bench tables --dataset her2st --columns all": ran("pooled PCC(ACG)"),
+    "bench tables --dataset her2st --columns mse,pcc_acg --methods mclstexp,mean --decimals 3"
+    " --spread interval": ran("mclstexp (quick"),
+    "bench runs list": ran("mclstexp"),
+    "bench runs rm --failed --yes": ran("nothing is removed"),
+    'bench runs label 3fa2 "our method"': Treatment(
+        "needs the key of a run; tests/test_inventory.py names rows"
+    ),
+    "bench figures --dataset her2st --width-mm 85 --format pdf,svg": ran("scores.svg", slow=True),
+    "bench figures --dataset her2st --style talk": ran("scores.png", slow=True),
+    "bench figures --dataset her2st,cscc --protocol published": Treatment(DATA),
     "bench data add hest-bench/HCC --name hcc --patients patients.csv": Treatment(
         "needs a task folder; tests/datasets makes some"
     ),
@@ -272,8 +302,9 @@ def parsed(arguments: list[str]) -> dict:
 
 def look_up(params: dict, folder: Path) -> None:
     """Look up what a command names: dataset, sections, genes' file, methods, rules, settings."""
-    dataset = params.get("dataset")
-    if dataset and dataset != "mine" and not collection(dataset):
+    for dataset in names(params.get("dataset")):
+        if dataset == "mine" or collection(dataset):
+            continue
         card = dataset_card(dataset)
         for section in names(params.get("sections")) or filter(None, [params.get("section")]):
             card.section(section)
@@ -464,6 +495,7 @@ def compile_only(text, folder):
 
 
 METHOD = "tests/test_documented_methods.py runs and checks it"
+DRAWN = "tests/prediction/test_drawn_by_others.py draws so"
 READER = "tests/data/test_layouts.py installs and reads it"
 TREE = "lists the files of a folder"
 BLOCKS = {
@@ -492,6 +524,12 @@ BLOCKS = {
     ),
     'datasets.md: toml: [project] name = "spotbench-wide-table" version =': (None, READER),
     "datasets.md: yaml: layout: wide_table": (None, READER),
+    'predict.md: python: store = spatialdata.read_zarr("slide.zarr") store.': (
+        *(compile_only, DRAWN),
+    ),
+    'predict.md: python: sq.pl.spatial_scatter(adata, library_key="library_': (
+        *(compile_only, DRAWN),
+    ),
     "protocols.md: yaml: name: listed-genes version: 1 title: patient split": (
         *(read_protocol_block, "read as a protocol"),
     ),

@@ -133,7 +133,7 @@ class FrozenEncoder:
         Raises
         ------
         ConfigError, DataError
-            No such encoder, weights or image; see :func:`bench.blocks.images.image_encoder`.
+            No such encoder, weights or image; see :func:`bench.blocks.encoders.image_encoder`.
         TrainingError
             A feature is not finite.
         """

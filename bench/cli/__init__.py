@@ -16,8 +16,8 @@ from bench.cli.terminal import complain
 from bench.errors import BenchError, DetachedError
 
 _MODULES = (
-    *("listing", "running", "reporting", "predict", "data", "encoders", "features"),
-    *("study", "sharing", "tracking", "checking", "executing"),
+    *("listing", "running", "reporting", "figures", "predict", "data", "encoders", "features"),
+    *("study", "sharing", "tracking", "checking", "executing", "stored"),
 )
 """Modules with commands, in the order of the help."""
 

@@ -42,6 +42,8 @@ study_app = typer.Typer(
     help="Run the studies of a file: a paper's tables and figures again.", no_args_is_help=True
 )
 app.add_typer(study_app, name="study")
+runs_app = typer.Typer(help="List, remove or name stored runs.", no_args_is_help=True)
+app.add_typer(runs_app, name="runs")
 encoders_app = typer.Typer(help="Fetch or add weights of image encoders.", no_args_is_help=True)
 app.add_typer(encoders_app, name="encoders")
 submission_app = typer.Typer(

@@ -17,6 +17,7 @@ from pydantic import (
     ValidationError,
 )
 
+from bench.cli.options import patients_of, seeds_of
 from bench.data.card import first_fault
 from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
@@ -42,6 +43,10 @@ _OPTIONS = {
     "precision": "--precision",
     "compile": "--compile",
     "data_root": "--data-root",
+    "seeds": "--seeds",
+    "test_dataset": "--test-dataset",
+    "test_data_root": "--test-data-root",
+    "train_patients": "--train-patients",
 }
 """Fields of a request that a file may have, beside settings, and their options."""
 
@@ -52,6 +57,18 @@ def _as_list(value: Any) -> Any:
 
 def _optional(value: Any) -> Any:
     return as_none(str | None, value)
+
+
+def _seeds(value: Any) -> Any:
+    """Seeds of a list, or of a text such as ``0-4``."""
+    return seeds_of(value) if isinstance(value, str) else _as_list(value)
+
+
+def _limits(value: Any) -> Any:
+    """Numbers of training patients of a list or of a text; ``all`` becomes None."""
+    if isinstance(value, str):
+        return patients_of(value)
+    return [None if each == "all" else each for each in _as_list(value)]
 
 
 _Optional = Annotated[StrictStr | None, BeforeValidator(_optional)]
@@ -78,6 +95,10 @@ class _ConfigFile(BaseModel):
     precision: StrictStr = Request.precision
     compile: StrictBool = Request.compile
     data_root: _Optional = None
+    seeds: Annotated[tuple[StrictInt, ...], BeforeValidator(_seeds)] = ()
+    test_dataset: _Optional = None
+    test_data_root: _Optional = None
+    train_patients: Annotated[tuple[StrictInt | None, ...], BeforeValidator(_limits)] = ()
     objective: Any = None
     value: Any = None
     trial: Any = None
@@ -124,7 +145,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if "fold" in fields:
         fold = fields.pop("fold")
         fields["folds"] = None if fold is None else (fold,)
-    for name in ("aliases", "data_root"):
+    for name in ("aliases", "data_root", "test_data_root"):
         if fields.get(name) is not None:
             fields[name] = Path(fields[name])
     return fields

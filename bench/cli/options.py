@@ -237,23 +237,25 @@ def seeds_of(text: str | None) -> tuple[int, ...]:
 
 
 def patients_of(text: str | None) -> tuple[int | None, ...]:
-    """Numbers of training patients of a list such as ``1,2,all``; None stands for all of them.
+    """Numbers of training patients of a list such as ``1,2,all``; None for ``all``, none of None.
 
     Raises
     ------
     BenchError
         It is no such list, or has a number below 1.
     """
+    if text is None:
+        return ()
     limits: list[int | None] = []
-    for part in (text or "all").split(","):
+    for part in text.split(","):
         word = part.strip()
         if word != "all" and not (re.fullmatch(r"\d{1,9}", word, re.ASCII) and int(word) > 0):
             raise BenchError(
-                f"--train-patients '{one_line(text or '', 60)}': write numbers from 1 on such as"
+                f"--train-patients '{one_line(text, 60)}': write numbers from 1 on such as"
                 " 1,2,4,all"
             )
         limits.append(None if word == "all" else int(word))
-    return tuple(dict.fromkeys(limits)) if text is not None else ()
+    return tuple(dict.fromkeys(limits))
 
 
 def settings_of(pairs: Sequence[str] | None) -> dict[str, Any]:

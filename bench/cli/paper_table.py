@@ -13,6 +13,8 @@ from bench.errors import BenchError, UnknownNameError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bench.report.paper import PaperTable
+    from bench.report.views import View
     from bench.stored_runs import StoredRun
 
 Stored = Callable[[Path, str, str], list[tuple[str, list["StoredRun"]]]]
@@ -50,24 +52,15 @@ def print_paper_table(
     from bench.report.paper_formats import citations, write_paper
 
     view = table.view()
-    runs: dict[str, list[StoredRun]] = {}
-    numbers = None
     if published is not None:
-        numbers = _published(names(published), protocol)
+        paper = paper_table({}, _published(names(published), protocol), view)
         title = f"{', '.join(names(published))}, published numbers"
+        title += f", protocol {protocol}" if protocol is not None else ""
     else:
-        datasets = _datasets(dataset or "")
-        protocol = _protocol(datasets, protocol, results)
-        if with_published:
-            numbers = _published(datasets, protocol, known_only=True)
-        runs = {name: _runs(name, protocol, results, stored) for name in datasets}
-        missing = [name for name, of in runs.items() if not of]
-        if missing and not with_published:
-            raise BenchError(f"no run on {', '.join(missing)} under protocol {protocol}")
-        title = f"{dataset}, protocol {protocol}"
-    if published is not None and protocol is not None:
-        title += f", protocol {protocol}"
-    paper = paper_table(runs, numbers, view)
+        paper, protocol, datasets = read_paper_table(
+            dataset or "", protocol, results, stored, view, with_published=with_published
+        )
+        title = f"{', '.join(datasets)}, protocol {protocol}"
     text = write_paper(
         paper,
         how.value,
@@ -78,6 +71,45 @@ def print_paper_table(
         bibliography=table.bibliography.name if table.bibliography else "",
     )
     table.emit(text, how, citations(paper))
+
+
+def read_paper_table(
+    dataset: str,
+    protocol: str | None,
+    results: Path,
+    stored: Stored,
+    view: View,
+    *,
+    with_published: bool = False,
+    present_only: bool = False,
+) -> tuple[PaperTable, str, list[str]]:
+    """Table over datasets, the protocol of its runs, and the datasets.
+
+    Parameters
+    ----------
+    dataset, protocol, results, stored, with_published
+        See :func:`print_paper_table`.
+    view
+        Rows and scores.
+    present_only
+        Leave out datasets without runs, if there are some with runs.
+
+    Raises
+    ------
+    BenchError
+        A dataset has no run under the protocol, or several protocols have runs.
+    """
+    from bench.report.paper import paper_table
+
+    datasets = _datasets(dataset)
+    protocol = _protocol(datasets, protocol, results)
+    numbers = _published(datasets, protocol, known_only=True) if with_published else None
+    runs = {name: _runs(name, protocol, results, stored) for name in datasets}
+    missing = [name for name, of in runs.items() if not of]
+    if missing and not (with_published or present_only):
+        raise BenchError(f"no run on {', '.join(missing)} under protocol {protocol}")
+    runs = {name: of for name, of in runs.items() if of or not present_only}
+    return paper_table(runs, numbers, view), protocol, list(runs)
 
 
 def _datasets(text: str) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from bench.cli.apps import app
 from bench.cli.options import (
@@ -47,6 +48,8 @@ RefitOption = Annotated[
     bool, typer.Option("--refit", help="Fit once on all sections and keep that model.")
 ]
 
+_FILES = "[BUNDLE] IMAGE"
+
 
 def _tell(line: str) -> None:
     typer.echo(printable(line), err=True)
@@ -61,18 +64,28 @@ def _micrometres(text: str | None) -> float | None:
         raise BenchError(f"--grid {one_line(text, 20)}: write a pitch such as 100um") from None
 
 
-@app.command("predict")
+class _PredictCommand(TyperCommand):
+    """Writes the usage of arguments of which the first may be absent."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What stands behind the name of the command."""
+        return ["[OPTIONS]", _FILES]
+
+
+@app.command("predict", cls=_PredictCommand)
 def predict_command(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="[BUNDLE] IMAGE", help="Bundle of 'bench export', if any; then the H&E image."
+            metavar=_FILES, help="Bundle of 'bench export', if any; then the H&E image."
         ),
     ],
     out: Annotated[
         list[Path],
         typer.Option(
-            "--out", "-o", help="File to write: .h5ad, .csv, .geojson, .png or .pdf; repeatable."
+            "--out",
+            "-o",
+            help="File to write: .html, .h5ad, .zarr, .csv, .geojson, .png or .pdf; repeatable.",
         ),
     ],
     dataset: StoredDatasetOption = None,
@@ -160,10 +173,11 @@ def predict_command(
     )
     with redirect_stdout(sys.stderr):
         adata = predict_image(request, _tell)
-        written = [path for one in out for path in write_prediction(adata, one)]
-    for note in adata.uns["spotbench"]["notes"].splitlines():
+        written = [write_prediction(adata, path) for path in out]
+    notes = adata.uns["spotbench"]["notes"].splitlines()
+    for note in [*notes, *(note for one in written for note in one.notes)]:
         _tell(f"note: {note}")
-    for path in written:
+    for path in (path for one in written for path in one.paths):
         say(str(path))
 
 
@@ -172,7 +186,11 @@ def export_command(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", help="NAME.spotbench for a model, NAME.spotbench.zip for results."
+            "--out",
+            "-o",
+            help="NAME.spotbench: the models, in one file that predicts on another machine."
+            " NAME.h5ad: the stored predictions of the test sections, for scanpy and squidpy."
+            " NAME.spotbench.zip: results, which others import.",
         ),
     ],
     dataset: Annotated[
@@ -204,7 +222,7 @@ def export_command(
     ] = None,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Write a model that predicts elsewhere, or results that others import, into one file."""
+    """Write models or predictions of a stored run, or results, into one file."""
     if out.name.endswith(".spotbench.zip"):
         export_results_command(
             out=out,
@@ -218,9 +236,10 @@ def export_command(
         )
         return
     if not dataset or not method:
-        raise BenchError("a model is of one run: name it with --dataset and --method")
+        raise BenchError(f"{out}: is of one run; name it with --dataset and --method")
     from bench.prediction.exporting import export_bundle
     from bench.prediction.predicting import PredictionRequest
+    from bench.prediction.stored_predictions import export_predictions
 
     request = PredictionRequest(
         image=Path(),
@@ -235,5 +254,6 @@ def export_command(
         device=device.value,
     )
     with redirect_stdout(sys.stderr):
-        export_bundle(request, out, _tell)
+        export = export_predictions if out.suffix == ".h5ad" else export_bundle
+        export(request, out, _tell)
     say(str(out))

@@ -22,7 +22,6 @@ from bench.cli.options import (
     ProtocolOption,
     ResultsOption,
     StoredProtocolOption,
-    names,
 )
 from bench.cli.paper_table import print_paper_table
 from bench.cli.table_options import MACHINES, FormatOption, TableFormat, TableGroup, TableLayout
@@ -38,10 +37,11 @@ if TYPE_CHECKING:
     from bench.stored_runs import StoredRun
 
 
-def _stored(
+def stored_by_protocol(
     results: Path, dataset: str, protocol: str | None, use: Use = "tables"
 ) -> list[tuple[str, list[StoredRun]]]:
     """Stored runs on a dataset, by protocol."""
+    from bench.inventory import named_runs, without_replaced
     from bench.report.tables import newest
     from bench.stored_runs import damaged_records, protocols_with_runs, stored_runs
 
@@ -49,7 +49,17 @@ def _stored(
     for name in names:
         for path in damaged_records(results, dataset, name):
             complain(f"{path} is damaged or was edited; its run is left out")
-    return [(name, newest(stored_runs(results, dataset, name, use))) for name in names]
+    by_protocol = []
+    for name in names:
+        every = newest(stored_runs(results, dataset, name, use))
+        runs = without_replaced(every)
+        if len(runs) < len(every):
+            complain(
+                f"{dataset}, protocol {name}: {len(every) - len(runs)} failed runs that later ones"
+                " replace are left out; 'bench runs rm --failed' removes them"
+            )
+        by_protocol.append((name, named_runs(runs)))
+    return by_protocol
 
 
 @app.command("tables")
@@ -114,7 +124,7 @@ def tables_command(
             published=published,
             with_published=with_published,
             results=results,
-            stored=_stored,
+            stored=stored_by_protocol,
         )
         return
     if table.ranks:
@@ -148,12 +158,16 @@ def tables_command(
         _print_collection(dataset, members, protocol, how, with_published, results, table)
         return
     dataset = dataset_name(dataset)
-    by_protocol = _stored(results, dataset, protocol)
+    by_protocol = stored_by_protocol(results, dataset, protocol)
     if len(by_protocol) > 1 and (how in MACHINES or table.out is not None):
         names = ", ".join(name for name, _ in by_protocol)
         raise BenchError(f"{dataset} has runs under protocols {names}; name one with --protocol")
+    if not with_published:  # which has rows that were not run
+        by_protocol = _with_rows(by_protocol, view.methods)
     for name, runs in by_protocol:
         title = comparison_heading(dataset, name, [run.facts for run in runs])
+        labels = [run.facts["label"] for run in runs]
+        view = table.view() if with_published else table.view().among(labels)
         if pairs:
             from bench.report.pairs import render_pairs
 
@@ -173,6 +187,20 @@ def tables_command(
 
             text = render(runs, how.value, title=title, width=table.width(how), view=view)
         table.emit(text, how)
+
+
+def _with_rows(
+    by_protocol: list[tuple[str, list[StoredRun]]], methods: Sequence[str]
+) -> list[tuple[str, list[StoredRun]]]:
+    """Protocols with any of the rows asked for, each of which must be under one of them."""
+    from bench.report.views import check_wanted, is_wanted
+
+    check_wanted(methods, (run.facts["label"] for _, runs in by_protocol for run in runs))
+    return [
+        (name, runs)
+        for name, runs in by_protocol
+        if not methods or any(is_wanted(run.facts["label"], methods) for run in runs)
+    ]
 
 
 def _print_collection(
@@ -202,7 +230,9 @@ def _print_collection(
         raise BenchError(f"{name} has runs under protocols {found}; name one with --protocol")
     for one in [protocol] if protocol else protocols:
         runs = {
-            dataset: _stored(results, dataset, one)[0][1] if one in stored.get(dataset, ()) else []
+            dataset: stored_by_protocol(results, dataset, one)[0][1]
+            if one in stored.get(dataset, ())
+            else []
             for dataset in members
         }
         text = render_collection(
@@ -237,31 +267,6 @@ def report_command(
     typer.echo(write_page(results, out or results / "report.html", comparisons))
 
 
-@app.command("figures")
-def figures_command(
-    dataset: DatasetOption,
-    protocol: StoredProtocolOption = None,
-    sections: Annotated[
-        str | None, typer.Option("--section", help="Sections to map, comma-separated.")
-    ] = None,
-    genes: Annotated[
-        str | None, typer.Option("--gene", help="Genes to map, comma-separated.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the figures.", show_default="in the results")
-    ] = None,
-    results: ResultsOption = Request.results,
-) -> None:
-    """Draw the stored runs on a dataset: scores, genes, ranks, cost, maps, domains."""
-    from bench.report.drawing import draw_figures
-
-    for name, runs in _stored(results, dataset, protocol, "figures"):
-        folder = (out or results / "figures" / dataset) / name
-        written = draw_figures(runs, folder, sections=names(sections), genes=names(genes))
-        for path in written:
-            typer.echo(path)
-
-
 @app.command("genes")
 def genes_command(
     dataset: DatasetOption,
@@ -286,11 +291,18 @@ def genes_command(
 
     stored = [
         (name, [run for run in runs if run.done])
-        for name, runs in _stored(results, dataset, protocol, "figures")
+        for name, runs in stored_by_protocol(results, dataset, protocol, "figures")
     ]
     labels = {run.facts["label"] for _, runs in stored for run in runs}
     # The name without its encoder stands for the rows of all encoders.
-    wanted = {method} & labels or {name for name in labels if split_encoder(name)[0] == method}
+    made_by = {
+        run.facts["label"]: run.facts.get("method_label", run.facts["label"])
+        for _, runs in stored
+        for run in runs
+    }
+    wanted = {method} & labels or {
+        name for name, of in made_by.items() if method in {of, split_encoder(of)[0]}
+    }
     if not wanted:
         what = "method with finished folds" + (f" under {protocol}" if protocol else "")
         raise UnknownNameError(what, method, sorted(labels))

@@ -89,6 +89,9 @@ def run_command(
     no_oracles: Annotated[
         bool, typer.Option("--no-oracles", help="Leave out the row of the depth oracle.")
     ] = not Request.oracles,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print the fits of the call, and run nothing.")
+    ] = False,
     jobs: JobsOption = ExecutorOptions.jobs,
     as_json: JsonOption = False,
 ) -> None:
@@ -111,7 +114,8 @@ def run_command(
     if values["seeds"] and "seed" in typed:
         raise BenchError("--seed is one seed and --seeds are several; give one of the options")
     require_method_and_dataset(values)
-    _run_members(values, group.tracking, as_json, where.options(jobs=jobs, **workers.values()))
+    options = where.options(jobs=jobs, **workers.values())
+    _run_members(values, group.tracking, as_json, options, plan_only=plan)
 
 
 @app.command("tune")
@@ -267,7 +271,12 @@ def _fetch_if_absent(dataset: str, data_root: Path | None) -> None:
 
 
 def _run_members(
-    values: dict[str, Any], tracking: str | None, as_json: bool, where: ExecutorOptions
+    values: dict[str, Any],
+    tracking: str | None,
+    as_json: bool,
+    where: ExecutorOptions,
+    *,
+    plan_only: bool,
 ) -> None:
     """Run on every dataset that the named one stands for, also after one of them has failed."""
     from bench.registry import members
@@ -279,7 +288,10 @@ def _run_members(
     ]
     for request in requests:
         try:
-            _run(request, tracking, as_json, where)
+            if plan_only:
+                _print_plan(request, as_json)
+            else:
+                _run(request, tracking, as_json, where)
         except BenchError as error:
             if len(requests) == 1:
                 raise
@@ -291,6 +303,22 @@ def _run_members(
             failed.append(request.dataset)
     if failed:
         raise typer.Exit(FAILED)
+
+
+def _fetch_missing(request: Request) -> None:
+    _fetch_if_absent(request.dataset, request.data_root)
+    if request.test_dataset:
+        _fetch_if_absent(request.test_dataset, request.test_data_root)
+
+
+def _print_plan(request: Request, as_json: bool) -> None:
+    from bench.cli.plan_display import render_plan
+    from bench.execute.plan import make_plan
+
+    _fetch_missing(request)
+    with redirect_stdout(sys.stderr):
+        text = render_plan(make_plan(request), as_json=as_json, width=terminal_width())
+    typer.echo(text, nl=False)
 
 
 def _run(
@@ -305,9 +333,7 @@ def _run(
     from bench.tracking.upload import Tracker, tracking_uri
 
     executor = make_executor(where or ExecutorOptions())
-    _fetch_if_absent(request.dataset, request.data_root)
-    if request.test_dataset:
-        _fetch_if_absent(request.test_dataset, request.test_data_root)
+    _fetch_missing(request)
     # Libraries and methods may print; standard output is for the table alone.
     with redirect_stdout(sys.stderr), RunDisplay() as watcher:
         tracker = Tracker(tracking_uri(tracking, request.results), request.results, watcher.warn)

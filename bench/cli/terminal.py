@@ -22,8 +22,8 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((_NO_TERMINAL, 24)).columns
 
 
-def print_rows(title: str, rows: list[dict[str, str]]) -> None:
-    """Print a table whose columns are the keys of its rows."""
+def print_rows(title: str, rows: list[dict[str, str]], width: int | None = None) -> None:
+    """Print a table whose columns are the keys of its rows, in so many characters a line."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -36,7 +36,7 @@ def print_rows(title: str, rows: list[dict[str, str]]) -> None:
         table.add_column(name, overflow="fold", no_wrap=name != headings[-1], min_width=longest)
     for row in rows:
         table.add_row(*map(printable, row.values()))
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    Console(highlight=False, markup=False, emoji=False, width=width).print(table)
 
 
 def say(line: str) -> None:

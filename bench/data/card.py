@@ -214,8 +214,19 @@ class SectionCard(_Card):
 class PanelCard(_Card):
     """A named gene list: its published file, and the same list as plain text.
 
-    ``symbols_sha256`` is the SHA-256 of the symbols joined by newlines, whatever file they
-    came from; None where the list is not known before its file is fetched.
+    Attributes
+    ----------
+    genes
+        Number of genes.
+    symbols_sha256
+        SHA-256 of the symbols joined by newlines, whatever file they came from; None where the
+        list is not known before its file is fetched.
+    file
+        Published file of the list.
+    text
+        Text file with one symbol a line, in the data folder or in the folder that holds it.
+    source
+        Where the list is from.
     """
 
     genes: int = Field(ge=1)
@@ -267,6 +278,12 @@ class DatasetCard(_Card):
 
     Attributes
     ----------
+    name, title
+        Name that users type, and a line about the dataset.
+    citation, licence, source, doi
+        Publication, licence of the files, where they come from, and their DOI.
+    platform, tissue
+        Platform of the measurement, and tissue.
     layout
         Layout of its sections' files, which decides the reader: a module of ``bench.datasets``
         that reads, or an entry point of the group ``spotbench.readers``. Cards may also call it
@@ -283,11 +300,23 @@ class DatasetCard(_Card):
         Other datasets that may include some of the same patients, with the reason.
     folder
         Data folder of a user's own dataset.
+    note
+        Remark for readers of the card.
+    generator
+        Module of ``bench.datasets`` that makes the files on this machine.
+    patch_pixels
+        Edge of the patches in pixels of the spot coordinates, unless a setting changes it.
     micrometres_per_pixel
         Scale of the pixels in which spot coordinates are given. Where neither the card nor the
         section names it, it is ``spot_pitch_micrometres`` over the pitch of the section's spots.
     spot_pitch_micrometres, spot_diameter_micrometres
         Of the array.
+    max_image_pixels
+        Largest number of pixels of an image that is read; a larger one is refused.
+    sections
+        Tissue sections.
+    panels
+        Gene lists by name.
     published_order, published_panel
         Sections and gene list of the published protocol.
     fold_lists

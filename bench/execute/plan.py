@@ -22,7 +22,7 @@ from bench.execute.job_devices import Devices
 from bench.execute.keys import run_key
 from bench.execute.method_specs import MethodSpec, released_spec, resolve_methods, tuned_spec
 from bench.execute.request import Request
-from bench.execute.transfers import Transfer, divide_for_transfer
+from bench.execute.transfers import DatasetTransfer, divide_for_transfer
 from bench.execute.variants import Variant, variants_of
 from bench.files import canonical_hash, file_hash
 from bench.method import Precision
@@ -115,7 +115,7 @@ class Plan:
     protocol: Protocol
     folds: Folds
     runs: tuple[PlannedRun, ...]
-    transfer: Transfer | None = None
+    transfer: DatasetTransfer | None = None
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -178,7 +178,7 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
     check_writable(request.results)
 
     images = any(method_spec.needs_image for method_spec in specs)
-    transfer: Transfer | None = None
+    transfer: DatasetTransfer | None = None
     if request.test_dataset:
         transfer = _transfer(request, card, protocol, images=images)
         dataset, protocol, listed_panel = transfer.trained, transfer.protocol, transfer.listed_panel
@@ -306,7 +306,9 @@ def _planned(
                 yield method_spec, Variant(variant.seed)
 
 
-def _transfer(request: Request, card: DatasetCard, protocol: Protocol, *, images: bool) -> Transfer:
+def _transfer(
+    request: Request, card: DatasetCard, protocol: Protocol, *, images: bool
+) -> DatasetTransfer:
     cards = (card, dataset_card(str(request.test_dataset)))
     roots = (request.data_root, request.test_data_root)
     return divide_for_transfer(cards, protocol, roots, images=images, aliases=request.aliases)

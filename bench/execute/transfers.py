@@ -39,7 +39,7 @@ class PairFacts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Transfer:
+class DatasetTransfer:
     """Division of two datasets into one fold.
 
     Attributes
@@ -94,7 +94,7 @@ class Transfer:
         key = canonical_hash([code_hash(["bench.protocol.audit"]), *facts])
         findings = _AUDITS.get(key)
         if findings is None:
-            findings = audit(self.folds, _Sections(self), self.protocol, cautions)
+            findings = audit(self.folds, _PairedSections(self), self.protocol, cautions)
             _AUDITS.put(key, encode_findings(findings))
         # A list of the training dataset's card was chosen without the sections tested here.
         own = [f for f in findings if f.kind != "panel" or self.protocol.panel == "listed"]
@@ -108,7 +108,7 @@ def divide_for_transfer(
     *,
     images: bool,
     aliases: Path | None = None,
-) -> Transfer:
+) -> DatasetTransfer:
     """Open the datasets of training and test, and divide their sections.
 
     Parameters
@@ -145,12 +145,12 @@ def divide_for_transfer(
             f"{cards[0].name} and {cards[1].name} have no gene in common that all sections"
             " measured; their symbols may be of two kinds, see --aliases"
         )
-    if images:
-        for scale in pair.scales[1]:
-            matching_scale(pair.scales[0], scale, f"a section of {cards[1].name}")
-    notes = (*rules.footnotes, *_notes(trained, tested, pair, rules))
+    name = f"a section of {cards[1].name}"
+    others = [matching_scale(pair.scales[0], scale, name) for scale in pair.scales[1]]
+    resampled = any(scale is not None for scale in others)
+    notes = (*rules.footnotes, *_notes(trained, tested, pair, rules, resampled))
     rules = rules.model_copy(update={"footnotes": notes})
-    return Transfer(trained, tested, rules, folds, listed, protocol.name)
+    return DatasetTransfer(trained, tested, rules, folds, listed, protocol.name)
 
 
 def section_of_either(trained: Dataset, tested: Dataset, folds: Folds, name: str) -> Section:
@@ -186,10 +186,10 @@ _PAIRS = JsonCache("dataset-pairs", _decode_pair)
 _AUDITS = JsonCache("transfer-audits", decode_findings)
 
 
-class _Sections(Mapping[str, Section]):
+class _PairedSections(Mapping[str, Section]):
     """Sections of both datasets by their names in the fold, each read when it is asked for."""
 
-    def __init__(self, transfer: Transfer) -> None:
+    def __init__(self, transfer: DatasetTransfer) -> None:
         self._transfer = transfer
 
     def __getitem__(self, name: str) -> Section:
@@ -202,7 +202,9 @@ class _Sections(Mapping[str, Section]):
         return len(self._transfer.folds.patients)
 
 
-def _notes(trained: Dataset, tested: Dataset, pair: PairFacts, protocol: Protocol) -> list[str]:
+def _notes(
+    trained: Dataset, tested: Dataset, pair: PairFacts, protocol: Protocol, resampled: bool
+) -> list[str]:
     """Footnotes on a test on another dataset."""
     first, second, both = pair.genes
     chosen = "the gene list is cut to" if protocol.panel in LISTS else "the panel is chosen among"
@@ -218,7 +220,7 @@ def _notes(trained: Dataset, tested: Dataset, pair: PairFacts, protocol: Protoco
     if spots[0] != spots[1]:
         notes.append(f"Other spots: {_either(names, [f'{um:g} um wide' for um in spots])}.")
     scales = [_span(of) for of in pair.scales]
-    if any(_differs(pair.scales[0], scale) for scale in pair.scales[1]):
+    if resampled:
         stored = any("patches" in roles for roles in tested.hashes.values())
         how = (
             "stored patches cannot be resampled and keep their own scale"
@@ -235,13 +237,6 @@ def _summary(trained: Dataset, tested: Dataset) -> str:
         for of in (trained, tested)
     )
     return f"fitted on {first}, tested on {second}"
-
-
-def _differs(known: Sequence[float], scale: float) -> bool:
-    try:
-        return matching_scale(known, scale) is not None
-    except DataError:  # allowed for methods that look at no image
-        return True
 
 
 def _span(scales: Sequence[float]) -> str:

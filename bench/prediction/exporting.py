@@ -31,7 +31,7 @@ def export_bundle(
         As :func:`bench.prediction.predicting.predict_image` and :func:`write_bundle`.
     """
     if path.suffix != SUFFIX:
-        raise BenchError(f"{path}: the name of a bundle ends in {SUFFIX}")
+        raise BenchError(f"{path}: the name must end in {SUFFIX} or .h5ad")
     with opened_model(request, say) as (model, images):
         say("describing the training images")
         first = model.fits[0]

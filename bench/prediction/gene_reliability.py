@@ -47,6 +47,18 @@ def gene_reliability(
     return scores
 
 
+def best_first(var: pd.DataFrame) -> list[str]:
+    """Genes by descending PCC on unseen sections, those without one last.
+
+    Parameters
+    ----------
+    var
+        Table of :func:`gene_reliability`.
+    """
+    ranked = var["pcc"].sort_values(ascending=False, na_position="last", kind="stable")
+    return [str(gene) for gene in ranked.index]
+
+
 def _row(scored: pd.DataFrame) -> tuple[float, float, float, float, float, int]:
     values = scored["pcc"].to_numpy(dtype=np.float64)
     if not np.isfinite(values).any():

@@ -1,24 +1,54 @@
-"""Files of a prediction: AnnData, tables, tiles for QuPath, maps of genes."""
+"""Files of a prediction: a page, AnnData, SpatialData, tables, tiles for QuPath, maps of genes."""
 
 from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.errors import BenchError, DataError
 from bench.files import atomic_write, one_line
+from bench.prediction.gene_reliability import best_first
+from bench.prediction.geojson import geojson, tile_genes
+from bench.prediction.spatial_data import check_package, is_store, write_store
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_NAMESPACE = uuid.UUID("6f1c9e1e-53c0-5d0c-8a8c-9b0d3a4f5e21")
+_OWN = ("x", "y", "array_row", "array_col", "ood_score", "ood")
+"""Columns of spots beside the genes."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written for one ``--out``.
+
+    Attributes
+    ----------
+    paths
+        Files or folders.
+    notes
+        What is not in them.
+    """
+
+    paths: list[Path]
+    notes: list[str] = field(default_factory=list)
+
+
+def left_out(path: Path, kept: int, genes: int) -> list[str]:
+    """Note on a file that holds fewer genes than were predicted; empty where it holds all."""
+    if kept == genes:
+        return []
+    return [
+        f"{path.name} holds the {kept:,} of {genes:,} genes with the highest PCC on unseen"
+        " sections; all of them would make it too large (see --genes)"
+    ]
 
 
 def check_outputs(paths: Sequence[Path], image: Path) -> None:
@@ -27,25 +57,29 @@ def check_outputs(paths: Sequence[Path], image: Path) -> None:
     Raises
     ------
     BenchError
-        An ending that names no format, a folder, or the image itself.
+        An ending that names no format, a folder, the image itself, or a package that is missing.
     """
     for path in paths:
         if path.suffix not in WRITERS:
             raise BenchError(f"--out {path}: the ending must be one of {', '.join(WRITERS)}")
-        if path.is_dir():
+        if path.suffix == ".zarr":
+            check_package(path)
+        if path.is_dir() and not (path.suffix == ".zarr" and is_store(path)):
             raise BenchError(f"--out {path}: is a folder")
+        if path.suffix == ".zarr" and path.is_file():
+            raise BenchError(f"--out {path}: is a file, and a SpatialData store is a folder")
         if not os.access(next(part for part in path.absolute().parents if part.exists()), os.W_OK):
             raise BenchError(f"--out {path}: its folder cannot be written")
         if path.exists() and image.exists() and path.samefile(image):
             raise BenchError(f"--out {path}: is the image itself")
 
 
-def write_prediction(adata: AnnData, path: Path) -> list[Path]:
+def write_prediction(adata: AnnData, path: Path) -> Written:
     """Write a prediction in the format of a file's ending; each file is complete or absent.
 
     Returns
     -------
-    list of Path
+    Written
         The files: of a ``.csv`` also the table of the genes, ``NAME.genes.csv``.
 
     Raises
@@ -61,17 +95,26 @@ def write_prediction(adata: AnnData, path: Path) -> list[Path]:
         ) from error
 
 
-def _write_h5ad(adata: AnnData, path: Path) -> list[Path]:
+def _refuse_genes(adata: AnnData, path: Path, reserved: Sequence[str]) -> None:
+    """Refuse genes that have the name of a value of the spots."""
+    if clash := [name for name in reserved if name in adata.var_names]:
+        raise DataError(
+            f"{path}: gene '{clash[0]}' has the name of a value of the spots; choose other genes"
+            " with --genes"
+        )
+
+
+def _write_h5ad(adata: AnnData, path: Path) -> Written:
     with atomic_write(path) as temporary:
         adata.write_h5ad(temporary, compression="lzf")
-    return [path]
+    return Written([path])
 
 
-def _write_csv(adata: AnnData, path: Path) -> list[Path]:
+def _write_csv(adata: AnnData, path: Path) -> Written:
+    _refuse_genes(adata, path, _OWN)
     table = adata.to_df()
     pixels = np.asarray(adata.obsm["spatial"])
-    own = ["array_row", "array_col", "ood_score", "ood"]
-    for place, name in enumerate(own):
+    for place, name in enumerate(_OWN[2:]):
         table.insert(place, name, adata.obs[name])
     table.insert(0, "y", pixels[:, 1])
     table.insert(0, "x", pixels[:, 0])
@@ -80,51 +123,32 @@ def _write_csv(adata: AnnData, path: Path) -> list[Path]:
         adata.var.to_csv(temporary, index_label="gene")
     with atomic_write(path) as temporary:
         table.to_csv(temporary, index_label="barcode")
-    return [path, genes]
+    return Written([path, genes])
 
 
-def _write_geojson(adata: AnnData, path: Path) -> list[Path]:
-    text = json.dumps(geojson(adata), allow_nan=False, separators=(",", ":"))
+def _write_geojson(adata: AnnData, path: Path) -> Written:
+    _refuse_genes(adata, path, ["ood_score"])
+    ranked = best_first(adata.var)
+    genes = tile_genes(ranked, adata.n_obs)
+    text = json.dumps(geojson(adata, genes), allow_nan=False, separators=(",", ":"))
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return [path]
+    return Written([path], left_out(path, len(genes), len(ranked)))
 
 
-def geojson(adata: AnnData) -> dict[str, Any]:
-    """Square tiles around the spots with their predictions, as QuPath imports them.
+def _write_store(adata: AnnData, path: Path) -> Written:
+    write_store(adata, path)
+    return Written([path])
 
-    Each spot is a ``Polygon`` in full-resolution pixels, as wide as the distance to the nearest
-    spot, with ``objectType`` ``tile`` and its genes as ``measurements``. Format: QuPath 0.4 and
-    later, https://qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotations.html
-    """
-    from scipy.spatial import cKDTree
 
-    pixels = np.asarray(adata.obsm["spatial"], dtype=np.float64)
-    half = float(np.median(cKDTree(pixels).query(pixels, k=2)[0][:, 1])) / 2
-    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]]) * half
-    values, genes = np.asarray(adata.X, dtype=np.float64), list(adata.var_names)
-    scores = adata.obs["ood_score"].to_numpy()
-    features = []
-    for number, name in enumerate(adata.obs_names):
-        measured = dict(zip(genes, values[number].round(6).tolist(), strict=True))
-        if np.isfinite(scores[number]):
-            measured["ood_score"] = round(float(scores[number]), 6)
-        features.append(
-            {
-                "type": "Feature",
-                "id": str(uuid.uuid5(_NAMESPACE, str(name))),
-                "geometry": {
-                    "type": "Polygon",
-                    "coordinates": [(pixels[number] + corners).round(3).tolist()],
-                },
-                "properties": {
-                    "objectType": "tile",
-                    "name": str(name),
-                    "measurements": measured,
-                },
-            }
-        )
-    return {"type": "FeatureCollection", "features": features}
+def _write_page(adata: AnnData, path: Path) -> Written:
+    from bench.prediction.page import page_genes, prediction_page
+
+    genes = page_genes(adata)
+    text = prediction_page(adata, genes)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Written([path], left_out(path, len(genes), adata.n_vars))
 
 
 MAPPED = 8
@@ -133,16 +157,16 @@ MAPPED = 8
 _DPI = 200
 
 
-def _write_figure(adata: AnnData, path: Path) -> list[Path]:
+def _write_figure(adata: AnnData, path: Path) -> Written:
     from PIL import Image
 
-    from bench.report.maps import SectionMap, predicted_maps
+    from bench.report.maps import predicted_maps
+    from bench.report.section_maps import SectionMap
 
-    ranked = adata.var["pcc"].sort_values(ascending=False, na_position="last", kind="stable")
-    genes = list(ranked.index[:MAPPED])
+    genes = best_first(adata.var)[:MAPPED]
     titles = {
         gene: f"{gene}\nPCC undefined" if np.isnan(pcc) else f"{gene}\nPCC {pcc:.2f}"
-        for gene, pcc in ranked[genes].items()
+        for gene, pcc in adata.var["pcc"].reindex(genes).items()
     }
     ((name, picture),) = adata.uns["spatial"].items()
     method = adata.uns["spotbench"]["method"]
@@ -165,13 +189,15 @@ def _write_figure(adata: AnnData, path: Path) -> list[Path]:
         # Without a time stamp, so that the same prediction gives the same file.
         metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
         figure.savefig(temporary, format=kind, dpi=_DPI, metadata=metadata)
-    return [path]
+    return Written([path])
 
 
-WRITERS: dict[str, Callable[[AnnData, Path], list[Path]]] = {
+WRITERS: dict[str, Callable[[AnnData, Path], Written]] = {
     ".h5ad": _write_h5ad,
     ".csv": _write_csv,
     ".geojson": _write_geojson,
+    ".html": _write_page,
+    ".zarr": _write_store,
     ".png": _write_figure,
     ".pdf": _write_figure,
 }

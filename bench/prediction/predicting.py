@@ -15,6 +15,7 @@ import numpy as np
 from bench.data.scales import matching_scale
 from bench.devices import choose_device, choose_precision
 from bench.errors import BenchError, DataError, UnknownNameError
+from bench.files import printable
 from bench.prediction import MIN_PCC
 from bench.prediction.fitted import LARGE_IMAGE, predict_slide
 from bench.prediction.gene_reliability import gene_reliability
@@ -436,9 +437,9 @@ def _picture(image: NewImage, images: TrainingImages) -> dict[str, Any]:
     if image.micrometres_per_pixel is not None:
         factors["microns_per_pixel"] = float(image.micrometres_per_pixel)
     return {
-        image.path.stem: {
+        printable(image.path.stem): {
             "images": {"hires": np.asarray(small.convert("RGB"))},
             "scalefactors": factors,
-            "metadata": {"source_image_path": str(image.path)},
+            "metadata": {"source_image_path": printable(str(image.path))},
         }
     }

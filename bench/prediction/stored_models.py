@@ -90,7 +90,13 @@ class StoredModel:
 
 
 def find_run(
-    results: Path, dataset: str, method: str, protocol: str | None = None, key: str | None = None
+    results: Path,
+    dataset: str,
+    method: str,
+    protocol: str | None = None,
+    key: str | None = None,
+    *,
+    with_model: bool = True,
 ) -> StoredRun:
     """The stored run with finished folds that a user names.
 
@@ -104,6 +110,8 @@ def find_run(
         Its row in tables, or the method without its encoder, or the file of a method.
     key
         First characters of the run's key, where several runs have the row.
+    with_model
+        Whether rows that have stored predictions but no model are refused.
 
     Raises
     ------
@@ -126,7 +134,7 @@ def find_run(
     if not wanted:
         raise UnknownNameError(f"method with runs on {dataset}", asked, sorted(labels))
     chosen = [run for run in runs if run.facts["label"] in wanted]
-    for run in chosen:
+    for run in chosen if with_model else ():
         _check_kind(run)
     done = [run for run in chosen if run.done and run.facts["key"].startswith(key or "")]
     if not done and any(run.done for run in chosen):

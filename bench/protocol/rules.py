@@ -44,11 +44,16 @@ class Protocol(_Rules):
 
     Attributes
     ----------
+    name, version, title
+        Name and version that runs are stored under, and a line for lists and tables. A change of
+        the rules changes the version.
     split
         ``patient``: leave one patient out up to `leave_one_out_up_to` patients, above that
         `grouped_folds` folds of patients balanced by spots; one training patient is set aside
         for validation. ``section``: leave one section out, no validation. ``listed``: the folds
         that the dataset ships, no validation.
+    leave_one_out_up_to, grouped_folds
+        Number of patients up to which one is left out at a time, and number of folds above it.
     patient_folds
         ``published``: under a patient split, the test patients of each fold are those that the
         card lists, if it does; otherwise, and with ``own``, the rule of `split` applies.

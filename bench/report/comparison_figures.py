@@ -10,8 +10,19 @@ import pandas as pd
 
 from bench.evaluate.scores import BY_NAME, COMPARABLE, LEADING
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
-from bench.report.canvas import blank_figure, plain
 from bench.report.data_efficiency import efficiency_figure
+from bench.report.figure_style import (
+    colours,
+    kind_legend,
+    label_x,
+    marked,
+    marker,
+    move_apart,
+    new_figure,
+    plain,
+    points,
+)
+from bench.report.method_figures import encoder_figure, gene_scatter
 from bench.report.pairs import few_patients, pair_table, section_scores
 from bench.report.seeds import by_seed
 from bench.report.tables import score_table
@@ -20,8 +31,6 @@ from bench.stored_runs import StoredRun
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_KINDS = ("method", "control", "oracle")
 
 
 def comparison_figures(runs: Sequence[StoredRun]) -> dict[str, Figure]:
@@ -35,8 +44,9 @@ def comparison_figures(runs: Sequence[StoredRun]) -> dict[str, Figure]:
     Returns
     -------
     dict of str to Figure
-        ``scores``, ``genes``, ``cost``, ``critical-difference`` where three or more runs have
-        sections in common, and ``data-efficiency`` where training patients were limited.
+        ``scores``, ``genes``; ``cost`` of two or more runs; ``critical-difference`` where three or
+        more runs have sections in common; ``encoders`` of a method with several; ``gene-scatter``
+        of the two best methods; ``data-efficiency`` where training patients were limited.
     """
     done = [run for run in runs if run.done]
     figures: dict[str, Figure] = {}
@@ -44,15 +54,16 @@ def comparison_figures(runs: Sequence[StoredRun]) -> dict[str, Figure]:
         return figures
     figures["scores"] = score_figure(done)
     figures["genes"] = gene_figure(done)
-    # Costs and ranks compare methods that learned from equally many patients.
-    whole = [run for run in done if run.facts.get("train_patients") is None]
-    figures["cost"] = cost_figure(whole or done)
-    ranks = rank_figure(whole or done)
-    if ranks is not None:
-        figures["critical-difference"] = ranks
-    efficiency = efficiency_figure(done)
-    if efficiency is not None:
-        figures["data-efficiency"] = efficiency
+    # Costs, ranks, encoders and genes compare methods that learned from equally many patients.
+    whole = [run for run in done if run.facts.get("train_patients") is None] or done
+    drawn = {
+        "cost": cost_figure(whole),
+        "critical-difference": rank_figure(whole),
+        "encoders": encoder_figure(whole),
+        "gene-scatter": gene_scatter(whole),
+        "data-efficiency": efficiency_figure(done),
+    }
+    figures |= {name: figure for name, figure in drawn.items() if figure is not None}
     return figures
 
 
@@ -61,32 +72,65 @@ def score_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure:
     table = score_table(runs)
     by_section = section_scores(runs, score)
     labels = _labels(by_section)
-    figure, axes = blank_figure(0.34 * len(labels) + 1.1)
-    colours = _colours()
-    name = BY_NAME[score].ceiling
-    by_run = section_scores(runs, name).drop(columns="patient") if name else pd.DataFrame()
-    ceiling = by_run.max(axis=1).dropna()
-    if len(ceiling):
-        axes.axvspan(ceiling.min(), ceiling.max(), color="0.9", zorder=0)
-        axes.axvline(
-            ceiling.mean(), color="0.5", linestyle="--", linewidth=1, label="noise ceiling"
-        )
     rows = _rows_of(table, labels)
+    figure, axes = new_figure(0.34 * len(labels) + 1.1)
+    palette = colours()
     rng = np.random.default_rng(0)
     for height, label in enumerate(reversed(labels)):
         values = by_section[label].dropna().to_numpy()
         row = rows[label]
-        colour = colours[row["kind"]]
+        colour = palette[row["kind"]]
         jitter = height + rng.uniform(-0.12, 0.12, len(values))
-        axes.scatter(values, jitter, s=9, color=colour, alpha=0.35, linewidths=0)
+        axes.scatter(values, jitter, s=points(9), color=colour, alpha=0.35, linewidths=0)
         if np.isfinite(row[f"{score}_low"]):
             axes.hlines(height, row[f"{score}_low"], row[f"{score}_high"], color=colour, lw=2)
-        axes.scatter([row[score]], [height], s=34, color=colour, zorder=3, marker=_marker(row))
-    axes.axvline(0, color="0.7", linewidth=0.8)
-    axes.set_yticks(range(len(labels)), [plain(label) for label in reversed(labels)])
-    axes.set_xlabel(f"{BY_NAME[score].heading} per section: mean, 95 % interval over patients")
-    _kind_legend(axes, colours, {row["kind"] for row in rows.values()})
+        axes.scatter(
+            [row[score]], [height], s=points(34), color=colour, zorder=3, marker=marker(row["kind"])
+        )
+    axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+    ceiling = _ceiling_rule(axes, runs, score)
+    axes.set_yticks(
+        range(len(labels)), [marked(label, rows[label]["kind"]) for label in reversed(labels)]
+    )
+    said = f"{BY_NAME[score].heading} per section: mean, 95 % interval over patients"
+    label_x(axes, said)
+    kind_legend(figure, {row["kind"] for row in rows.values()}, ceiling)
     return figure
+
+
+def _ceiling_rule(axes: Axes, runs: Sequence[StoredRun], score: str) -> list[Any]:
+    """Draw the noise ceiling as a rule; give what the legend says of it.
+
+    The rule must not squeeze the methods: where it lies far beyond their values, the axis ends
+    before it and the legend gives its value.
+    """
+    from matplotlib.lines import Line2D
+
+    name = BY_NAME[score].ceiling
+    by_run = section_scores(runs, name).drop(columns="patient") if name else pd.DataFrame()
+    ceiling = by_run.max(axis=1).dropna()
+    if not len(ceiling):
+        return []
+    mean = float(ceiling.mean())
+    low, high = axes.get_xlim()
+    line: dict[str, Any] = {"color": "0.4", "linestyle": "--", "linewidth": 1.0}
+    if mean <= high + _FAR * (high - low):
+        axes.axvline(mean, **line)
+        return [Line2D([], [], **line, label="noise ceiling")]
+    axes.set_xlim(low, high)
+    axes.annotate(
+        "",
+        (1.0, 1.0),
+        xytext=(0.94, 1.0),
+        xycoords="axes fraction",
+        arrowprops={"arrowstyle": "->", "color": "0.4"},
+        annotation_clip=False,
+    )
+    return [Line2D([], [], **line, label=f"noise ceiling {mean:.2f}, beyond the axis")]
+
+
+_FAR = 0.6
+"""Share of the range of an axis by which the noise ceiling may extend it."""
 
 
 def gene_figure(runs: Sequence[StoredRun]) -> Figure:
@@ -100,11 +144,13 @@ def gene_figure(runs: Sequence[StoredRun]) -> Figure:
     parts = []
     for label in labels:
         genes = by_key[rows[label]["key"]].genes().groupby("gene")["pcc"].mean().dropna()
-        parts.append(pd.DataFrame({"run": plain(label), "pcc": genes, "kind": rows[label]["kind"]}))
+        name = marked(label, rows[label]["kind"])
+        parts.append(pd.DataFrame({"run": name, "pcc": genes, "kind": rows[label]["kind"]}))
     long = pd.concat(parts)
-    figure, axes = blank_figure(0.34 * len(labels) + 1.1)
-    colours = _colours()
-    shown = {plain(label): label for label in labels if (long["run"] == plain(label)).any()}
+    figure, axes = new_figure(0.34 * len(labels) + 1.1)
+    palette = colours()
+    names = {marked(label, rows[label]["kind"]): label for label in labels}
+    shown = {name: label for name, label in names.items() if (long["run"] == name).any()}
     if len(long):
         sns.boxplot(
             long,
@@ -113,7 +159,7 @@ def gene_figure(runs: Sequence[StoredRun]) -> Figure:
             order=list(shown),
             hue="run",
             hue_order=list(shown),
-            palette=[colours[rows[label]["kind"]] for label in shown.values()],
+            palette=[palette[rows[label]["kind"]] for label in shown.values()],
             legend=False,
             fliersize=1.5,
             linewidth=0.9,
@@ -121,18 +167,23 @@ def gene_figure(runs: Sequence[StoredRun]) -> Figure:
             ax=axes,
         )
     axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
-    axes.set_xlabel("PCC of a gene, mean over sections")
+    label_x(axes, "PCC of a gene, mean over sections")
     axes.set_ylabel("")
     return figure
 
 
-def cost_figure(runs: Sequence[StoredRun]) -> Figure:
-    """Score against training time in seconds; the area of a point shows peak memory."""
+def cost_figure(runs: Sequence[StoredRun]) -> Figure | None:
+    """Score against training time in seconds; the area of a point shows peak memory.
+
+    None where fewer than two runs have a cost: controls are left out unless there is nothing else.
+    """
     table = score_table(runs)
     table = _contestants(table[table[LEADING].notna()])  # controls cost nothing
+    if len(table) < 2:
+        return None
     memory = {row.key: max(map(peak_memory, row.runs)) for row in by_seed(runs)}
-    figure, axes = blank_figure(3.6)
-    colours = _colours()
+    figure, axes = new_figure(3.6)
+    palette = colours()
     seconds = table["fit_seconds"].clip(lower=0.01)
     for (_, row), time in zip(table.iterrows(), seconds, strict=True):
         gigabytes = memory[row["key"]] / 1024
@@ -140,22 +191,22 @@ def cost_figure(runs: Sequence[StoredRun]) -> Figure:
             [time],
             [row[LEADING]],
             s=30 + 60 * gigabytes,
-            color=colours[row["kind"]],
+            color=palette[row["kind"]],
             alpha=0.75,
             linewidths=0,
-            marker=_marker(row),
+            marker=marker(row["kind"]),
         )
         axes.annotate(
             plain(row["method"]),
             (time, row[LEADING]),
             xytext=(6, 4),
             textcoords="offset points",
-            fontsize=8,
+            fontsize=points(8),
         )
     axes.set_xscale("log")
     axes.margins(x=0.18, y=0.12)
-    _apart(figure, axes)
-    axes.set_xlabel("seconds of training, all folds (area: peak memory)")
+    move_apart(figure, axes)
+    label_x(axes, "seconds of training, all folds (area: peak memory)")
     axes.set_ylabel(BY_NAME[LEADING].heading)
     return figure
 
@@ -186,14 +237,14 @@ def rank_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure | Non
             corrected = not np.isnan(row["permutation_holm"])
             value = row["permutation_holm" if corrected else "permutation"] if able else 1.0
             p.loc[first, second] = p.loc[second, first] = value
-    figure, axes = blank_figure(0.26 * len(ranks) + 1.3)
+    figure, axes = new_figure(0.26 * len(ranks) + 1.3)
     drawn = scikit_posthocs.critical_difference_diagram(
         ranks.set_axis(range(len(ranks))),
         p,
         ax=axes,
-        label_fmt_left="{label} ({rank:.2g})",
-        label_fmt_right="({rank:.2g}) {label}",
-        label_props={"fontsize": 8},
+        label_fmt_left="{label} ({rank:.3g})",
+        label_fmt_right="({rank:.3g}) {label}",
+        label_props={"fontsize": points(8)},
         color_palette=dict.fromkeys(range(len(ranks)), "0.15"),
         crossbar_props={"color": "0.35", "linewidth": 2.5},
         elbow_props={"linewidth": 0.8},
@@ -210,7 +261,7 @@ def rank_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure | Non
         said += "\nno test over fewer than 6 patients has power: all are joined"
     elif few_patients(pairs):
         said += f"\ntoo few patients to tell any of {len(pairs)} pairs apart: all are joined"
-    axes.set_title(said, fontsize=9)
+    axes.set_title(said, fontsize=points(9))
     return figure
 
 
@@ -232,23 +283,6 @@ def _field(runs: Sequence[StoredRun]) -> list[StoredRun]:
     return methods if len(methods) >= 3 else list(runs)
 
 
-def _apart(figure: Figure, axes: Axes) -> None:
-    """Move labels that lie on others to the other side of their point, above or below it."""
-    figure.draw_without_rendering()
-    taken: list[Any] = []
-    for text in axes.texts:
-        for place, side in _PLACES:
-            text.set_position(place)
-            text.set_horizontalalignment("left" if side > 0 else "right")
-            box = text.get_window_extent()
-            if not box.count_overlaps(taken):
-                break
-        taken.append(box)
-
-
-_PLACES = (((6, 4), 1), ((-6, 4), -1), ((6, -11), 1), ((-6, -11), -1))
-
-
 def _labels(scores: pd.DataFrame) -> list[str]:
     return [name for name in scores.columns if name != "patient"]
 
@@ -258,29 +292,3 @@ def _rows_of(table: pd.DataFrame, labels: Sequence[str]) -> dict[str, dict[str, 
     done = table[table["folds"] > 0]
     rows = [{str(name): value for name, value in row.items()} for row in done.to_dict("records")]
     return dict(zip(labels, rows, strict=True))
-
-
-def _colours() -> dict[str, Any]:
-    import seaborn as sns
-
-    palette = sns.color_palette("colorblind")
-    return dict(zip(_KINDS, (palette[0], palette[7], palette[1]), strict=True))
-
-
-def _marker(row: Any) -> str:
-    # Shape encodes the same as colour.
-    return {"method": "o", "control": "s", "oracle": "D"}[row["kind"]]
-
-
-def _kind_legend(axes: Axes, colours: dict[str, Any], kinds: set[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D(
-            [], [], linestyle="", marker=_marker({"kind": kind}), color=colours[kind], label=kind
-        )
-        for kind in _KINDS
-        if kind in kinds
-    ]
-    handles += [line for line in axes.get_lines() if line.get_label() == "noise ceiling"]
-    axes.legend(handles=handles, fontsize=8, frameon=False, loc="best")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.evaluate.scores import BY_NAME, LEADING
-from bench.report.canvas import blank_figure, plain
+from bench.report.figure_style import new_figure, plain
 from bench.report.seeds import SAME, SeedRuns, by_seed
 from bench.report.tables import score_table
 from bench.stored_runs import StoredRun
@@ -42,7 +42,7 @@ def efficiency_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure
         return None
     table = score_table(runs)
     rows = {str(row["key"]): row for row in table.to_dict("records")}
-    figure, axes = blank_figure(3.6)
+    figure, axes = new_figure(3.6)
     ticks: set[float] = set()
     for number, (name, line) in enumerate(sorted(lines.items())):
         points = [

@@ -12,7 +12,7 @@ from bench.data.images.image import thumbnail
 from bench.data.section import Section
 from bench.errors import BenchError, UnknownNameError
 from bench.files import atomic_write
-from bench.report.comparison_figures import plain
+from bench.report.figure_style import plain, scale_bar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def draw_sections(sections: Sequence[Section], path: Path) -> Path:
         size = _spot_points(axes, section, scale)
         axes.scatter(x, y, s=size, facecolors="none", edgecolors=_RING, linewidths=0.6)
         _crop_to_spots(axes, section, scale)
-        _scale_bar(axes, section, scale)
+        scale_bar(axes, section.micrometres_per_pixel / scale)
         axes.set_title(plain(f"{section.name} ({section.adata.n_obs} spots)"), fontsize=8)
     for axes in grid[len(sections) :]:
         axes.set_axis_off()
@@ -74,7 +74,7 @@ def draw_gene(section: Section, gene: str, path: Path) -> Path:
     _background(coloured, section, alpha=0.45)
     for axes in (tissue, coloured):
         _crop_to_spots(axes, section, scale)
-    _scale_bar(tissue, section, scale)
+    scale_bar(tissue, section.micrometres_per_pixel / scale)
     coloured.set_title(plain(gene), fontsize=9, style="italic")
     values = log_expression(section, gene)
     shown = values > 0
@@ -121,25 +121,6 @@ def _crop_to_spots(axes: Axes, section: Section, scale: float) -> None:
     margin = 3 * _diameter(section) * scale
     axes.set_xlim(x.min() - margin, x.max() + margin)
     axes.set_ylim(y.max() + margin, y.min() - margin)
-
-
-def _scale_bar(axes: Axes, section: Section, scale: float) -> None:
-    """A bar of a round number of micrometres, about a fifth of the frame."""
-    left, right = axes.get_xlim()
-    bottom, top = axes.get_ylim()
-    per_pixel = section.micrometres_per_pixel / scale
-    wanted = abs(right - left) * per_pixel / 5
-    power = 10 ** np.floor(np.log10(wanted))
-    length = float(power * max(n for n in (1, 2, 5) if n * power <= wanted))
-    x, y = left + 0.05 * (right - left), bottom + 0.05 * (top - bottom)
-    axes.plot([x, x + length / per_pixel], [y, y], color="black", linewidth=2, zorder=4)
-    axes.text(
-        *(x, y + 0.02 * (top - bottom), f"{length:,.0f} µm"),
-        fontsize=7,
-        va="bottom",
-        zorder=4,
-        bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1},
-    )
 
 
 def log_expression(section: Section, gene: str) -> np.ndarray:

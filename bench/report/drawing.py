@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.files import atomic_write
 from bench.report.comparison_figures import comparison_figures
-from bench.report.maps import domain_maps, gene_maps, section_map, shown_genes, stored_sections
+from bench.report.figure_style import FigureStyle, styled
+from bench.report.maps import domain_maps, gene_maps, shown_genes
+from bench.report.paper import PaperTable
+from bench.report.section_maps import section_map, stored_sections
+from bench.report.summary_figures import summary_figure
+from bench.store import not_writable
 from bench.stored_runs import StoredRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 200
+FORMATS = ("png", "pdf", "svg")
+"""Formats of figures, the usual ones first."""
+
+_NO_TIME: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None},
+    "svg": {"Date": None},
+}
+"""Metadata without a time stamp."""
 
 
 def draw_figures(
@@ -23,8 +37,10 @@ def draw_figures(
     *,
     sections: Sequence[str] = (),
     genes: Sequence[str] = (),
+    style: FigureStyle | None = None,
+    formats: Sequence[str] = FORMATS[:2],
 ) -> list[Path]:
-    """Write every figure of a comparison as PNG and PDF.
+    """Write every figure of a comparison, by default as PNG and PDF.
 
     Parameters
     ----------
@@ -37,6 +53,10 @@ def draw_figures(
         for the domains.
     genes
         Genes of the maps; by default the best-predicted markers.
+    style
+        Size and text; None for those of a page.
+    formats
+        Some of :data:`FORMATS`.
 
     Returns
     -------
@@ -51,6 +71,14 @@ def draw_figures(
         A gene that is not in the panel.
     """
     done = [run for run in runs if run.done]
+    with styled(style or FigureStyle()):
+        figures = _figures(done, sections, genes)
+        return write_figures(figures, folder, formats)
+
+
+def _figures(
+    done: Sequence[StoredRun], sections: Sequence[str], genes: Sequence[str]
+) -> dict[str, Figure]:
     figures: dict[str, Figure] = dict(comparison_figures(done))
     for section in sections or stored_sections(done)[:1]:
         section_shown = section_map(done, section)
@@ -59,13 +87,35 @@ def draw_figures(
         domains = domain_maps(section_shown)
         if domains is not None:
             figures[f"domains-{section}"] = domains
+    return figures
+
+
+def draw_summary(
+    table: PaperTable, folder: Path, style: FigureStyle, formats: Sequence[str] = FORMATS[:2]
+) -> list[Path]:
+    """Write the figure over several datasets; see :func:`draw_figures`."""
+    with styled(style):
+        return write_figures({"summary": summary_figure(table)}, folder, formats)
+
+
+def write_figures(
+    figures: Mapping[str, Figure], folder: Path, formats: Sequence[str]
+) -> list[Path]:
+    """Write figures in some formats; the same results give the same files.
+
+    Raises
+    ------
+    StoreError
+        A file cannot be written.
+    """
     written = []
     for name, figure in figures.items():
-        for kind in ("png", "pdf"):
+        for kind in formats:
             path = folder / f"{name}.{kind}"
-            with atomic_write(path) as temporary:
-                # Without a time stamp, so that the same results give the same file.
-                metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
-                figure.savefig(temporary, format=kind, dpi=_DPI, metadata=metadata)
+            try:
+                with atomic_write(path) as temporary:
+                    figure.savefig(temporary, format=kind, dpi=_DPI, metadata=_NO_TIME[kind])
+            except OSError as error:
+                raise not_writable(path, error) from error
             written.append(path)
     return written

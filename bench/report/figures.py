@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.files import atomic_write
-from bench.report.comparison_figures import plain
+from bench.report.figure_style import plain
 from bench.store import FoldFolder
 
 if TYPE_CHECKING:

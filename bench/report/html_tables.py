@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 from bench.report.grid import Cell, Grid
@@ -9,6 +10,7 @@ from bench.report.grid import Cell, Grid
 _RULE = "border-top:1.5pt solid #000"
 _THIN = "border-top:0.75pt solid #000"
 _END = "border-bottom:1.5pt solid #000"
+_UNDER = ";border-bottom:0.75pt solid #000"
 _PADDING = "padding:2pt 5pt"
 
 
@@ -43,7 +45,8 @@ def _head(grid: Grid) -> list[str]:
     rows = []
     if grid.groups:
         cells = "".join(
-            f'<th colspan="{size}" style="{_PADDING};{_RULE};text-align:center">{escape(text)}</th>'
+            f'<th colspan="{size}" style="{_PADDING};{_RULE};text-align:center'
+            f'{_UNDER if text else ""}">{escape(text)}</th>'
             for text, size in grid.groups
         )
         rows.append(f"<tr>{cells}</tr>")
@@ -56,7 +59,7 @@ def _head(grid: Grid) -> list[str]:
 
 
 def _cell(grid: Grid, place: int, cell: Cell, style: str) -> str:
-    text = escape(cell.text)
+    text = re.sub(r"^-(?=\d)", "−", escape(cell.text)).replace(" ± ", " ±&nbsp;")
     if cell.rank:
         tag = "b" if cell.rank == "best" else "u"
         value, sign, rest = text.partition(" ±")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.errors import BenchError, UnknownNameError
+from bench.errors import BenchError
 from bench.evaluate.spatial import UNLABELLED, domain_agreement, spatial_domains
-from bench.report.comparison_figures import plain
+from bench.files import printable
+from bench.report.figure_style import WIDE, figure_width, plain, points, scale_bar, signed
 from bench.report.genes import gene_ranking, marker_sets
+from bench.report.section_maps import SectionMap
 from bench.report.tables import score_table
 from bench.stored_runs import StoredRun
 
@@ -21,115 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PANEL = 1.75
-"""Width of a map in inches."""
-
 COLUMNS = 4
 """Maps per row, limited by the width of a page."""
 
 GENES_SHOWN = 3
 RUNS_SHOWN = 6
 """Number of runs whose domains are drawn; gene maps show as many as fit in a row."""
-
-
-@dataclass(frozen=True)
-class SectionMap:
-    """Measured and predicted expression of one section.
-
-    Attributes
-    ----------
-    section
-        Its name.
-    genes
-        Panel.
-    truth
-        (spots, panel) measured expression.
-    predictions
-        (spots, panel) by label, best run first.
-    spatial
-        (spots, 2) full-resolution pixel (x, y).
-    labels
-        (spots,) a pathologist's labels, empty where there is none.
-    image, scale
-        Small copy of the image, None without one, and its pixels per image pixel.
-    """
-
-    section: str
-    genes: tuple[str, ...]
-    truth: np.ndarray
-    predictions: dict[str, np.ndarray]
-    spatial: np.ndarray
-    labels: np.ndarray
-    image: Path | None
-    scale: float
-
-
-def stored_sections(runs: Sequence[StoredRun]) -> list[str]:
-    """Test sections that any run has stored predictions of, in alphabetical order."""
-    names: set[str] = set()
-    for run in runs:
-        if folds := run.predicted:
-            scores = run.scores()
-            names |= {*scores.loc[scores["fold"].isin(folds), "section"]}
-    return sorted(names - {""})
-
-
-def section_map(runs: Sequence[StoredRun], section: str) -> SectionMap:
-    """Truth and predictions of one section, from the runs' stored files.
-
-    Runs with another panel for the section are left out; so are oracles, which have another scale.
-
-    Raises
-    ------
-    UnknownNameError
-        No run has predicted the section.
-    """
-    import anndata
-
-    first: Any = None
-    predictions: dict[str, np.ndarray] = {}
-    facts: dict[str, Any] = {}
-    by_key = {run.facts["key"][:12]: run for run in runs if run.done}
-    for row in score_table(list(by_key.values())).to_dict("records"):
-        run = by_key[row["key"]]
-        if row["kind"] == "oracle":
-            continue
-        for index in run.predicted:
-            fold = run.folder.fold(index)
-            adata = anndata.read_h5ad(fold.path / "predictions.h5ad", backed="r")
-            chosen = np.flatnonzero((adata.obs["section"] == section).to_numpy())
-            if len(chosen):
-                part = adata[chosen].to_memory()
-                if first is None:
-                    first = part
-                if list(part.var_names) == list(first.var_names):
-                    label = row["method"]
-                    while label in predictions:
-                        label += "'"
-                    predictions[label] = np.asarray(part.X)
-                    facts = facts or fold.facts().get("images", {}).get(section, {})
-            adata.file.close()
-    if first is None:
-        raise UnknownNameError("section with predictions", section, stored_sections(runs))
-    image = _image(runs[0], facts.get("file"))
-    return SectionMap(
-        section=section,
-        genes=tuple(first.var_names),
-        truth=np.asarray(first.layers["truth"]),
-        predictions=predictions,
-        spatial=np.asarray(first.obsm["spatial"]),
-        labels=first.obs["label"].astype(str).to_numpy(),
-        image=image,
-        scale=float(facts.get("scale", 1.0)),
-    )
-
-
-def _image(run: StoredRun, name: object) -> Path | None:
-    if not isinstance(name, str):
-        return None
-    folder = (run.folder.results / "images").resolve()
-    path = (run.folder.results / name).resolve()
-    return path if path.is_relative_to(folder) and path.is_file() else None
 
 
 def shown_genes(runs: Sequence[StoredRun], panel: Sequence[str]) -> list[str]:
@@ -165,14 +64,19 @@ def gene_maps(section: SectionMap, genes: Sequence[str]) -> Figure:
     for row, gene in enumerate(genes):
         number = section.genes.index(gene)
         truth = section.truth[:, [number]]
-        _values(grid[row, 0], section, truth[:, 0], f"{gene}\nmeasured")
+        _values(grid[row, 0], section, truth[:, 0], "measured")
+        _gene_name(grid[row, 0], gene)
         for column, label in enumerate(runs, 1):
             prediction = section.predictions[label][:, [number]]
             r = pearson_per_gene(truth, prediction)[0]
-            said = "undefined" if np.isnan(r) else f"PCC {r:.2f}"
-            _values(grid[row, column], section, prediction[:, 0], f"{label}\n{said}")
+            said = "PCC undefined" if np.isnan(r) else f"PCC {signed(r)}"
+            _values(grid[row, column], section, prediction[:, 0], f"{section.name(label)}\n{said}")
+    if section.micrometres_per_pixel is not None:
+        scale_bar(grid[0, 0], section.micrometres_per_pixel)
     title = f"section {plain(section.section)}; each map has its own colour range"
-    figure.suptitle(title, fontsize=9)
+    if section.unit:
+        title += f"\ncolour: {section.unit}"
+    figure.suptitle(title, fontsize=points(9))
     return figure
 
 
@@ -193,11 +97,11 @@ def predicted_maps(section: SectionMap, titles: Mapping[str, str]) -> Figure:
     for unused in axes[len(titles) :]:
         unused.set_axis_off()
     for place, (gene, title) in zip(axes, titles.items(), strict=False):
-        _values(place, section, values[:, section.genes.index(gene)], title)
+        _values(place, section, values[:, section.genes.index(gene)], title, style="italic")
     figure.suptitle(
         f"{plain(section.section)}, predicted by {plain(label)}\n"
         "PCC on unseen sections; each map has its own colour range",
-        fontsize=9,
+        fontsize=points(9),
     )
     return figure
 
@@ -219,16 +123,21 @@ def domain_maps(section: SectionMap) -> Figure | None:
     named = np.isin(section.labels, names)
     codes = np.array([names.index(name) if name in names else -1 for name in section.labels])
     _codes(axes[0], section, codes, "pathologist")
+    if section.micrometres_per_pixel is not None:
+        scale_bar(axes[0], section.micrometres_per_pixel)
     panels = {"measured": section.truth, **{label: section.predictions[label] for label in runs}}
     for column, (label, expression) in enumerate(panels.items(), 1):
         clusters = np.full(len(section.labels), -1)
         clusters[named] = _matched(spatial_domains(expression[named], len(names)), codes[named])
         ari, _ = domain_agreement(expression, list(section.labels))
-        _codes(axes[column], section, clusters, f"{label}\nARI {ari:.2f}")
+        _codes(axes[column], section, clusters, f"{section.name(label)}\nARI {signed(ari)}")
     figure.suptitle(
-        f"section {plain(section.section)}: k-means domains, coloured by the label that they"
-        " overlap most",
-        fontsize=9,
+        textwrap.fill(
+            f"section {plain(section.section)}: k-means domains, coloured by the label that they"
+            " overlap most",
+            int(figure_width() * 12),
+        ),
+        fontsize=points(9),
     )
     _label_legend(figure, names)
     return figure
@@ -251,9 +160,10 @@ def _panels(rows: int, columns: int, section: SectionMap) -> tuple[Figure, np.nd
 
     extent = np.ptp(section.spatial, axis=0)
     tall = float(np.clip(extent[1] / max(extent[0], 1.0), 0.6, 1.6))
-    figure = Figure(
-        figsize=(PANEL * columns, (PANEL * tall + 0.45) * rows + 0.5), layout="constrained"
-    )
+    # Maps of a figure with fewer columns are as large as those of a full row.
+    panel = figure_width() / COLUMNS
+    size = (panel * columns, (panel * tall + points(0.075) * 9) * rows + points(0.05) * 9)
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -293,12 +203,39 @@ def _spot_area(section: SectionMap) -> float:
         return 40.0
     pitch = float(np.median(cKDTree(section.spatial).query(section.spatial, k=2)[0][:, 1]))
     width = 1.1 * max(np.ptp(section.spatial, axis=0).max(), 1.0)
-    return float((0.8 * pitch / width * PANEL * 72) ** 2)
+    return float((0.8 * pitch / width * figure_width() / COLUMNS * 72) ** 2)
 
 
-def _values(axes: Axes, section: SectionMap, values: np.ndarray, title: str) -> None:
+def _fitted(title: str) -> str:
+    """Title of a map with long names broken into two lines, the rest of them left out."""
+    letters = int(figure_width() / COLUMNS * 72 / (0.55 * points(8)))
+    lines = [
+        part
+        for line in title.split("\n")
+        for part in textwrap.wrap(printable(line), letters, max_lines=2, placeholder="…")
+    ]
+    return "\n".join(map(plain, lines))
+
+
+def _gene_name(axes: Axes, gene: str) -> None:
+    """Symbol of a gene in italics, beside the first map of its row."""
+    axes.text(
+        *(-0.06, 0.5, plain(gene)),
+        transform=axes.transAxes,
+        rotation=90,
+        ha="right",
+        va="center",
+        style="italic",
+        fontsize=points(9),
+    )
+
+
+def _values(
+    axes: Axes, section: SectionMap, values: np.ndarray, title: str, style: str = "normal"
+) -> None:
+    """One map with its colour bar, whose ends are the lowest and the highest value."""
     _background(axes, section)
-    axes.scatter(
+    drawn = axes.scatter(
         section.spatial[:, 0],
         section.spatial[:, 1],
         c=values,
@@ -307,7 +244,17 @@ def _values(axes: Axes, section: SectionMap, values: np.ndarray, title: str) -> 
         linewidths=0,
         alpha=0.9,
     )
-    axes.set_title(plain(title), fontsize=8)
+    axes.set_title(_fitted(title), fontsize=points(8), style=style)
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return  # one value everywhere has no range
+    bar = axes.figure.colorbar(
+        drawn, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02, aspect=25, shrink=0.8
+    )
+    digits = 1 if high - low >= 1 else 2
+    bar.set_ticks([low, high], labels=[signed(low, digits), signed(high, digits)])
+    bar.ax.tick_params(labelsize=points(6.5), length=2, pad=1.5)
+    bar.outline.set_visible(False)
 
 
 def _palette(number: int) -> list[Any]:
@@ -322,7 +269,7 @@ def _codes(axes: Axes, section: SectionMap, codes: np.ndarray, title: str) -> No
     colours = [palette[code] if code >= 0 else (0.8, 0.8, 0.8) for code in codes]
     x, y = section.spatial[:, 0], section.spatial[:, 1]
     axes.scatter(x, y, c=colours, s=_spot_area(section), linewidths=0, alpha=0.9)
-    axes.set_title(plain(title), fontsize=8)
+    axes.set_title(_fitted(title), fontsize=points(8))
 
 
 def _label_legend(figure: Figure, names: Sequence[str]) -> None:
@@ -333,7 +280,7 @@ def _label_legend(figure: Figure, names: Sequence[str]) -> None:
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(len(names), 5),
-        fontsize=8,
+        ncols=min(len(names), 5 if figure_width() >= WIDE else 3),
+        fontsize=points(8),
         frameon=False,
     )

@@ -14,6 +14,7 @@ import pandas as pd
 
 from bench.errors import BenchError, StoreError, UnknownNameError
 from bench.files import atomic_write
+from bench.inventory import named_runs, without_replaced
 from bench.protocol.audit import TITLES
 from bench.report.comparison_figures import comparison_figures
 from bench.report.footnotes import footnotes
@@ -22,8 +23,9 @@ from bench.report.page_maps import Row, map_needs, packed_images, packed_maps, s
 from bench.report.pairs import pair_notes, pair_table, pairs_for_people
 from bench.report.presets import preset_note, shown_preset
 from bench.report.seeds import by_seed
-from bench.report.sheets import FIRST, leaderboard, sheet, templates
+from bench.report.sheets import FIRST, leaderboard, sheet
 from bench.report.tables import newest, row_name, score_table
+from bench.report.templates import rendered
 from bench.store import FAILURE
 from bench.stored_runs import StoredRun, stored_names, stored_runs
 
@@ -37,7 +39,7 @@ _FIGURES = {
     "scores": (
         "Scores",
         "Mean PCC(ACG) of every run with its 95 % interval over patients and its test sections as"
-        " points; the band is the noise ceiling.",
+        " points; the dashed rule is the noise ceiling.",
     ),
     "genes": ("Genes", "PCC of every gene, mean over sections, as one box a run."),
     "critical-difference": (
@@ -49,6 +51,16 @@ _FIGURES = {
         "Data efficiency",
         "Mean PCC(ACG) of every method against the number of training patients in each fold, with"
         " its 95 % interval over test patients.",
+    ),
+    "encoders": (
+        "Encoders",
+        "Mean PCC(ACG) by image encoder with its 95 % interval; an open point is the encoder with"
+        " random weights.",
+    ),
+    "gene-scatter": (
+        "Two methods by gene",
+        "PCC of every gene under the best method against that under the second best, means over"
+        " sections.",
     ),
     "cost": (
         "Cost",
@@ -68,7 +80,8 @@ class ComparedRuns:
     runs
         Runs on the page.
     older
-        Number of runs left out, because a newer one differs only in code or versions.
+        Number of runs left out, because a newer one differs only in code or versions, or because
+        they failed and a later one of the method did not.
     """
 
     dataset: str
@@ -105,7 +118,7 @@ def stored_comparisons(
     for name in names:
         for of in sorted(stored[name]):
             if protocol in {None, of} and (runs := stored_runs(results, name, of, "figures")):
-                kept = newest(runs)
+                kept = named_runs(without_replaced(newest(runs)))
                 listed.append(ComparedRuns(name, of, kept, len(runs) - len(kept)))
     if not listed:
         raise BenchError(f"{results}: no runs here; make some with 'bench run'")
@@ -147,8 +160,6 @@ def write_page(results: Path, path: Path, comparisons: Sequence[ComparedRuns]) -
 
 def page(results: Path, comparisons: Sequence[ComparedRuns]) -> str:
     """The page as text; see :func:`write_page`."""
-    from matplotlib import colormaps
-
     tables = [score_table(comparison.runs) for comparison in comparisons]
     rows = [
         named_rows(comparison.runs, table)
@@ -156,17 +167,12 @@ def page(results: Path, comparisons: Sequence[ComparedRuns]) -> str:
     ]
     images = packed_images(results, [row for of_one in rows for row in of_one])
     maps = _maps(rows, MAP_BYTES - sum(len(image["source"]) for image in images.values()))
-    viridis = [colormaps["viridis"](step, bytes=True)[:3] for step in range(256)]
     one = comparisons[0]
-    return (
-        templates()
-        .get_template("page.html.jinja")
-        .render(
-            title=one.heading if len(comparisons) == 1 else "All runs",
-            parts=[_part(*part) for part in zip(comparisons, tables, rows, maps, strict=True)],
-            images=images,
-            viridis="".join(f"{value:02x}" for colour in viridis for value in colour),
-        )
+    return rendered(
+        "page.html.jinja",
+        title=one.heading if len(comparisons) == 1 else "All runs",
+        parts=[_part(*part) for part in zip(comparisons, tables, rows, maps, strict=True)],
+        images=images,
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 
 from bench.data.images.image import open_image
 from bench.errors import DataError
 from bench.report.genes import marker_sets
+from bench.report.packing import BASE64, as_base64, image_address, pitch, quantised
 from bench.store import FoldFolder
 from bench.stored_runs import StoredRun
 
@@ -23,8 +21,8 @@ IMAGE_BYTES = 8_000_000
 """Maximum size of the images of a page together."""
 
 _IMAGE_SIDES = (600, 420, 300, 200, 120)
-_STORED_IMAGE_PIXELS = 4_000_000
-_BASE64 = 4 / 3
+STORED_IMAGE_PIXELS = 4_000_000
+"""Pixels of the largest small image that is opened."""
 _NUMBERS = 3 * 4
 """Bytes of a gene's lowest and highest value and its PCC in one map."""
 
@@ -121,10 +119,10 @@ def map_needs(rows: Sequence[Row]) -> Needs:
     drawn = spots.reindex(pd.MultiIndex.from_frame(table[["row", "section"]])).to_numpy()
     # A map with one value per gene, such as that of the mean, is stored without its spots.
     flat = table.groupby(["row", "section"])["pcc"].transform("count") == 0
-    table["size"] = _BASE64 * (np.where(flat, 0.0, drawn) + _NUMBERS)
+    table["size"] = BASE64 * (np.where(flat, 0.0, drawn) + _NUMBERS)
     size = table.groupby("gene")["size"].sum()
     largest = table.assign(spots=drawn).groupby(["gene", "section"])["spots"].max()
-    size += _BASE64 * (largest.groupby("gene").sum() + _NUMBERS)
+    size += BASE64 * (largest.groupby("gene").sum() + _NUMBERS)
     contestants = table[table["kind"] == "method"]
     pcc = (contestants if len(contestants) else table).groupby("gene")["pcc"].mean()
     order = pd.DataFrame({"size": size, "pcc": pcc.reindex(size.index).fillna(-2.0)}).reset_index()
@@ -226,8 +224,8 @@ def _read_fold(
         # Methods that read no image may have been run without images.
         variant.image = variant.image or images.get(section, {}).get("file")
         variant.maps[number] = {
-            **_quantised(predicted[here]),
-            "pcc": _base64(of_genes["pcc"].to_numpy(), "<f4"),
+            **quantised(predicted[here]),
+            "pcc": as_base64(of_genes["pcc"].to_numpy(), "<f4"),
             "row": number,
         }
 
@@ -238,39 +236,14 @@ def _packed(variant: _Variant, label: str, position: Mapping[str, int]) -> dict[
         "name": label,
         "patient": variant.patient,
         "genes": [position[gene] for gene in variant.panel],
-        "x": _base64(variant.spatial[:, 0], "<f4"),
-        "y": _base64(variant.spatial[:, 1], "<f4"),
-        "pitch": _pitch(variant.spatial),
+        "x": as_base64(variant.spatial[:, 0], "<f4"),
+        "y": as_base64(variant.spatial[:, 1], "<f4"),
+        "pitch": pitch(variant.spatial),
         "image": variant.image,
-        "ceiling": _base64(variant.ceiling, "<f4"),
-        "truth": _quantised(variant.truth),
+        "ceiling": as_base64(variant.ceiling, "<f4"),
+        "truth": quantised(variant.truth),
         "maps": [variant.maps[number] for number in sorted(variant.maps)],
     }
-
-
-def _quantised(values: np.ndarray) -> dict[str, str]:
-    """Lowest and highest value of each column, and all values in 256 steps between them."""
-    low, high = values.min(axis=0), values.max(axis=0)
-    span = np.where(high > low, high - low, 1)
-    steps = np.rint((values - low) / span * 255).astype(np.uint8)
-    return {
-        "low": _base64(low, "<f4"),
-        "high": _base64(high, "<f4"),
-        "values": _base64(steps.T, "u1") if steps.any() else "",
-    }
-
-
-def _base64(values: np.ndarray, kind: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, dtype=kind).tobytes()).decode()
-
-
-def _pitch(spatial: np.ndarray) -> float:
-    """Median distance of a spot to the nearest other one, in pixels of the image."""
-    if len(spatial) < 2:
-        return 1.0
-    nearest = cKDTree(spatial).query(spatial, k=2)[0][:, 1]
-    pitch = float(np.median(nearest))
-    return round(pitch, 3) if pitch > 0 else 1.0
 
 
 def packed_images(results: Path, rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
@@ -305,10 +278,8 @@ def packed_images(results: Path, rows: Iterable[Row]) -> dict[str, dict[str, Any
 
 
 def _packed_image(path: Path, scale: float, side: int) -> dict[str, Any]:
-    with open_image(path, _STORED_IMAGE_PIXELS) as image:
+    with open_image(path, STORED_IMAGE_PIXELS) as image:
         width, height = (edge / scale for edge in image.size)
         image.thumbnail((side, side))
-        stream = io.BytesIO()
-        image.convert("RGB").save(stream, format="JPEG", quality=80)
-    content = base64.b64encode(stream.getvalue()).decode()
-    return {"source": f"data:image/jpeg;base64,{content}", "width": width, "height": height}
+        source = image_address(image.convert("RGB"), quality=80)
+    return {"source": source, "width": width, "height": height}

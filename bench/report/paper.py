@@ -67,29 +67,33 @@ class PaperRow:
     kind
         ``method``, ``control``, ``oracle`` or ``published``.
     preset, seed, key
-        Of the runs; the key is that of the first run.
+        Of the runs; several seeds are a text such as ``0-4``, the key is that of the first run.
     source
         Where published numbers are from.
     cells
         By dataset and score.
     rank
         Mean rank over the columns; NaN where a value is missing.
+    made_by
+        Method, if the row was given a label of its own.
     """
 
     label: str
     printed: PrintedMethod
     kind: str
     preset: str = "-"
-    seed: int | None = None
+    seed: int | str | None = None
     key: str = ""
     source: str = ""
     cells: dict[Column, PaperValue] = field(default_factory=dict)
     rank: float = math.nan
+    made_by: str = ""
 
     @property
     def method(self) -> str:
         """Name without preset and encoder, by which rows of one method stand together."""
-        return self.label.removeprefix("tuned:").removeprefix("released:").partition("[")[0]
+        made_by = self.made_by or self.label
+        return made_by.removeprefix("tuned:").removeprefix("released:").partition("[")[0]
 
 
 @dataclass
@@ -191,7 +195,9 @@ def _rows_of(
     by_key = {run.facts["key"][:12]: run.facts for run in runs}
     for line in table.to_dict("records"):
         facts = by_key[line["key"]]
-        label = published_label(facts["label"], line["changes"])
+        made_by = published_label(facts.get("method_label", facts["label"]), line["changes"])
+        label = facts["label"] if "method_label" in facts else made_by
+        printed = printed_method(made_by)
         changes = {} if facts.get("tuned") else line["changes"]
         settings = [facts["label"], line["preset"], line["seed"], changes]
         whole = line["folds"] == line["n_folds"]
@@ -213,12 +219,13 @@ def _rows_of(
                 )
         row = PaperRow(
             label,
-            printed_method(label),
+            printed if label == made_by else PrintedMethod(label, printed.citation),
             line["kind"],
             str(line["preset"]),
-            int(line["seed"]),
+            line["seed"],
             str(line["key"]),
             cells=values,
+            made_by=made_by,
         )
         yield json.dumps(settings, sort_keys=True, default=str), row
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,11 @@ def beside_published(
         row, with the score that is published first.
     """
     ours = score_table(runs)
+    given = {r.facts["key"][:12]: r.facts for r in runs if "method_label" in r.facts}
+    made_by = {key: facts["method_label"] for key, facts in given.items()}
     ours["row"] = [
-        published_label(row["method"], row["changes"]) + limited(row["train_patients"])
+        published_label(made_by.get(row["key"], row["method"]), row["changes"])
+        + limited(row["train_patients"])
         for row in ours.to_dict("records")
     ]
     wanted = published[published["protocol"] == protocol]
@@ -89,7 +92,7 @@ def beside_published(
             value = row.get(said["score"], float("nan"))
             rows.append(
                 {
-                    "method": said["method"],
+                    "method": given.get(row.get("key", ""), {}).get("label", said["method"]),
                     "preset": row.get("preset", "not run"),
                     "score": said["score"],
                     "ours": value,
@@ -105,7 +108,7 @@ def beside_published(
             )
     if rows:
         others = ours[~ours["row"].isin(wanted["method"])]
-        rows += [_ours_alone(row, rows[0]["score"]) for row in others.to_dict("records")]
+        rows += [_ours_alone(row, rows[0]["score"], given) for row in others.to_dict("records")]
     columns = [
         *("method", "preset", "score", "ours", "ours_sd", "published", "published_sd"),
         *("difference", "comparable", "reason", "source", "obtained"),
@@ -125,11 +128,11 @@ def published_label(method: str, changes: Mapping[str, Any]) -> str:
     return method if "[" in method or not isinstance(encoder, str) else f"{method}[{encoder}]"
 
 
-def _ours_alone(row: Mapping[Any, Any], score: str) -> dict[str, Any]:
+def _ours_alone(row: Mapping[Any, Any], score: str, given: Container[str]) -> dict[str, Any]:
     """Row of a run without a published number."""
     nothing = float("nan")
     return {
-        "method": row["row"],
+        "method": row["row"] if row["key"] not in given else row["method"],
         "preset": row["preset"],
         "score": score,
         "ours": row.get(score, nothing),

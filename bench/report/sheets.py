@@ -1,20 +1,16 @@
-"""Templates of the HTML pages, and tables as they take them."""
+"""Tables as the templates of the HTML pages take them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from bench.evaluate.scores import BY_NAME, SCORES
 from bench.report.footnotes import BY_FOLD_HEADING
 from bench.report.tables import for_people
-
-if TYPE_CHECKING:
-    import jinja2
 
 _LOW_IS_BEST = {
     *(score.heading for score in SCORES if score.better == "lower"),
@@ -30,30 +26,6 @@ FIRST = (
 
 _NUMBER = re.compile(r"(?:< )?([+-]?\d+(?:\.\d+)?)(?: ± .*| to .*| %|/\d+)?")
 """Pattern of a cell that is sorted by its first number."""
-
-
-def templates() -> jinja2.Environment:
-    """Templates of the package by name, with all values escaped."""
-    import jinja2
-
-    def source(name: str) -> str | None:
-        path = files("bench.report").joinpath(name)
-        return path.read_text(encoding="utf-8") if path.is_file() else None
-
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(source),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    # Values that a browser's JSON.parse refuses must not be written.
-    environment.policies["json.dumps_kwargs"] = {
-        "sort_keys": True,
-        "allow_nan": False,
-        "separators": (",", ":"),
-    }
-    return environment
 
 
 def leaderboard(table: pd.DataFrame) -> pd.DataFrame:

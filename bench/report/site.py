@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -27,7 +28,7 @@ from bench.errors import StoreError
 from bench.evaluate.scores import BY_NAME, LEADING
 from bench.records import read_record, write_record
 from bench.report.formats import write_table
-from bench.report.sheets import FIRST, leaderboard, sheet, templates
+from bench.report.sheets import FIRST, leaderboard, sheet
 from bench.report.site_content import (
     INDEX_COLUMNS,
     SiteRow,
@@ -38,11 +39,9 @@ from bench.report.site_content import (
 )
 from bench.report.site_genes import SCALE, gene_matrix
 from bench.report.site_methods import about_dataset, about_method, about_methods
+from bench.report.templates import rendered
 from bench.staging import flush, put_in_place, staging_folder, write_staged
 from bench.version import __version__
-
-if TYPE_CHECKING:
-    import jinja2
 
 MARKER = "site.json"
 _KIND = "spotbench site"
@@ -50,6 +49,7 @@ _ON_INDEX = 10
 _NOTES = 40
 _SETTINGS = 30
 _HISTORY = 500
+_OF_A_METHOD = 50
 _MANY_RUNS = 500
 """Runs from which on several processes are worth their start."""
 
@@ -108,7 +108,6 @@ def write_site(
     places = site_places(sources)
     check_target(out)
     with staging_folder(out.parent, "site") as staged:
-        environment = templates()
         summary = _Summary()
         for written in _write_rankings(staged, tuple(sources), places):
             if written is not None:
@@ -117,13 +116,14 @@ def write_site(
                 say(f"{written.parts[0]['heading']}: {len(written.rows)} rows")
         if not summary.rows:
             raise StoreError(f"{sources[0]}: no run with a finished fold")
-        methods = _write_methods(staged, environment, summary)
-        _write_history(staged, environment, summary, archives)
-        index = environment.get_template("site_index.html.jinja")
+        methods = _write_methods(staged, summary)
+        _write_history(staged, summary, archives)
         told = {"parts": summary.parts, "total": len(summary.rows)}
-        write_staged(staged / "index.html", index.render(**_frame("index.html"), **told))
+        write_staged(
+            staged / "index.html", rendered("site_index.html.jinja", **_frame("index.html"), **told)
+        )
         for name in ("site.css", "site.js"):
-            write_staged(staged / name, environment.get_template(f"{name}.jinja").render())
+            write_staged(staged / name, rendered(f"{name}.jinja"))
         write_record(staged / MARKER, {"kind": _KIND, "spotbench": __version__})
         flush(staged)
         put_in_place(staged, out)
@@ -176,9 +176,9 @@ def _write_ranking(
     ranking = read_ranking(sources, *place, slug)
     if ranking is None:
         return None
-    environment = templates()
     links = [f"../methods/{file_name(row.method)}.html" for row in ranking.rows]
-    page = environment.get_template("site_dataset.html.jinja").render(
+    page = rendered(
+        "site_dataset.html.jinja",
         **_frame("", 1),
         part=ranking,
         about=about_dataset(ranking.dataset),
@@ -196,8 +196,11 @@ def _write_ranking(
         {"name": row.name, "kind": kind}
         for row, kind in zip(ranking.rows, ranking.kinds, strict=True)
     ]
-    page = environment.get_template("site_genes.html.jinja").render(
-        **_frame("", 1), part=ranking, data={**matrix.overview(), "rows": rows, "scale": SCALE}
+    page = rendered(
+        "site_genes.html.jinja",
+        **_frame("", 1),
+        part=ranking,
+        data={**matrix.overview(), "rows": rows, "scale": SCALE},
     )
     write_staged(staged / "genes" / f"{slug}.html", page)
     for number, text in enumerate(matrix.pieces()):
@@ -218,25 +221,27 @@ def _write_ranking(
     return _Summary([part], [(slug, ranking.heading, row) for row in ranking.rows])
 
 
-def _write_methods(staged: Path, environment: jinja2.Environment, summary: _Summary) -> int:
+def _write_methods(staged: Path, summary: _Summary) -> int:
     """Pages of the methods, and the list of them; their number."""
     installed = about_methods()
     of_file: dict[str, list[tuple[str, str, SiteRow]]] = {}
     for entry in summary.rows:
         of_file.setdefault(file_name(entry[2].method), []).append(entry)
-    template = environment.get_template("site_method.html.jinja")
     listed = []
     for name, entries in sorted(of_file.items()):
         title = entries[0][2].method
         about = about_method(title, installed)
-        page = template.render(
+        best = _best_of_each(entries)
+        page = rendered(
+            "site_method.html.jinja",
             **_frame("", 1),
             name=title,
             about=about,
+            hidden=len(entries) - len(best),
             table=sheet(
-                pd.DataFrame([_of_method(heading, row) for _, heading, row in entries]),
-                ["method" if row.rank else "control" for _, _, row in entries],
-                links=[f"../datasets/{slug}.html" for slug, _, _ in entries],
+                pd.DataFrame([_of_method(heading, row) for _, heading, row in best]),
+                ["method" if row.rank else "control" for _, _, row in best],
+                links=[f"../datasets/{slug}.html" for slug, _, _ in best],
             ),
             settings=settings_of_rows([(heading, row) for _, heading, row in entries]),
             shown_settings=_SETTINGS,
@@ -252,7 +257,8 @@ def _write_methods(staged: Path, environment: jinja2.Environment, summary: _Summ
                 "best rank": str(min(ranks)) if ranks else "–",
             }
         )
-    page = environment.get_template("site_methods.html.jinja").render(
+    page = rendered(
+        "site_methods.html.jinja",
         **_frame("methods.html"),
         table=sheet(
             pd.DataFrame(listed), links=[f"methods/{name}.html" for name in sorted(of_file)]
@@ -260,6 +266,19 @@ def _write_methods(staged: Path, environment: jinja2.Environment, summary: _Summ
     )
     write_staged(staged / "methods.html", page)
     return len(of_file)
+
+
+def _best_of_each(
+    entries: Sequence[tuple[str, str, SiteRow]],
+) -> list[tuple[str, str, SiteRow]]:
+    """The first rows of a method in each ranking, so that its page stays small."""
+    times: Counter[str] = Counter()
+    kept = []
+    for entry in entries:
+        times[entry[0]] += 1
+        if times[entry[0]] <= _OF_A_METHOD:
+            kept.append(entry)
+    return kept
 
 
 def _of_method(heading: str, row: SiteRow) -> dict[str, str]:
@@ -273,7 +292,6 @@ def _of_method(heading: str, row: SiteRow) -> dict[str, str]:
 
 def _write_history(
     staged: Path,
-    environment: jinja2.Environment,
     summary: _Summary,
     archives: Sequence[tuple[str, bytes]],
 ) -> None:
@@ -296,7 +314,8 @@ def _write_history(
     write_staged(staged / "data" / "history.csv", write_table(table, table, (), "csv"))
     for name, content in archives:
         write_staged(staged / "data" / name, content)
-    page = environment.get_template("site_history.html.jinja").render(
+    page = rendered(
+        "site_history.html.jinja",
         **_frame("history.html"),
         table=sheet(table.head(_HISTORY)),
         total=len(table),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -47,6 +47,11 @@ class View:
     def names_columns(self) -> bool:
         """Whether single columns are asked for."""
         return bool(self.columns) and self.columns != EVERYTHING
+
+    def among(self, labels: Sequence[str]) -> View:
+        """The view with only those of its rows that are among some labels."""
+        here = (m for m in self.methods if any(is_wanted(label, [m]) for label in labels))
+        return replace(self, methods=tuple(here))
 
     def digits(self, score: Score) -> int:
         """Digits after the point of a score; a count has none."""

@@ -120,7 +120,7 @@ def _by_rates(job: Job, preset: str) -> FitCost | None:
     epochs = spec.config.get("epochs")
     if rate is None or preset != "authors" or spec.shuffled or not isinstance(epochs, int):
         return None
-    train = job.source.folds.folds[job.fold].train
+    train = job.source.learned
     spots = len(job.source.dataset.section(train[0]).adata) * len(train)
     return FitCost(
         seconds=spots * epochs / rate["images"],
@@ -130,7 +130,7 @@ def _by_rates(job: Job, preset: str) -> FitCost | None:
 
 
 def _training_sections(job: Job) -> int:
-    return len(job.source.folds.folds[job.fold].train)
+    return len(job.source.learned)
 
 
 def total(costs: Sequence[FitCost]) -> dict[str, Any]:

@@ -21,13 +21,10 @@ from pydantic import (
 
 from bench.data.card import first_fault
 from bench.errors import DataError, UnknownNameError
-from bench.execute.request import Request
+from bench.execute.request import MOST_SEEDS, Request
 from bench.files import canonical_hash, one_line, printable
 from bench.method_references import SHUFFLED
 from bench.yaml_files import read_yaml
-
-MOST_SEEDS = 100
-"""Seeds of a part at most."""
 
 _DEEPEST = 10
 _FILES = {".yaml", ".yml", ".py"}
@@ -64,6 +61,10 @@ def seed_list(value: Any) -> tuple[int, ...]:
 
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 def _shown(text: str) -> str:
@@ -167,7 +168,9 @@ class StudyPart(_Declared):
     folds: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     seeds: _Seeds = (0,)
     test_dataset: StrictStr | None = None
-    train_patients: tuple[Annotated[int, Field(ge=1)] | Literal["all"], ...] = ()
+    train_patients: Annotated[
+        tuple[Annotated[int, Field(ge=1)] | Literal["all"], ...], BeforeValidator(_as_list)
+    ] = ()
     rows: tuple[Annotated[StudyRow, BeforeValidator(_as_row)], ...] = Field(min_length=1)
     encoders: _Names = ()
     random_encoders: StrictBool = Request.random_encoders

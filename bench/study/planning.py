@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.data.card import join_names
+from bench.data.dataset import Dataset
 from bench.data.folders import is_here
 from bench.errors import BenchError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
@@ -15,7 +16,7 @@ from bench.execute.method_specs import MethodSpec, resolve_methods
 from bench.execute.plan import Job, Plan, PlannedRun, make_plan
 from bench.execute.request import Request
 from bench.files import canonical_hash
-from bench.protocol.rules import find_protocol
+from bench.protocol.rules import Protocol, find_protocol
 from bench.registry import collection, dataset_card, dataset_name
 from bench.study.declaration import Study, StudyPart, StudyRow
 
@@ -36,7 +37,7 @@ class StudyOptions:
     device, precision
         As of ``bench run``.
     only
-        Names of parts, datasets and rows to be taken; empty: all.
+        Names of parts, datasets and rows to be taken; each kind restricts, empty: all.
     partial
         Whether sections whose image is missing may be left out.
     elsewhere
@@ -54,7 +55,7 @@ class StudyOptions:
 
 @dataclass(frozen=True)
 class StudyGroup:
-    """Rows of a part on one dataset with one seed, as one request.
+    """Rows of a part on one dataset, as one request.
 
     Attributes
     ----------
@@ -125,8 +126,8 @@ def plan_study(
         An unknown method, setting, encoder, dataset or protocol, or a name of ``only`` that the
         study does not have: nothing has been planned.
     """
-    _check_only(study, options.only)
-    groups = [group for part in study.parts for group in _groups(study, part, options)]
+    chosen = _chosen(study, options.only)
+    groups = [group for part in study.parts for group in _groups(study, part, options, chosen)]
     planned = []
     for group in groups:
         told(f"{group.part.name}, {group.dataset}: {', '.join(group.labels.values())}")
@@ -140,62 +141,85 @@ def members_of(names: Sequence[str]) -> dict[str, str]:
     return {dataset_card(one).name: one for one in asked}
 
 
-def _check_only(study: Study, only: Sequence[str]) -> None:
-    known = {part.name for part in study.parts}
-    known |= {row.name for part in study.parts for row in part.rows}
-    known |= {one for part in study.parts for one in members_of(study.datasets_of(part))}
+@dataclass(frozen=True)
+class _Chosen:
+    """Parts, datasets and rows that are wanted; each restricts where it is not empty."""
+
+    parts: frozenset[str]
+    datasets: frozenset[str]
+    rows: frozenset[str]
+
+    def part(self, name: str) -> bool:
+        return not self.parts or name in self.parts
+
+    def dataset(self, name: str) -> bool:
+        return not self.datasets or name in self.datasets
+
+    def row(self, row: StudyRow) -> bool:
+        return not self.rows or row.name in self.rows
+
+
+def _chosen(study: Study, only: Sequence[str]) -> _Chosen:
+    parts = {part.name for part in study.parts}
+    datasets = {one for part in study.parts for one in members_of(study.datasets_of(part))}
+    rows = {row.name for part in study.parts for row in part.rows} | {*ORACLES}
     for name in only:
-        if name not in known:
+        if name not in parts | datasets | rows:
+            known = parts | datasets | rows
             raise UnknownNameError(f"part, dataset or row of {study.name}", name, known)
+    asked = frozenset(only)
+    return _Chosen(asked & parts, asked & (datasets - parts), asked & (rows - datasets - parts))
 
 
-def wanted(only: Sequence[str], *names: str) -> bool:
-    """Whether ``--only`` leaves something of these names; it names some of parts, rows, sets."""
-    return not only or any(name in only for name in names)
-
-
-def _groups(study: Study, part: StudyPart, options: StudyOptions) -> Iterator[StudyGroup]:
+def _groups(
+    study: Study, part: StudyPart, options: StudyOptions, chosen: _Chosen
+) -> Iterator[StudyGroup]:
     find_protocol(part.protocol)
+    if part.test_dataset is not None:
+        dataset_card(part.test_dataset)
     for dataset, reference in members_of(study.datasets_of(part)).items():
-        card = dataset_card(reference)
-        for seed in part.seeds:
-            request = Request(
-                methods=(),
-                dataset=reference,
-                protocol=part.protocol,
-                panel=part.panel,
-                folds=part.folds,
-                seed=seed,
-                device=options.device,
-                precision=options.precision,
-                data_root=_folder(options.data_root, dataset, generated=bool(card.generator)),
-                results=options.results,
-                oracles=False,
-                encoders=part.encoders,
-                random_encoders=part.random_encoders,
+        request = Request(
+            methods=(),
+            dataset=reference,
+            protocol=part.protocol,
+            panel=part.panel,
+            folds=part.folds,
+            seed=part.seeds[0],
+            seeds=part.seeds if len(part.seeds) > 1 else (),
+            test_dataset=part.test_dataset,
+            test_data_root=_root_of(options.data_root, part.test_dataset),
+            train_patients=tuple(
+                None if number == "all" else number for number in part.train_patients
+            ),
+            device=options.device,
+            precision=options.precision,
+            data_root=_root_of(options.data_root, reference),
+            results=options.results,
+            oracles=False,
+            encoders=part.encoders,
+            random_encoders=part.random_encoders,
+        )
+        for resolved in _together(part, dataset):
+            rows = [(row, specs) for row, specs in resolved if chosen.row(row)]
+            if not (rows and chosen.part(part.name) and chosen.dataset(dataset)):
+                continue
+            first = rows[0][0]
+            methods = tuple(dict.fromkeys(row.method for row, _ in rows))
+            labels = {
+                row.method: {spec.label: _label(row, spec) for spec in specs} for row, specs in rows
+            }
+            yield StudyGroup(
+                part,
+                dataset,
+                replace(
+                    request,
+                    methods=methods,
+                    preset=first.preset or part.preset,
+                    settings=dict(first.settings),
+                    encoders=request.encoders if _has_encoder(rows) else (),
+                ),
+                labels,
             )
-            for rows in _together(part, dataset):
-                first = rows[0][0]
-                methods = tuple(dict.fromkeys(row.method for row, _ in rows))
-                labels = {
-                    row.method: {spec.label: _label(row, spec) for spec in specs}
-                    for row, specs in rows
-                }
-                names = (part.name, dataset, *(row.name for row, _ in rows))
-                if not wanted(options.only, *names):
-                    continue
-                yield StudyGroup(
-                    part,
-                    dataset,
-                    replace(
-                        request,
-                        methods=methods,
-                        preset=first.preset or part.preset,
-                        settings=dict(first.settings),
-                        encoders=request.encoders if _has_encoder(rows) else (),
-                    ),
-                    labels,
-                )
 
 
 _Resolved = tuple[StudyRow, list[MethodSpec]]
@@ -251,19 +275,26 @@ def _label(row: StudyRow, spec: MethodSpec) -> str:
     return row.label if "encoder" in row.settings else f"{row.label}{bracket}{encoder}"
 
 
-def _folder(root: Path | None, dataset: str, *, generated: bool) -> Path | None:
-    if root is None or (generated and not (root / dataset).is_dir()):
+def _root_of(root: Path | None, dataset: str | None) -> Path | None:
+    """Folder of a dataset in that of all; a generated one needs none."""
+    if root is None or dataset is None:
         return None
-    return root / dataset
+    card = dataset_card(dataset)
+    folder = root / card.name
+    return None if card.generator and not folder.is_dir() else folder
 
 
 def _planned(group: StudyGroup, options: StudyOptions) -> list[StudyGroup]:
     """The group with its plan; where it cannot be met, its rows one by one."""
-    card = dataset_card(group.request.dataset)
-    if not is_here(card, group.request.data_root):
-        where = f" in {group.request.data_root}" if group.request.data_root else ""
-        reason = f"{group.dataset} is not here{where}; see 'bench data get {group.dataset}'"
-        return [replace(group, missing=reason)]
+    request = group.request
+    pairs = [(request.dataset, request.data_root)]
+    pairs += [(request.test_dataset, request.test_data_root)] if request.test_dataset else []
+    for name, root in pairs:
+        card = dataset_card(name)
+        if not is_here(card, root):
+            where = f" in {root}" if root else ""
+            reason = f"{card.name} is not here{where}; see 'bench data get {card.name}'"
+            return [replace(group, missing=reason)]
     try:
         plan = make_plan(group.request, elsewhere=options.elsewhere)
     except BenchError as error:
@@ -271,10 +302,12 @@ def _planned(group: StudyGroup, options: StudyOptions) -> list[StudyGroup]:
             return [replace(group, missing=str(error))]
         each = [_alone(group, method) for method in group.request.methods]
         return [one for some in each for one in _planned(some, options)]
+    opened = [plan.dataset, *([plan.transfer.tested] if plan.transfer else [])]
     lacking = [
         name
-        for name, reason in plan.dataset.left_out.items()
-        if reason.startswith(_NO_IMAGE) and _is_used(plan, name)
+        for dataset in opened
+        for name, reason in dataset.left_out.items()
+        if reason.startswith(_NO_IMAGE) and _is_used(dataset, plan.protocol, name)
     ]
     if lacking and not options.partial:
         reason = f"the images of {len(lacking)} sections are not here ({join_names(lacking, 6)})"
@@ -282,10 +315,9 @@ def _planned(group: StudyGroup, options: StudyOptions) -> list[StudyGroup]:
     return [replace(group, plan=plan)]
 
 
-def _is_used(plan: Plan, section: str) -> bool:
+def _is_used(dataset: Dataset, protocol: Protocol, section: str) -> bool:
     """Whether the protocol would use a section if it were here."""
-    card = plan.dataset.card
-    return plan.protocol.sections == "all" or section in card.published_order
+    return protocol.sections == "all" or section in dataset.card.published_order
 
 
 def _alone(group: StudyGroup, method: str) -> StudyGroup:

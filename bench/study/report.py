@@ -11,11 +11,15 @@ import pandas as pd
 
 from bench.errors import BenchError
 from bench.files import atomic_write, listed
+from bench.report.citations import PrintedMethod, printed_method, write_bibliography
 from bench.report.drawing import draw_figures
 from bench.report.formats import Format, rounded, write_table
 from bench.report.genes import gene_ranking
+from bench.report.headings import comparison_heading
 from bench.report.page import ComparedRuns, write_page
 from bench.report.pairs import render_pairs
+from bench.report.paper import paper_table
+from bench.report.paper_formats import citations, write_paper
 from bench.report.published import read_published, render_published
 from bench.report.tables import render
 from bench.stored_runs import StoredRun, stored_run
@@ -97,7 +101,11 @@ def write_report(study: Study, results: Path, out: Path | None = None) -> list[P
     texts: list[str] = []
     for part in study.parts:
         texts.append(f"## {part.title}")
-        for rows in (one for one in each if one.part == part):
+        of_part = [one for one in each if one.part == part]
+        paper, files_of_paper = _paper(part, of_part, folder / "tables")
+        texts.append(paper)
+        written += files_of_paper
+        for rows in of_part:
             tables = _tables(rows)
             texts += (of["md"] for of in tables.values())
             for name, of in tables.items():
@@ -118,6 +126,33 @@ def write_report(study: Study, results: Path, out: Path | None = None) -> list[P
     return [_write(folder / REPORT, f"{text}\n"), *written]
 
 
+def _paper(part: StudyPart, each: Sequence[_Rows], folder: Path) -> tuple[str, list[Path]]:
+    """Table of a part over its datasets as a paper has it, as Markdown, and its files."""
+    if "table" not in part.make:
+        return "", []
+    runs = {rows.dataset: rows.labelled for rows in each if rows.rows}
+    names = {row.published_as or row.method: row.name for row in part.rows}
+    tables = [published_rows_of(part, rows.dataset) for rows in each]
+    published = pd.concat(tables) if part.published != "none" and tables else None
+    if published is not None:
+        published = published.assign(method=published["method"].map(names))
+    if not runs and (published is None or published.empty):
+        return "", []
+    table = paper_table({} if part.published == "only" else runs, published)
+    cited = {row.name: printed_method(row.base).citation for row in part.rows}
+    for row in table.rows:
+        row.printed = PrintedMethod(row.label, cited.get(row.label))
+    bibliography = write_bibliography(folder / f"{part.name}.bib", citations(table))
+    texts = {
+        ending: write_paper(
+            table, how, title=part.title, ranks=True, bibliography=bibliography.name
+        )
+        for ending, how in {**_ENDINGS, "html": "html"}.items()
+    }
+    paths = [_write(folder / f"{part.name}.{ending}", text) for ending, text in texts.items()]
+    return texts["md"].removeprefix(f"### {part.title}").strip(), [*paths, bibliography]
+
+
 def _stored(part: StudyPart, dataset: str, recorded: Sequence[RecordedRow], results: Path) -> _Rows:
     rows = []
     for row in recorded:
@@ -130,8 +165,8 @@ def _stored(part: StudyPart, dataset: str, recorded: Sequence[RecordedRow], resu
 
 def _tables(rows: _Rows) -> dict[str, dict[str, str]]:
     """Tables of a part on a dataset: by the end of their file's name, then by format."""
-    part, title = rows.part, f"{rows.dataset}, protocol {rows.part.protocol}"
-    runs = rows.labelled
+    part, runs = rows.part, rows.labelled
+    title = comparison_heading(rows.dataset, part.protocol, [run.facts for run in runs])
     tables: dict[str, dict[str, str]] = {}
     if runs and "table" in part.make and part.published != "only":
         tables[""] = {end: render(runs, how, title=title) for end, how in _ENDINGS.items()}

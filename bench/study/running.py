@@ -33,8 +33,8 @@ class RecordedRow:
 
     Attributes
     ----------
-    part, dataset, protocol, label, seed
-        Its place in the study.
+    part, dataset, label, seed, patients
+        Its place in the study; `patients` are those trained on in each fold, None: all.
     folder
         Of its run, below the results folder.
     key
@@ -43,9 +43,9 @@ class RecordedRow:
 
     part: str
     dataset: str
-    protocol: str
     label: str
     seed: int
+    patients: int | None
     folder: str
     key: str
 
@@ -61,12 +61,11 @@ class MissingRow:
     part: str
     dataset: str
     label: str
-    seed: int
     reason: str
 
 
-def _place(row: RecordedRow | MissingRow) -> tuple[str, str, str, int]:
-    return row.part, row.dataset, row.label, row.seed
+def _place(row: RecordedRow | MissingRow) -> tuple[str, str, str]:
+    return row.part, row.dataset, row.label
 
 
 @dataclass(frozen=True)
@@ -99,26 +98,29 @@ def record_study(study: Study, groups: Sequence[StudyGroup], results: Path, whol
     """
     rows = [
         RecordedRow(
-            group.part.name,
-            group.dataset,
-            group.part.protocol,
-            group.labels[run.method_spec.label],
-            group.request.seed,
-            str(run.folder.path.relative_to(results)),
-            run.folder.key,
+            part=group.part.name,
+            dataset=group.dataset,
+            label=group.labels[run.method_spec.label],
+            seed=int(run.facts["seed"]),
+            patients=run.facts.get("train_patients"),
+            folder=str(run.folder.path.relative_to(results)),
+            key=run.folder.key,
         )
         for group in groups
         for run in group.runs
     ]
     missing = [
-        MissingRow(group.part.name, group.dataset, label, group.request.seed, group.missing)
+        MissingRow(group.part.name, group.dataset, label, group.missing)
         for group in groups
         if group.missing
         for label in group.labels.values()
     ]
     path = study_folder(results, study.name) / RECORD
     if not whole and path.is_file():
-        before = read_record(results, study.name)
+        try:
+            before = read_record(results, study.name)
+        except DataError:  # as if nothing had been recorded
+            before = StudyRecord((), ())
         places = {*map(_place, rows), *map(_place, missing)}
         rows += [row for row in before.rows if _place(row) not in places]
         missing += [row for row in before.missing if _place(row) not in places]
@@ -152,7 +154,7 @@ def read_record(results: Path, study: str) -> StudyRecord:
         rows = tuple(RecordedRow(**row) for row in content["rows"])
         missing = tuple(MissingRow(**row) for row in content["missing"])
     except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: is damaged; see 'bench study run {study}'") from error
+        raise DataError(f"{path}: is damaged; 'bench study run' writes it again") from error
     for row in rows:
         parts = Path(str(row.folder)).parts
         if parts[:1] != ("runs",) or ".." in parts:
@@ -203,7 +205,7 @@ def run_groups(
     for group in groups:
         if group.missing or not group.open:
             continue
-        told(f"{group.part.name}, {group.dataset}, seed {group.request.seed}")
+        told(f"{group.part.name}, {group.dataset}")
         try:
             result = run_request(
                 group.request, watcher=watcher, executor=executor, uploads=uploads()
@@ -226,7 +228,7 @@ def plan_facts(group: StudyGroup) -> dict[str, Any]:
     return {
         "part": group.part.name,
         "dataset": group.dataset,
-        "seed": group.request.seed,
+        "seeds": list(group.part.seeds),
         "rows": list(group.labels.values()),
         "fits": len(jobs),
         "done": len(jobs) - len(group.open),

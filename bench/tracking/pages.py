@@ -201,7 +201,8 @@ def compared_map(run: StoredRun, index: int) -> np.ndarray | None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    from bench.report.maps import gene_maps, section_map
+    from bench.report.maps import gene_maps
+    from bench.report.section_maps import section_map
 
     if run.facts["kind"] == "oracle":
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from bench.data.card import FileCard
 from bench.errors import DataError, StoreError
@@ -19,6 +20,7 @@ from bench.execute.executors.ray_object_store import ObjectStore, SentFile, move
 from bench.execute.executors.ray_transfer import SharedDisk
 from bench.execute.plan import make_plan
 from bench.execute.request import Request
+from tests.cli.tiny_dataset import SECTIONS, write_tiny_dataset
 
 
 def put(path):
@@ -95,6 +97,36 @@ def test_a_node_has_nothing_but_what_was_sent(here, damaged, tmp_path, elsewhere
         assert (job.folder.path / name).read_bytes() == (serial / name).read_bytes()
     left = [path.name for path in job.run.path.iterdir()]
     assert left == ["fold-0"]
+
+
+def test_the_sections_of_a_test_dataset_are_sent_too(damaged, tmp_path, elsewhere):
+    other = write_tiny_dataset(tmp_path / "other", "other", (*SECTIONS, "A3", "Y1"))
+    sections = yaml.safe_load(other.card.read_text())["sections"][len(SECTIONS) :]
+    sections[0]["name"] = "A1"  # a name that a training section has too
+    other.edit_card(sections=sections, published_order=["A1", "Y1"])
+    request = Request(
+        methods=("mean",),
+        dataset=str(damaged.card),
+        data_root=damaged.root,
+        test_dataset=str(other.card),
+        test_data_root=other.root,
+        results=tmp_path / "here",
+        oracles=False,
+    )
+    (job,) = make_plan(request).jobs()
+    assert SharedDisk(tmp_path).parcel(job).job.source.tested.root.is_absolute()
+    transfer = ObjectStore()
+    parcel = transfer.parcel(job)
+    for root in (damaged.root, other.root):
+        shutil.move(root, f"{root}-away")
+    shutil.rmtree(elsewhere)
+    with parcel.opened() as there:
+        assert there.source.tested.root.is_relative_to(elsewhere)
+        assert run_jobs([there], JobWatcher()) == []
+        result = parcel.result(there)
+    transfer.take(job, result)
+    scores = job.folder.read_table("scores.parquet")
+    assert set(scores["section"]) == {"A1@other", "Y1", ""}
 
 
 def test_small_images_come_back(here, tmp_path, elsewhere):

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from bench.errors import BenchError, DetachedError
 from bench.execute.executors import node_task, slurm, task_pool
@@ -32,7 +33,13 @@ from bench.execute.request import Request
 from bench.execute.run import run_request
 from bench.report.tables import score_table
 from bench.store import RunFolder
-from tests.cli.tiny_dataset import assert_nothing_half_written, scores_of, write_plugin
+from tests.cli.tiny_dataset import (
+    SECTIONS,
+    assert_nothing_half_written,
+    scores_of,
+    write_plugin,
+    write_tiny_dataset,
+)
 from tests.execute.fake_slurm import NO_ANSWER, FakeSlurm
 
 IN_PROCESS = LocalExecutor(isolation="none")
@@ -159,6 +166,31 @@ def test_a_cluster_computes_what_this_machine_does(cluster, request_for, results
     assert_nothing_half_written(results)
 
 
+def test_seeds_and_training_patients_are_told_apart_in_a_task(
+    cluster, request_for, results, tmp_path
+):
+    variants = {"seeds": (3, 4), "train_patients": (1, None), "folds": (0, 1)}
+    watcher = Recorder()
+    outcome = run(request_for("mean", "coordinates", **variants), watcher, bundle=8)
+    here = request_for("mean", "coordinates", results=tmp_path / "here", **variants)
+    expected = run_request(here, executor=IN_PROCESS)
+    assert outcome.failures == []
+    assert len(watcher.of("done")) == 8  # one training patient is all of them
+    assert score_table(outcome.runs)["seed"].tolist() == ["3,4", "3,4"]
+    one, other = (score_table(of.runs).drop(columns="fit_seconds") for of in (outcome, expected))
+    assert one.equals(other)
+
+
+def test_a_task_tests_on_another_dataset(cluster, request_for, tmp_path):
+    other = write_tiny_dataset(tmp_path / "other", "other", (*SECTIONS, "X1", "Y1"))
+    sections = yaml.safe_load(other.card.read_text())["sections"][len(SECTIONS) :]
+    other.edit_card(sections=sections, published_order=["X1", "Y1"])
+    where = {"test_dataset": str(other.card), "test_data_root": other.root}
+    outcome = run(request_for("mean", **where))
+    assert outcome.failures == []
+    assert score_table(outcome.runs)["sections"].item() == 2
+
+
 def test_what_is_done_is_not_submitted(cluster, request_for):
     run(request_for("depth", folds=(0, 2)))
     watcher = Recorder()
@@ -231,7 +263,7 @@ def job(label, fold, twin=None):
     """What bundling asks of a job."""
     folder = lambda name: RunFolder(Path("runs", name), name)  # noqa: E731
     return SimpleNamespace(
-        name=f"{label}{fold}", fold=fold, run=folder(label), twin=twin and folder(twin)
+        limit=0, name=f"{label}{fold}", fold=fold, run=folder(label), twin=twin and folder(twin)
     )
 
 

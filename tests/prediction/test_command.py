@@ -389,6 +389,14 @@ def test_a_run_without_a_finished_fold_is_refused(ridge, tmp_path):
     refused(ridge, tmp_path, "no finished fold", more=("--results", other))
 
 
+def test_the_help_names_the_files_and_every_ending():
+    from bench.prediction.outputs import WRITERS
+
+    help_text = " ".join(call("predict", "--help").stdout.replace("│", " ").split())
+    assert "Usage: bench predict [OPTIONS] [BUNDLE] IMAGE Predict" in help_text
+    assert all(ending in help_text for ending in WRITERS)
+
+
 def test_micrometres_need_a_pixel_size(ridge, tmp_path):
     other = tmp_path / "micrometres"
     done = call(

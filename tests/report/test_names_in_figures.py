@@ -5,7 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench.report.comparison_figures import plain
+from bench.report.figure_style import plain
 
 ODD = [
     *("[bold]", "[/x]", ":smile:", "|", "<b>", r"$\frac{$", "$a$ and $b$", "=cmd", "Größe_λ"),

@@ -32,10 +32,10 @@ def refused(path, message, kind=DataError):
     ("change", "message"),
     [
         ({"colour": "red"}, "parts.0.colour: Extra inputs are not permitted"),
-        ({"seeds": "4-0"}, "4-0: a range of 1 to 100 seeds is written first-last"),
+        ({"seeds": "4-0"}, "4-0: a range of 1 to 1000 seeds is written first-last"),
         ({"seeds": "a-b"}, "a-b is no seed"),
         ({"seeds": [0, 0]}, "different numbers"),
-        ({"seeds": "0-999999"}, "a range of 1 to 100"),
+        ({"seeds": "0-999999"}, "a range of 1 to 1000"),
         ({"seeds": [-1]}, "-1 is no seed"),
         ({"seeds": [True]}, "True is no seed"),
         ({"name": "../up"}, "parts.0.name: String should match pattern"),

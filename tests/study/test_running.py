@@ -12,7 +12,7 @@ from bench.stored_runs import stored_run
 from bench.study.declaration import find_study
 from bench.study.report import REPORT, write_report
 from bench.study.running import read_record
-from tests.cli.tiny_dataset import assert_refused, call, write_tiny_dataset
+from tests.cli.tiny_dataset import SECTIONS, assert_refused, call, write_tiny_dataset
 
 PROTOCOL = "{name: patients, version: 1, title: t, split: patient, panel: published}"
 ROWS = [
@@ -74,7 +74,8 @@ def test_what_can_be_run_is_run_and_the_rest_is_named(folder, ran):
     assert places == {
         *(("all", dataset, label, 0) for dataset in ("tiny", "blind") for label in controls),
         *(("all", "tiny", label, 0) for label in images),
-        *(("seeds", "tiny", label, seed) for label in ("mean", "depth") for seed in (0, 1)),
+        *(("seeds", "tiny", "mean", seed) for seed in (0, 1)),
+        ("seeds", "tiny", "depth", 0),
     }
     assert {row.label for row in record.missing} == images
     for row in record.missing:
@@ -135,8 +136,14 @@ def test_a_part_of_a_study_leaves_the_record_of_the_rest(folder, ran, tmp_path):
     assert {*after.rows} == {*before.rows}
     assert {*after.missing} == {*before.missing}
     empty = tmp_path / "results"
-    only = study_call(folder, "run", "--only", "mean", "--results", empty, "--tracking", "none")
-    assert {row.label for row in read_record(empty, "mine").rows} >= {"mean"}
+    only = study_call(
+        folder, "run", "--only", "mean,tiny", "--results", empty, "--tracking", "none"
+    )
+    rows = read_record(empty, "mine").rows
+    assert {(row.part, row.dataset, row.label) for row in rows} == {
+        ("all", "tiny", "mean"),
+        ("seeds", "tiny", "mean"),
+    }
     assert only.status == 0
 
 
@@ -159,7 +166,7 @@ def test_a_plan_starts_nothing_and_tells_the_cost(folder, ran, tmp_path):
         *("--data-root", folder / "data", "--device", "cpu"),
     )
     opened = [part for part in json.loads(beside.stdout)["plan"] if part["fits"] > part["done"]]
-    assert {part["seed"] for part in opened} == {2, 3}
+    assert [(part["part"], part["fits"] - part["done"]) for part in opened] == [("seeds", 2 * 3)]
     assert all(part["cost"]["basis"] == ["stored folds"] for part in opened)
     assert all(part["cost"]["hours"] > 0 and not part["cost"]["unknown"] for part in opened)
 
@@ -218,3 +225,49 @@ def test_an_encoder_of_a_part_gives_each_row_its_own(folder, tmp_path):
     )
     rows = {row for part in json.loads(said.stdout)["plan"] for row in part["rows"]}
     assert {"R[random-test_resnet]", "mean", "depth"} <= rows
+
+
+def test_other_test_data_and_fewer_patients_are_parts_like_others(folder, tmp_path):
+    # Counts follow from the place of a section in the list: equal ones are a leak.
+    other = write_tiny_dataset(tmp_path / "other", "other", (*SECTIONS, "X1", "Y1"))
+    sections = yaml.safe_load(other.card.read_text())["sections"][len(SECTIONS) :]
+    other.edit_card(sections=sections, published_order=["X1", "Y1"])
+    other.card.rename(tmp_path / "other.yaml")
+    data = tmp_path / "data"
+    data.mkdir()
+    other.root.rename(data / "other")
+    (data / "tiny").symlink_to(folder / "data" / "tiny")
+    for name in ("tiny.yaml", "patients.yaml"):
+        (tmp_path / name).write_text((folder / name).read_text())
+    part = {
+        "name": "transfer",
+        "title": "Transfer",
+        "datasets": "tiny.yaml",
+        "protocol": "patients.yaml",
+        "test_dataset": "other.yaml",
+        "rows": ["mean"],
+        "make": ["table"],
+    }
+    five = write_tiny_dataset(tmp_path / "five", "five", (*SECTIONS, "X1", "Y1"))
+    five.card.rename(tmp_path / "five.yaml")
+    five.root.rename(data / "five")
+    fewer = part | {"name": "fewer", "title": "Fewer", "train_patients": [1, "all"], "folds": [0]}
+    fewer = {**fewer, "datasets": "five.yaml", "test_dataset": None}
+    study = {"name": "mine", "title": "Mine", "parts": [part, fewer], "page": False}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(study))
+    results = tmp_path / "results"
+    said = call(
+        *("study", "run", tmp_path / "mine.yaml", "--data-root", data, "--device", "cpu"),
+        *("--results", results, "--tracking", "none"),
+    )
+    assert (said.status, read_record(results, "mine").missing) == (0, ()), said.stderr
+    rows = {(row.part, row.label, row.patients) for row in read_record(results, "mine").rows}
+    assert rows == {
+        *(("transfer", label, None) for label in ("mean", "depth")),
+        *(("fewer", "mean", patients) for patients in (1, None)),
+        ("fewer", "depth", None),
+    }
+    text = (results / "studies" / "mine" / REPORT).read_text(encoding="utf-8")
+    assert "### fitted on tiny, tested on other, protocol patients" in text
+    table = pd.read_csv(results / "studies" / "mine" / "tables" / "fewer-five.csv")
+    assert sorted(table["method"]) == ["depth", "mean", "mean"]

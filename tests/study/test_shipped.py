@@ -4,6 +4,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -16,6 +17,7 @@ from bench.report.published import COLUMNS, read_published
 from bench.study.declaration import find_study, studies
 from bench.study.planning import members_of
 from bench.study.report import published_rows_of
+from tests.cli.tiny_dataset import call
 from tests.conftest import REPOSITORY
 
 ABLATIONS = Path(str(files("bench.published"))) / "ablations"
@@ -83,3 +85,25 @@ def test_rates_are_those_of_the_documentation():
             assert any(f"| {shown} |" in line for line in lines), (method, shown)
             if "gpu_gb" in rate:
                 assert any(line.endswith(f"| {rate['gpu_gb']} GB |") for line in lines)
+
+
+def test_without_any_data_the_published_column_is_that_of_the_files(tmp_path):
+    results = tmp_path / "results"
+    (tmp_path / "data").mkdir()
+    said = call(
+        *("study", "run", "mclstexp-2024", "--data-root", tmp_path / "data", "--device", "cpu"),
+        *("--results", results, "--tracking", "none"),
+    )
+    assert said.status == 0, said.stderr
+    for dataset in ("her2st", "cscc", "alex10x"):
+        assert f"{dataset} is not here in {tmp_path / 'data' / dataset}" in said.stderr
+    tables = results / "studies" / "mclstexp-2024" / "tables"
+    study = find_study("mclstexp-2024")
+    for part in (one for one in study.parts if one.published == "beside"):
+        source = pd.concat([published_rows_of(part, name) for name in study.datasets])
+        made = pd.read_csv(tables / f"{part.name}.csv")
+        assert len(made) == len(source.loc[source["score"].isin(made["score"])])
+        for line in source.itertuples():
+            if line.score in set(made["score"]):
+                same = made[(made["dataset"] == line.dataset) & (made["score"] == line.score)]
+                assert line.value in set(same["value"])
