@@ -69,7 +69,8 @@ def write_paper(
         [[_marked(cell, "**", "<u>", "</u>") for cell in row] for row in grid.rows],
         columns=_flat(table, ranks),
     )
-    return write_table(shown, shown, [*grid.remarks, *grid.notes], how, title=title, left=1)
+    # Sources come first: rows name them by their numbers in the list.
+    return write_table(shown, shown, [*grid.notes, *grid.remarks], how, title=title, left=1)
 
 
 def citations(table: PaperTable) -> list[Citation]:

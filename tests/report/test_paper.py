@@ -314,3 +314,13 @@ def test_rows_digits_and_spread_of_the_plain_table(several, tmp_path):
     assert "±" not in text
     assert " 0.29 " in text
     assert "0.2900 [0.2900, 0.2900]" in call(*options, "--spread", "interval").stdout
+
+
+def test_in_markdown_a_source_has_the_number_that_rows_name_it_by():
+    published = read_published("her2st").query("protocol == 'published'")
+    table = paper_table({}, published)
+    text = write_paper(table, "markdown")
+    listed = dict(re.findall(r"^(\d+)\. (.*)$", text, re.MULTILINE))
+    for row, line in zip(table.rows, [x for x in text.splitlines() if "[" in x], strict=False):
+        number = re.search(r"\[(\d+)\]", line)[1]
+        assert listed[number] == f"{row.source}."
