@@ -93,6 +93,7 @@ COMMANDS = {
     "bench study report mclstexp-2024": Treatment(
         "needs runs of the study; tests/study writes one"
     ),
+    "bench cite --method mclstexp --out references.bib": ran("references.bib"),
     "bench ceiling --dataset her2st": Treatment(DATA),
     "bench audit --dataset her2st": Treatment(DATA),
     "bench tune --method mclstexp --dataset her2st": Treatment(DATA),

@@ -17,7 +17,7 @@ from bench.errors import BenchError, DetachedError
 
 _MODULES = (
     *("listing", "running", "reporting", "figures", "predict", "data", "encoders", "features"),
-    *("study", "sharing", "tracking", "checking", "executing", "stored"),
+    *("citing", "study", "sharing", "tracking", "checking", "executing", "stored"),
 )
 """Modules with commands, in the order of the help."""
 

@@ -20,7 +20,7 @@ from bench.method_references import split_encoder
 from bench.registry import find_methods
 from bench.report.latex import escaped
 
-MARK = "% Written by 'bench tables'."
+MARK = "% Written by 'bench tables' or 'bench cite'."
 """First line of a bibliography of this program, which may be overwritten."""
 
 _CITED = re.compile(r'^(?P<authors>[A-Z][^"]*?),\s"(?P<title>[^"]+?),?",?\s(?P<where>.+?)\.?$')
@@ -39,8 +39,8 @@ class Citation:
         Key of the entry, such as ``min2024multimodal``: author, year, first word.
     authors
         Authors as BibTeX separates them.
-    title, where, year
-        Title, place of publication, and year; the year is empty where none is given.
+    title, where, year, doi
+        Title, place of publication, year and identifier; empty where none is given.
     """
 
     key: str
@@ -48,14 +48,21 @@ class Citation:
     title: str
     where: str
     year: str
+    doi: str = ""
+
+    def _escaped_authors(self) -> str:
+        """Authors; braces keep the name of a group together."""
+        text = escaped(self.authors)
+        return f"{{{text}}}" if text and "," not in text and " and " not in text else text
 
     def entry(self) -> str:
         """The entry of a ``.bib`` file."""
         fields = {
-            "author": escaped(self.authors),
+            "author": self._escaped_authors(),
             "title": f"{{{escaped(self.title)}}}",
             "howpublished": escaped(self.where),
             "year": self.year,
+            "doi": self.doi,
         }
         told = "".join(f"  {name} = {{{value}}},\n" for name, value in fields.items() if value)
         return f"@misc{{{self.key},\n{told}}}\n"
@@ -103,14 +110,18 @@ def _citation(authors: str, title: str, where: str) -> Citation:
     place = re.sub(r"\s*\((19|20)\d\d\)", "", where).strip(" ,")
     names = [_author(name) for name in re.sub(r"\s+et al\.?$", "", authors).split(", ")]
     others = ["others"] if re.search(r"\bet al\.?$", authors) else []
-    key = f"{_plain(authors.split()[0])}{year[0] if year else ''}{_plain(title.split()[0])}"
     return Citation(
-        key=key,
+        key=citation_key(authors, year[0] if year else "", title),
         authors=" and ".join([*names, *others]),
         title=title,
         where=place,
         year=year[0] if year else "",
     )
+
+
+def citation_key(authors: str, year: str, title: str) -> str:
+    """Key of an entry: first author, year, first word of the title."""
+    return f"{_plain(authors.split()[0])}{year}{_plain(title.split()[0])}"
 
 
 def _author(name: str) -> str:
