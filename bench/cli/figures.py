@@ -80,12 +80,11 @@ def figures_command(
             raise BenchError("--section and --gene are for the maps of one dataset")
         view = View(columns=(score,) if score else ())
         table, of, _ = read_paper_table(
-            ",".join(named),
+            dataset,
             protocol,
             results,
             stored_by_protocol,
             view,
-            present_only=bool(collection(dataset)),
         )
         folder = out or results / "figures" / "summary" / of
         for path in draw_summary(table, folder, drawn, kinds):

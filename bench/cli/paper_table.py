@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.cli.options import names
 from bench.cli.table_options import TableFormat, TableGroup
+from bench.cli.terminal import complain
 from bench.errors import BenchError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -81,7 +82,6 @@ def read_paper_table(
     view: View,
     *,
     with_published: bool = False,
-    present_only: bool = False,
 ) -> tuple[PaperTable, str, list[str]]:
     """Table over datasets, the protocol of its runs, and the datasets.
 
@@ -91,8 +91,6 @@ def read_paper_table(
         See :func:`print_paper_table`.
     view
         Rows and scores.
-    present_only
-        Leave out datasets without runs, if there are some with runs.
 
     Raises
     ------
@@ -101,14 +99,17 @@ def read_paper_table(
     """
     from bench.report.paper import paper_table
 
-    datasets = _datasets(dataset)
+    datasets, optional = _datasets(dataset), _members(dataset)
     protocol = _protocol(datasets, protocol, results)
     numbers = _published(datasets, protocol, known_only=True) if with_published else None
     runs = {name: _runs(name, protocol, results, stored) for name in datasets}
     missing = [name for name, of in runs.items() if not of]
-    if missing and not (with_published or present_only):
-        raise BenchError(f"no run on {', '.join(missing)} under protocol {protocol}")
-    runs = {name: of for name, of in runs.items() if of or not present_only}
+    named = [name for name in missing if name not in optional]
+    if named and not with_published:
+        raise BenchError(f"no run on {', '.join(named)} under protocol {protocol}")
+    if missing and not with_published:
+        complain(f"no run on {', '.join(missing)} under protocol {protocol}; left out")
+        runs = {name: of for name, of in runs.items() if of}
     return paper_table(runs, numbers, view), protocol, list(runs)
 
 
@@ -120,6 +121,13 @@ def _datasets(text: str) -> list[str]:
     if not named:
         raise BenchError("name datasets with --dataset, or published numbers with --published")
     return list(dict.fromkeys(named))
+
+
+def _members(text: str) -> set[str]:
+    """Datasets of the collections in a comma list."""
+    from bench.registry import collection
+
+    return {member for name in names(text) for member in collection(name)}
 
 
 def _protocol(datasets: Sequence[str], protocol: str | None, results: Path) -> str:

@@ -13,7 +13,7 @@ from bench.report.maps import domain_maps, gene_maps, shown_genes
 from bench.report.paper import PaperTable
 from bench.report.section_maps import section_map, stored_sections
 from bench.report.summary_figures import summary_figure
-from bench.store import not_writable
+from bench.store import folder_name, not_writable
 from bench.stored_runs import StoredRun
 
 if TYPE_CHECKING:
@@ -85,10 +85,10 @@ def _figures(
     for section in sections or stored_sections(whole)[:1]:
         section_shown = section_map(whole, section)
         shown = list(genes) or shown_genes(whole, section_shown.genes)
-        figures[f"genes-{section}"] = gene_maps(section_shown, shown)
+        figures[f"genes-{folder_name(section)}"] = gene_maps(section_shown, shown)
         domains = domain_maps(section_shown)
         if domains is not None:
-            figures[f"domains-{section}"] = domains
+            figures[f"domains-{folder_name(section)}"] = domains
     return figures
 
 

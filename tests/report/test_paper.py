@@ -268,6 +268,17 @@ def test_what_cannot_be_met_is_said_in_a_line(several, tmp_path, monkeypatch, op
     assert not list(tmp_path.glob("table*"))
 
 
+def test_datasets_of_a_collection_without_runs_are_left_out_and_named(several, tmp_path):
+    (tmp_path / "runs" / "tiny").rename(tmp_path / "runs" / "hest-idc")
+    options = ("--dataset", "hest", "--results", tmp_path)
+    answer = call("tables", "--layout", "paper", *options)
+    assert answer.status == 0, answer
+    assert answer.stdout.startswith("hest-idc, protocol strict")
+    assert "no run on hest-ccrcc, hest-coad" in answer.stderr
+    drawn = call("figures", *options, "--out", tmp_path / "out", "--format", "png")
+    assert drawn.stdout.split() == [str(tmp_path / "out" / "summary.png")]
+
+
 def test_machines_get_a_row_for_each_value(several, tmp_path):
     options = ("--dataset", "tiny", "--layout", "paper", "--results", tmp_path, "--format")
     rows = list(csv.DictReader(io.StringIO(call("tables", *options, "csv").stdout)))
