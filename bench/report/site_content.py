@@ -13,6 +13,7 @@ import pandas as pd
 
 from bench.errors import BenchError
 from bench.evaluate.scores import BY_NAME, LEADING
+from bench.inventory import named_runs
 from bench.protocol.audit import TITLES
 from bench.report.footnotes import BY_FOLD_HEADING, footnotes
 from bench.report.headings import comparison_heading
@@ -140,7 +141,7 @@ def read_ranking(
                 for run in of_source
             ]
         runs += of_source
-    kept = [run for run in newest(runs) if run.done]
+    kept = named_runs([run for run in newest(runs) if run.done])
     if not kept:
         return None
     table = score_table(kept)
