@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -16,8 +17,12 @@ os.environ.setdefault("SPOTBENCH_CACHE", str(BUILD / "cache"))
 os.environ.setdefault("SPOTBENCH_DATA", str(BUILD / "data"))
 os.environ["OMP_NUM_THREADS"] = "1"  # as in the tests: threads that wait for one another cost more
 os.environ["COLUMNS"] = "110"
+os.environ["PYTHONWARNINGS"] = (
+    "ignore:IProgress not found"  # tqdm misses widgets, which no page has
+)
 os.environ["TTY_COMPATIBLE"] = "0"  # kernels set FORCE_COLOR, which would write escape codes
 
+from jupyter_cache.executors import utils as executors  # noqa: E402 - after the environment is set
 from pygments.lexers.special import TextLexer  # noqa: E402 - after the environment is set
 
 from bench.version import __version__  # noqa: E402 - after the environment is set
@@ -51,6 +56,8 @@ nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+# A program's output arrives in pieces, which are joined before lines are made of them.
+executors.executenb = partial(executors.executenb, coalesce_streams=True)
 
 # API: signatures without types, which the docstrings state with shapes and units.
 autosummary_generate = True
