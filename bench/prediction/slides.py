@@ -76,11 +76,11 @@ def slide_of_image(
         notes.append("the pixel size is not known: it is taken to be that of the training images")
     elif not trained.known:
         notes.append("the scale of the training images is not known here, and is not compared")
-    elif (same := matching_scale(list(trained.known), scale)) is not None:
+    elif (same := _common_scale(trained.known, scale, image.image_scale)) is not None:
         factor = scale / same
         notes.append(
-            f"scale mismatch: the image has {scale:.4g} um a pixel; patches are resampled to the"
-            f" {same:.4g} um of the training images"
+            f"scale mismatch: the image has {scale:.4g} um a pixel; patches are resampled to"
+            f" {same:.4g} um, as the training images have"
         )
         scale = same
     centres = spots.spatial if factor == 1.0 else spots.spatial * factor
@@ -93,3 +93,18 @@ def slide_of_image(
         micrometres_per_pixel=scale,
     )
     return slide, notes
+
+
+def _common_scale(known: Sequence[float], scale: float, image_scale: float) -> float | None:
+    """Scale that patches are brought to; None where the image has one of the training's.
+
+    A reduced image of a slide that is beyond the limit may itself be within it.
+    """
+    own = scale / image_scale
+    try:
+        return matching_scale(list(known), scale)
+    except DataError:
+        if image_scale == 1.0:
+            raise
+    nearest = matching_scale(list(known), own)
+    return own if nearest is None else nearest
