@@ -97,7 +97,10 @@ def predicted_maps(section: SectionMap, titles: Mapping[str, str]) -> Figure:
     for unused in axes[len(titles) :]:
         unused.set_axis_off()
     for place, (gene, title) in zip(axes, titles.items(), strict=False):
-        _values(place, section, values[:, section.genes.index(gene)], title, style="italic")
+        said = title.removeprefix(gene).strip()
+        _values(place, section, values[:, section.genes.index(gene)], "")
+        place.set_title(plain(gene), fontsize=points(8), style="italic", loc="left")
+        place.set_title(plain(said), fontsize=points(8), loc="right")
     figure.suptitle(
         f"{plain(section.section)}, predicted by {plain(label)}\n"
         "PCC on unseen sections; each map has its own colour range",
@@ -230,9 +233,7 @@ def _gene_name(axes: Axes, gene: str) -> None:
     )
 
 
-def _values(
-    axes: Axes, section: SectionMap, values: np.ndarray, title: str, style: str = "normal"
-) -> None:
+def _values(axes: Axes, section: SectionMap, values: np.ndarray, title: str) -> None:
     """One map with its colour bar, whose ends are the lowest and the highest value."""
     _background(axes, section)
     drawn = axes.scatter(
@@ -244,7 +245,7 @@ def _values(
         linewidths=0,
         alpha=0.9,
     )
-    axes.set_title(_fitted(title), fontsize=points(8), style=style)
+    axes.set_title(_fitted(title), fontsize=points(8))
     low, high = float(values.min()), float(values.max())
     if low == high:
         return  # one value everywhere has no range
