@@ -198,8 +198,8 @@ def page(costs: Iterable[DependencyCost], where: Mapping[str, str]) -> str:
         " libraries may need too, so that the column does not add up.",
         f"* **import**: processor time of importing it in a new interpreter, the fastest of"
         f" {REPEATS}, with what the library imports itself. The help of the commands and"
-        " `bench list` import none of the slow ones. Near 0 are libraries that import their parts when these"
-        " are first used.",
+        " `bench list` import none of the slow ones. Near 0 are libraries that import their parts"
+        " when these are first used.",
         "",
         f"Measured on {where['date']} with Python {where['python']} on {where['machine']}. All"
         f" installed packages that the project needs take {where['total']} MB. Measure again with"
