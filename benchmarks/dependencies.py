@@ -197,9 +197,9 @@ def page(costs: Iterable[DependencyCost], where: Mapping[str, str]) -> str:
         "* **own**: size of its files. **needs**: size with all that it needs, which other"
         " libraries may need too, so that the column does not add up.",
         f"* **import**: processor time of importing it in a new interpreter, the fastest of"
-        f" {REPEATS}, with what the library imports itself. `bench --help` and `bench list`"
-        " import none of the slow ones. Near 0 are libraries that import their parts when these"
-        " are first used.",
+        f" {REPEATS}, with what the library imports itself. The help of the commands and"
+        " `bench list` import none of the slow ones. Near 0 are libraries that import their parts"
+        " when these are first used.",
         "",
         f"Measured on {where['date']} with Python {where['python']} on {where['machine']}. All"
         f" installed packages that the project needs take {where['total']} MB. Measure again with"
