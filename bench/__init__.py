@@ -263,6 +263,9 @@ def predict(
     bundle
         File of ``bench export``, ``models:/...`` of an MLflow store, or ``hf://OWNER/REPO``, in
         place of a stored run.
+    tracking
+        MLflow tracking URI of a bundle ``models:/...``; None: the default database in the results
+        folder.
     spots
         File of spots, or a DataFrame with pixel coordinates ``x`` and ``y``, optionally
         ``array_row`` and ``array_col``, indexed by spot.

@@ -33,7 +33,9 @@ def test_the_protocol_of_the_page_is_one(tmp_path):
 def test_every_link_between_pages_leads_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).is_file(), f"{page.name}: {target}"
+            # What is generated for the site is looked for when it is built.
+            if "_generated" not in target:
+                assert (page.parent / target).is_file(), f"{page.name}: {target}"
 
 
 @pytest.mark.parametrize("page", [REPOSITORY / "README.md", DOCS / "datasets.md"])

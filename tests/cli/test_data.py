@@ -348,8 +348,9 @@ def test_one_section_is_divided_into_blocks_as_it_is_told_and_runs(bench, home, 
     assert answer.status == 0, answer.stderr
     assert "4 folds" in answer.stderr + answer.stdout
     # A patch is 112 um, 56 px: at each border, the last column of six spots and the first.
-    assert "Blocks of one section: training and test spots are of one section" in answer.stdout
-    assert "36 test spots lie within a patch width" in answer.stdout
+    told = " ".join(answer.stdout.split())
+    assert "Blocks of one section: training and test spots are of one section" in told
+    assert "36 test spots lie within a patch width" in told
     assert_refused(bench("run", "-m", "mean", "-d", "mine", "--results", results), "by-section")
 
 

@@ -393,7 +393,7 @@ def test_the_help_names_the_files_and_every_ending():
     from bench.prediction.outputs import WRITERS
 
     help_text = " ".join(call("predict", "--help").stdout.replace("│", " ").split())
-    assert "Usage: bench predict [OPTIONS] [BUNDLE] IMAGE Predict" in help_text
+    assert "Usage: bench predict [OPTIONS] [MODEL] IMAGE Predict" in help_text
     assert all(ending in help_text for ending in WRITERS)
 
 
