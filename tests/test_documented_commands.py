@@ -88,8 +88,8 @@ COMMANDS = {
     " --out slide.h5ad": ran("slide.h5ad"),
     "bench study list": ran("mclstexp-2024"),
     "bench study run demo": Treatment("takes minutes; tests/study/test_demo.py runs it"),
-    "bench study run mclstexp-2024 --plan": ran("main"),
-    "bench study status mclstexp-2024": ran("missing"),
+    "bench study run mclstexp-2024 --plan": ran("main", slow=True),
+    "bench study status mclstexp-2024": ran("missing", slow=True),
     "bench study report mclstexp-2024": Treatment(
         "needs runs of the study; tests/study writes one"
     ),

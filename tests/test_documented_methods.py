@@ -58,6 +58,7 @@ def test_they_run_from_their_files_beside_their_twins(folder, tiny, tmp_path):
         assert rows[label]["pcc_acg"] != rows[f"shuffled:{label}"]["pcc_acg"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_they_pass_the_checks(folder, name):
     answer = call("check", folder / name, "--no-demo")

@@ -28,6 +28,7 @@ def test_the_slide_is_one_of_aperio_with_an_ellipse_of_tissue(tmp_path, reader):
     assert mask.share == pytest.approx(np.pi * 0.36 * 0.22, rel=0.1)
 
 
+@pytest.mark.slow
 def test_seconds_memory_and_the_share_beyond_the_encoder_are_printed():
     command = [
         sys.executable, "-m", "benchmarks.whole_slide", "--width", "8000", "--height", "6000",

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pandas as pd
+import pytest
 
 from tests.cli.tiny_dataset import assert_refused
 
@@ -48,6 +49,7 @@ def test_without_images_the_rest_is_audited(bench, damaged):
     assert content["sections_with_image"] == []
 
 
+@pytest.mark.slow
 def test_a_published_table_carries_its_leaks_as_footnotes(bench, tiny, results):
     done = bench(
         *("run", "-m", "mean", *tiny.where, "--protocol", "published"),

@@ -116,6 +116,7 @@ def randomized(components):
     return PCA(components, svd_solver="randomized", random_state=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("components", [20, 256])
 def test_the_probe_of_the_readme_gives_the_numbers_of_the_script(
     bench, add, task, results, components

@@ -148,6 +148,7 @@ def test_the_size_of_what_an_encoder_saw_is_recorded(weights, tmp_path):
     assert seen["um"] == pytest.approx(60, abs=2)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_eight_folds_computes_each_feature_once(
     own_cache, results, bench, monkeypatch, tmp_path
 ):

@@ -105,6 +105,7 @@ def test_the_report_has_the_labels_and_numbers_of_the_runs(folder, ran):
     assert set(genes["gene"]) == {"GENE3"}
 
 
+@pytest.mark.slow
 def test_labels_are_text_on_the_page(folder, ran, tmp_path):
     results, _ = ran
     study = find_study(str(folder / "mine.yaml")).model_copy(update={"page": True})
@@ -127,6 +128,7 @@ def test_the_same_call_resumes_and_changes_nothing(folder, ran):
     assert (results / "studies" / "mine" / REPORT).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_part_of_a_study_leaves_the_record_of_the_rest(folder, ran, tmp_path):
     results, _ = ran
     before = read_record(results, "mine")

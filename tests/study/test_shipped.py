@@ -87,6 +87,7 @@ def test_rates_are_those_of_the_documentation():
                 assert any(line.endswith(f"| {rate['gpu_gb']} GB |") for line in lines)
 
 
+@pytest.mark.slow
 def test_without_any_data_the_published_column_is_that_of_the_files(tmp_path):
     results = tmp_path / "results"
     (tmp_path / "data").mkdir()
