@@ -357,6 +357,7 @@ def test_unfinished_run_says_so_until_it_is_finished(tiny, results):
     assert set(children) == {("mean", fold) for fold in range(3)}
 
 
+@pytest.mark.slow
 def test_run_with_a_failed_fold_has_failed(tiny, results, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(
         write_plugin(
@@ -385,6 +386,7 @@ def test_same_call_again_uploads_nothing(tracked, tiny):
     assert everything() == before
 
 
+@pytest.mark.slow
 def test_forced_fold_takes_the_place_of_the_old_one(tiny, results):
     run(tiny, results, "--folds", "0,1")
     before = runs_of(client_of(results))
@@ -400,6 +402,7 @@ def test_forced_fold_takes_the_place_of_the_old_one(tiny, results):
     assert owners == {children["mean", fold].info.run_id for fold in (0, 1)}
 
 
+@pytest.mark.slow
 def test_lost_record_does_not_double_the_runs(tiny, results):
     run(tiny, results, "--folds", "0")
     (record,) = results.rglob("tracking.json")

@@ -24,6 +24,7 @@ def lines_of(answer):
     return [(line[:4].strip(), line[6:]) for line in lines], last
 
 
+@pytest.mark.slow
 def test_a_sound_plugin_passes(check, plugins):
     write_plugin(plugins, "sound")
     answer = check("sound")

@@ -168,6 +168,7 @@ def added(bench, folder, table, name="mine", *options):
     return json.loads(answer.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", ["h5", "mtx"])
 def test_a_folder_of_space_ranger_becomes_a_dataset_that_runs(
     bench, home, tmp_path, results, counts

@@ -408,6 +408,7 @@ def transferred(tmp_path_factory, bench):
     return results, {row["method"]: row for row in json.loads(answer.stdout)["rows"]}
 
 
+@pytest.mark.slow
 def test_scores_on_another_dataset_are_those_of_plain_recomputation(transferred):
     results, rows = transferred
     (fold,) = [path for path in fold_folders(results) if "/knn" in str(path)]
@@ -430,6 +431,7 @@ def test_scores_on_another_dataset_are_those_of_plain_recomputation(transferred)
     assert rows["knn"]["mse"] < rows["mean"]["mse"]
 
 
+@pytest.mark.slow
 def test_the_ceiling_beside_them_is_that_of_the_test_dataset(transferred):
     results, rows = transferred
     (fold,) = [path for path in fold_folders(results) if "/knn" in str(path)]

@@ -654,6 +654,7 @@ def assert_pattern(centres, patches, side):
         np.testing.assert_array_equal(patch, wanted)
 
 
+@pytest.mark.slow
 def test_patches_of_a_large_slide_take_little_memory(tmp_path, own_cache):
     side = 8000
     write_pattern(tmp_path / "slide.tif", side)
@@ -674,6 +675,7 @@ def test_patches_of_a_whole_slide_are_cut_within_memory(tmp_path, own_cache, rec
     assert cost["peak_bytes"] < 1.5e9
 
 
+@pytest.mark.slow
 def test_an_uncompressed_slide_is_mapped_and_not_held(tmp_path, own_cache):
     side = 8000
     path = tmp_path / "slide.tif"

@@ -265,6 +265,7 @@ def test_files_are_png_and_pdf_and_the_same_twice(runs, tmp_path):
         assert one.read_bytes().startswith(start)
 
 
+@pytest.mark.slow
 def test_the_commands_draw_and_rank_from_the_results_alone(results, bench_out):
     done = bench_out("figures", "-d", "tiny", "--section", "C2", "--gene", "GENE1,GENE2")
     assert done.status == 0, done.stderr

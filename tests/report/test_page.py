@@ -345,7 +345,7 @@ def test_of_runs_that_differ_in_code_alone_the_newest_is_shown(results):
     older.describe({**run.facts, "created": "2000-01-01"})
     found = parsed(results)
     assert len(found.tables[0]) == 5
-    assert any("1 older or failed that later ones replace" in e["text"] for e in found.of("dd"))
+    assert any("1 older with the same settings" in e["text"] for e in found.of("dd"))
 
 
 @pytest.mark.slow
@@ -563,6 +563,7 @@ def test_a_file_outside_of_the_results_is_not_taken_for_an_image(results, tmp_pa
 # ---------------------------------------------------------------------------------- command
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_without_loading_torch(results, tmp_path):
     program = tmp_path / "modules.py"
     program.write_text(

@@ -116,6 +116,7 @@ def test_labels_are_text_on_the_page(folder, ran, tmp_path):
     assert "Ort & <b>" not in page
 
 
+@pytest.mark.slow
 def test_the_same_call_resumes_and_changes_nothing(folder, ran):
     results, _ = ran
     before = (results / "studies" / "mine" / REPORT).read_bytes()
