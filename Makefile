@@ -47,9 +47,9 @@ wheel: $(WHEEL)/.built
 # Sources are compiled once, not by each of the processes that tests start.
 COMPILE := $(BIN)/python -m compileall -q bench methods datasets
 
-# A worker a core and two more, as tests wait for processes of their own for a part of the time;
+# A worker a core and one more, as tests wait for processes of their own for a fifth of the time;
 # each on one thread: threads that wait for one another cost more than they give.
-WORKERS ?= $(shell expr $$($(PYTHON) -c 'import os; print(os.cpu_count())') + 2)
+WORKERS ?= $(shell expr $$($(PYTHON) -c 'import os; print(os.cpu_count())') + 1)
 unit: $(INSTALLED)
 	$(COMPILE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not timed" -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -84,11 +84,18 @@ def patch_statistics(slide: Slide, config: MethodConfig) -> PatchStatistics:
 
 
 def _statistics(patches: np.ndarray) -> np.ndarray:
-    pixels = patches.astype(np.float64)
-    grey = pixels.mean(axis=3)
-    across = np.abs(np.diff(grey, axis=2)).mean(axis=(1, 2))
-    down = np.abs(np.diff(grey, axis=1)).mean(axis=(1, 2))
-    return np.column_stack([pixels.mean(axis=(1, 2)), pixels.std(axis=(1, 2)), across, down])
+    """Means and deviations of the channels, and mean steps of grey across and down.
+
+    Sums of integers: exact, and several times as fast as in floating point.
+    """
+    pixels = patches.reshape(len(patches), -1, 3)
+    mean = pixels.mean(axis=1, dtype=np.float64)
+    squares = np.square(pixels, dtype=np.uint16).mean(axis=1, dtype=np.float64)
+    spread = np.sqrt(np.maximum(squares - mean**2, 0.0))
+    grey = patches.sum(axis=3, dtype=np.int16)
+    across = np.abs(np.diff(grey, axis=2)).mean(axis=(1, 2), dtype=np.float64) / 3
+    down = np.abs(np.diff(grey, axis=1)).mean(axis=(1, 2), dtype=np.float64) / 3
+    return np.column_stack([mean, spread, across, down])
 
 
 def _read(path: Path) -> np.ndarray:
