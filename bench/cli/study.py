@@ -131,7 +131,8 @@ def run_study(
             watcher,
             watcher.print,
         )
-        labels = {run.folder: label for run, label in labelled_runs(groups)}
+        # A run in several parts keeps the label of the first.
+        labels = {run.folder: label for run, label in reversed(labelled_runs(groups))}
         tag_study(uri, results, study.name, labels, watcher.warn)
         written = write_report(study, results)
     for group, failure in outcome.failures:
