@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -60,11 +61,46 @@ def _flush(path: Path) -> None:
 
 
 def put_in_place(made: Path, target: Path) -> None:
-    """Move a complete folder to its final name; a folder that is there gives way."""
+    """Move a complete folder to its final name; a folder that is there gives way.
+
+    Where that fails, the folder that was there stays.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     made.chmod(0o755)
     old = made.with_name(f"{made.name}-old")
-    if target.exists():
+    if target.exists():  # a folder that is not empty cannot be renamed over
         os.replace(target, old)
-    os.replace(made, target)
+    try:
+        os.replace(made, target)
+    except OSError:
+        if old.exists():
+            os.replace(old, target)
+        raise
+    _flush(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; rename the folder there to `path` once complete.
+
+    A folder that exists is replaced. On an error it stays as it was, and nothing is left behind.
+
+    Parameters
+    ----------
+    path
+        Final name. Missing parent folders are made.
+
+    Yields
+    ------
+    Path
+        Name that does not exist yet, with the suffix of `path`; the caller makes the folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield made
+        flush(made)
+        put_in_place(made, path)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)

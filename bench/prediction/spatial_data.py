@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.prediction.folders import atomic_folder
+from bench.staging import atomic_folder
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -9,8 +9,8 @@ import pytest
 
 from bench.errors import BenchError, DataError
 from bench.prediction import spatial_data as room
-from bench.prediction.folders import atomic_folder
 from bench.prediction.outputs import check_outputs, write_prediction
+from bench.staging import atomic_folder
 from tests.prediction.made import made_prediction
 
 REASON = "spatialdata is not installed: pip install 'spotbench[spatialdata]'"
