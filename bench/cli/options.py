@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from bench.errors import BenchError, ConfigError
-from bench.execute.request import MOST_SEEDS, Request
+from bench.execute.request import Request
+from bench.execute.seed_lists import read_seeds
 from bench.files import one_line
 from bench.yaml_files import parse_yaml
 
@@ -219,21 +220,10 @@ def seeds_of(text: str | None) -> tuple[int, ...]:
     """
     if text is None:
         return ()
-    ranges = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?", part, re.ASCII)
-        if match is None:
-            raise BenchError(f"--seeds '{one_line(text, 60)}': write seeds such as 0-4 or 0,1,7")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise BenchError(
-                f"--seeds '{one_line(text, 60)}': {first}-{last} ends before it begins"
-            )
-        ranges.append(range(first, last + 1))
-    count = sum(map(len, ranges))
-    if count > MOST_SEEDS:
-        raise BenchError(f"--seeds: {count:,} seeds are asked for; at most {MOST_SEEDS:,} are run")
-    return tuple(dict.fromkeys(seed for each in ranges for seed in each))
+    try:
+        return tuple(dict.fromkeys(read_seeds(text)))
+    except ValueError as error:
+        raise BenchError(f"--seeds '{one_line(text, 60)}': {error}") from None
 
 
 def patients_of(text: str | None) -> tuple[int | None, ...]:

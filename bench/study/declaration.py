@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +20,8 @@ from pydantic import (
 
 from bench.data.card import first_fault
 from bench.errors import DataError, UnknownNameError
-from bench.execute.request import MOST_SEEDS, Request
+from bench.execute.request import Request
+from bench.execute.seed_lists import read_seeds
 from bench.files import canonical_hash, one_line, printable
 from bench.method_references import SHUFFLED
 from bench.yaml_files import read_yaml
@@ -29,7 +29,6 @@ from bench.yaml_files import read_yaml
 _DEEPEST = 10
 _FILES = {".yaml", ".yml", ".py"}
 """Endings of the files that a study may name, which lie beside it."""
-_RANGE = re.compile(r"(\d{1,9})-(\d{1,9})")
 
 
 def seed_list(value: Any) -> tuple[int, ...]:
@@ -38,25 +37,15 @@ def seed_list(value: Any) -> tuple[int, ...]:
     Raises
     ------
     ValueError
-        It is none of these, names a seed twice, or more than :data:`MOST_SEEDS`.
+        It is none of these, or names a seed twice.
     """
-    parts = value.split(",") if isinstance(value, str) else value
-    seeds: list[int] = []
-    for part in parts if isinstance(parts, list | tuple) else [parts]:
-        text = str(part).strip()
-        span = _RANGE.fullmatch(text)
-        first, last = (int(span[1]), int(span[2])) if span else (None, None)
-        if isinstance(part, bool) or (span is None and not re.fullmatch(r"\d{1,9}", text)):
-            raise ValueError(f"{one_line(text, 40)} is no seed; write 0-4 or 0,1,7")
-        if first is None or last is None:
-            seeds.append(int(text))
-        elif last < first or last - first >= MOST_SEEDS:
-            raise ValueError(f"{text}: a range of 1 to {MOST_SEEDS} seeds is written first-last")
-        else:
-            seeds += range(first, last + 1)
-    if len(set(seeds)) < len(seeds) or not 1 <= len(seeds) <= MOST_SEEDS:
-        raise ValueError(f"seeds must be 1 to {MOST_SEEDS} different numbers")
-    return tuple(seeds)
+    parts = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(part, bool) or not isinstance(part, int | str) for part in parts):
+        raise ValueError("write seeds such as 0-4 or 0,1,7")
+    seeds = read_seeds(",".join(map(str, parts)))
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("names a seed twice")
+    return seeds
 
 
 def _as_tuple(value: Any) -> Any:

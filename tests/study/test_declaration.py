@@ -3,7 +3,8 @@
 import pytest
 
 from bench.errors import BenchError, DataError, UnknownNameError
-from bench.study.declaration import MOST_SEEDS, find_study, read_study, seed_list
+from bench.execute.request import MOST_SEEDS
+from bench.study.declaration import find_study, read_study, seed_list
 
 PART = {"name": "one", "title": "One", "datasets": "demo", "rows": ["mean"]}
 
@@ -32,12 +33,12 @@ def refused(path, message, kind=DataError):
     ("change", "message"),
     [
         ({"colour": "red"}, "parts.0.colour: Extra inputs are not permitted"),
-        ({"seeds": "4-0"}, "4-0: a range of 1 to 1000 seeds is written first-last"),
-        ({"seeds": "a-b"}, "a-b is no seed"),
-        ({"seeds": [0, 0]}, "different numbers"),
-        ({"seeds": "0-999999"}, "a range of 1 to 1000"),
-        ({"seeds": [-1]}, "-1 is no seed"),
-        ({"seeds": [True]}, "True is no seed"),
+        ({"seeds": "4-0"}, "seeds: 4-0 ends before it begins"),
+        ({"seeds": "a-b"}, "write seeds such as 0-4 or 0,1,7"),
+        ({"seeds": [0, 0]}, "names a seed twice"),
+        ({"seeds": "0-999999"}, "1,000,000 seeds are asked for; at most 1,000 are run"),
+        ({"seeds": [-1]}, "write seeds such as 0-4"),
+        ({"seeds": [True]}, "write seeds such as 0-4"),
         ({"name": "../up"}, "parts.0.name: String should match pattern"),
         ({"rows": []}, "parts.0.rows"),
         ({"rows": ["mean", {"method": "ridge", "label": "mean"}]}, "two rows are labelled mean"),
