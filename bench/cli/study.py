@@ -92,9 +92,9 @@ def run_study(
     tracking: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run what a study lacks and write its report; the same call resumes.
+    """Run the fits that a study still needs and write its report; the same call resumes.
 
-    What cannot be run here, because data or weights are missing, is named and left.
+    Rows whose data or weights are not on this machine are listed and skipped.
     """
     from bench.cli.run_display import RunDisplay
     from bench.execute.executors.choose import make_executor
@@ -163,7 +163,7 @@ def study_status(
     results: ResultsOption = Request.results,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what of a study is done, open and missing; nothing is run.
+    """Show which fits of a study are done, open or impossible here; nothing is run.
 
     The plan is made for this machine's device; for runs made elsewhere name theirs.
     """
@@ -224,7 +224,7 @@ def _facts(study: Study, groups: Sequence[StudyGroup]) -> dict[str, Any]:
 def _print_plan(
     study: Study, groups: Sequence[StudyGroup], as_json: bool, err: bool = False
 ) -> None:
-    """The plan: fits, hours, memory and disk, and what is missing."""
+    """Print the plan: fits, hours, memory and disk, and what is missing."""
     from bench.study.costs import fit_costs, total
 
     if as_json:

@@ -1,4 +1,4 @@
-"""Running what a study lacks, and the record of what it consists of."""
+"""Running the open fits of a study, and the record of its runs."""
 
 from __future__ import annotations
 
