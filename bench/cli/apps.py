@@ -6,11 +6,18 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.help_pages import HelpGroup, HelpTyper, ProgramGroup, examples
 from bench.version import __version__
 
-app = typer.Typer(
+app = HelpTyper(
     name="bench",
+    cls=ProgramGroup,
     help="Benchmark methods that predict spatial gene expression from H&E histology.",
+    epilog=examples(
+        "bench run --method mean,ridge --dataset demo --preset quick",
+        "bench tables --dataset demo",
+        "bench COMMAND --help",
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -34,23 +41,16 @@ def options_of_all(
     """Benchmark methods that predict spatial gene expression from H&E histology."""
 
 
-data_app = typer.Typer(
-    help="Fetch, check and look at datasets; add your own.", no_args_is_help=True
-)
-app.add_typer(data_app, name="data")
-study_app = typer.Typer(
-    help="Run the studies of a file: a paper's tables and figures again.", no_args_is_help=True
-)
-app.add_typer(study_app, name="study")
-runs_app = typer.Typer(help="List, remove or name stored runs.", no_args_is_help=True)
-app.add_typer(runs_app, name="runs")
-encoders_app = typer.Typer(help="Fetch or add weights of image encoders.", no_args_is_help=True)
-app.add_typer(encoders_app, name="encoders")
-submission_app = typer.Typer(
-    help="Check results that are handed in for a leaderboard.", no_args_is_help=True
-)
-app.add_typer(submission_app, name="submission")
-features_app = typer.Typer(
-    help="Compute features of frozen encoders ahead of runs.", no_args_is_help=True
-)
-app.add_typer(features_app, name="features")
+def _group(name: str, purpose: str) -> HelpTyper:
+    """Add a group of commands to the program."""
+    group = HelpTyper(help=purpose, no_args_is_help=True, cls=HelpGroup)
+    app.add_typer(group, name=name)
+    return group
+
+
+data_app = _group("data", "Download, check and inspect datasets; add your own.")
+study_app = _group("study", "Run a study (YAML file): its fits, tables and figures.")
+runs_app = _group("runs", "List, remove or name stored runs.")
+encoders_app = _group("encoders", "Download or add the weights of image encoders.")
+submission_app = _group("submission", "Check results that are submitted to a leaderboard.")
+features_app = _group("features", "Compute features of frozen image encoders before runs.")

@@ -10,26 +10,37 @@ from typing import Annotated
 import typer
 
 from bench.cli.apps import app
-from bench.cli.options import FAILED, JsonOption, ResultsOption, SettingsOption, settings_of
+from bench.cli.help_pages import examples
+from bench.cli.options import FAILED, JsonOption, ResultsOption, settings_of
 from bench.execute.request import Request
 
 
-@app.command("check")
+@app.command("check", epilog=examples("bench check ridge", "bench check ./my_method.py"))
 def check_command(
     method: Annotated[
         str,
-        typer.Argument(help="Method; see 'bench list methods', or the path of a Python file."),
+        typer.Argument(
+            metavar="METHOD", help="Name from 'bench list methods', or path of a Python file."
+        ),
     ],
-    settings: SettingsOption = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a setting of the method. Repeatable."
+        ),
+    ] = None,
     no_demo: Annotated[
-        bool, typer.Option("--no-demo", help="Leave out the run on the demo, the longest check.")
+        bool, typer.Option("--no-demo", help="Leave out the longest check, the run on the demo.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show where a method's errors come from.")
+        bool, typer.Option("--verbose", "-v", help="Print the tracebacks of failed checks.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that a method, built-in or your own, does what every method must."""
+    """Check that a method keeps the contract of all methods.
+
+    Exit status 1: a check failed.
+    """
     from bench.cli.check_display import CheckDisplay, as_json_text, summary
     from bench.cli.run_display import RunDisplay
     from bench.contract.suite import check_method
@@ -50,7 +61,10 @@ def check_command(
 
 @app.command("doctor")
 def doctor_command(results: ResultsOption = Request.results, as_json: JsonOption = False) -> None:
-    """Check this machine: packages, devices, memory, folders; say how to mend what is wrong."""
+    """Check packages, devices, memory and folders of this machine.
+
+    For each fault a remedy is printed. Exit status 1: a fault was found.
+    """
     from bench.doctor import examine
 
     findings = examine(results)

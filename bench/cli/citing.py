@@ -18,22 +18,44 @@ from bench.execute.request import Request
 def cite_command(
     keys: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN", help="Beginnings of keys.", show_default="all runs"),
+        typer.Argument(
+            metavar="KEY",
+            help="First characters of the keys of runs, as 'bench runs list' prints them.",
+            show_default="all runs",
+        ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", "-d", help="Dataset.", show_default="all")
+        str | None,
+        typer.Option(
+            "--dataset", "-d", metavar="NAME", help="Dataset of the runs.", show_default="all"
+        ),
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", "-m", help="Methods or labels of rows, comma-separated."),
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="NAMES",
+            help="Methods or names of rows, comma-separated.",
+            show_default="all",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="File to write: NAME.bib.", show_default="print"),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="File to write: NAME.bib.",
+            show_default="print to the terminal",
+        ),
     ] = None,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Give the references of stored runs in BibTeX: methods, datasets, encoders, this program."""
+    """Print the BibTeX references of stored runs.
+
+    References are those of methods, datasets, encoders and this program.
+    """
     from bench.inventory import chosen_runs, list_runs
     from bench.report.citations import write_bibliography
     from bench.report.cite import references

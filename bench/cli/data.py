@@ -29,22 +29,34 @@ if TYPE_CHECKING:
 
 SectionsOption = Annotated[
     str | None,
-    typer.Option("--sections", help="Sections, comma-separated.", show_default="all"),
+    typer.Option(
+        "--sections",
+        metavar="NAMES",
+        help="Names of sections, comma-separated.",
+        show_default="all",
+    ),
+]
+DatasetArgument = Annotated[
+    str,
+    typer.Argument(metavar="DATASET", help="Name from 'bench list datasets', or path of a card."),
 ]
 
 
 @data_app.command("show")
 def show_command(
-    dataset: Annotated[str, typer.Argument(help="Dataset name, or the path of a card.")],
+    dataset: DatasetArgument,
     sections: SectionsOption = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw the spots over small images into a picture."),
+        typer.Option(
+            metavar="FILE",
+            help="Image file to draw the sections with their spots to: .png, .pdf or .svg.",
+        ),
     ] = None,
     data_root: DataRootOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a dataset's sections: patients, spots, genes, counts, and what is missing here."""
+    """Show the sections of a dataset and which files are missing."""
     from dataclasses import asdict
 
     from bench.data.dataset import known_sections, local_card, open_dataset
@@ -121,18 +133,22 @@ def _overview_row(section: SectionOverview) -> dict[str, str]:
 
 @data_app.command("preview")
 def preview_command(
-    dataset: Annotated[str, typer.Argument(help="Dataset name, or the path of a card.")],
-    section: Annotated[str, typer.Argument(help="Section.")],
-    gene: Annotated[str, typer.Option("--gene", "-g", help="Gene symbol.")],
+    dataset: DatasetArgument,
+    section: Annotated[str, typer.Argument(metavar="SECTION", help="Name of a section.")],
+    gene: Annotated[str, typer.Option("--gene", "-g", metavar="NAME", help="Gene symbol.")],
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Picture.", show_default="SECTION-GENE.png"
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Image file to write.",
+            show_default="SECTION-GENE.png",
         ),
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
-    """Draw a gene on a section beside its image."""
+    """Draw the counts of a gene on a section, beside the H&E image."""
     import numpy as np
 
     from bench.data.dataset import known_sections, local_card, open_dataset
@@ -161,61 +177,83 @@ def preview_command(
 
 @data_app.command("add")
 def add_command(
-    folder: Annotated[Path, typer.Argument(help="Folder of your sections.")],
-    name: Annotated[str, typer.Option("--name", help="Name for the dataset.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with your sections.")],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the new dataset.")],
     patients: Annotated[
         Path | None,
         typer.Option(
             "--patients",
             metavar="FILE",
-            help="CSV with columns section and patient; not needed where the files name patients.",
+            help="CSV file with columns section and patient; not needed if the files name the"
+            " patients.",
+            show_default=False,
         ),
     ] = None,
     pitch: Annotated[
         float | None,
         typer.Option(
-            min=1, help="Micrometres from spot to spot.", show_default="the layout's usual ones"
+            metavar="X",
+            min=1,
+            help="Distance between neighbouring spots in micrometres.",
+            show_default="that of the platform",
         ),
     ] = None,
     patch: Annotated[
         float | None,
-        typer.Option(min=1, help="Edge of a patch in micrometres.", show_default="112"),
+        typer.Option(
+            metavar="X",
+            min=1,
+            help="Edge length of an image patch in micrometres.",
+            show_default="112",
+        ),
     ] = None,
     sections: SectionsOption = None,
     bin_size: Annotated[
         str | None,
         typer.Option(
-            "--bin", help="Bins of Visium HD to read.", show_default="16um", metavar="8um"
+            "--bin",
+            metavar="SIZE",
+            help="Visium HD: size of the bins to read, such as 8um.",
+            show_default="16um",
         ),
     ] = None,
     by: Annotated[
         str | None,
         typer.Option(
             "--by",
-            help="Column of obs that divides an AnnData file into sections.",
+            help="AnnData file: column of obs that names the section.",
             show_default="library_id",
             metavar="COLUMN",
         ),
     ] = None,
     genome: Annotated[
         str | None,
-        typer.Option(help="Genome to keep where the reference holds several.", metavar="NAME"),
+        typer.Option(
+            metavar="NAME",
+            help="Genome to keep if the reference has several, such as GRCh38.",
+            show_default=False,
+        ),
     ] = None,
     blocks: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=2,
             max=16,
-            help="Divide each section into so many blocks of spots, for data of one section.",
+            help="Divide each section into N blocks of spots, for data with one section only.",
             show_default="sections stay whole",
         ),
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Write over a dataset that you added before.")
+        bool,
+        typer.Option("--replace", help="Replace a dataset of this name that you added before."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a dataset of your own folder, after checking it; the folder stays where it is."""
+    """Add your own sections as a dataset.
+
+    The files are checked; they stay in their folder.
+    """
     from bench.fetch.add import add_dataset
     from bench.registry import built_in_datasets
 
@@ -313,15 +351,21 @@ def _left_out(numbers: Mapping[str, int]) -> str:
 
 @data_app.command("verify")
 def verify_command(
-    dataset: Annotated[str, typer.Argument(help="Dataset name, or the path of a card.")],
+    dataset: DatasetArgument,
     data_root: DataRootOption = None,
     sections: SectionsOption = None,
     lock: Annotated[
-        bool, typer.Option("--lock", help="Keep the hashes of files whose card names none.")
+        bool,
+        typer.Option(
+            "--lock", help="Record the present hashes of files for which the card has no hash."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Hash every file of a dataset that is here against its card; missing files are listed."""
+    """Compare the files of a dataset with the hashes of its card.
+
+    Missing files are listed. Exit status 2: a file differs from its hash.
+    """
     from bench.data.dataset import local_card
     from bench.data.folders import data_folder
     from bench.data.lock import LOCK
@@ -361,27 +405,27 @@ def verify_command(
 
 @data_app.command("get")
 def get_command(
-    dataset: Annotated[str, typer.Argument(help="Dataset name, or the path of a card.")],
+    dataset: DatasetArgument,
     sections: SectionsOption = None,
     data_root: DataRootOption = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Fetch again files that are here but wrong.")
+        bool, typer.Option("--force", help="Download files again that differ from their hash.")
     ] = False,
     keep_archives: Annotated[
-        bool, typer.Option("--keep-archives", help="Keep archives after taking files out.")
+        bool, typer.Option("--keep-archives", help="Keep archives after unpacking.")
     ] = False,
     source: Annotated[
         Path | None,
         typer.Option(
             "--from",
             metavar="FOLDER",
-            help="Folder that has the files; the data folder becomes a link to it.",
+            help="Use the files of this folder; the data folder becomes a link to it.",
             show_default="download",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch the files of a dataset that are not here yet, and check each before it is used."""
+    """Download the missing files of a dataset and check their hashes."""
     from bench.registry import members
 
     complete = [

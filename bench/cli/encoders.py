@@ -11,10 +11,11 @@ from bench.cli.apps import encoders_app
 from bench.fetch.hub_errors import TOKEN
 
 _Name = Annotated[
-    str, typer.Argument(help="A name of 'bench list encoders', or hf-hub:OWNER/NAME.")
+    str,
+    typer.Argument(metavar="NAME", help="Name from 'bench list encoders', or hf-hub:OWNER/NAME."),
 ]
 _Replace = Annotated[
-    bool, typer.Option("--replace", help="Replace weights that are on this machine.")
+    bool, typer.Option("--replace", help="Replace weights that are stored already.")
 ]
 
 
@@ -22,15 +23,19 @@ _Replace = Annotated[
 def get_command(
     name: _Name,
     token_env: Annotated[
-        str, typer.Option(metavar="NAME", help="Environment variable with the access token.")
+        str, typer.Option(metavar="NAME", help="Environment variable that holds the access token.")
     ] = TOKEN,
     revision: Annotated[
         str | None,
-        typer.Option(help="Branch, tag or commit.", show_default="that of the declaration"),
+        typer.Option(
+            metavar="NAME",
+            help="Branch, tag or commit of the repository.",
+            show_default="that of 'bench list encoders --json'",
+        ),
     ] = None,
     replace: _Replace = False,
 ) -> None:
-    """Fetch the weights of an encoder from the Hugging Face hub, once."""
+    """Download the weights of an encoder from Hugging Face."""
     from bench.blocks.encoders import check_weights
     from bench.encoders.hub import get_weights
 
@@ -44,11 +49,14 @@ def get_command(
 def add_command(
     name: _Name,
     file: Annotated[
-        Path, typer.Argument(help="Weight file, or a folder with the files of the repository.")
+        Path,
+        typer.Argument(
+            metavar="FILE|FOLDER", help="Weight file, or folder with the files of the repository."
+        ),
     ],
     replace: _Replace = False,
 ) -> None:
-    """Add the weights of an encoder from a file, as on a machine without internet."""
+    """Add the weights of an encoder from a file, without internet."""
     from bench.blocks.encoders import check_weights
     from bench.encoders.weights import add_weights
 

@@ -16,10 +16,10 @@ from bench.errors import BenchError
 
 @app.command("execute", hidden=True)
 def execute_command(
-    folder: Annotated[Path, typer.Argument(help="Folder of the submission.")],
-    task: Annotated[int, typer.Option(min=0, help="Number of the task.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the submission.")],
+    task: Annotated[int, typer.Option(metavar="N", min=0, help="Number of the task.")],
 ) -> None:
-    """Run one task of a submission; what a cluster's job scripts call."""
+    """Run one task of a submission; called by the job scripts of a cluster."""
     from bench.cli.run_display import RunDisplay
     from bench.execute.executors.submission import read_submission
 

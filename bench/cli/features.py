@@ -23,7 +23,6 @@ from bench.cli.options import (
     PrecisionOption,
     ResultsOption,
     SeedOption,
-    SettingsOption,
     names,
     settings_of,
 )
@@ -35,33 +34,49 @@ if TYPE_CHECKING:
     from bench.execute.features import FeatureRequest, SectionFeatures
 
 EncodersOption = Annotated[
-    str, typer.Option("--encoder", help="Encoders, comma-separated; see 'bench list encoders'.")
+    str,
+    typer.Option(
+        "--encoder", metavar="NAMES", help="Names from 'bench list encoders', comma-separated."
+    ),
+]
+FeatureSettingsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting, as for the runs. Repeatable."
+    ),
 ]
 
 
 @features_app.command("compute")
 @with_groups
 def compute_command(
-    where: ExecutorGroup,
+    *,
     dataset: DatasetOption,
     encoder: EncodersOption,
-    settings: SettingsOption = None,
+    settings: FeatureSettingsOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for a copy as HDF5, a file a section.", show_default="none"),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Folder for a copy of the features in HDF5, one file per section.",
+            show_default=False,
+        ),
     ] = None,
     device: DeviceOption = DEFAULT_DEVICE,
     precision: PrecisionOption = DEFAULT_PRECISION,
+    where: ExecutorGroup,
     seed: SeedOption = Request.seed,
     data_root: DataRootOption = None,
     results: ResultsOption = Request.results,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute features of frozen encoders, which runs then find; the same call continues.
+    """Compute and store features of frozen encoders, for later runs.
 
-    Give device, precision, seed and settings as the run will have them.
-
-    Nodes of Slurm must share this machine's cache folder (SPOTBENCH_CACHE).
+    Give the same device, precision, seed and settings as for the runs. The same call resumes an
+    interrupted computation. Slurm nodes must share the cache folder of this machine
+    ($SPOTBENCH_CACHE).
     """
     from bench.execute.executors.choose import make_executor
     from bench.execute.executors.feature_runners import make_feature_runner
@@ -82,14 +97,14 @@ def compute_command(
 def show_command(
     dataset: DatasetOption,
     encoder: EncodersOption,
-    settings: SettingsOption = None,
+    settings: FeatureSettingsOption = None,
     device: DeviceOption = DEFAULT_DEVICE,
     precision: PrecisionOption = DEFAULT_PRECISION,
     seed: SeedOption = Request.seed,
     data_root: DataRootOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which features of frozen encoders have been computed."""
+    """Show which features of frozen encoders are stored."""
     from bench.execute.features import FeatureWork, stored_features
 
     with redirect_stdout(sys.stderr):

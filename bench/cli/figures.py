@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.apps import app
+from bench.cli.help_pages import examples
 from bench.cli.options import ResultsOption, StoredProtocolOption, names
 from bench.cli.paper_table import read_paper_table
 from bench.cli.reporting import stored_by_protocol
@@ -23,45 +24,89 @@ class FigurePurpose(StrEnum):
     talk = "talk"
 
 
-@app.command("figures")
+@app.command(
+    "figures",
+    epilog=examples(
+        "bench figures --dataset demo",
+        "bench figures --dataset her2st --gene GNAS,FASN --format svg --style talk",
+    ),
+)
 def figures_command(
     dataset: Annotated[
         str,
         typer.Option(
             "--dataset",
             "-d",
-            help="Dataset; several, or a collection, give a heat map over them.",
+            metavar="NAMES",
+            help="Dataset of the stored runs; several, comma-separated, or a collection: draw a"
+            " heat map of methods and datasets.",
         ),
     ],
     protocol: StoredProtocolOption = None,
     sections: Annotated[
-        str | None, typer.Option("--section", help="Sections to map, comma-separated.")
+        str | None,
+        typer.Option(
+            "--section",
+            metavar="NAMES",
+            help="Sections to map, comma-separated.",
+            show_default="chosen from the runs",
+        ),
     ] = None,
     genes: Annotated[
-        str | None, typer.Option("--gene", help="Genes to map, comma-separated.")
+        str | None,
+        typer.Option(
+            "--gene",
+            metavar="NAMES",
+            help="Genes to map, comma-separated.",
+            show_default="chosen from the runs",
+        ),
     ] = None,
     score: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Score over several datasets.", show_default="pcc_acg"),
+        typer.Option(
+            metavar="NAME",
+            help="Score of the heat map over several datasets.",
+            show_default="pcc_acg",
+        ),
     ] = None,
     style: Annotated[
-        FigurePurpose, typer.Option(help="talk: wide, with large text.")
+        FigurePurpose, typer.Option(help="For a paper, or wide and with large text for a talk.")
     ] = FigurePurpose.paper,
     width_mm: Annotated[
         float | None,
         typer.Option(
-            "--width-mm", help="Width in millimetres, 50 to 500.", show_default="178; talk: 254"
+            "--width-mm",
+            metavar="MM",
+            help="Width in millimetres, from 50 to 500.",
+            show_default="178; with --style talk 254",
         ),
     ] = None,
     formats: Annotated[
-        str, typer.Option("--format", "-f", help="png, pdf or svg, comma-separated.")
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="NAMES",
+            help="File formats: png, pdf or svg, comma-separated.",
+        ),
     ] = "png,pdf",
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the figures.", show_default="in the results")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Folder to write to.",
+            show_default="figures/DATASET in the results folder",
+        ),
     ] = None,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Draw the stored runs on a dataset: scores, genes, ranks, cost, encoders, maps, domains."""
+    """Draw figures of the stored runs on a dataset.
+
+    Drawn are scores, genes, ranks, cost, encoders, and maps of genes and spatial domains, as far as
+    the runs allow.
+    """
     from bench.registry import collection, dataset_name
     from bench.report.drawing import FORMATS, draw_figures, draw_summary
     from bench.report.figure_style import NARROWEST, WIDEST, figure_style

@@ -29,7 +29,12 @@ class ListedKind(StrEnum):
 
 @app.command("list")
 def list_command(
-    kind: Annotated[ListedKind, typer.Argument(help="What to list.")] = ListedKind.all,
+    kind: Annotated[
+        ListedKind,
+        typer.Argument(
+            metavar="KIND", help="What to list: all, methods, datasets, protocols or encoders."
+        ),
+    ] = ListedKind.all,
     as_json: JsonOption = False,
 ) -> None:
     """List methods, datasets, protocols and image encoders."""

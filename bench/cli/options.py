@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.cli.help_pages import OUTPUT, VARIANTS, WHERE
 from bench.errors import BenchError, ConfigError
 from bench.execute.request import Request
 from bench.execute.seed_lists import read_seeds
@@ -46,89 +47,165 @@ class Precision(StrEnum):
 DEFAULT_DEVICE, DEFAULT_PRECISION = Device(Request.device), Precision(Request.precision)
 
 ResultsOption = Annotated[
-    Path, typer.Option("--results", help="Results folder.", envvar="SPOTBENCH_RESULTS")
+    Path,
+    typer.Option(
+        "--results",
+        metavar="FOLDER",
+        help="Results folder.",
+        envvar="SPOTBENCH_RESULTS",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 DataRootOption = Annotated[
     Path | None,
-    typer.Option("--data-root", help="Folder of the dataset's files.", show_default=False),
+    typer.Option(
+        "--data-root",
+        metavar="FOLDER",
+        help="Folder with the files of the dataset.",
+        show_default="$SPOTBENCH_DATA or the user's data folder",
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=OUTPUT)]
 DatasetOption = Annotated[
-    str, typer.Option("--dataset", "-d", help="Dataset name, or the path of a card.")
+    str,
+    typer.Option(
+        "--dataset",
+        "-d",
+        metavar="NAME|FILE",
+        help="Name from 'bench list datasets', or path of a card.",
+    ),
+]
+StoredDatasetOption = Annotated[
+    str,
+    typer.Option("--dataset", "-d", metavar="NAME", help="Dataset of the stored runs."),
 ]
 StoredProtocolOption = Annotated[
     str | None,
-    typer.Option("--protocol", "-p", help="Protocol.", show_default="all that have runs"),
+    typer.Option(
+        "--protocol",
+        "-p",
+        metavar="NAME",
+        help="Protocol of the stored runs.",
+        show_default="all that have runs",
+    ),
 ]
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where networks run.")]
+DeviceOption = Annotated[
+    Device,
+    typer.Option(
+        "--device",
+        help="Device that networks run on; auto: a GPU if there is one.",
+        rich_help_panel=WHERE,
+    ),
+]
 PrecisionOption = Annotated[
     Precision,
     typer.Option(
-        "--precision", help="Of image encoders; auto takes bf16 where the device computes in it."
+        "--precision",
+        help="Number format of image encoders; auto: bf16 if the device supports it.",
+        rich_help_panel=WHERE,
     ),
 ]
 CompileOption = Annotated[
     bool,
     typer.Option(
-        "--compile", help="Compile image encoders (torch.compile) where a fit is long enough."
+        "--compile",
+        help="Compile image encoders (torch.compile) in fits that are long enough.",
+        rich_help_panel=WHERE,
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="All randomness follows from it.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", metavar="N", min=0, help="Seed of all random numbers.")
+]
 SeedsOption = Annotated[
     str | None,
     typer.Option(
         "--seeds",
-        help="Seeds with a run each, such as 0-4 or 0,1,7; tables average over them.",
+        metavar="LIST",
+        help="One run per seed, such as 0-4 or 0,1,7; tables average over seeds.",
         show_default="--seed alone",
+        rich_help_panel=VARIANTS,
     ),
 ]
 TestDatasetOption = Annotated[
     str | None,
     typer.Option(
         "--test-dataset",
-        metavar="NAME",
-        help="Fit on all patients of --dataset and test on this dataset instead.",
-        show_default="none",
+        metavar="NAME|FILE",
+        help="Fit on all patients of --dataset and test on this dataset.",
+        show_default=False,
+        rich_help_panel=VARIANTS,
     ),
 ]
 TestDataRootOption = Annotated[
     Path | None,
     typer.Option(
-        "--test-data-root", help="Folder of the test dataset's files.", show_default=False
+        "--test-data-root",
+        metavar="FOLDER",
+        help="Folder with the files of the test dataset.",
+        show_default="$SPOTBENCH_DATA or the user's data folder",
+        rich_help_panel=VARIANTS,
     ),
 ]
 TrainPatientsOption = Annotated[
     str | None,
     typer.Option(
         "--train-patients",
-        help="Numbers of training patients in each fold with a run each, such as 1,2,4,all.",
+        metavar="LIST",
+        help="One run per number of training patients in each fold, such as 1,2,4,all.",
+        show_default="all",
+        rich_help_panel=VARIANTS,
+    ),
+]
+MethodOption = Annotated[
+    str,
+    typer.Option("--method", "-m", metavar="NAME", help="Name from 'bench list methods'."),
+]
+MethodRowOption = Annotated[
+    str,
+    typer.Option(
+        "--method", "-m", metavar="NAME", help="Method, or its row as 'bench tables' prints it."
+    ),
+]
+FoldsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--folds",
+        metavar="LIST",
+        help="Numbers of the folds to run, such as 0,2.",
         show_default="all",
     ),
 ]
-MethodOption = Annotated[str, typer.Option("--method", "-m", help="Name of a method.")]
-FoldsOption = Annotated[
-    str | None, typer.Option("--folds", help="Folds, such as 0,2.", show_default="all")
-]
 PresetOption = Annotated[
-    str, typer.Option(help="authors' settings, or quick ones for machines without a GPU.")
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Settings to start from; authors: those of the paper; quick: for a machine without a"
+        " GPU; tiny: for tests.",
+    ),
 ]
 SettingsOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; METHOD.KEY for one."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of all methods, or of one: METHOD.KEY=VALUE. Repeatable.",
+    ),
 ]
 TrackingOption = Annotated[
     str | None,
     typer.Option(
         metavar="URI|none",
-        help="MLflow tracking URI.",
+        help="MLflow tracking URI; none: do not track.",
         show_default="$MLFLOW_TRACKING_URI or SQLite in the results folder",
+        rich_help_panel=OUTPUT,
     ),
 ]
 PanelOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE",
-        help="Genes: hvg, svg or expressed, as in svg:500; a list of the card; a file of symbols.",
+        help="Genes to predict: hvg, svg or expressed, with a number as in svg:500; the name of a"
+        " gene list of the card; or a file of gene symbols.",
         show_default="the protocol's",
     ),
 ]
@@ -136,62 +213,122 @@ AliasesOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Table of gene symbols, such as HGNC's; genes are renamed to the approved symbols.",
-        show_default="none",
+        help="Table of gene symbols, such as that of HGNC; genes are renamed to the approved"
+        " symbols.",
+        show_default=False,
     ),
 ]
 ProtocolOption = Annotated[
-    str, typer.Option("--protocol", "-p", help="strict, published, or the path of a YAML file.")
+    str,
+    typer.Option(
+        "--protocol",
+        "-p",
+        metavar="NAME|FILE",
+        help="Name from 'bench list protocols', or path of a YAML file.",
+    ),
 ]
 
 
 ExecutorOption = Annotated[
     str,
-    typer.Option("--executor", metavar="local|slurm|ray", help="Where jobs run."),
+    typer.Option(
+        "--executor",
+        metavar="local|slurm|ray",
+        help="Run jobs on this machine, on a Slurm cluster or on a Ray cluster.",
+        rich_help_panel=WHERE,
+    ),
 ]
 JobsOption = Annotated[
-    int, typer.Option("--jobs", "-j", min=1, help="Worker processes on this machine.")
+    int,
+    typer.Option(
+        "--jobs",
+        "-j",
+        metavar="N",
+        min=1,
+        help="Number of worker processes on this machine.",
+        rich_help_panel=WHERE,
+    ),
 ]
 GpusOption = Annotated[
     str | None,
     typer.Option(
-        "--gpus", help="GPUs of this machine, such as 0,1; a worker each.", show_default="all"
+        "--gpus",
+        metavar="LIST",
+        help="Numbers of the GPUs to use on this machine, such as 0,1; one worker per GPU.",
+        show_default="all",
+        rich_help_panel=WHERE,
     ),
 ]
 TimeLimitOption = Annotated[
     str | None,
-    typer.Option("--time-limit", help="Longest time of a job, such as 2h.", show_default="none"),
+    typer.Option(
+        "--time-limit",
+        metavar="TIME",
+        help="Stop a job that takes longer, such as 2h, 90min or 45s.",
+        show_default=False,
+        rich_help_panel=WHERE,
+    ),
 ]
 IsolationOption = Annotated[
     Isolation,
-    typer.Option("--isolation", help="none: fit in the process of the harness, to debug."),
+    typer.Option(
+        "--isolation",
+        help="Fit in worker processes, or (none) in the main process, for debugging.",
+        rich_help_panel=WHERE,
+    ),
 ]
 ProfileOption = Annotated[
     Path | None,
     typer.Option(
-        "--profile", metavar="FILE", help="YAML profile of the Slurm cluster.", show_default=False
+        "--profile",
+        metavar="FILE",
+        help="Slurm: YAML file that describes the cluster.",
+        show_default=False,
+        rich_help_panel=WHERE,
     ),
 ]
 SubmitOnlyOption = Annotated[
-    bool, typer.Option("--submit-only", help="Return once Slurm jobs are submitted.")
+    bool,
+    typer.Option(
+        "--submit-only",
+        help="Slurm: return once the jobs are submitted.",
+        rich_help_panel=WHERE,
+    ),
 ]
 RayAddressOption = Annotated[
     str | None,
     typer.Option(
         "--ray-address",
         metavar="HOST:PORT|auto|local",
-        help="Ray cluster; local starts Ray on this machine.",
+        help="Ray: address of the cluster; local starts Ray on this machine.",
         envvar="RAY_ADDRESS",
-        show_default="the one that runs on this machine",
+        show_default="the cluster that runs on this machine",
+        rich_help_panel=WHERE,
     ),
 ]
 NoSharedDiskOption = Annotated[
     bool,
-    typer.Option("--no-shared-disk", help="Send data and results through Ray's object store."),
+    typer.Option(
+        "--no-shared-disk",
+        help="Ray: send data and results through its object store.",
+        rich_help_panel=WHERE,
+    ),
 ]
-RayCpusOption = Annotated[int, typer.Option("--ray-cpus", min=1, help="CPUs of a Ray task.")]
+RayCpusOption = Annotated[
+    int,
+    typer.Option(
+        "--ray-cpus", metavar="N", min=1, help="Ray: CPUs per task.", rich_help_panel=WHERE
+    ),
+]
 RayGpusOption = Annotated[
-    float, typer.Option("--ray-gpus", min=0, help="GPUs of a Ray task; may be a fraction.")
+    float,
+    typer.Option(
+        "--ray-gpus",
+        metavar="X",
+        min=0,
+        help="Ray: GPUs per task; may be a fraction.",
+        rich_help_panel=WHERE,
+    ),
 ]
 
 

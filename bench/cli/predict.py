@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from bench.cli.apps import app
+from bench.cli.help_pages import OUTPUT, WHERE, HelpCommand, examples
 from bench.cli.option_groups import ExecutorGroup, with_groups
 from bench.cli.options import (
     DEFAULT_DEVICE,
@@ -31,23 +31,37 @@ from bench.files import one_line
 from bench.prediction import MIN_PCC
 
 StoredDatasetOption = Annotated[
-    str | None, typer.Option("--dataset", "-d", help="Dataset of a stored run.", show_default=False)
+    str | None,
+    typer.Option(
+        "--dataset", "-d", metavar="NAME", help="Dataset of a stored run.", show_default=False
+    ),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("--method", "-m", help="Method of a stored run.", show_default=False)
+    str | None,
+    typer.Option(
+        "--method", "-m", metavar="NAME", help="Method of a stored run.", show_default=False
+    ),
 ]
 RunOption = Annotated[
     str | None,
     typer.Option(
-        metavar="KEY", help="First characters of the run's key.", show_default="the only run"
+        metavar="KEY",
+        help="First characters of the key of a run, as 'bench runs list' prints it.",
+        show_default="the only run",
     ),
 ]
 FoldOption = Annotated[
     int | None,
-    typer.Option(min=0, help="Predict with the model of one fold.", show_default="all, mean"),
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Number of the fold whose model is used.",
+        show_default="mean of the models of all folds",
+    ),
 ]
 RefitOption = Annotated[
-    bool, typer.Option("--refit", help="Fit once on all sections and keep that model.")
+    bool,
+    typer.Option("--refit", help="Use one model that is fitted on all sections; it is stored."),
 ]
 
 _FILES = "[MODEL] IMAGE"
@@ -62,7 +76,7 @@ def _micrometres(text: str | None) -> float | None:
         raise BenchError(f"--grid {one_line(text, 20)}: write a pitch such as 100um") from None
 
 
-class _PredictCommand(TyperCommand):
+class _PredictCommand(HelpCommand):
     """Writes the usage of arguments of which the first may be absent."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -70,7 +84,14 @@ class _PredictCommand(TyperCommand):
         return ["[OPTIONS]", _FILES]
 
 
-@app.command("predict", cls=_PredictCommand)
+@app.command(
+    "predict",
+    cls=_PredictCommand,
+    epilog=examples(
+        "bench predict model.spotbench slide.tif --grid 100um --out map.html",
+        "bench predict slide.tif -d her2st -m mclstexp --spots spots.csv -o out.h5ad",
+    ),
+)
 @with_groups
 def predict_command(
     where: ExecutorGroup,
@@ -78,7 +99,8 @@ def predict_command(
         list[str],
         typer.Argument(
             metavar=_FILES,
-            help="Bundle file, models:/... or hf://OWNER/REPO, if any; then the H&E image.",
+            help="H&E image; before it, unless a stored run is named, the model: a .spotbench file,"
+            " models:/... (MLflow) or hf://OWNER/REPO (Hugging Face).",
         ),
     ],
     out: Annotated[
@@ -86,7 +108,8 @@ def predict_command(
         typer.Option(
             "--out",
             "-o",
-            help="File to write: .html, .h5ad, .zarr, .csv, .geojson, .png or .pdf; repeatable.",
+            metavar="FILE",
+            help="File to write: .html, .h5ad, .zarr, .csv, .geojson, .png or .pdf. Repeatable.",
         ),
     ],
     dataset: StoredDatasetOption = None,
@@ -95,32 +118,43 @@ def predict_command(
         Path | None,
         typer.Option(
             "--spots",
-            help="Spots: tissue_positions of Space Ranger, a CSV with barcode, x and y, or .h5ad.",
+            metavar="FILE",
+            help="Positions of spots: tissue_positions of Space Ranger, a CSV file with columns"
+            " barcode, x and y, or .h5ad.",
             show_default=False,
         ),
     ] = None,
     grid: Annotated[
         str | None,
         typer.Option(
-            metavar="100um", help="Pitch of a grid over the tissue.", show_default="read spots"
+            metavar="MICROMETRES",
+            help="Predict on a grid over the tissue; distance of its points, such as 100um.",
+            show_default="spots of --spots",
         ),
     ] = None,
     mask: Annotated[
         Path | None,
-        typer.Option(help="PNG file to draw the tissue to.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="With --grid: PNG file to write the tissue mask to.",
+            show_default=False,
+        ),
     ] = None,
     um_per_px: Annotated[
         float | None,
         typer.Option(
             "--um-per-px",
-            help="Micrometres a pixel of the spots.",
-            show_default="of the image's metadata",
+            metavar="X",
+            help="Micrometres per pixel of the spot coordinates.",
+            show_default="read from the image",
         ),
     ] = None,
     image_scale: Annotated[
         float,
         typer.Option(
-            "--image-scale", help="Pixels of the image a pixel of the spots; below 1 if reduced."
+            "--image-scale",
+            metavar="X",
+            help="Image pixels per pixel of the spot coordinates; below 1 for a reduced image.",
         ),
     ] = 1.0,
     protocol: StoredProtocolOption = None,
@@ -128,17 +162,29 @@ def predict_command(
     fold: FoldOption = None,
     refit: RefitOption = False,
     genes: Annotated[
-        str | None, typer.Option(help="Genes, comma-separated.", show_default="all of the model")
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Genes to predict, comma-separated.",
+            show_default="all genes of the model",
+        ),
     ] = None,
     min_pcc: Annotated[
         float,
         typer.Option(
-            "--min-pcc", help="PCC on unseen sections from which a gene counts as predictable."
+            "--min-pcc",
+            metavar="X",
+            help="Minimum PCC on unseen sections for a gene to be marked as predictable.",
         ),
     ] = MIN_PCC,
     device: DeviceOption = DEFAULT_DEVICE,
     precision: Annotated[
-        Precision, typer.Option("--precision", help="Of image encoders; auto: that of the fits.")
+        Precision,
+        typer.Option(
+            "--precision",
+            help="Number format of image encoders; auto: as in the fits.",
+            rich_help_panel=WHERE,
+        ),
     ] = DEFAULT_PRECISION,
     data_root: DataRootOption = None,
     results: ResultsOption = Request.results,
@@ -146,12 +192,17 @@ def predict_command(
         str | None,
         typer.Option(
             metavar="URI",
-            help="MLflow store of a model models:/...",
-            show_default="MLFLOW_TRACKING_URI or SQLite in the results folder",
+            help="MLflow tracking URI for a model models:/...",
+            show_default="$MLFLOW_TRACKING_URI or SQLite in the results folder",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
 ) -> None:
-    """Predict the expression of an image with the models of a stored run or a bundle."""
+    """Predict gene expression from an H&E image.
+
+    The model is a bundle (.spotbench file) or a stored run, named by --dataset and --method.
+    Positions are those of --spots, or a grid over the tissue (--grid).
+    """
     from bench.cli.prediction_display import PredictionDisplay
     from bench.prediction.executing import predict_with
     from bench.prediction.finished_stripes import FinishedStripes
@@ -200,26 +251,43 @@ def predict_command(
         say(str(path))
 
 
-@app.command("export")
+@app.command(
+    "export",
+    epilog=examples(
+        "bench export --dataset demo --method ridge --out ridge.spotbench",
+        "bench export --out results.spotbench.zip",
+    ),
+)
 def export_command(
     out: Annotated[
         Path,
         typer.Option(
             "--out",
             "-o",
-            help="NAME.spotbench: the models, in one file that predicts on another machine."
-            " NAME.h5ad: the stored predictions of the test sections, for scanpy and squidpy."
-            " NAME.spotbench.zip: results that others import.",
+            metavar="FILE",
+            help="File to write. NAME.spotbench: models, for 'bench predict' on any machine."
+            " NAME.h5ad: stored predictions of the test sections, for scanpy and squidpy."
+            " NAME.spotbench.zip: results, for 'bench import'.",
         ),
     ],
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", "-d", help="Dataset; of results all.", show_default=False),
+        typer.Option(
+            "--dataset",
+            "-d",
+            metavar="NAME",
+            help="Dataset of the stored runs; required except for results.",
+            show_default="results: all",
+        ),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            "--method", "-m", help="Method; of results several, or all.", show_default=False
+            "--method",
+            "-m",
+            metavar="NAMES",
+            help="Method of the stored run; of results several, comma-separated.",
+            show_default="results: all",
         ),
     ] = None,
     protocol: StoredProtocolOption = None,
@@ -232,16 +300,21 @@ def export_command(
         bool,
         typer.Option(
             "--with-predictions",
-            help="Results: predictions too, with the measured expression beside them.",
+            help="Results: add predictions and the measured expression.",
         ),
     ] = False,
     study: Annotated[
         Path | None,
-        typer.Option(help="Results: YAML file that describes them.", show_default="none"),
+        typer.Option(
+            metavar="FILE", help="Results: YAML file that describes them.", show_default=False
+        ),
     ] = None,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Write models or predictions of a stored run, or results for others, into one file."""
+    """Write models, predictions or results into one file.
+
+    The suffix of --out decides which.
+    """
     if out.name.endswith(".spotbench.zip"):
         export_results_command(
             out=out,
@@ -281,17 +354,19 @@ def export_command(
 
 @app.command("push")
 def push_command(
-    bundle: Annotated[Path, typer.Argument(metavar="NAME.spotbench", help="A bundle.")],
+    bundle: Annotated[
+        Path, typer.Argument(metavar="NAME.spotbench", help="Bundle of 'bench export'.")
+    ],
     repository: Annotated[str, typer.Argument(metavar="OWNER/REPO", help="Model repository.")],
     private: Annotated[
-        bool, typer.Option("--private", help="Make a new repository private.")
+        bool, typer.Option("--private", help="Create the repository as private.")
     ] = False,
     dry_run: Annotated[
         Path | None,
         typer.Option(
             "--dry-run",
             metavar="FOLDER",
-            help="Write the model card into a folder and send nothing.",
+            help="Write the model card into this folder and upload nothing.",
             show_default=False,
         ),
     ] = None,
@@ -310,9 +385,12 @@ def pull_command(
     repository: Annotated[
         str, typer.Argument(metavar="OWNER/REPO[@REVISION]", help="Model repository.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: NAME.spotbench.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FILE", help="File to write: NAME.spotbench."),
+    ],
 ) -> None:
-    """Fetch a bundle from Hugging Face; it is compared with its hashes before it is written."""
+    """Download a bundle from Hugging Face and check its hashes."""
     from bench.prediction.hub_bundles import pull_bundle
 
     pull_bundle(repository, out)

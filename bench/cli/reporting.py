@@ -12,19 +12,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.apps import app
+from bench.cli.help_pages import examples
 from bench.cli.option_groups import with_groups
 from bench.cli.options import (
     FAILED,
     DataRootOption,
     DatasetOption,
     JsonOption,
-    MethodOption,
+    MethodRowOption,
     ProtocolOption,
     ResultsOption,
+    StoredDatasetOption,
     StoredProtocolOption,
 )
 from bench.cli.paper_table import print_paper_table
-from bench.cli.table_options import MACHINES, FormatOption, TableFormat, TableGroup, TableLayout
+from bench.cli.table_options import (
+    MACHINES,
+    FormatOption,
+    PlainFormatOption,
+    TableFormat,
+    TableGroup,
+    TableLayout,
+)
 from bench.cli.terminal import complain, say
 from bench.errors import BenchError
 from bench.evaluate.scores import COMPARABLE, LEADING
@@ -62,7 +71,14 @@ def stored_by_protocol(
     return by_protocol
 
 
-@app.command("tables")
+@app.command(
+    "tables",
+    epilog=examples(
+        "bench tables --dataset demo",
+        "bench tables --dataset demo --pairs --score pcc_heg",
+        "bench tables --dataset her2st,stnet --layout paper --out table.tex",
+    ),
+)
 @with_groups
 def tables_command(
     dataset: Annotated[
@@ -70,7 +86,9 @@ def tables_command(
         typer.Option(
             "--dataset",
             "-d",
-            help="Dataset or collection, such as hest; several with --layout paper.",
+            metavar="NAME",
+            help="Dataset or collection, such as hest; with --layout paper also several,"
+            " comma-separated.",
             show_default=False,
         ),
     ] = None,
@@ -78,28 +96,28 @@ def tables_command(
     how: FormatOption = None,
     table: TableGroup = TableGroup(),  # noqa: B008 - read by with_groups
     pairs: Annotated[
-        bool, typer.Option("--pairs", help="Compare the methods pair by pair instead.")
+        bool, typer.Option("--pairs", help="Compare the methods pairwise, with paired tests.")
     ] = False,
     with_published: Annotated[
-        bool, typer.Option("--with-published", help="Set ours beside published numbers.")
+        bool, typer.Option("--with-published", help="Add the published numbers to the table.")
     ] = False,
     published: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Published numbers alone: of a dataset, a collection, or a paper.",
+            help="Print only the published numbers of a dataset, collection or paper.",
             show_default=False,
         ),
     ] = None,
     score: Annotated[
         str,
-        typer.Option(help=f"Score that --pairs compares: {', '.join(COMPARABLE)}.", metavar="NAME"),
+        typer.Option(help=f"With --pairs: score, one of {', '.join(COMPARABLE)}.", metavar="NAME"),
     ] = LEADING,
     against: Annotated[
         str | None,
         typer.Option(
             metavar="ROW",
-            help="With --pairs: compare with this row alone.",
+            help="With --pairs: compare all rows with this one only.",
             show_default="all pairs",
         ),
     ] = None,
@@ -252,38 +270,67 @@ def _print_collection(
 def report_command(
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", "-d", help="Dataset.", show_default="all that have runs"),
+        typer.Option(
+            "--dataset",
+            "-d",
+            metavar="NAME",
+            help="Dataset of the stored runs.",
+            show_default="all that have runs",
+        ),
     ] = None,
     protocol: StoredProtocolOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="HTML file.", show_default="report.html in the results")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="HTML file to write.",
+            show_default="report.html in the results folder",
+        ),
     ] = None,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Write one HTML page of the stored runs: tables, figures, maps of genes, settings."""
+    """Write one HTML page with tables, figures and maps.
+
+    The file contains the tables and figures of the stored runs, maps of genes, and all settings.
+    """
     from bench.report.page import stored_comparisons, write_page
 
     comparisons = stored_comparisons(results, dataset, protocol)
     typer.echo(write_page(results, out or results / "report.html", comparisons))
 
 
-@app.command("genes")
+@app.command("genes", epilog=examples("bench genes --dataset demo --method ridge --top 20"))
 def genes_command(
-    dataset: DatasetOption,
-    method: MethodOption,
+    dataset: StoredDatasetOption,
+    method: MethodRowOption,
     protocol: StoredProtocolOption = None,
-    how: Annotated[TableFormat, typer.Option("--format", "-f", help="Format.")] = TableFormat.text,
-    top: Annotated[int, typer.Option(min=1, help="Best-predicted genes to list and test.")] = 50,
+    how: PlainFormatOption = TableFormat.text,
+    top: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Number of best-predicted genes to list or test."),
+    ] = 50,
     gmt: Annotated[
         Path | None,
-        typer.Option(help="Gene sets to test for, in GMT format.", show_default="marker genes"),
+        typer.Option(
+            metavar="FILE",
+            help="With --enriched: file with gene sets in GMT format.",
+            show_default="marker genes of the package",
+        ),
     ] = None,
     enriched: Annotated[
-        bool, typer.Option("--enriched", help="Gene sets over-represented among the best instead.")
+        bool,
+        typer.Option(
+            "--enriched", help="Print gene sets over-represented among the best-predicted genes."
+        ),
     ] = False,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Rank the genes a method predicts, and test which gene sets the best ones belong to."""
+    """Rank genes by the PCC of their prediction.
+
+    With --enriched, test which gene sets are over-represented among the best-predicted genes.
+    """
     from bench.errors import UnknownNameError
     from bench.method_references import split_encoder
     from bench.report.genes import render_genes, render_sets
@@ -323,11 +370,14 @@ def genes_command(
 def ceiling_command(
     dataset: DatasetOption,
     protocol: ProtocolOption = Request.protocol,
-    how: Annotated[TableFormat, typer.Option("--format", "-f", help="Format.")] = TableFormat.text,
-    genes: Annotated[bool, typer.Option("--genes", help="One row a gene and section.")] = False,
+    how: PlainFormatOption = TableFormat.text,
+    genes: Annotated[bool, typer.Option("--genes", help="One row per gene and section.")] = False,
     data_root: DataRootOption = None,
 ) -> None:
-    """Show the noise ceiling of each section: the maximum PCC attainable given counting noise."""
+    """Show the noise ceiling of each section.
+
+    The noise ceiling is the maximum PCC attainable given counting noise.
+    """
     from bench.execute.ceilings import gene_ceilings, section_ceilings
     from bench.execute.division import divide
     from bench.protocol.rules import find_protocol
@@ -356,15 +406,19 @@ def audit_command(
     test_dataset: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME",
-            help="Audit a model of --dataset that is tested on this one instead.",
-            show_default="none",
+            metavar="NAME|FILE",
+            help="Check a model that is fitted on --dataset and tested on this dataset.",
+            show_default=False,
         ),
     ] = None,
     data_root: DataRootOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check folds and rules for leakage from test to training data."""
+    """Check folds and rules for leakage from test to training.
+
+    Patients, sections, images, spots and count vectors on both sides are listed, as are rules that
+    read the test sections. Exit status 1: a forbidden leak was found.
+    """
     from bench.execute.audits import cross_audit
     from bench.protocol.rules import find_protocol
     from bench.registry import dataset_card, members

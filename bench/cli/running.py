@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.apps import app
+from bench.cli.help_pages import SEARCH, VARIANTS, examples
 from bench.cli.option_groups import (
     ExecutorGroup,
     RequestGroup,
@@ -39,20 +40,26 @@ if TYPE_CHECKING:
     from bench.execute.run import RunResult
 
 
-@app.command("run")
+@app.command(
+    "run",
+    epilog=examples(
+        "bench run --method mean,ridge --dataset demo --preset quick",
+        "bench run --method ./mine.py --dataset her2st --folds 0,1 --jobs 2",
+        "bench run --method ridge --dataset her2st --encoder resnet50,uni --seeds 0-4",
+    ),
+)
 @with_groups
 def run_command(
     ctx: typer.Context,
-    group: RequestGroup,
-    variants: VariantsGroup,
-    where: ExecutorGroup,
-    workers: WorkersGroup,
+    *,
     dataset: Annotated[
         str | None,
         typer.Option(
             "--dataset",
             "-d",
-            help="Dataset name, or the path of a card; required unless --config names one.",
+            metavar="NAME|FILE",
+            help="Name from 'bench list datasets', or path of a card; required unless --config"
+            " names one.",
             show_default=False,
         ),
     ] = None,
@@ -61,41 +68,57 @@ def run_command(
         typer.Option(
             "--method",
             "-m",
-            help="Methods, comma-separated: names of 'bench list' or paths such as ./mine.py.",
+            metavar="NAMES",
+            help="Names from 'bench list methods' or paths such as ./mine.py, comma-separated;"
+            " required unless --config names them.",
+            show_default=False,
         ),
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
-            help="YAML file of these options and settings, such as best.yaml of 'bench tune'.",
-            show_default="none",
+            metavar="FILE",
+            help="YAML file with options and settings, such as best.yaml of 'bench tune'.",
+            show_default=False,
         ),
     ] = None,
+    variants: VariantsGroup,
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="Encoders of the methods that have one, comma-separated; a row each.",
-            show_default="each method's own",
+            metavar="NAMES",
+            help="One run per image encoder, for methods that have one; names from 'bench list"
+            " encoders', comma-separated.",
+            show_default="the encoder of each method",
+            rich_help_panel=VARIANTS,
         ),
     ] = None,
     no_random: Annotated[
         bool,
         typer.Option(
-            "--no-random", help="With --encoder: no control rows of encoders with random weights."
+            "--no-random",
+            help="With --encoder: leave out the controls with random encoder weights.",
+            rich_help_panel=VARIANTS,
         ),
     ] = not Request.random_encoders,
-    compile_encoders: CompileOption = Request.compile,
-    force: Annotated[bool, typer.Option("--force", help="Redo finished folds.")] = Request.force,
-    no_oracles: Annotated[
-        bool, typer.Option("--no-oracles", help="Leave out the row of the depth oracle.")
-    ] = not Request.oracles,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Print the fits of the call, and run nothing.")
-    ] = False,
     jobs: JobsOption = ExecutorOptions.jobs,
+    workers: WorkersGroup,
+    group: RequestGroup,
+    compile_encoders: CompileOption = Request.compile,
+    where: ExecutorGroup,
+    force: Annotated[
+        bool, typer.Option("--force", help="Fit and score finished folds again.")
+    ] = Request.force,
+    no_oracles: Annotated[
+        bool, typer.Option("--no-oracles", help="Leave out the depth oracle.")
+    ] = not Request.oracles,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the planned fits and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run methods on a dataset; finished folds are kept, so the same call resumes."""
+    """Run methods on a dataset; finished folds are kept.
+
+    The same call resumes an interrupted run: finished folds are not computed again.
+    """
     from bench.cli.config_file import combine, read_config, require_method_and_dataset
 
     values = group.values(
@@ -118,51 +141,96 @@ def run_command(
     _run_members(values, group.tracking, as_json, options, plan_only=plan)
 
 
-@app.command("tune")
+@app.command(
+    "tune",
+    epilog=examples(
+        "bench tune --method ridge --dataset demo --trials 10",
+        "bench tune --method mclstexp,mlp --dataset her2st --timeout 2h --budget time",
+        "bench tune -m mlp -d her2st --storage postgresql+psycopg://user@host/name",
+    ),
+)
 @with_groups
 def tune_command(
-    method: Annotated[str, typer.Option("--method", "-m", help="Methods, comma-separated.")],
+    *,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="NAMES",
+            help="Names from 'bench list methods' or paths such as ./mine.py, comma-separated.",
+        ),
+    ],
     dataset: DatasetOption,
-    group: RequestGroup,
-    where: ExecutorGroup,
     trials: Annotated[
-        int, typer.Option(min=1, help="Trials of each study: a method on an outer fold.")
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Trials of each method on each fold.",
+            rich_help_panel=SEARCH,
+        ),
     ] = TuneRequest.trials,
     timeout: Annotated[
         str | None,
-        typer.Option(help="Time of the trials of each study, such as 2h.", show_default="none"),
+        typer.Option(
+            metavar="TIME",
+            help="Start no more trials of a method on a fold after this time, such as 2h.",
+            show_default=False,
+            rich_help_panel=SEARCH,
+        ),
     ] = None,
     budget: Annotated[
         Budget,
-        typer.Option(help="What is equal for all methods: trials and time, or time alone."),
+        typer.Option(
+            help="Equal for all methods: number of trials and time, or time only.",
+            rich_help_panel=SEARCH,
+        ),
     ] = Budget.equal,
     objective: Annotated[
-        ObjectiveScore, typer.Option(help="Score on the inner folds that is optimised.")
+        ObjectiveScore,
+        typer.Option(
+            metavar="NAME",
+            help=f"Score to optimise on the inner folds: {', '.join(ObjectiveScore)}.",
+            rich_help_panel=SEARCH,
+        ),
     ] = TuneRequest.objective,
     inner_folds: Annotated[
-        int, typer.Option(min=2, help="Inner folds at most, made of the training patients.")
+        int,
+        typer.Option(
+            metavar="N",
+            min=2,
+            help="Maximum number of inner folds, which are made of the training patients.",
+            rich_help_panel=SEARCH,
+        ),
     ] = TuneRequest.inner_folds,
     sampler: Annotated[
-        Sampler, typer.Option(help="How settings are suggested.")
+        Sampler,
+        typer.Option(help="Algorithm that suggests settings.", rich_help_panel=SEARCH),
     ] = TuneRequest.sampler,
     pruner: Annotated[
-        Pruner, typer.Option(help="How trials are ended early.")
+        Pruner,
+        typer.Option(help="Algorithm that stops poor trials early.", rich_help_panel=SEARCH),
     ] = TuneRequest.pruner,
-    jobs: JobsOption = TuneRequest.jobs,
     storage: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="Database of the trials, such as postgresql+psycopg://user@host/name.",
-            show_default="a journal file in the results",
+            help="SQLAlchemy URL of the database of the trials.",
+            show_default="a journal file in the results folder",
+            rich_help_panel=SEARCH,
         ),
     ] = None,
+    jobs: JobsOption = TuneRequest.jobs,
+    group: RequestGroup,
+    where: ExecutorGroup,
     as_json: JsonOption = False,
 ) -> None:
-    """Tune methods on the training sections of each fold, then score the best once on its test.
+    """Tune settings on the training sections of each fold.
 
-    The same call continues after an interruption; parallel calls share the work.
-    --set fixes a setting.
+    The best settings of a fold are then scored once on its test sections. The same call resumes
+    an interrupted search, and parallel calls share the work. A setting given with --set is not
+    tuned.
     """
     from bench.cli.tuning_display import TuningDisplay
     from bench.execute.executors.choose import make_executor
@@ -229,17 +297,19 @@ def import_weights_command(
         typer.Option(
             "--checkpoint",
             "-c",
-            help="Checkpoint as the method's authors save it; one a fold as 'best_{fold}.pt', or a"
-            " folder of them.",
+            metavar="FILE|FOLDER",
+            help="Checkpoint as saved by the code of the authors; for several folds a pattern such"
+            " as 'best_{fold}.pt', or a folder.",
         ),
     ],
     group: RequestGroup,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a run out of a released checkpoint: nothing is trained, all else is as in 'bench run'.
+    """Store a released checkpoint as a run, without training.
 
-    Nothing in the file is executed. A checkpoint belongs to one training set: name the fold
-    that it was held out of with --folds, or give the checkpoints of all folds.
+    Test sections are predicted and scored as in 'bench run'. No code in the file is executed. A
+    checkpoint belongs to one training set: with --folds, name the fold whose test sections it has
+    not seen, or give the checkpoints of all folds.
     """
     values = group.values(method, dataset, checkpoint=checkpoint, oracles=False)
     _run(Request(**values), group.tracking, as_json)

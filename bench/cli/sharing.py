@@ -69,25 +69,27 @@ def export_results_command(
 @app.command("import")
 def import_command(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="NAME.spotbench.zip of 'bench export'.")
+        Path, typer.Argument(metavar="FILE", help="NAME.spotbench.zip from 'bench export'.")
     ],
     name: Annotated[
         str,
         typer.Option(
-            metavar="TEXT", help="Name of the source in tables.", show_default="of the file"
+            metavar="TEXT",
+            help="Name of the source in tables.",
+            show_default="that in the file",
         ),
     ] = "",
     other_data: Annotated[
         bool,
         typer.Option(
-            "--other-data", help="Keep runs on other folds or data too; tables mark them."
+            "--other-data", help="Also import runs on other folds or data; tables mark them."
         ),
     ] = False,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Take results of another laboratory into a results folder.
+    """Import results of another laboratory into a results folder.
 
-    The file is checked as a whole before anything is written.
+    The whole file is checked before anything is written.
     """
     from bench.sharing.importing import import_results
 
@@ -114,16 +116,18 @@ def site_command(
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="RESULTS...", help="Results folders.", show_default="that of --results"
+            metavar="RESULTS", help="Results folders.", show_default="that of --results"
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("public"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write to.")
+    ] = Path("public"),
     with_runs: Annotated[
-        bool, typer.Option("--with-runs", help="Offer the runs as a file for 'bench import'.")
+        bool, typer.Option("--with-runs", help="Add the runs as a file for 'bench import'.")
     ] = False,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Write a site of rankings: static pages that need no server."""
+    """Write static web pages with rankings of methods."""
     from bench.report.site import write_site
 
     folders = tuple(sources or [results])
@@ -153,39 +157,63 @@ def verify_command(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="First characters of the run's key.", show_default=False
+            metavar="KEY",
+            help="First characters of the key of a run, as 'bench runs list' prints it.",
+            show_default="the only run",
         ),
     ] = "",
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", "-d", help="Dataset, or a card.", show_default="any"),
+        typer.Option(
+            "--dataset",
+            "-d",
+            metavar="NAME|FILE",
+            help="Dataset of the run, or path of its card.",
+            show_default="any",
+        ),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            "--method", "-m", help="Row, or the file of your own method.", show_default="any"
+            "--method",
+            "-m",
+            metavar="NAME|FILE",
+            help="Method or row, or the file of your own method.",
+            show_default="any",
         ),
     ] = None,
     protocol: StoredProtocolOption = None,
     fold: Annotated[
-        int | None, typer.Option(min=0, help="Fold to fit.", show_default="first done")
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Number of the fold to fit.", show_default="first finished"
+        ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="Largest difference that counts as the same.")
+        float,
+        typer.Option(
+            metavar="X", help="Largest absolute difference of values that count as equal."
+        ),
     ] = DEFAULT_TOLERANCE,
     aliases: AliasesOption = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option("--checkpoint", "-c", help="Imported weights.", show_default="none"),
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            metavar="FILE|FOLDER",
+            help="Checkpoint of a run of 'bench import-weights'.",
+            show_default=False,
+        ),
     ] = None,
     device: DeviceOption = DEFAULT_DEVICE,
     data_root: DataRootOption = None,
     results: ResultsOption = Request.results,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit one fold of a stored run again and compare predictions and scores with it.
+    """Fit one fold of a stored run again and compare the results.
 
-    Exit status 0: the same; 1: not the same; 2: cannot be made again.
+    Exit status 0: predictions and scores are equal; 1: they differ; 2: the fold cannot be fitted.
     """
     from bench.cli.run_display import RunDisplay
     from bench.sharing.verifying import VerifyRequest, verify
@@ -250,20 +278,28 @@ def _as_json(done: Verification) -> dict[str, Any]:
 @submission_app.command("check")
 def submission_check_command(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="NAME.spotbench.zip of 'bench export'.")
+        Path, typer.Argument(metavar="FILE", help="NAME.spotbench.zip from 'bench export'.")
     ],
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", "-d", help="Card to compare with.", show_default="by name"),
+        typer.Option(
+            "--dataset",
+            "-d",
+            metavar="NAME|FILE",
+            help="Dataset or card to compare the runs with.",
+            show_default="the dataset that the file names",
+        ),
     ] = None,
     data_root: DataRootOption = None,
     no_contract: Annotated[
         bool,
-        typer.Option("--no-contract", help="Leave out 'bench check' of the methods, the longest."),
+        typer.Option(
+            "--no-contract", help="Leave out the longest check, 'bench check' of each method."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check results that are handed in: one line a check.
+    """Check submitted results; print one line per check.
 
     Exit status 0: no check failed; 1: a check failed.
     """

@@ -22,21 +22,34 @@ if TYPE_CHECKING:
     from bench.inventory import RunEntry
 
 _DatasetOption = Annotated[
-    str | None, typer.Option("--dataset", "-d", help="Dataset.", show_default="all")
+    str | None,
+    typer.Option(
+        "--dataset", "-d", metavar="NAME", help="Dataset of the runs.", show_default="all"
+    ),
 ]
 _ProtocolOption = Annotated[
-    str | None, typer.Option("--protocol", "-p", help="Protocol.", show_default="all")
+    str | None,
+    typer.Option(
+        "--protocol", "-p", metavar="NAME", help="Protocol of the runs.", show_default="all"
+    ),
 ]
 _MethodOption = Annotated[
     str | None,
-    typer.Option("--method", "-m", help="Methods or labels of rows, comma-separated."),
+    typer.Option(
+        "--method",
+        "-m",
+        metavar="NAMES",
+        help="Methods or names of rows, comma-separated.",
+        show_default="all",
+    ),
 ]
 _StateOption = Annotated[
     str | None,
     typer.Option(
         "--state",
         metavar="NAMES",
-        help="done, partial, failed, empty, damaged or 'in use', comma-separated.",
+        help="States of runs, comma-separated: done, partial, failed, empty, damaged, 'in use'.",
+        show_default="all",
     ),
 ]
 
@@ -50,7 +63,7 @@ def list_command(
     as_json: JsonOption = False,
     results: ResultsOption = Request.results,
 ) -> None:
-    """List stored runs: folds done, state, size on disk, age."""
+    """List stored runs with finished folds, state, size and age."""
     from bench.inventory import chosen_runs
 
     entries = chosen_runs(
@@ -75,19 +88,27 @@ def list_command(
 def remove_command(
     keys: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY", help="Beginnings of keys.", show_default=False),
+        typer.Argument(
+            metavar="KEY",
+            help="First characters of the keys of runs, as 'bench runs list' prints them.",
+            show_default=False,
+        ),
     ] = None,
     dataset: _DatasetOption = None,
     protocol: _ProtocolOption = None,
     method: _MethodOption = None,
     state: _StateOption = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Runs without a finished fold of which one failed.")
+        bool,
+        typer.Option("--failed", help="Remove runs that have failed folds and no finished one."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Remove stored runs by key, method or state; MLflow's records are left as they are."""
+    """Remove stored runs, chosen by key, method or state.
+
+    Runs in MLflow are not removed.
+    """
     from bench.inventory import chosen_runs, remove_run
 
     states = (*_states(state), *(("failed",) if failed else ()))
@@ -127,15 +148,24 @@ def remove_command(
 
 @runs_app.command("label")
 def label_command(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Beginning of a key.")],
+    key: Annotated[
+        str,
+        typer.Argument(
+            metavar="KEY",
+            help="First characters of the key of a run, as 'bench runs list' prints it.",
+        ),
+    ],
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="Name of the row.", show_default=False),
+        typer.Argument(metavar="NAME", help="New name of the row.", show_default=False),
     ] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Take the name back.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the name that was given.")] = False,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Name a row in tables, figures and pages; keys and stored results do not change."""
+    """Name the row of a run in tables, figures and pages.
+
+    Keys and stored results do not change.
+    """
     from bench.inventory import name_run, run_of_key
 
     if clear == (name is not None):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.apps import study_app
+from bench.cli.help_pages import examples
 from bench.cli.option_groups import ExecutorGroup, WorkersGroup, with_groups
 from bench.cli.options import (
     DEFAULT_DEVICE,
@@ -36,20 +37,23 @@ if TYPE_CHECKING:
 
 StudyArgument = Annotated[
     str,
-    typer.Argument(metavar="NAME", help="Name of 'bench study list', or path of a YAML file."),
+    typer.Argument(metavar="NAME", help="Name from 'bench study list', or path of a YAML file."),
 ]
 OnlyOption = Annotated[
     str | None,
     typer.Option(
-        help="Names of parts, datasets or rows, comma-separated.", show_default="everything"
+        metavar="NAMES",
+        help="Parts, datasets or rows of the study, comma-separated.",
+        show_default="all",
     ),
 ]
 RootOption = Annotated[
     Path | None,
     typer.Option(
         "--data-root",
-        help="Folder with one folder a dataset, named as the dataset.",
-        show_default="where 'bench data get' put them",
+        metavar="FOLDER",
+        help="Folder with one folder per dataset, named like the dataset.",
+        show_default="$SPOTBENCH_DATA or the user's data folder",
     ),
 ]
 PartialOption = Annotated[
@@ -75,26 +79,36 @@ def list_studies(as_json: JsonOption = False) -> None:
     typer.echo(json.dumps(rows, indent=2)) if as_json else print_rows("studies", rows)
 
 
-@study_app.command("run")
+@study_app.command(
+    "run",
+    epilog=examples(
+        "bench study run mclstexp-2024 --plan",
+        "bench study run mclstexp-2024 --only main,her2st --jobs 2",
+    ),
+)
 @with_groups
 def run_study(
     name: StudyArgument,
-    where: ExecutorGroup,
-    workers: WorkersGroup,
+    *,
     only: OnlyOption = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Show the plan and its cost alone.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print the planned fits with their cost and stop.")
+    ] = False,
     partial: PartialOption = False,
     jobs: JobsOption = ExecutorOptions.jobs,
+    workers: WorkersGroup,
     device: DeviceOption = DEFAULT_DEVICE,
     precision: PrecisionOption = DEFAULT_PRECISION,
+    where: ExecutorGroup,
     data_root: RootOption = None,
     results: ResultsOption = Request.results,
     tracking: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the fits that a study still needs and write its report; the same call resumes.
+    """Run the open fits of a study and write its tables and figures.
 
-    Rows whose data or weights are not on this machine are listed and skipped.
+    The same call resumes an interrupted study. Rows whose data or weights are not on this machine
+    are listed and skipped.
     """
     from bench.cli.run_display import RunDisplay
     from bench.execute.executors.choose import make_executor
@@ -163,9 +177,10 @@ def study_status(
     results: ResultsOption = Request.results,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which fits of a study are done, open or impossible here; nothing is run.
+    """Show which fits of a study are done, open or impossible here.
 
-    The plan is made for this machine's device; for runs made elsewhere name theirs.
+    Nothing is run. The plan is made for the device of this machine; for runs made on another device
+    name it with --device and --precision.
     """
     from bench.study.declaration import find_study
     from bench.study.planning import StudyOptions
@@ -186,11 +201,21 @@ def study_status(
 def study_report(
     name: StudyArgument,
     out: Annotated[
-        Path | None, typer.Option(help="Folder.", show_default="studies/NAME in the results")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Folder to write to.",
+            show_default="studies/NAME in the results folder",
+        ),
     ] = None,
     results: ResultsOption = Request.results,
 ) -> None:
-    """Write tables, figures and page of a study again, from its stored runs alone."""
+    """Write the tables, figures and page of a study from stored runs.
+
+    Nothing is run.
+    """
     from bench.study.declaration import find_study
     from bench.study.report import write_report
 

@@ -62,7 +62,22 @@ _PAGE = 130
 
 FormatOption = Annotated[
     TableFormat | None,
-    typer.Option("--format", "-f", help="Format.", show_default="text, or that of --out"),
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="FORMAT",
+        help=f"Format of the table: {', '.join(TableFormat)}.",
+        show_default="text, or by the suffix of --out",
+    ),
+]
+PlainFormatOption = Annotated[
+    TableFormat,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="FORMAT",
+        help=f"Format of the table: {', '.join(TableFormat)}.",
+    ),
 ]
 
 
@@ -71,37 +86,49 @@ class TableGroup:
     """Options on rows, columns, digits and file of a table."""
 
     layout: Annotated[
-        TableLayout, typer.Option(help="paper: methods by datasets and scores, best in bold.")
+        TableLayout,
+        typer.Option(
+            help="runs: one row per run; paper: one row per method, with scores of several datasets"
+            " and the best in bold."
+        ),
     ] = TableLayout.runs
     columns: Annotated[
         str | None,
         typer.Option(
             metavar="NAMES|all",
-            help="Columns or scores, comma-separated; all: whatever the width.",
-            show_default="those that fit",
+            help="Columns or scores to print, comma-separated; all: also if the lines get longer"
+            " than the terminal.",
+            show_default="those that fit the terminal",
         ),
     ] = None
     methods: Annotated[
         str | None,
-        typer.Option(metavar="NAMES", help="Rows, comma-separated.", show_default="all"),
+        typer.Option(metavar="NAMES", help="Rows to print, comma-separated.", show_default="all"),
     ] = None
     decimals: Annotated[
         int | None,
-        typer.Option(min=0, max=10, help="Digits after the point.", show_default="4"),
+        typer.Option(
+            metavar="N", min=0, max=10, help="Digits after the decimal point.", show_default="4"
+        ),
     ] = None
     spread: Annotated[
         TableSpread | None,
-        typer.Option(help="Given beside a mean.", show_default="sd; layout runs: both"),
+        typer.Option(
+            help="Spread beside a mean: standard deviation over sections, or 95 % interval.",
+            show_default="sd; with --layout runs both",
+        ),
     ] = None
     ranks: Annotated[
-        bool, typer.Option("--ranks", help="With --layout paper: add the mean rank.")
+        bool, typer.Option("--ranks", help="With --layout paper: add the mean rank of each method.")
     ] = False
     out: Annotated[
         Path | None,
         typer.Option(
+            "--out",
+            "-o",
             metavar="FILE",
-            help="Write to .tex (and .bib), .html, .md, .csv, .json or .txt.",
-            show_default="print",
+            help="File to write: .tex (with a .bib beside it), .html, .md, .csv, .json or .txt.",
+            show_default="print to the terminal",
         ),
     ] = None
 

@@ -18,7 +18,10 @@ from bench.execute.request import Request
 
 @app.command("sync")
 def sync_command(results: ResultsOption = Request.results, tracking: TrackingOption = None) -> None:
-    """Upload the stored runs that a tracking store has not seen; calling again adds nothing."""
+    """Upload stored runs to an MLflow tracking store.
+
+    Runs that the store has already are not uploaded again.
+    """
     from bench.tracking.upload import sync, tracking_uri
 
     failure = sync(results, tracking_uri(tracking, results), typer.echo)
@@ -30,9 +33,11 @@ def sync_command(results: ResultsOption = Request.results, tracking: TrackingOpt
 @app.command("ui")
 def ui_command(
     results: ResultsOption = Request.results,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    port: Annotated[
+        int, typer.Option(metavar="N", min=1, max=65535, help="Port on this machine.")
+    ] = 5000,
 ) -> None:
-    """Open MLflow's pages on the results; stop with Ctrl-C."""
+    """Serve the MLflow pages of the results; Ctrl-C stops it."""
     from bench.tracking.database import ARTIFACTS
     from bench.tracking.pages import public
     from bench.tracking.tracking_store import open_database
