@@ -89,7 +89,7 @@ def test_a_run_that_somebody_works_on_is_in_use(several, tmp_path):
 def test_runs_are_removed_by_key_method_and_state(several, tmp_path):
     answer = runs_command(tmp_path, "rm", key(several["done"])[:6], "--yes")
     assert answer.status == 0, answer
-    assert "removed 1 runs and freed" in answer.stdout
+    assert "removed 1 run and freed" in answer.stdout
     assert "MLflow" in answer.stdout
     assert not several["done"].folder.path.exists()
     assert runs_command(tmp_path, "rm", "--failed", "--yes").status == 0

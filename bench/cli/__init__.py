@@ -13,6 +13,7 @@ import typer
 from bench.cli.apps import app
 from bench.cli.options import DONE, INTERRUPTED, REFUSED, TERMINATED
 from bench.cli.terminal import complain
+from bench.cli.usage_errors import usage_message
 from bench.errors import BenchError, DetachedError
 
 _MODULES = (
@@ -46,7 +47,7 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.exit(status)
     except typer.TyperException as error:
-        message = error.format_message()
+        message = usage_message(error, arguments)
         if message:  # empty where typer has printed a group's help
             complain(message)
         sys.exit(REFUSED)

@@ -38,6 +38,7 @@ from bench.cli.options import (
     TimeLimitOption,
     TrackingOption,
     TrainPatientsOption,
+    check_file,
     names,
     numbers,
     patients_of,
@@ -67,7 +68,14 @@ class RequestGroup:
     tracking: TrackingOption = None
 
     def values(self, method: str | None, dataset: str | None, **others: Any) -> dict[str, Any]:
-        """Fields of a request."""
+        """Fields of a request.
+
+        Raises
+        ------
+        BenchError
+            The table of gene symbols is missing, or an option cannot be read.
+        """
+        check_file(self.aliases)
         typed = {name: value for name, value in vars(self).items() if name != "tracking"}
         return {
             **typed,

@@ -332,6 +332,20 @@ RayGpusOption = Annotated[
 ]
 
 
+def check_file(path: Path | None) -> None:
+    """Refuse an input file that is missing.
+
+    Raises
+    ------
+    BenchError
+        The path names no file.
+    """
+    if path is not None and not path.is_file():
+        raise BenchError(
+            f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}"
+        )
+
+
 def names(text: str | None) -> tuple[str, ...]:
     """Names of a comma list, none of nothing."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())

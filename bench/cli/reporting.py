@@ -24,6 +24,7 @@ from bench.cli.options import (
     ResultsOption,
     StoredDatasetOption,
     StoredProtocolOption,
+    names,
 )
 from bench.cli.paper_table import print_paper_table
 from bench.cli.table_options import (
@@ -54,12 +55,12 @@ def stored_by_protocol(
     from bench.report.tables import newest
     from bench.stored_runs import damaged_records, protocols_with_runs, stored_runs
 
-    names = protocols_with_runs(results, dataset, protocol)
-    for name in names:
+    protocols = protocols_with_runs(results, dataset, protocol)
+    for name in protocols:
         for path in damaged_records(results, dataset, name):
             complain(f"{path} is damaged or was edited; its run is left out")
     by_protocol = []
-    for name in names:
+    for name in protocols:
         every = newest(stored_runs(results, dataset, name, use))
         runs = without_replaced(every)
         if len(runs) < len(every):
@@ -169,6 +170,10 @@ def tables_command(
     if score not in COMPARABLE:
         raise UnknownNameError("score", score, COMPARABLE)
 
+    if len(several := names(dataset)) > 1:
+        raise BenchError(
+            f"--dataset {dataset}: {len(several)} datasets in one table need --layout paper"
+        )
     members = collection(dataset)
     if members:
         if pairs:
@@ -178,8 +183,8 @@ def tables_command(
     dataset = dataset_name(dataset)
     by_protocol = stored_by_protocol(results, dataset, protocol)
     if len(by_protocol) > 1 and (how in MACHINES or table.out is not None):
-        names = ", ".join(name for name, _ in by_protocol)
-        raise BenchError(f"{dataset} has runs under protocols {names}; name one with --protocol")
+        stored = ", ".join(name for name, _ in by_protocol)
+        raise BenchError(f"{dataset} has runs under protocols {stored}; name one with --protocol")
     if not with_published:  # which has rows that were not run
         by_protocol = _with_rows(by_protocol, view.methods)
     for name, runs in by_protocol:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "bench run --method mean,ridge --dataset demo --preset quick",
         "bench run --method ./mine.py --dataset her2st --folds 0,1 --jobs 2",
-        "bench run --method ridge --dataset her2st --encoder resnet50,uni --seeds 0-4",
+        "bench run --method ridge --dataset her2st --encoder resnet50-layer3,uni --seeds 0-4",
     ),
 )
 @with_groups

@@ -24,6 +24,7 @@ from bench.cli.options import (
     JsonOption,
     ResultsOption,
     StoredProtocolOption,
+    check_file,
 )
 from bench.cli.terminal import complain, say
 from bench.execute.request import Request
@@ -218,6 +219,7 @@ def verify_command(
     from bench.cli.run_display import RunDisplay
     from bench.sharing.verifying import VerifyRequest, verify
 
+    check_file(aliases)
     request = VerifyRequest(
         key=run,
         results=results,

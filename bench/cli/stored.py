@@ -81,7 +81,7 @@ def list_command(
     for entry in entries:
         if entry.reason:
             say(f"{entry.key[:8]} {entry.label}: {one_line(entry.reason)}")
-    say(f"{len(entries)} runs, {_size(sum(entry.size for entry in entries))}")
+    say(f"{_runs(len(entries))}, {_size(sum(entry.size for entry in entries))}")
 
 
 @runs_app.command("rm")
@@ -126,7 +126,7 @@ def remove_command(
         say("no such run; nothing is removed")
         return
     print_rows("", [_row(entry) for entry in entries], terminal_width())
-    told = f"{len(entries)} runs, {_size(sum(entry.size for entry in entries))}"
+    told = f"{_runs(len(entries))}, {_size(sum(entry.size for entry in entries))}"
     if not yes:
         if not sys.stdin.isatty():
             raise BenchError(f"{told}: to remove them without being asked, add --yes")
@@ -141,7 +141,7 @@ def remove_command(
             complain(str(error))
             continue
         removed, freed = removed + 1, freed + entry.size
-    say(f"removed {removed} runs and freed {_size(freed)}; what MLflow has of them is left there")
+    say(f"removed {_runs(removed)} and freed {_size(freed)}; runs in MLflow are not removed")
     if removed < len(entries):
         raise typer.Exit(FAILED)
 
@@ -217,6 +217,10 @@ def _row(entry: RunEntry) -> dict[str, str]:
         "age": _age(entry.created),
         "method": named,
     }
+
+
+def _runs(count: int) -> str:
+    return f"{count} run" if count == 1 else f"{count} runs"
 
 
 def _size(count: int) -> str:

@@ -86,7 +86,8 @@ def read_gmt(path: Path) -> dict[str, frozenset[str]]:
             raise DataError(f"{path}: larger than {_LARGEST_GMT // 10**6} MB; not a gene set file")
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a gene set file ({error})") from error
+        reason = getattr(error, "strerror", None) or "not a text in UTF-8"
+        raise DataError(f"{path}: cannot be read as a gene set file ({reason})") from error
     sets: dict[str, frozenset[str]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -369,7 +369,7 @@ def test_tuning_and_released_weights_take_one_run(bench, tiny, results):
     for command in ("tune", "import-weights"):
         refused = bench(command, "--method", "mean", "--seeds", "0-1", *tiny.where)
         assert refused.status == 2
-        assert "No such option" in refused.stderr
+        assert f"unknown option --seeds of 'bench {command}'" in refused.stderr
 
 
 def test_datasets_without_a_common_gene_are_refused(run, tmp_path, results):
