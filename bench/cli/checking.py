@@ -12,6 +12,7 @@ import typer
 from bench.cli.apps import app
 from bench.cli.help_pages import examples
 from bench.cli.options import FAILED, JsonOption, ResultsOption, settings_of
+from bench.cli.terminal import say_wrapped
 from bench.execute.request import Request
 
 
@@ -73,8 +74,8 @@ def doctor_command(results: ResultsOption = Request.results, as_json: JsonOption
     else:
         for finding in findings:
             mark = "ok  " if finding.good else "MEND"
-            typer.echo(f"{mark}  {finding.what}: {finding.found}")
+            say_wrapped(f"{mark}  {finding.what}: {finding.found}", 6)
             if not finding.good:
-                typer.echo(f"      {finding.mend}")
+                say_wrapped(f"      {finding.mend}", 6)
     if not all(finding.good for finding in findings):
         raise typer.Exit(FAILED)

@@ -7,6 +7,21 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn
+from rich.theme import Theme
+
+_THEME = Theme(
+    # The yellow and cyan of rich cannot be read on white.
+    dict.fromkeys(
+        (
+            "progress.elapsed",
+            "progress.remaining",
+            "progress.download",
+            "progress.data.speed",
+            "progress.filesize.total",
+        ),
+        "default",
+    )
+)
 
 
 class ProgressDisplay:
@@ -19,7 +34,7 @@ class ProgressDisplay:
     """
 
     def __init__(self, *columns: ProgressColumn) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, theme=_THEME)
         self.bars = Progress(
             *columns, console=self.console, transient=True, disable=not self.console.is_terminal
         )

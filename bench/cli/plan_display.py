@@ -48,8 +48,8 @@ def render_plan(plan: Plan, *, as_json: bool, width: int) -> str:
     )
     totals = {name: int(table[name].sum()) for name in ("runs", "fits", "stored")}
     notes = [
-        f"In all {totals['fits']} fits of {totals['runs']} runs; {totals['stored']} folds are"
-        " stored and kept if data, code and versions are the same."
+        f"In total {totals['fits']} fits of {totals['runs']} runs; {totals['stored']} folds are"
+        " stored and are kept if data, code and versions are unchanged."
     ]
     how: Format = "json" if as_json else "text"
     return write_table(table, table.astype(str), notes, how, title=plan.summary, width=width)

@@ -35,7 +35,7 @@ from bench.cli.table_options import (
     TableGroup,
     TableLayout,
 )
-from bench.cli.terminal import complain, say
+from bench.cli.terminal import complain, say, terminal_width
 from bench.errors import BenchError
 from bench.evaluate.scores import COMPARABLE, LEADING
 from bench.execute.request import Request
@@ -196,7 +196,13 @@ def tables_command(
 
             title += f": pairs by {score}"
             text = render_pairs(
-                runs, how.value, score=score, title=title, against=against, view=view
+                runs,
+                how.value,
+                score=score,
+                title=title,
+                against=against,
+                view=view,
+                width=table.width(how),
             )
         elif with_published:
             from bench.report.published import render_published
@@ -358,6 +364,7 @@ def genes_command(
     if not wanted:
         what = "method with finished folds" + (f" under {protocol}" if protocol else "")
         raise UnknownNameError(what, method, sorted(labels))
+    width = terminal_width() if how is TableFormat.text else 0
     for name, runs in stored:
         for run in (run for run in runs if run.facts["label"] in wanted):
             preset = shown_preset(run.facts)
@@ -365,9 +372,9 @@ def genes_command(
             if [of.facts["label"] for of in runs].count(run.facts["label"]) > 1:
                 title += f", seed {run.facts['seed']}, run {run.facts['key'][:8]}"
             if enriched:
-                text = render_sets(run, how.value, top=top, gmt=gmt, title=title)
+                text = render_sets(run, how.value, top=top, gmt=gmt, title=title, width=width)
             else:
-                text = render_genes(run, how.value, top=top, title=title)
+                text = render_genes(run, how.value, top=top, title=title, width=width)
             typer.echo(text, nl=how is TableFormat.text)
 
 
@@ -396,11 +403,23 @@ def ceiling_command(
         by_gene = gene_ceilings(opened, folds, rules, panel)
     table = by_gene if genes else section_ceilings(by_gene)
     notes = [
-        "From counts split in two halves, their correlation taken to full depth; what both halves"
-        " share, such as a spot's depth, counts as signal, so the ceiling is an upper one."
+        "Estimated from the correlation of two halves of the counts, corrected to full depth. What"
+        " both halves share, such as the depth of a spot, counts as signal, so the ceiling is an"
+        " upper bound."
     ]
     title = f"{card.name}, protocol {rules.name}: noise ceiling of the PCC"
-    text = write_table(table, rounded(table), notes, how.value, title=title)
+    headings = {"ceiling acg": "ceiling PCC(ACG)", "ceiling heg": "ceiling PCC(HEG)"}
+    shown = rounded(table).rename(columns=headings)
+    width = terminal_width() if how is TableFormat.text else 0
+    text = write_table(
+        table,
+        shown,
+        notes,
+        how.value,
+        title=title,
+        width=width,
+        hint="a wider terminal or --format csv shows all",
+    )
     typer.echo(text, nl=how is TableFormat.text)
 
 

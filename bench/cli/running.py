@@ -284,7 +284,14 @@ def _print_tuned(outcomes: list[RunResult], as_json: bool) -> None:
         typer.echo(json.dumps(content, indent=2))
         return
     typer.echo(f"\n{render(runs, 'text', title=title, width=terminal_width())}")
-    typer.echo(write_pairs(pairs, "text", title="Tuned against default, on the test sections"))
+    typer.echo(
+        write_pairs(
+            pairs,
+            "text",
+            title="Tuned against default, on the test sections",
+            width=terminal_width(),
+        )
+    )
 
 
 @app.command("import-weights")

@@ -285,8 +285,8 @@ def _print_plan(
     notes = []
     if unknown:
         notes.append(
-            "hours are those of the open fits on one device, judged by stored folds or by the rates"
-            f" of docs/performance.md; neither tells those of {unknown:,} fits (+, ?)"
+            "hours: open fits on one device, estimated from stored folds or from the rates in"
+            f" docs/performance.md; unknown for {unknown:,} fits (+, ?)"
         )
     hints = study.executor
     needs = [f"a GPU of {hints.gpu_memory_gb:g} GB"] if hints.gpu_memory_gb else []
@@ -308,7 +308,8 @@ def _print_missing(groups: Sequence[StudyGroup]) -> None:
             parts.setdefault(group.part.name, []).extend(group.labels.values())
     for (dataset, reason), parts in found.items():
         rows = [f"{part} ({', '.join(dict.fromkeys(told))})" for part, told in parts.items()]
-        complain(f"{dataset}: {reason}: missing are {', '.join(rows)}")
+        where = "" if reason.startswith(dataset) else f"{dataset}: "
+        complain(f"{where}{reason}; missing rows: {', '.join(rows)}")
 
 
 def _hours(cost: dict[str, Any]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import textwrap
 
 import typer
 
@@ -14,6 +16,10 @@ _LONGEST = 4000
 
 _NO_TERMINAL = 100
 """Characters a line where the output is no terminal and COLUMNS is not set."""
+
+
+_NUMBER = re.compile(r"(< |\+)?[\d.,]+\+?( ?%| (B|kB|MB|GB|s|min|h|d))?|[-–?]")
+"""Cell that is aligned to the right: a number, perhaps with a unit, or the sign of none."""
 
 
 def terminal_width() -> int:
@@ -31,9 +37,16 @@ def print_rows(title: str, rows: list[dict[str, str]], width: int | None = None)
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
     headings = list(rows[0]) if rows else []
     for name in headings:
+        numbers = all(_NUMBER.fullmatch(row[name]) for row in rows)
         # The last column has room for long words; the others are never broken.
         longest = max(map(len, name.split()))
-        table.add_column(name, overflow="fold", no_wrap=name != headings[-1], min_width=longest)
+        table.add_column(
+            name,
+            justify="right" if numbers else "left",
+            overflow="fold",
+            no_wrap=name != headings[-1],
+            min_width=longest,
+        )
     for row in rows:
         table.add_row(*map(printable, row.values()))
     Console(highlight=False, markup=False, emoji=False, width=width).print(table)
@@ -42,6 +55,18 @@ def print_rows(title: str, rows: list[dict[str, str]], width: int | None = None)
 def say(line: str) -> None:
     """Print one line that may hold names from files: what cannot be printed is shown as escapes."""
     typer.echo(printable(line))
+
+
+def say_wrapped(line: str, indent: int) -> None:
+    """Print a line that is broken between words, with its continuation indented."""
+    text = textwrap.fill(
+        printable(line),
+        max(terminal_width(), 40),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    typer.echo(text)
 
 
 def complain(message: str) -> None:

@@ -38,6 +38,8 @@ def write_table(
     width: int = 0,
     columns: Sequence[str] = (),
     left: int = 2,
+    give_way: Sequence[str] = (),
+    hint: str = "'bench tables --columns all' shows all",
 ) -> str:
     """A table with footnotes as text.
 
@@ -55,6 +57,10 @@ def write_table(
         Columns to show; see :class:`bench.report.views.View`.
     left
         Number of columns, from the first, that are aligned to the left.
+    give_way
+        Headings of columns, beside those of scores, that are hidden first in narrow text.
+    hint
+        Where hidden columns are shown.
 
     Raises
     ------
@@ -82,17 +88,18 @@ def write_table(
         ]
         return json.dumps({"rows": rows, "footnotes": list(notes)}, indent=2) + "\n"
     if how in {"text", "latex"} and width:
-        shown, hidden = _fitting(shown, width)
+        shown, hidden = _fitting(shown, width, give_way)
         if hidden:
-            notes.append(
-                f"Hidden in {width} characters: {', '.join(hidden)};"
-                " 'bench tables --columns all' shows all."
-            )
+            notes.append(f"Hidden in {width} characters: {', '.join(hidden)}; {hint}.")
     if how in {"latex", "html"}:
         grid = grid_of(shown, notes, title)
         return latex_table(grid) if how == "latex" else html_table(grid)
     if how == "text" and width:
-        notes = [textwrap.fill(note, width - 4, subsequent_indent="   ") for note in notes]
+        # A hyphen inside of a name or option is no place for a break.
+        notes = [
+            textwrap.fill(note, width - 4, subsequent_indent="   ", break_on_hyphens=False)
+            for note in notes
+        ]
     style = box.MARKDOWN if how == "markdown" else box.SIMPLE_HEAD
     drawn = Table(box=style)
     for number, heading in enumerate(shown.columns):
@@ -128,7 +135,9 @@ def _escaped(cell: str) -> str:
     return cell.replace("|", r"\|")
 
 
-def _fitting(shown: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
+def _fitting(
+    shown: pd.DataFrame, width: int, give_way: Sequence[str] = ()
+) -> tuple[pd.DataFrame, list[str]]:
     """Table without the columns that do not fit, and the headings of those."""
     widths = {str(name): _column_width(shown, name) for name in shown}
     folds = [str(cell).partition("/") for cell in shown["folds"]] if "folds" in shown else []
@@ -136,13 +145,15 @@ def _fitting(shown: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
     kept = {"folds"} if any(done != of for done, _, of in folds) else set()
     hidden = [
         heading
-        for heading in _expendable()
+        for heading in (*give_way, *_expendable())
         if heading not in kept and sum(widths.values()) > width and widths.pop(heading, 0)
     ]
     shown = shown[list(widths)]
     if sum(widths.values()) > width:
-        shown = shown.replace(r" ± .*", "", regex=True)
-        hidden.append("standard deviations")
+        means = shown.replace(r" ± .*", "", regex=True)
+        if not means.equals(shown):
+            hidden.append("standard deviations")
+        shown = means
     return shown, hidden
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from bench.errors import DataError
+from bench.files import listed
 from bench.report.formats import Format, rounded, write_table
 from bench.stored_runs import StoredRun
 
@@ -157,14 +158,20 @@ def over_representation(
     return table[columns].sort_values(["p_value", "set"], kind="stable").reset_index(drop=True)
 
 
-def render_genes(run: StoredRun, how: Format, *, top: int, title: str = "") -> str:
+_PEOPLE = {"mean log10 p": "mean -log10 p", "pcc": "PCC", "pcc best": "best PCC"}
+"""Headings for people, by those of the table."""
+
+_HINT = "a wider terminal or --format csv shows all"
+
+
+def render_genes(run: StoredRun, how: Format, *, top: int, title: str = "", width: int = 0) -> str:
     """The best-predicted genes as text, and below them every marker gene of the panel.
 
     Parameters
     ----------
     run
         A run with finished folds.
-    how, title
+    how, title, width
         See :func:`bench.report.tables.render`.
     top
         Number of genes to list; csv and json contain all genes.
@@ -182,10 +189,24 @@ def render_genes(run: StoredRun, how: Format, *, top: int, title: str = "") -> s
         "Significant: sections with a positive correlation and q < 0.05 (Benjamini and Hochberg"
         " over the genes of a section). Markers are listed whatever their rank.",
     ]
-    return write_table(ranking, rounded(people), notes, how, title=title)
+    shown = rounded(people).rename(columns=_PEOPLE)
+    if not people["markers"].any():
+        shown = shown.drop(columns="markers")
+    return write_table(
+        ranking,
+        shown,
+        notes,
+        how,
+        title=title,
+        width=width,
+        give_way=("best PCC", "best section", "sections", "mean -log10 p"),
+        hint=_HINT,
+    )
 
 
-def render_sets(run: StoredRun, how: Format, *, top: int, gmt: Path | None, title: str = "") -> str:
+def render_sets(
+    run: StoredRun, how: Format, *, top: int, gmt: Path | None, title: str = "", width: int = 0
+) -> str:
     """Gene sets over-represented among the `top` best-predicted genes, as text.
 
     Raises
@@ -209,4 +230,17 @@ def render_sets(run: StoredRun, how: Format, *, top: int, gmt: Path | None, titl
         f"Among the {len(best)} best-predicted of {len(ranking)} panel genes; hypergeometric upper"
         " tail, Benjamini and Hochberg over the sets."
     ]
-    return write_table(table, shown, notes, how, title=title)
+    if how == "text":
+        shown["genes"] = [listed(genes.split()) for genes in table["genes"]]
+    shown = shown.rename(columns={"p value": "p", "q value": "q"})
+    return write_table(
+        table,
+        shown,
+        notes,
+        how,
+        title=title,
+        width=width,
+        left=1,
+        give_way=("genes",),
+        hint=_HINT,
+    )

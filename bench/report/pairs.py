@@ -20,6 +20,9 @@ SIGNIFICANT = 0.05
 
 _UNCORRECTED = "†"
 
+_GIVE_WAY = ("patients", "p (sections)", "sections")
+"""Columns hidden on a narrow terminal, in this order."""
+
 
 def section_scores(runs: Sequence[StoredRun], score: str) -> pd.DataFrame:
     """Table of one score for every row and test section; of several seeds the mean over them.
@@ -140,6 +143,7 @@ def render_pairs(
     title: str = "",
     against: str | None = None,
     view: View = AS_IT_IS,
+    width: int = 0,
 ) -> str:
     """Table of pairs as text; see :func:`pair_table` and :func:`bench.report.tables.render`."""
     check_wanted(view.methods, [run.facts["label"] for run in runs])
@@ -149,7 +153,7 @@ def render_pairs(
     told = [*notes, *pair_notes(table := pair_table(runs, score, against), score)]
     shown = pairs_for_people(table)
     if not view.names_columns:
-        return write_table(table, shown, told, how, title=title)
+        return write_table(table, shown, told, how, title=title, width=width, give_way=_GIVE_WAY)
     if how in {"csv", "json"}:
         table = chosen_columns(table, view.columns, ("first", "second"))
     shown = chosen_columns(shown, view.columns, ("better", "than"))
@@ -163,6 +167,7 @@ def write_pairs(
     score: str = LEADING,
     title: str = "",
     notes: Sequence[str] = (),
+    width: int = 0,
 ) -> str:
     """A table of pairs with its footnotes as text; see :func:`bench.report.tables.render`.
 
@@ -170,13 +175,22 @@ def write_pairs(
     ----------
     table
         Result of :func:`pair_table`.
-    how, score, title
+    how, score, title, width
         See :func:`render_pairs`.
     notes
         Footnotes on the runs, before those on the comparison.
     """
     told = [*notes, *pair_notes(table, score)]
-    return write_table(table, pairs_for_people(table), told, how, title=title)
+    return write_table(
+        table,
+        pairs_for_people(table),
+        told,
+        how,
+        title=title,
+        width=width,
+        give_way=_GIVE_WAY,
+        hint="--json has all",
+    )
 
 
 def pairs_for_people(table: pd.DataFrame) -> pd.DataFrame:

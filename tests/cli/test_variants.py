@@ -124,7 +124,7 @@ def test_the_plan_counts_the_fits_and_runs_nothing(run, results, larger):
     assert text.startswith("larger: 5 sections, 5 patients, 5 folds")
     assert "mean 1 0-2 3 15 0 " in text
     assert "coordinates all 0-2 3 15 0 " in text
-    assert "In all 60 fits of 12 runs; 0 folds are stored" in text
+    assert "In total 60 fits of 12 runs; 0 folds are stored" in text
     assert not list(results.glob("runs/*"))
     assert run("--folds", "0", options=larger.options).status == 0
     rows = json.loads(run(*call, "--json", options=larger.options).stdout)["rows"]
