@@ -12,6 +12,8 @@ from bench.report.genes import (
     marker_sets,
     over_representation,
     read_gmt,
+    render_genes,
+    render_sets,
     section_genes,
 )
 
@@ -134,3 +136,22 @@ def test_a_mouse_panel_has_marker_sets():
     table = over_representation(["Mbp", "Plp1"], panel, marker_sets())
     assert table["set"].tolist()[0] == "mouse oligodendrocytes"
     assert set(table["set"]) == {"mouse oligodendrocytes", "mouse neurons", "mouse astrocytes"}
+
+
+def test_genes_fit_the_terminal(run):
+    narrow = render_genes(run, "text", top=3, width=80)
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert {"rank", "gene", "PCC", "ceiling"} <= set(narrow.splitlines()[0].split())
+    assert "markers" not in narrow.splitlines()[0]  # none of these genes is one
+    assert "Hidden in 80 characters: best PCC" in narrow
+    assert "markers" in render_genes(run, "csv", top=3, width=80)
+
+
+def test_sets_fit_the_terminal_and_name_their_genes_where_there_is_room(run, tmp_path):
+    path = tmp_path / "sets.gmt"
+    path.write_text("first\tx\t" + "\t".join(f"G{number}" for number in range(6)) + "\n")
+    narrow = render_sets(run, "text", top=6, gmt=path, width=60)
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert "Hidden in 60 characters: genes" in narrow
+    assert "G0, G1" in render_sets(run, "text", top=6, gmt=path, width=200)
+    assert "G0 G1" in render_sets(run, "csv", top=6, gmt=path, width=60)

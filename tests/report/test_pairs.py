@@ -101,3 +101,14 @@ def test_too_many_pairs_for_the_patients_are_said(patients, pairs, said):
     table["permutation_holm"] = [0.5] * pairs + [float("nan")] * 3  # three with a control
     assert said in few_patients(table)
     assert bool(few_patients(table)) == bool(said)
+
+
+@pytest.mark.parametrize("width", [80, 90])
+def test_pairs_fit_the_terminal(runs, width):
+    wide, narrow = render_pairs(runs, "text"), render_pairs(runs, "text", width=width)
+    assert max(map(len, narrow.splitlines())) <= width
+    assert "patients" in wide.splitlines()[0]
+    assert "95 % interval" in narrow.splitlines()[0]
+    assert f"Hidden in {width} characters: patients" in narrow
+    for how in ("csv", "json", "markdown"):
+        assert render_pairs(runs, how, width=width) == render_pairs(runs, how)
