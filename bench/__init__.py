@@ -5,7 +5,7 @@ From a notebook::
     import bench
 
     sections = bench.load_dataset("demo")            # AnnData by section name
-    table = bench.run(["mean", "coordinates"], "demo")  # DataFrame, one row a method
+    table = bench.run(["mean", "coordinates"], "demo")  # DataFrame, one row per run
     table = bench.tables("demo")                     # all stored runs
     adata = bench.predict("slide.tif", "demo", "ridge", spots="spots.csv")  # a new image
 """
@@ -35,21 +35,27 @@ __all__ = ["__version__", "load_dataset", "predict", "run", "tables"]
 def load_dataset(
     name: str, *, data_root: str | Path | None = None, sections: Sequence[str] | None = None
 ) -> dict[str, AnnData]:
-    """Sections of a dataset.
+    """Read the sections of a dataset.
 
     Parameters
     ----------
     name
-        Dataset name or path of a card.
+        Dataset name, or path of a card.
     data_root
-        Folder of its files; see the option of ``bench run``.
+        Folder with the files of the dataset; None: ``$SPOTBENCH_DATA/<name>``, or the data folder
+        of the user.
     sections
-        Names, all that are on this machine where None.
+        Names of sections; None: all whose files are on this machine.
 
     Returns
     -------
     dict of str to AnnData
-        Raw counts (spots x genes) by section name.
+        By section name, raw counts (spots, genes) in ``X``. Each value is a copy.
+
+    Raises
+    ------
+    bench.errors.BenchError
+        The dataset or a section is unknown, or its files are missing or damaged.
     """
     from bench.data.dataset import open_dataset
     from bench.registry import dataset_card
@@ -86,64 +92,66 @@ def run(
     train_patients: Sequence[int | None] = Request.train_patients,
     jobs: int = ExecutorOptions.jobs,
 ) -> pd.DataFrame:
-    """Run methods on a dataset and return their table; what is finished is not run again.
+    """Run methods on a dataset and return the table of their scores.
 
-    The options of ``bench run``, which has the details.
+    Finished folds are kept and not computed again. Parameters are the options of ``bench run``.
 
     Parameters
     ----------
     method
         Name, path of a Python file, class, or several of these. A class may be defined anywhere,
-        a notebook included; it is sent to the worker processes.
+        also in a notebook; it is sent to the worker processes.
     dataset
-        Name, or the path of a card.
+        Dataset name, or path of a card.
     protocol
-        Name, or the path of a YAML file.
+        Protocol name, or path of a YAML file.
     panel
-        Genes: a rule such as ``hvg:500``, a list of the card, or a file of symbols; None: the
-        protocol's.
+        Genes to predict: a rule such as ``hvg:500``, the name of a gene list of the card, or a
+        file of gene symbols; None: the panel of the protocol.
     aliases
-        Table of gene symbols by which genes are renamed.
+        Table of gene symbols; genes are renamed to the approved symbols.
     folds
-        Numbers of the folds that are run; None: all.
+        Numbers of the folds to run; None: all.
     preset
-        ``authors``, or ``quick`` for machines without a GPU.
+        Settings to start from: ``authors`` for those of the paper, or ``quick`` for a machine
+        without a GPU.
     settings
         Values by ``setting``, for every method that has it, or by ``method.setting``.
     seed, seeds
-        All randomness follows from the seed; each of several seeds is a run of its own.
+        Seed of all random numbers; several seeds for one run each.
     test_dataset, test_data_root
-        Another dataset that is tested on after a fit on all patients of `dataset`, and the folder
-        of its files.
+        Dataset to test on after fitting on all patients of `dataset`, and the folder with its
+        files.
     train_patients
-        Numbers of training patients in each fold, each a run of its own; None stands for all.
+        Numbers of training patients in each fold, one run each; None in the list: all patients.
     device, precision, compile
-        Where networks run; what image encoders compute in; whether they are compiled.
+        Device that networks run on; number format of image encoders; whether image encoders are
+        compiled.
     data_root, results
-        Folder of the dataset's files, None for the default one; folder of the results.
+        Folder with the files of the dataset, None: the default one; results folder.
     tracking
         MLflow tracking URI, or ``none``; None: the default database in the results folder.
     force
-        Whether finished folds are done again.
+        Whether finished folds are fitted and scored again.
     oracles
-        Whether the table has the row of the depth oracle.
+        Whether the depth oracle is scored too.
     encoders, random_encoders
-        Image encoders of which every method that has one gets a row each; whether a control of
-        random weights stands beside each.
+        Image encoders, one run each for every method that has an encoder; whether each encoder is
+        also run with random weights, as a control.
     jobs
         Number of worker processes.
 
     Returns
     -------
     DataFrame
-        One row a method; see :func:`bench.report.tables.score_table`.
+        One row per run; see :func:`bench.report.tables.score_table`.
 
     Raises
     ------
     bench.errors.BenchError
-        The request cannot be met.
+        A name is unknown, an option is not allowed, or data are missing or damaged.
     bench.errors.TrainingError
-        A method failed in a fold; the other folds have been finished and kept.
+        A method failed in at least one fold; the other folds are finished and kept.
     """
     from bench.errors import TrainingError
     from bench.execute.executors.base import JobWatcher
@@ -207,6 +215,8 @@ def tables(
 ) -> pd.DataFrame:
     """Table of all stored runs on a dataset under a protocol.
 
+    Runs whose record is damaged are left out.
+
     Parameters
     ----------
     dataset
@@ -214,12 +224,12 @@ def tables(
     protocol
         Name of the protocol.
     results
-        Folder of the results.
+        Results folder.
 
     Returns
     -------
     DataFrame
-        One row a run; see :func:`bench.report.tables.score_table`.
+        One row per run; see :func:`bench.report.tables.score_table`.
     """
     from bench.report.tables import newest, score_table
     from bench.stored_runs import stored_runs
@@ -250,49 +260,50 @@ def predict(
     results: str | Path = Request.results,
     tracking: str | None = None,
 ) -> AnnData:
-    """Predict the expression of an H&E image with the models of a stored run or of a `bundle`.
+    """Predict gene expression from an H&E image.
 
-    The options of ``bench predict``, which has the details.
+    The model is a stored run, named by `dataset` and `method`, or a `bundle`. Parameters are the
+    options of ``bench predict``.
 
     Parameters
     ----------
     image
-        Image file, or whole slide.
+        File of an image or whole-slide image.
     dataset, method, protocol, run, results
-        Stored run: dataset, method, protocol, beginning of the key, folder of the results.
+        Stored run: dataset, method, protocol, first characters of its key, results folder.
     bundle
-        File of ``bench export``, ``models:/...`` of an MLflow store, or ``hf://OWNER/REPO``, in
-        place of a stored run.
+        Model in place of a stored run: file of ``bench export``, ``models:/...`` of an MLflow
+        store, or ``hf://OWNER/REPO``.
     tracking
         MLflow tracking URI of a bundle ``models:/...``; None: the default database in the results
         folder.
     spots
-        File of spots, or a DataFrame with pixel coordinates ``x`` and ``y``, optionally
-        ``array_row`` and ``array_col``, indexed by spot.
+        File with positions of spots, or DataFrame indexed by spot with full-resolution pixel
+        coordinates ``x`` and ``y``, optionally ``array_row`` and ``array_col``.
     grid, mask
-        Pitch in micrometres of a grid over the tissue, in place of spots; PNG file to which the
-        tissue is drawn.
+        In place of spots, distance in micrometres between the points of a grid over the tissue;
+        PNG file to write the tissue mask to.
     um_per_px
-        Micrometres a full-resolution pixel; None: that of the image's metadata.
+        Micrometres per full-resolution pixel; None: read from the metadata of the image.
     image_scale
         Pixels of the image file per full-resolution pixel of the spots.
     fold, refit
-        Number of the fold whose model predicts, None for the mean of all; whether the method is
-        fitted once on all sections.
+        Number of the fold whose model is used, None: mean of the models of all folds; whether one
+        model is fitted on all sections and used instead.
     genes
-        Genes in the order of the result; empty: all.
+        Genes to predict, in the order of the result; empty: all genes of the model.
     min_pcc
-        PCC on unseen sections from which a gene counts as predictable.
+        Minimum PCC on unseen sections for a gene to be marked as predictable.
     device, precision
-        Where networks run, and what image encoders compute in.
+        Device that networks run on; number format of image encoders.
     data_root
-        Folder of the dataset's files; None: the default one.
+        Folder with the files of the dataset; None: the default one.
 
     Returns
     -------
     AnnData
-        Predictions (spots x genes), reliability of the genes in ``var``, of the spots in ``obs``;
-        see :func:`bench.prediction.predicting.predict_image`.
+        Predictions (spots, genes) in ``X``; reliability of genes in ``var`` and of spots in
+        ``obs``; see :func:`bench.prediction.predicting.predict_image`.
 
     Raises
     ------

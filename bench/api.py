@@ -1,7 +1,7 @@
-"""All that the author of a method imports; :mod:`bench.readers` is for readers of datasets.
+"""Public names for authors of methods; those for readers of datasets are in :mod:`bench.readers`.
 
-Importing it imports no torch: names of modules that need torch are imported when they are first
-asked for.
+Importing this module does not import torch: names whose modules need torch are imported on first
+use.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ __all__ = [
 
 # ruff: noqa: F401 - what __getattr__ imports is returned by name
 def __getattr__(name: str) -> Any:
-    """A name whose module needs torch."""
+    """Import a name whose module needs torch, on its first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Import statements, as bench.sources reads them to know what a fit depends on.

@@ -1,4 +1,4 @@
-"""All that the author of a reader for a new layout imports.
+"""Public names for readers of new dataset layouts.
 
 A reader is a module with a tuple ``ROLES`` and a function ``read``; see :class:`Reader`. A package
 adds one by an entry point of the group ``spotbench.readers``, whose name is the name of the

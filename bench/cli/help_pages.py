@@ -45,6 +45,9 @@ _STYLES = {
     "STYLE_REQUIRED_SHORT": "bold",
     "STYLE_REQUIRED_LONG": "bold",
     "STYLE_COMMANDS_TABLE_FIRST_COLUMN": "bold",
+    # The title of a panel has the style of its border.
+    "STYLE_OPTIONS_PANEL_BORDER": "",
+    "STYLE_COMMANDS_PANEL_BORDER": "",
 }
 
 

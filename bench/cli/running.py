@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.apps import app
+from bench.cli.executor_options import (
+    JobsOption,
+)
 from bench.cli.help_pages import SEARCH, VARIANTS, examples
 from bench.cli.option_groups import (
     ExecutorGroup,
@@ -23,7 +26,6 @@ from bench.cli.options import (
     FAILED,
     CompileOption,
     DatasetOption,
-    JobsOption,
     JsonOption,
     MethodOption,
     names,

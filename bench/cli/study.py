@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.apps import study_app
+from bench.cli.executor_options import (
+    JobsOption,
+)
 from bench.cli.help_pages import examples
 from bench.cli.option_groups import ExecutorGroup, WorkersGroup, with_groups
 from bench.cli.options import (
@@ -20,7 +23,6 @@ from bench.cli.options import (
     DEFAULT_PRECISION,
     FAILED,
     DeviceOption,
-    JobsOption,
     JsonOption,
     PrecisionOption,
     ResultsOption,
