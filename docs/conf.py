@@ -16,7 +16,7 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 os.environ.setdefault("SPOTBENCH_CACHE", str(BUILD / "cache"))
 os.environ.setdefault("SPOTBENCH_DATA", str(BUILD / "data"))
 os.environ["OMP_NUM_THREADS"] = "1"  # as in the tests: threads that wait for one another cost more
-os.environ["COLUMNS"] = "110"
+os.environ["COLUMNS"] = "100"
 os.environ["PYTHONWARNINGS"] = (
     "ignore:IProgress not found"  # tqdm misses widgets, which no page has
 )
@@ -79,6 +79,8 @@ nitpick_ignore_regex = [("py:.*", r"(?!bench(\.|$)).*")]
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"SpotBench {__version__}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
