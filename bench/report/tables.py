@@ -28,6 +28,7 @@ from bench.report.formats import (
 )
 from bench.report.presets import (
     MARK,
+    NO_PRESET,
     shown_preset,
     used_values,
 )
