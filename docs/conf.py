@@ -20,6 +20,11 @@ os.environ["COLUMNS"] = "100"
 os.environ["PYTHONWARNINGS"] = (
     "ignore:IProgress not found"  # tqdm misses widgets, which no page has
 )
+# Kernels warn of connections without encryption, which stay on this machine.
+KERNEL = BUILD / "ipython" / "profile_default"
+KERNEL.mkdir(parents=True, exist_ok=True)
+(KERNEL / "ipython_kernel_config.py").write_text("c = get_config()\nc.Application.log_level = 40\n")
+os.environ["IPYTHONDIR"] = str(KERNEL.parent)
 os.environ["TTY_COMPATIBLE"] = "0"  # kernels set FORCE_COLOR, which would write escape codes
 
 from jupyter_cache.executors import utils as executors  # noqa: E402 - after the environment is set
