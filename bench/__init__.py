@@ -213,7 +213,10 @@ def run(
 def tables(
     dataset: str, *, protocol: str = Request.protocol, results: str | Path = Request.results
 ) -> pd.DataFrame:
-    """Table of all stored runs on a dataset under a protocol.
+    """Table of all stored runs on a dataset under a protocol, as ``bench tables`` has it.
+
+    Rows have the names that ``bench runs label`` gave them. A failed run is left out once a later
+    run of the same method has a finished fold.
 
     Runs whose record is damaged are left out.
 
@@ -231,10 +234,12 @@ def tables(
     DataFrame
         One row per run; see :func:`bench.report.tables.score_table`.
     """
+    from bench.inventory import named_runs, without_replaced
     from bench.report.tables import newest, score_table
     from bench.stored_runs import stored_runs
 
-    return score_table(newest(stored_runs(Path(results), dataset, protocol)))
+    runs = newest(stored_runs(Path(results), dataset, protocol))
+    return score_table(named_runs(without_replaced(runs)))
 
 
 def predict(

@@ -23,7 +23,9 @@ from bench.stored_runs import StoredRun, stored_run
 GIVEN = "label.json"
 """File in the folder of a run with the name that its row was given."""
 
-_LONGEST_NAME = 120
+LONGEST_NAME = 120
+"""Limit on the characters of a name that a row is given."""
+
 _SHORTEST_KEY = 4
 
 RunState = Literal["done", "partial", "failed", "empty", "damaged", "in use"]
@@ -278,8 +280,8 @@ def name_run(entries: Sequence[RunEntry], entry: RunEntry, name: str) -> None:
         if not name:
             path.unlink(missing_ok=True)
             return
-        if not name.strip() or len(name) > _LONGEST_NAME:
-            raise BenchError(f"a label has 1 to {_LONGEST_NAME} characters, not all of them blank")
+        if not name.strip() or len(name) > LONGEST_NAME:
+            raise BenchError(f"a label has 1 to {LONGEST_NAME} characters, not all of them blank")
         for other in entries:
             same = (other.dataset, other.protocol) == (entry.dataset, entry.protocol)
             if same and other.path != entry.path and name in {other.given, other.label}:

@@ -85,6 +85,24 @@ PURPOSES = {
 }
 """What each dependency does that the project would otherwise have to write itself."""
 
+GPU_LIBRARIES = re.compile(r"nvidia-|triton$|cuda-")
+"""Distributions that PyTorch needs for NVIDIA GPUs alone."""
+
+LIGHTER = """\
+## A smaller installation
+
+* **Without a GPU**: {gpu} of the {total} MB are libraries for NVIDIA GPUs that the usual build of
+  PyTorch for Linux needs. If PyTorch's CPU build is installed first, as its installation guide
+  describes, `pip` keeps it.
+* **Optional**: encoders that need transformers, OpenSlide, SpatialData, OpenVINO, Ray, database
+  drivers and the tools of this site are extras ([Start](start.md#install)).
+* **Required**: the column *saves* shows that no other library costs more than a few hundred MB.
+  MLflow is imported by runs that are recorded in it (not with `--tracking none`), Optuna by
+  `bench tune`.
+
+## Measured"""
+"""What can be left out, for the page."""
+
 
 @dataclass(frozen=True)
 class DependencyCost:
@@ -98,6 +116,8 @@ class DependencyCost:
         Size of its files on disk, in megabytes (10^6 bytes).
     needed_mb
         Size with all that it needs, which other dependencies may need too.
+    alone_mb
+        Size of what it needs and no other dependency needs: what its removal would save.
     import_seconds
         Processor time of importing it in a new interpreter, the fastest of :data:`REPEATS`.
     """
@@ -106,6 +126,7 @@ class DependencyCost:
     version: str
     own_mb: float
     needed_mb: float
+    alone_mb: float
     import_seconds: float
 
 
@@ -134,6 +155,12 @@ def requirements_of(name: str) -> set[str]:
             if asked and needed not in found:
                 waiting.append(needed)
     return {name for name, _ in found}
+
+
+def only_for(name: str, needed: Mapping[str, set[str]]) -> set[str]:
+    """Distributions that one dependency needs, itself included, and that no other one needs."""
+    others = (distributions for other, distributions in needed.items() if other != name)
+    return needed[name].difference(*others)
 
 
 def size_mb(names: Iterable[str]) -> float:
@@ -173,15 +200,17 @@ def import_seconds(module: str) -> float:
 
 def measure(names: Iterable[str]) -> list[DependencyCost]:
     """Costs of dependencies, the largest first."""
+    needed = {name: requirements_of(name) for name in names}
     costs = [
         DependencyCost(
             name=name,
             version=distribution(name).version,
             own_mb=size_mb([name]),
-            needed_mb=size_mb(requirements_of(name)),
+            needed_mb=size_mb(needed[name]),
+            alone_mb=size_mb(only_for(name, needed)),
             import_seconds=import_seconds(MODULES.get(name, name.replace("-", "_"))),
         )
-        for name in names
+        for name in needed
     ]
     return sorted(costs, key=lambda cost: -cost.own_mb)
 
@@ -194,23 +223,25 @@ def page(costs: Iterable[DependencyCost], where: Mapping[str, str]) -> str:
         "What each dependency costs, and what it does that the project would otherwise have to"
         " write itself.",
         "",
-        "* **own**: size of its files. **needs**: size with all that it needs, which other"
-        " libraries may need too, so that the column does not add up.",
+        "* **own**: size of its files. **needs**: size with everything that it needs itself, which"
+        " other libraries may need too, so this column does not add up. **saves**: size of what"
+        " would not be installed without it.",
         f"* **import**: processor time of importing it in a new interpreter, the fastest of"
-        f" {REPEATS}, with what the library imports itself. The help of the commands and"
-        " `bench list` import none of the slow ones. Near 0 are libraries that import their parts"
-        " when these are first used.",
+        f" {REPEATS}. Help texts and `bench list` import none of the slow ones. Libraries near 0"
+        " import their parts when these are first used.",
         "",
         f"Measured on {where['date']} with Python {where['python']} on {where['machine']}. All"
         f" installed packages that the project needs take {where['total']} MB. Measure again with"
         " `python -m benchmarks.dependencies --output docs/dependencies.md`.",
         "",
-        "| library | own, MB | needs, MB | import, s | what it does here |",
-        "|---|---|---|---|---|",
+        *LIGHTER.format(gpu=where["gpu"], total=where["total"]).splitlines(),
+        "",
+        "| library | own, MB | needs, MB | saves, MB | import, s | what it does here |",
+        "|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {cost.name} {cost.version} | {cost.own_mb:,.1f} | {cost.needed_mb:,.1f} |"
-        f" {cost.import_seconds:.2f} | {PURPOSES[cost.name]} |"
+        f" {cost.alone_mb:,.1f} | {cost.import_seconds:.2f} | {PURPOSES[cost.name]} |"
         for cost in costs
     ]
     return "\n".join([*lines, ""])
@@ -235,6 +266,7 @@ def main(arguments: list[str] | None = None) -> None:
         "python": platform.python_version(),
         "machine": _machine(),
         "total": f"{size_mb(every):,.0f}",
+        "gpu": f"{size_mb(filter(GPU_LIBRARIES.match, every)):,.0f}",
     }
     text = page(measure(names), where)
     with atomic_write(output) as path:

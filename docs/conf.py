@@ -16,10 +16,15 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 os.environ.setdefault("SPOTBENCH_CACHE", str(BUILD / "cache"))
 os.environ.setdefault("SPOTBENCH_DATA", str(BUILD / "data"))
 os.environ["OMP_NUM_THREADS"] = "1"  # as in the tests: threads that wait for one another cost more
-os.environ["COLUMNS"] = "110"
+os.environ["COLUMNS"] = "100"
 os.environ["PYTHONWARNINGS"] = (
     "ignore:IProgress not found"  # tqdm misses widgets, which no page has
 )
+# Kernels warn of connections without encryption, which stay on this machine.
+KERNEL = BUILD / "ipython" / "profile_default"
+KERNEL.mkdir(parents=True, exist_ok=True)
+(KERNEL / "ipython_kernel_config.py").write_text("c = get_config()\nc.Application.log_level = 40\n")
+os.environ["IPYTHONDIR"] = str(KERNEL.parent)
 os.environ["TTY_COMPATIBLE"] = "0"  # kernels set FORCE_COLOR, which would write escape codes
 
 from jupyter_cache.executors import utils as executors  # noqa: E402 - after the environment is set
@@ -79,6 +84,8 @@ nitpick_ignore_regex = [("py:.*", r"(?!bench(\.|$)).*")]
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"SpotBench {__version__}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {

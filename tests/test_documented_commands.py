@@ -113,6 +113,7 @@ COMMANDS = {
     "pip install --editable .": Treatment(
         f"{TOOL}; tests/test_documented_methods.py installs the page's package"
     ),
+    "pip install spotbench-*.whl": Treatment(f"{TOOL}; 'make wheel' runs what is installed so"),
     "bench check pls": Treatment(
         "needs the package installed; tests/test_documented_methods.py installs and checks it"
     ),
@@ -541,6 +542,9 @@ BLOCKS = {
     ),
     GPU: (read_profile_block, "read as a profile"),
     "clusters.md: yaml: partition: preempt time: '2:00:00' cpus: 4 gpus: 1": (
+        *(read_profile_block, "read as a profile"),
+    ),
+    "cluster.md: yaml: partition: gpu time: '08:00:00' cpus: 8 gpus: 1 me": (
         *(read_profile_block, "read as a profile"),
     ),
     'datasets.md: python: """Reader of wide tables: one CSV file per section': (

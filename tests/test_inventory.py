@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+import bench
 from bench.claims import claim
 from bench.inventory import GIVEN, list_runs, named_runs, without_replaced
 from bench.report.tables import render
@@ -166,6 +167,8 @@ def test_a_name_is_shown_in_tables_and_changes_no_stored_file(several, tmp_path)
         text = call("tables", "--dataset", "tiny", "--results", tmp_path, *options).stdout
         assert "baseline" in text
         assert "ridge" not in text
+    named = bench.tables("tiny", protocol=run.facts["protocol"], results=tmp_path)
+    assert "baseline" in set(named["method"])
     assert runs_command(tmp_path, "label", key(run), "--clear").status == 0
     assert not (run.folder.path / GIVEN).exists()
 

@@ -23,7 +23,7 @@ PACKAGES = (
     "torch",
     "torchvision",
 )
-"""Packages whose version is part of a run's key."""
+"""Packages whose versions are recorded with a run."""
 
 
 def package_versions() -> dict[str, str]:

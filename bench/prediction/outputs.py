@@ -161,7 +161,7 @@ def _write_figure(adata: AnnData, path: Path) -> Written:
     from PIL import Image
 
     from bench.report.maps import predicted_maps
-    from bench.report.section_maps import SectionMap
+    from bench.report.section_maps import SectionMap, expression_unit
 
     genes = best_first(adata.var)[:MAPPED]
     titles = {
@@ -169,7 +169,8 @@ def _write_figure(adata: AnnData, path: Path) -> Written:
         for gene, pcc in adata.var["pcc"].reindex(genes).items()
     }
     ((name, picture),) = adata.uns["spatial"].items()
-    method = adata.uns["spotbench"]["method"]
+    about = adata.uns["spotbench"]
+    method = about["method"]
     with TemporaryDirectory() as folder:
         image = Path(folder) / "image.jpg"
         Image.fromarray(picture["images"]["hires"]).save(image, format="JPEG", quality=90)
@@ -182,6 +183,8 @@ def _write_figure(adata: AnnData, path: Path) -> Written:
             labels=np.full(adata.n_obs, ""),
             image=image,
             scale=picture["scalefactors"]["tissue_hires_scalef"],
+            micrometres_per_pixel=about.get("micrometres_per_pixel"),
+            unit=expression_unit({"target": json.loads(about["target"])}),
         )
         figure = predicted_maps(section, titles)
     kind = path.suffix.removeprefix(".")

@@ -199,8 +199,6 @@ def _missing_folds(row: SeedRuns) -> list[str]:
         missing = [str(index) for index in absent if index not in run.damaged]
         if missing:
             named = f"fold {missing[0]} is" if len(missing) == 1 else f"folds {listed(missing)} are"
-            notes.append(
-                f"{_name(run, row)}: only {len(run.done)} of {folds} folds are done, {named}"
-                " missing."
-            )
+            done = f"{len(run.done)} of {folds} folds {'is' if len(run.done) == 1 else 'are'} done"
+            notes.append(f"{_name(run, row)}: only {done}, {named} missing.")
     return notes

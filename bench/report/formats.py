@@ -90,6 +90,14 @@ def write_table(
     if how in {"text", "latex"} and width:
         shown, hidden = _fitting(shown, width, give_way)
         if hidden:
+            unneeded = {
+                score.note
+                for score in SCORES
+                # Sums explain the dashes of other columns too.
+                if score.combine != "sum"
+                and not any(score.heading in heading for heading in shown.columns)
+            }
+            notes = [note for note in notes if note not in unneeded]
             notes.append(f"Hidden in {width} characters: {', '.join(hidden)}; {hint}.")
     if how in {"latex", "html"}:
         grid = grid_of(shown, notes, title)

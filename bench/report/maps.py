@@ -101,11 +101,15 @@ def predicted_maps(section: SectionMap, titles: Mapping[str, str]) -> Figure:
         _values(place, section, values[:, section.genes.index(gene)], "")
         place.set_title(plain(gene), fontsize=points(8), style="italic", loc="left")
         place.set_title(plain(said), fontsize=points(8), loc="right")
-    figure.suptitle(
+    if section.micrometres_per_pixel is not None:
+        scale_bar(axes[0], section.micrometres_per_pixel)
+    title = (
         f"{plain(section.section)}, predicted by {plain(label)}\n"
-        "PCC on unseen sections; each map has its own colour range",
-        fontsize=points(9),
+        "PCC on unseen sections; each map has its own colour range"
     )
+    if section.unit:
+        title += f"\ncolour: {section.unit}"
+    figure.suptitle(title, fontsize=points(9))
     return figure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,6 +28,7 @@ from bench.report.formats import (
 )
 from bench.report.presets import (
     MARK,
+    NO_PRESET,
     shown_preset,
     used_values,
 )
@@ -214,28 +215,39 @@ def _whole(total: float) -> float:
 
 def row_name(row: Mapping[Any, Any], table: pd.DataFrame) -> str:
     """Unique name of a row, marked if its preset was changed."""
-    return _named(row, Counter(_plain_names(table)))
+    rows = table.to_dict("records")
+    return _named(row, [other for other in rows if _plain_name(other) == _plain_name(row)])
 
 
 def row_names(table: pd.DataFrame) -> list[str]:
     """:func:`row_name` of all rows of a table."""
-    times = Counter(_plain_names(table))
-    return [_named(row, times) for row in table.to_dict("records")]
+    rows = table.to_dict("records")
+    alike: dict[str, list[Mapping[Any, Any]]] = {}
+    for row in rows:
+        alike.setdefault(_plain_name(row), []).append(row)
+    return [_named(row, alike[_plain_name(row)]) for row in rows]
 
 
-def _plain_names(table: pd.DataFrame) -> list[str]:
-    pairs = zip(table["method"], table["train_patients"], strict=True)
-    return [f"{method}{limited(patients)}" for method, patients in pairs]
+def _plain_name(row: Mapping[Any, Any]) -> str:
+    return f"{row['method']}{limited(row['train_patients'])}"
 
 
-def _named(row: Mapping[Any, Any], times: Mapping[str, int]) -> str:
-    name = f"{row['method']}{limited(row['train_patients'])}"
-    if times[name] > 1:
-        origin = f"{row['origin']}, " if row.get("origin") else ""
-        return f"{name} ({origin}{row['preset']}, seed {row['seed']}, {row['key'][:6]})"
+def _named(row: Mapping[Any, Any], alike: Sequence[Mapping[Any, Any]]) -> str:
+    """Name of a row among those of its plain name, with no more marks than tell them apart."""
+    name = _plain_name(row)
+    if len(alike) > 1:
+        marks = [_marks(other) for other in alike]
+        enough = next(n for n in range(2, 5) if n == 4 or len({m[:n] for m in marks}) == len(marks))
+        return f"{name} ({', '.join(filter(None, _marks(row)[:enough]))})".removesuffix(" ()")
     # The label of a tuned row already marks it.
     changed = row["preset"].endswith(MARK) and not name.startswith("tuned:")
     return f"{name} ({row['preset']})" if changed else name
+
+
+def _marks(row: Mapping[Any, Any]) -> tuple[str, str, str, str]:
+    """What tells rows of one name apart: source, preset, seed, beginning of the key."""
+    preset = "" if row["preset"] == NO_PRESET else row["preset"]
+    return str(row.get("origin") or ""), preset, f"seed {row['seed']}", row["key"][:6]
 
 
 def render(

@@ -6,6 +6,7 @@ Members lie in the archive as in a results folder (:mod:`bench.store`)::
     study.yaml                                                        optional
     folds/<dataset>/<protocol>/folds-<hash>.json
     runs/<dataset>/<protocol>/<method>-<key>/run.json
+    runs/<dataset>/<protocol>/<method>-<key>/label.json (a row that was given a name)
     runs/<dataset>/<protocol>/<method>-<key>/fold-<n>/manifest.json, fold.json, scores.parquet,
                                                       genes.parquet, curves.parquet,
                                                       predictions.h5ad (optional)
@@ -57,7 +58,7 @@ _LARGEST = {
 _MEMBER = re.compile(
     r"study\.yaml"
     r"|folds/[\w.-]+/[\w.-]+/folds-[0-9a-f]{12}\.json"
-    r"|runs/[\w.-]+/[\w.-]+/[\w.\[\]-]+/run\.json"
+    r"|runs/[\w.-]+/[\w.-]+/[\w.\[\]-]+/(?:run|label)\.json"
     r"|runs/[\w.-]+/[\w.-]+/[\w.\[\]-]+/fold-\d{1,5}/"
     r"(?:(?:manifest|fold)\.json|(?:scores|genes|curves)\.parquet|predictions\.h5ad)"
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench.errors import BenchError, DataError, UnknownNameError
 from bench.files import one_line
+from bench.inventory import GIVEN, given_name
 from bench.method_references import split_encoder
 from bench.protocol.folds import read_folds
 from bench.report.tables import newest
@@ -76,6 +77,8 @@ def export_results(
         folder = f"runs/{where}/{folder_name(facts['label'])}-{facts['key'][:12]}"
         folders.append(folder)
         members[f"{folder}/{RUN}"] = record_bytes(portable_run(facts))
+        if name := given_name(run.folder.path):
+            members[f"{folder}/{GIVEN}"] = record_bytes({"label": name})
         for index in run.done:
             fold = run.folder.fold(index)
             members |= {

@@ -12,10 +12,12 @@ from pydantic import ValidationError
 from bench.data.card import first_fault
 from bench.data.reading.hdf5 import open_hdf5
 from bench.errors import DataError
+from bench.inventory import GIVEN
 from bench.protocol.folds import Fold, Folds
 from bench.sharing.archive import ResultsArchive
 from bench.sharing.records import (
     SharedFold,
+    SharedLabel,
     SharedManifest,
     SharedRun,
     checked,
@@ -100,6 +102,9 @@ def _read_run(
         raise DataError(f"{where} is missing")
     facts = without_hash(archive.json(f"{folder}/{RUN}"), where)
     run = checked(SharedRun, facts, where)
+    if (given := f"{folder}/{GIVEN}") in names:
+        place = f"{archive.path}: {given}"
+        checked(SharedLabel, without_hash(archive.json(given), place), place)
     _, dataset, protocol, name = folder.split("/")
     if (run.dataset, run.protocol) != (dataset, protocol) or name != (
         f"{folder_name(run.label)}-{run.key[:12]}"

@@ -13,6 +13,7 @@ from bench.data.card import InsidePath, Name, first_fault
 from bench.data.reading.parsing import MAX_BYTES
 from bench.errors import DataError
 from bench.files import canonical_hash, one_line
+from bench.inventory import LONGEST_NAME
 from bench.records import HASH
 
 MOST_ROWS = 50_000_000
@@ -54,6 +55,14 @@ class _AuditedLeak(_Checked):
 class _Checkpoint(_Checked):
     file: _Short
     sha256: _Short | dict[str, _Short]
+
+
+class SharedLabel(BaseModel):
+    """Contents of the ``label.json`` of an archive: the name that a row was given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    label: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME, pattern=r"\S")]
 
 
 class SharedRun(_Checked):

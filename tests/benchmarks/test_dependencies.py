@@ -9,6 +9,7 @@ from benchmarks.dependencies import (
     DependencyCost,
     dependencies,
     import_seconds,
+    only_for,
     page,
     requirements_of,
     size_mb,
@@ -34,7 +35,16 @@ def test_a_module_that_cannot_be_imported_is_named():
         import_seconds("no_such_module")
 
 
+def test_what_a_removal_saves_is_needed_by_no_other_dependency():
+    needed = {"a": {"a", "shared", "own"}, "b": {"b", "shared"}, "c": {"c", "b"}}
+    assert only_for("a", needed) == {"a", "own"}
+    assert only_for("b", needed) == set()
+    assert only_for("c", needed) == {"c"}
+
+
 def test_a_row_has_the_measured_values():
-    cost = DependencyCost("numpy", "2.0", 1234.5, 1300.0, 0.256)
-    where = {"date": "2026-01-01", "python": "3.11", "machine": "a machine", "total": "7,000"}
-    assert "| numpy 2.0 | 1,234.5 | 1,300.0 | 0.26 | arrays |" in page([cost], where)
+    cost = DependencyCost("numpy", "2.0", 1234.5, 1300.0, 71.25, 0.256)
+    where = {"date": "2026-01-01", "python": "3.11", "machine": "a machine"}
+    text = page([cost], {**where, "total": "7,000", "gpu": "4,200"})
+    assert "| numpy 2.0 | 1,234.5 | 1,300.0 | 71.2 | 0.26 | arrays |" in text
+    assert "4,200 of the 7,000 MB" in text

@@ -373,7 +373,7 @@ def test_the_depth_oracle_scores_well_where_depth_is_in_the_truth():
     assert scores["pcc_acg"] > 0.8
 
 
-MILLION = """
+MANY_SECTIONS = """
 import resource
 
 import numpy as np
@@ -386,7 +386,7 @@ truth, noise = rng.normal(size=(2, 1000, 1000)).astype(np.float32)
 heg = np.arange(1000) < 50
 totals = rng.integers(100, 10_000, 1000).astype(float)
 pooled = PooledCorrelation()
-for section in range(1000):
+for section in range(200):
     measured = np.roll(truth, section, axis=0)
     predicted = measured + np.roll(noise, section, axis=1)
     scores, _ = score_section(ScoredSection(measured, predicted, heg, totals=totals))
@@ -396,11 +396,11 @@ print(scores["pcc_acg"], pooled.result().mean(), resource.getrusage(resource.RUS
 
 
 @pytest.mark.slow
-def test_a_million_spots_by_a_thousand_genes_are_scored_in_little_memory():
+def test_two_hundred_sections_are_scored_in_the_memory_of_one():
     answer = subprocess.run(
-        [sys.executable, "-c", MILLION], capture_output=True, text=True, check=True
+        [sys.executable, "-c", MANY_SECTIONS], capture_output=True, text=True, check=True
     )
     of_section, pooled, kilobytes = map(float, answer.stdout.split())
     assert of_section == pytest.approx(2**-0.5, abs=0.01)
     assert pooled == pytest.approx(2**-0.5, abs=0.01)
-    assert kilobytes < 4e6
+    assert kilobytes < 1e6, "all sections together have 1.6 GB"

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.tiny_dataset import call_process, scores_of, start
 
-MOMENTS = 9
+MOMENTS = 6
 METHODS = "coordinates,mean,knn"
 
 

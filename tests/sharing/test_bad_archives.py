@@ -99,6 +99,16 @@ def test_a_member_that_does_not_belong(archive, tmp_path, results, name):
     refused(path, results, "is not in its index")
 
 
+@pytest.mark.parametrize(
+    "given", [{}, {"label": " "}, {"label": 3}, {"label": "x" * 121}, {"label": "x", "more": 1}]
+)
+def test_a_name_of_a_row_that_is_none(archive, tmp_path, results, given):
+    content = members(archive)
+    name = name_of(content, "run.json").replace("run.json", "label.json")
+    path = sealed(tmp_path / NAME, {**content, name: record(given)})
+    refused(path, results, "label.json")
+
+
 def special(path, content, change):
     """The archive with the header of its last member changed."""
     with zipfile.ZipFile(path, "w") as archive:

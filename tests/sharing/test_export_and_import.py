@@ -41,6 +41,18 @@ def test_tables_of_imported_results_are_the_same_to_the_byte(shared_results, imp
     assert table(imported, how) == text
 
 
+def test_names_that_rows_were_given_travel_with_them(shared_results, tmp_path):
+    named = shutil.copytree(shared_results, tmp_path / "named")
+    (key,) = {path.parent.name[-12:] for path in named.glob("runs/*/*/coordinates-*/run.json")}
+    assert call("runs", "label", key, "our neighbours", "--results", named).status == 0
+    out = tmp_path / "named.spotbench.zip"
+    assert call("export", "--results", named, "--out", out).status == 0
+    assert call("import", out, "--results", tmp_path / "there").status == 0
+    text = table(named, "text")
+    assert "our neighbours" in text
+    assert table(tmp_path / "there", "text") == text
+
+
 def test_other_pages_of_imported_results_are_made(imported, tmp_path, monkeypatch):
     answer = call("genes", *WHERE, "--method", "coordinates", "--results", imported)
     assert answer.status == 0, answer.stderr

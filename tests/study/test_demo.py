@@ -1,11 +1,40 @@
 """The study of the embedded data, as a new user calls it."""
 
 import json
+import math
+import re
 
 import pandas as pd
 import pytest
 
 from tests.cli.tiny_dataset import call
+from tests.conftest import REPOSITORY
+
+SHOWN = {"PCC(ACG)": "pcc_acg", "PCC(HEG)": "pcc_heg", "MSE": "mse"}
+"""Headings of README's table, and the columns of the study's."""
+
+
+def readme_scores():
+    """Rows of README's table: label, then the cells by column of the study's table."""
+    table = re.search(r"^\| method \|.*?\n\n", (REPOSITORY / "README.md").read_text(), re.M | re.S)
+    heading, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table[0].split("\n")[:-2]
+    )
+    assert heading == ["method", *SHOWN]
+    return {
+        re.sub(r" \(.*\)$", "", label): dict(zip(SHOWN.values(), cells, strict=True))
+        for label, *cells in rows
+    }
+
+
+def assert_shown(cell, mean, deviation):
+    """A cell of README holds what was computed, as far as processors agree on a small network."""
+    if cell == "–":
+        assert math.isnan(mean)
+    else:
+        assert [float(part) for part in cell.split(" ± ")] == pytest.approx(
+            [mean, deviation], abs=0.02
+        )
 
 
 @pytest.mark.slow
@@ -21,6 +50,11 @@ def test_the_demo_study_makes_its_report_and_marks_its_runs_in_mlflow(tmp_path):
     table = pd.read_csv(made / "tables" / "methods-demo.csv").set_index("method")
     assert table.loc["mclstexp", "pcc_acg"] > 0.3 > table.loc["depth", "pcc_acg"]
     assert abs(table.loc["shuffled:mclstexp", "pcc_acg"]) < 0.1
+    shown = readme_scores()
+    assert len(shown) == 6
+    for label, cells in shown.items():
+        for column, cell in cells.items():
+            assert_shown(cell, table.loc[label, column], table.loc[label, f"{column}_sd"])
     assert (made / "report.html").stat().st_size > 100_000
     assert (made / "figures" / "methods-demo" / "scores.pdf").read_bytes().startswith(b"%PDF")
     client = MlflowClient(tracking_uri=f"sqlite:///{results / 'mlflow.db'}")

@@ -26,7 +26,7 @@ from tests.tracking.uploads import (  # noqa: F401 - a fixture
     start_upload,
 )
 
-MOMENTS = 10
+MOMENTS = 5
 
 
 def ended(process):
