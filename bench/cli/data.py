@@ -97,7 +97,9 @@ def show_command(
         for section in overviews:
             if section.left_out:
                 say(f"left out: {section.section}: {_left_out(section.left_out)}")
-        typer.echo("counts: median of a spot; pitch: pixels between spots; labels: labelled spots")
+        typer.echo(
+            "counts: median per spot; pitch: spot distance in pixels; labels: labelled spots"
+        )
         for section in overviews:
             if section.problem:
                 complain(section.problem)
@@ -295,7 +297,7 @@ def add_command(
         say(f"assumed: {one}")
     for one in _together(made.warnings, added):
         complain(f"look at this: {one}")
-    say(f"wrote {made.path}; correct there what was assumed wrongly")
+    say(f"wrote {made.path}; correct wrong assumptions in this file")
     say(f"see the spots: bench data show {name} --plot {name}.png")
     if len(made.sections) > 1:
         pictured = all("image" in section.files for section in made.card.sections)
@@ -386,13 +388,17 @@ def verify_command(
         typer.echo(json.dumps({"folder": str(root), **facts, "wrong": wrong}, indent=2))
     else:
         typer.echo(
-            f"{len(checked.good)} files are what the card says, {len(checked.missing)} are missing,"
-            f" {len(wrong)} are wrong"
+            f"{len(checked.good)} files match the card, {len(checked.missing)} are missing,"
+            f" {len(wrong)} differ from it"
         )
         if unchecked and lock:
-            typer.echo(f"{len(unchecked)} hashes that the card does not name are now in {LOCK}")
+            typer.echo(
+                f"{len(unchecked)} hashes that the card does not have are recorded in {LOCK}"
+            )
         elif unchecked:
-            typer.echo(f"{len(unchecked)} files have no hash to compare with; --lock keeps today's")
+            typer.echo(
+                f"{len(unchecked)} files have no hash in the card; --lock records present ones"
+            )
         for name in checked.missing[:10]:
             say(f"  missing: {name}")
         if len(checked.missing) > 10:
@@ -473,14 +479,14 @@ def _get(
     if as_json:
         typer.echo(json.dumps({"folder": str(root), **asdict(outcome)}, indent=2))
     elif card.generator is not None:
-        typer.echo(f"{card.name} is generated on this machine when it is used; nothing to fetch")
+        typer.echo(f"{card.name} is generated on this machine when it is used; nothing to download")
     else:
         typer.echo(
-            f"{root}: {len(outcome.fetched)} files fetched, {len(outcome.kept)} were there,"
+            f"{root}: {len(outcome.fetched)} files downloaded, {len(outcome.kept)} kept,"
             f" {len(outcome.failed)} failed"
         )
         if outcome.by_hand:
-            typer.echo("to get by hand:")
+            typer.echo("to download by hand:")
         for file in outcome.by_hand:
             needed = "" if file.needed else " (optional)"
             say(f"  {file.how}{needed}")
@@ -488,5 +494,5 @@ def _get(
     for path, fault in outcome.failed.items():
         complain(f"{path}: {fault}")
     if outcome.failed and not as_json:
-        typer.echo(f"call again to continue, or put these files under {root} by the same paths")
+        typer.echo(f"call again to continue, or put these files into {root} at the same paths")
     return outcome.complete

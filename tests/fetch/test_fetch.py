@@ -788,9 +788,9 @@ def test_get_and_verify_of_a_dataset(served, tmp_path, server, monkeypatch):
     assert call("data", "verify", served.card, "--sections", "A1").status == 0
     assert (
         call("data", "get", served.card).stdout
-        == f"{root}: 12 files fetched, 6 were there, 0 failed\n"
+        == f"{root}: 12 files downloaded, 6 kept, 0 failed\n"
     )
-    assert "18 files are what the card says" in call("data", "verify", served.card).stdout
+    assert "18 files match the card" in call("data", "verify", served.card).stdout
     (root / "spots/A1.tsv").write_bytes(b"changed")
     answer = call("data", "verify", served.card)
     assert answer.status == 2
@@ -809,7 +809,7 @@ def test_verify_locks_files_that_a_person_put_there(served):
     assert (answer["good"], len(answer["unchecked"]), answer["missing"]) == (18, 18, [])
     assert not (served.root / LOCK).exists()
     assert (
-        f"18 hashes that the card does not name are now in {LOCK}"
+        f"18 hashes that the card does not have are recorded in {LOCK}"
         in call("data", "verify", *where, "--lock").stdout
     )
     assert json.loads(call("data", "verify", *where, "--json").stdout)["unchecked"] == []
@@ -853,7 +853,7 @@ def test_a_process_that_is_killed_leaves_no_file_and_the_next_one_goes_on(served
     assert not (root / "images/A1.jpg").exists()
     answer = tiny_dataset.call(*call)
     assert answer.status == 0, answer
-    assert "2 files fetched, 1 were there" in answer.stdout
+    assert "2 files downloaded, 1 kept" in answer.stdout
     assert left(root) == ["counts/A1.tsv.gz", "images/A1.jpg", "spots/A1.tsv"]
     assert (root / "images/A1.jpg").read_bytes() == image
 
@@ -861,4 +861,4 @@ def test_a_process_that_is_killed_leaves_no_file_and_the_next_one_goes_on(served
 def test_get_of_a_generated_dataset_has_nothing_to_do():
     answer = tiny_dataset.call("data", "get", "demo")
     assert (answer.status, answer.stderr) == (0, "")
-    assert "nothing to fetch" in answer.stdout
+    assert "nothing to download" in answer.stdout
