@@ -17,7 +17,7 @@ WHERE, OUTPUT = "Where and how jobs run", "Results and output"
 VARIANTS, SEARCH = "Several runs per method", "Search of settings"
 """Panels of options of the commands that have many."""
 
-_MANY = 18
+_MANY = 17
 """Options from which a command shows them in panels."""
 
 COMMANDS = {
