@@ -383,7 +383,9 @@ def check_pip(arguments, folder):
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert arguments[0] == "install"
-    if arguments[1:] != ["--editable", "."]:
+    if arguments[1].endswith(".whl"):
+        assert arguments[1:] == [f"{project['name']}-*.whl"]
+    elif arguments[1:] != ["--editable", "."]:
         name, extra = re.fullmatch(r"(\w+)\[(\w+)\]", arguments[1]).groups()
         assert name == project["name"]
         assert extra in project["optional-dependencies"]

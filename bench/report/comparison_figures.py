@@ -25,7 +25,7 @@ from bench.report.figure_style import (
 from bench.report.method_figures import encoder_figure, gene_scatter
 from bench.report.pairs import few_patients, pair_table, section_scores
 from bench.report.seeds import by_seed
-from bench.report.tables import score_table
+from bench.report.tables import row_names, score_table
 from bench.stored_runs import StoredRun
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def cost_figure(runs: Sequence[StoredRun]) -> Figure | None:
     figure, axes = new_figure(3.6)
     palette = colours()
     seconds = table["fit_seconds"].clip(lower=0.01)
-    for (_, row), time in zip(table.iterrows(), seconds, strict=True):
+    for (_, row), name, time in zip(table.iterrows(), row_names(table), seconds, strict=True):
         gigabytes = memory[row["key"]] / 1024
         axes.scatter(
             [time],
@@ -197,7 +197,7 @@ def cost_figure(runs: Sequence[StoredRun]) -> Figure | None:
             marker=marker(row["kind"]),
         )
         axes.annotate(
-            plain(row["method"]),
+            plain(name),
             (time, row[LEADING]),
             xytext=(6, 4),
             textcoords="offset points",
