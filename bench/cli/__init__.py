@@ -17,7 +17,8 @@ from bench.cli.usage_errors import usage_message
 from bench.errors import BenchError, DetachedError
 
 _MODULES = (
-    *("listing", "running", "reporting", "figures", "predict", "data", "encoders", "features"),
+    *("listing", "running", "tuning", "reporting", "auditing", "figures", "predict", "data"),
+    *("data_adding", "encoders", "features"),
     *("citing", "study", "sharing", "tracking", "checking", "executing", "stored"),
 )
 """Modules with commands, in the order of the help."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,8 +20,7 @@ from bench.cli.options import (
     names,
 )
 from bench.cli.terminal import complain, print_rows, say
-from bench.errors import BenchError
-from bench.files import listed, printable
+from bench.files import printable
 
 if TYPE_CHECKING:
     from bench.fetch.overview import SectionOverview
@@ -96,7 +94,7 @@ def show_command(
         print_rows("", [_overview_row(section) for section in overviews])
         for section in overviews:
             if section.left_out:
-                say(f"left out: {section.section}: {_left_out(section.left_out)}")
+                say(f"left out: {section.section}: {left_out_text(section.left_out)}")
         typer.echo(
             "counts: median per spot; pitch: spot distance in pixels; labels: labelled spots"
         )
@@ -114,6 +112,11 @@ def show_command(
 
 def _drawable(section: SectionOverview) -> bool:
     return not {"counts", "image"} & set(section.missing)
+
+
+def left_out_text(numbers: Mapping[str, int]) -> str:
+    """Numbers of what was left out, by reason."""
+    return ", ".join(f"{number:,} {reason}" for reason, number in numbers.items())
 
 
 def _overview_row(section: SectionOverview) -> dict[str, str]:
@@ -175,180 +178,6 @@ def preview_command(
         f"{gene} in {section}: detected in {(counts > 0).mean():.0%} of {len(counts)} spots,"
         f" median {np.median(counts):g}, largest {counts.max()} counts; wrote {path}"
     )
-
-
-@data_app.command("add")
-def add_command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with your sections.")],
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the new dataset.")],
-    patients: Annotated[
-        Path | None,
-        typer.Option(
-            "--patients",
-            metavar="FILE",
-            help="CSV file with columns section and patient; not needed if the files name the"
-            " patients.",
-            show_default=False,
-        ),
-    ] = None,
-    pitch: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            min=1,
-            help="Distance between neighbouring spots in micrometres.",
-            show_default="that of the platform",
-        ),
-    ] = None,
-    patch: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            min=1,
-            help="Edge length of an image patch in micrometres.",
-            show_default="112",
-        ),
-    ] = None,
-    sections: SectionsOption = None,
-    bin_size: Annotated[
-        str | None,
-        typer.Option(
-            "--bin",
-            metavar="SIZE",
-            help="Visium HD: size of the bins to read, such as 8um.",
-            show_default="16um",
-        ),
-    ] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            "--by",
-            help="AnnData file: column of obs that names the section.",
-            show_default="library_id",
-            metavar="COLUMN",
-        ),
-    ] = None,
-    genome: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Genome to keep if the reference has several, such as GRCh38.",
-            show_default=False,
-        ),
-    ] = None,
-    blocks: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=2,
-            max=16,
-            help="Divide each section into N blocks of spots, for data with one section only.",
-            show_default="sections stay whole",
-        ),
-    ] = None,
-    replace: Annotated[
-        bool,
-        typer.Option("--replace", help="Replace a dataset of this name that you added before."),
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Add your own sections as a dataset.
-
-    The files are checked; they stay in their folder.
-    """
-    from bench.fetch.add import add_dataset
-    from bench.registry import built_in_datasets
-
-    with redirect_stdout(sys.stderr):
-        made = add_dataset(
-            folder,
-            name,
-            patients,
-            list(built_in_datasets()),
-            pitch=pitch,
-            patch=patch,
-            sections=names(sections),
-            options={"bin_micrometres": _micrometres(bin_size), "by": by, "genome": genome},
-            blocks=blocks,
-            replace=replace,
-        )
-    if as_json:
-        content = {
-            "name": made.card.name,
-            "card": str(made.path),
-            "sections": made.sections,
-            "shared_genes": made.shared_genes,
-            "assumed": made.assumed,
-            "warnings": made.warnings,
-            "left_out": made.left_out,
-        }
-        typer.echo(json.dumps(content, indent=2))
-        return
-    typer.echo(
-        f"found {len(made.sections)} section{'s' * (len(made.sections) > 1)} in layout"
-        f" {made.card.layout}; {made.shared_genes:,} genes are in all of them"
-    )
-    print_rows("", [_added_row(line) for line in made.sections])
-    for section, numbers in made.left_out.items():
-        if numbers:
-            say(f"left out: {section}: {_left_out(numbers)}")
-    added = [line["section"] for line in made.sections]
-    for one in _together(made.assumed, added):
-        say(f"assumed: {one}")
-    for one in _together(made.warnings, added):
-        complain(f"look at this: {one}")
-    say(f"wrote {made.path}; correct wrong assumptions in this file")
-    say(f"see the spots: bench data show {name} --plot {name}.png")
-    if len(made.sections) > 1:
-        pictured = all("image" in section.files for section in made.card.sections)
-        method = "mclstexp" if pictured else "coordinates"
-        rules = "" if len(made.card.patients) > 1 else " --protocol by-section"
-        typer.echo(f"run a method:  bench run --method {method} --dataset {name}{rules}")
-
-
-def _micrometres(text: str | None) -> int | None:
-    if text is None:
-        return None
-    number = text.strip().lower().removesuffix("um").strip()
-    if not number.isdecimal() or not 0 < int(number) <= 1000:
-        raise BenchError(f"--bin {text[:40]}: must be a number of micrometres such as 8um")
-    return int(number)
-
-
-def _together(lines: Sequence[str], sections: Sequence[str]) -> list[str]:
-    """Lines that say the same of several sections as one line; ``SECTION: text`` is of one."""
-    of_text: dict[str, list[str]] = {}
-    for line in lines:
-        name, colon, text = line.partition(": ")
-        of_text.setdefault(text if colon and name in sections else line, []).append(name)
-    return [
-        line
-        if line in lines
-        else f"{names[0]}: {line}"
-        if len(names) == 1
-        else f"{len(names)} sections ({listed(names)}): {line}"
-        for line, names in of_text.items()
-    ]
-
-
-def _added_row(line: Mapping[str, Any]) -> dict[str, str]:
-    forms = {
-        "spots": ",",
-        "genes": ",",
-        "counts": ",.0f",
-        "pitch": ".1f",
-        "um/px": ".3f",
-        "on tissue": ".0%",
-    }
-    return {
-        key: "-" if value is None else format(value, forms.get(key, ""))
-        for key, value in line.items()
-        if key not in ("left out", "filled")
-    }
-
-
-def _left_out(numbers: Mapping[str, int]) -> str:
-    return ", ".join(f"{number:,} {reason}" for reason, number in numbers.items())
 
 
 @data_app.command("verify")

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from bench.cli.data import _together
+from bench.cli.data_adding import _together
 from tests.cli.tiny_dataset import SECTIONS, assert_refused
 from tests.datasets import layouts
 
