@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def read_yaml(path: Path) -> Any:
         return parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: file is missing") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({os.strerror(error.errno or 0)})") from error
+    except ValueError as error:
         raise DataError(f"{path}: not a readable YAML file ({one_line(error)})") from error
 
 

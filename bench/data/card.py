@@ -465,13 +465,25 @@ def read_card(path: Path) -> DatasetCard:
         raise DataError(f"{path}: {first_fault(error, content)}") from error
 
 
+_OF_A_UNION = re.compile(
+    r"(?:str|int|float|bool|none|bytes)$|(?:literal|list|dict|tuple|set)\[|constrained-|function-"
+)
+"""Last part of the place of a fault that names a type among several."""
+
+
 def first_fault(error: ValidationError, content: object = None) -> str:
     """First fault of a pydantic error as one line: where, then what.
 
     A section is named as `content`, the mapping that was checked, names it.
     """
-    fault = error.errors()[0]
-    parts = [str(part) for part in fault["loc"]]
+    faults = error.errors()
+    parts = [str(part) for part in faults[0]["loc"]]
+    what = faults[0]["msg"].removeprefix("Value error, ")
+    if len(parts) > 1 and _OF_A_UNION.match(parts[-1]):
+        # Each type that the value may have complains for itself.
+        alike = [fault["msg"] for fault in faults if fault["loc"][:-1] == faults[0]["loc"][:-1]]
+        what = ", or ".join([what, *(msg.removeprefix("Input should be ") for msg in alike[1:])])
+        parts = parts[:-1]
     if parts[:1] == ["sections"] and len(parts) > 2 and isinstance(content, Mapping):
         sections = content.get("sections")
         number = int(parts[1]) if parts[1].isdecimal() else -1
@@ -483,7 +495,7 @@ def first_fault(error: ValidationError, content: object = None) -> str:
             else:
                 parts = [f"section number {number + 1}: {'.'.join(parts[2:])}"]
     where = ".".join(parts) or "card"
-    return f"{where}: {one_line(fault['msg'].removeprefix('Value error, '))}"
+    return f"{where}: {one_line(what)}"
 
 
 def join_names(names: Iterable[str], limit: int = 8) -> str:

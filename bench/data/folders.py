@@ -103,6 +103,11 @@ def _how_to_get(card: DatasetCard) -> str:
         return f"fetch the files with 'bench data get {card.name}'{where}"
     if by_hand:
         return f"'bench data get {card.name}' says which files to put there{where}"
+    if card.generator:
+        return (
+            f"without --data-root {card.name} is generated on this machine; with it, put its files"
+            f" there (such as {files[0].path})"
+        )
     return f"put the files of {card.source} there (such as {files[0].path})"
 
 

@@ -95,7 +95,13 @@ def check_cluster(partition: str | None) -> None:
             f"{missing[0]} is not on this machine; --executor slurm is called on a login node of"
             " a Slurm cluster"
         )
-    known = partitions()
+    try:
+        known = partitions()
+    except SlurmError as error:
+        raise SlurmError(
+            f"no Slurm controller answers on this machine; --executor slurm is called on a login"
+            f" node of a Slurm cluster ({error})"
+        ) from error
     for name in (partition or "").split(",") if partition else ():
         if name not in known:
             raise SlurmError(
