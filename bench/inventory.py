@@ -59,6 +59,10 @@ class RunEntry:
         When it was first made, empty if that is not known.
     reason
         Why a fold failed or is damaged, empty for none.
+    preset
+        Its preset, marked if settings were changed; empty if that is not known.
+    seed
+        Its seed; None if that is not known.
     """
 
     path: Path
@@ -73,6 +77,8 @@ class RunEntry:
     size: int
     created: str
     reason: str
+    preset: str = ""
+    seed: int | None = None
 
 
 def list_runs(results: Path) -> list[RunEntry]:
@@ -125,6 +131,8 @@ def _entry(path: Path) -> RunEntry:
         size,
         str(facts.get("created") or ""),
         next(iter([*damages, *failures]), ""),
+        f"{facts['preset']}{'*' * bool(facts.get('changes'))}",
+        int(facts["seed"]),
     )
 
 

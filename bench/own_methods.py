@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 
 from bench.errors import BenchError
 from bench.files import one_line
-from bench.method import Method
+from bench.method import Method, MethodConfig
 from bench.method_references import HANDED, SHUFFLED, is_handed, split
 from bench.sources import harness_imports, method_code
 
@@ -178,6 +178,7 @@ def _chosen(module: ModuleType, file: Path, wanted: str) -> type[Method]:
             f"{file}: holds no method; define a class derived from Method, NetworkMethod or"
             " RetrievalMethod of bench.api"
         )
+    _check_complete(whole[0], str(file))
     return whole[0]
 
 
@@ -189,6 +190,10 @@ def _check_complete(kind: type[Method], where: str) -> None:
     missing = sorted(getattr(kind, "__abstractmethods__", ()))
     if missing:
         raise BenchError(f"{where}: class {kind.__name__} lacks {', '.join(missing)}")
+    if not (inspect.isclass(kind.Config) and issubclass(kind.Config, MethodConfig)):
+        raise BenchError(
+            f"{where}: class {kind.__name__}: Config must be derived from bench.api.MethodConfig"
+        )
 
 
 def _check_name(kind: type[Method], default: str, where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -62,7 +62,16 @@ def to_network_scale(
     Returns
     -------
     (n, 3, height, width) float32
+
+    Raises
+    ------
+    ConfigError
+        Another name of a scale.
     """
+    if pixels not in get_args(Pixels):
+        raise ConfigError(
+            f"unknown scale of pixels '{pixels}'; known: {', '.join(get_args(Pixels))}"
+        )
     if pixels == "bgr255":
         return patches.flip(1).float()
     scaled = patches.float() / 255

@@ -216,6 +216,8 @@ def _row(entry: RunEntry) -> dict[str, str]:
         "size": _size(entry.size),
         "age": _age(entry.created),
         "method": named,
+        "preset": entry.preset or "–",
+        "seed": "–" if entry.seed is None else str(entry.seed),
     }
 
 

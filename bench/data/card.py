@@ -471,31 +471,39 @@ _OF_A_UNION = re.compile(
 """Last part of the place of a fault that names a type among several."""
 
 
+_NAMED = {"sections": "section", "parts": "part"}
+"""Fields that are lists of things with names, and what one of them is called."""
+
+
 def first_fault(error: ValidationError, content: object = None) -> str:
     """First fault of a pydantic error as one line: where, then what.
 
-    A section is named as `content`, the mapping that was checked, names it.
+    Sections and parts are named as `content`, the mapping that was checked, names them.
     """
-    faults = error.errors()
-    parts = [str(part) for part in faults[0]["loc"]]
+    # A misspelt field explains a missing one.
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    parts = [str(part) for part in faults[0]["loc"]] or ["card"]
     what = faults[0]["msg"].removeprefix("Value error, ")
+    if faults[0]["type"] == "extra_forbidden":
+        what = "unknown field"
     if len(parts) > 1 and _OF_A_UNION.match(parts[-1]):
         # Each type that the value may have complains for itself.
         alike = [fault["msg"] for fault in faults if fault["loc"][:-1] == faults[0]["loc"][:-1]]
         what = ", or ".join([what, *(msg.removeprefix("Input should be ") for msg in alike[1:])])
         parts = parts[:-1]
-    if parts[:1] == ["sections"] and len(parts) > 2 and isinstance(content, Mapping):
-        sections = content.get("sections")
+    elif faults[0]["type"] in {"literal_error", "enum"}:
+        what += f", not '{one_line(faults[0]['input'], 60)}'"
+    if parts[0] in _NAMED and len(parts) > 2 and isinstance(content, Mapping):
+        listed, kind = content.get(parts[0]), _NAMED[parts[0]]
         number = int(parts[1]) if parts[1].isdecimal() else -1
-        if isinstance(sections, list) and 0 <= number < len(sections):
-            held = sections[number]
+        if isinstance(listed, list) and 0 <= number < len(listed):
+            held = listed[number]
             name = held.get("name") if isinstance(held, Mapping) else None
             if isinstance(name, str) and parts[2] != "name":
-                parts = [f"section {one_line(name, 60)}: {'.'.join(parts[2:])}"]
+                parts = [f"{kind} {one_line(name, 60)}: {'.'.join(parts[2:])}"]
             else:
-                parts = [f"section number {number + 1}: {'.'.join(parts[2:])}"]
-    where = ".".join(parts) or "card"
-    return f"{where}: {one_line(what)}"
+                parts = [f"{kind} number {number + 1}: {'.'.join(parts[2:])}"]
+    return f"{'.'.join(parts)}: {one_line(what)}"
 
 
 def join_names(names: Iterable[str], limit: int = 8) -> str:

@@ -9,7 +9,6 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, cast
 from urllib.parse import urljoin, urlsplit
@@ -23,6 +22,7 @@ from bench.data.card import FileCard, first_fault
 from bench.errors import DataError
 from bench.fetch.archives import LIMITS, Limits, copy_bounded
 from bench.files import atomic_write, one_line
+from bench.version import __version__
 
 _REDIRECTS = 10
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -103,7 +103,7 @@ class _Session(requests.Session):
         super().__init__()
         # No compression in transit: the hash is that of the file on the server.
         self.headers.update(
-            {"User-Agent": f"spotbench/{version('spotbench')}", "Accept-Encoding": "identity"}
+            {"User-Agent": f"spotbench/{__version__}", "Accept-Encoding": "identity"}
         )
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:

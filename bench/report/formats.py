@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -132,9 +133,11 @@ def _guarded(cell: Any) -> Any:
     if not isinstance(cell, str):
         return cell
     text = printable(cell)
-    return f"'{text}" if len(cell) > 1 and cell[0] in _FORMULA else text
+    formula = len(cell) > 1 and cell[0] in _FORMULA and not _NUMBER.fullmatch(text)
+    return f"'{text}" if formula else text
 
 
+_NUMBER = re.compile(r"[+-]?[\d,.]+%?(?: ± [\d,.]+)?(?: to [+-]?[\d,.]+)?")
 _FORMULA = "=+-@\t\r"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.errors import UnknownNameError
+from bench.errors import BenchError, UnknownNameError
 from bench.evaluate.scores import COMPARABLE, LEADING
 from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST, compare_pairs, holm
 from bench.report.formats import Format, write_table
@@ -81,15 +81,30 @@ def pair_table(
     ------
     UnknownNameError
         No run has the name `against`.
+    BenchError
+        The run `against` has finished folds and no such score in any of them.
     """
     if against is not None:
         against = _row(against, runs)
+        if against in _without(runs, score):
+            raise BenchError(f"{against} has no {score} to compare with{_other_score(score)}")
     folds = [(run.facts["folds_hash"], run.facts.get("train_patients")) for run in runs]
     tables = [
         _pairs([run for run, of in zip(runs, folds, strict=True) if of == one], score, against)
         for one in dict.fromkeys(folds)
     ]
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+
+
+def _without(runs: Sequence[StoredRun], score: str) -> list[str]:
+    """Names of the rows with finished folds that have a score in no section."""
+    scores = section_scores(runs, score).drop(columns="patient")
+    return [str(name) for name in scores if scores[name].isna().all()]
+
+
+def _other_score(score: str) -> str:
+    """Advice where a correlation is undefined, as it is for constant predictions."""
+    return "" if COMPARABLE[score].better == "lower" else "; --score mse compares errors"
 
 
 def _row(name: str, runs: Sequence[StoredRun]) -> str:
@@ -151,6 +166,8 @@ def render_pairs(
     facts = [row.facts for row in by_seed(runs)]
     notes = [*preset_notes(facts), *small_preset_notes(map(shown_preset, facts))]
     told = [*notes, *pair_notes(table := pair_table(runs, score, against), score)]
+    if without := _without(runs, score):
+        told.append(f"Without {score}, so not compared: {', '.join(without)}{_other_score(score)}.")
     shown = pairs_for_people(table)
     if not view.names_columns:
         return write_table(table, shown, told, how, title=title, width=width, give_way=_GIVE_WAY)
@@ -223,13 +240,13 @@ def pair_notes(table: pd.DataFrame, score: str = LEADING) -> list[str]:
         " over patients, then their sections.",
         "p (patients): permutation test with sign flips of whole patients; p (sections): Wilcoxon"
         " signed-rank test, which treats sections of one patient as independent and therefore"
-        " overstates significance. Both are two-sided, with Holm's correction over all pairs of"
-        " methods.",
+        " overstates significance. Both are two-sided, with Holm's correction over the pairs of"
+        " methods, without controls and oracles.",
     ]
     if _uncorrected(table, "permutation").any():
         notes.append(
-            f"{_UNCORRECTED}: not corrected; pairs with an oracle or a control do not count for the"
-            " correction."
+            f"{_UNCORRECTED}: a pair with an oracle or a control; not corrected, and not counted by"
+            " the correction."
         )
     if (table["patients"] < PATIENTS_FOR_A_TEST).any():
         notes.append(

@@ -286,12 +286,13 @@ def _write_history(
             "dataset and protocol": heading,
             leading: row.cells.get(leading, "–"),
             "rank": str(row.rank) if row.rank else "–",
-            "key": row.key,
+            "seed": str(seed),
+            "key": key,
             "from": str((row.facts.get("origin") or {}).get("name", "here")),
             "commit": str(row.facts.get("git_commit") or "–")[:12],
         }
         for _, heading, row in summary.rows
-        for created in row.created
+        for created, key, seed in row.runs
     ]
     table = pd.DataFrame(runs).sort_values("date", ascending=False, kind="stable")
     write_staged(staged / "data" / "history.csv", write_table(table, table, (), "csv"))

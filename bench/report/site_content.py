@@ -52,10 +52,8 @@ class SiteRow:
         Texts of :data:`INDEX_COLUMNS`.
     facts
         Contents of ``run.json`` of its run with the lowest seed.
-    created
-        Times of its runs.
-    key
-        Beginning of its key.
+    runs
+        Its runs, one per seed: time, beginning of the key, seed.
     """
 
     method: str
@@ -63,8 +61,7 @@ class SiteRow:
     rank: int | None
     cells: dict[str, str]
     facts: dict[str, Any]
-    created: tuple[str, ...]
-    key: str
+    runs: tuple[tuple[str, str, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +156,10 @@ def read_ranking(
             rank=int(rank) or None,
             cells={str(heading): str(text) for heading, text in texts.items()},
             facts=line.facts,
-            created=tuple(str(run.facts.get("created", "")) for run in line.runs),
-            key=line.key,
+            runs=tuple(
+                (str(run.facts.get("created", "")), run.facts["key"][:12], int(run.facts["seed"]))
+                for run in line.runs
+            ),
         )
         for line, name, rank, texts in zip(lines, names, ranks, cells, strict=True)
     )

@@ -288,9 +288,18 @@ def render(
     shown = for_people(table, "machine" if view.names_columns else "text", view)
     if view.names_columns and not {"preset"} & {name.casefold() for name in view.columns}:
         shown["method"] = shown_names(table.to_dict("records"), list(shown["method"]))
+    # Scores by fold have a note of their own.
+    if place == "text" and not leads_by_fold(table) and _has_spread(shown):
+        notes.insert(0, SPREAD_NOTE)
     columns = view.columns
     return write_table(table, shown, notes, how, title=title, width=width, columns=columns)
 
+
+def _has_spread(shown: pd.DataFrame) -> bool:
+    return any(" ± " in str(cell) for name in shown for cell in shown[name])
+
+
+SPREAD_NOTE = "Scores: mean over test sections ± standard deviation (n - 1)."
 
 _IDENTITY = ["method", "preset", "seed", "train_patients", "folds_hash", "data_hash"]
 

@@ -303,7 +303,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> Study:
     try:
         study = Study.model_validate(content)
     except ValidationError as error:
-        raise DataError(f"{path}: {first_fault(error)}") from error
+        raise DataError(f"{path}: {first_fault(error, content)}") from error
     study = _beside(study, path.parent)
     if study.name != path.stem:
         raise DataError(f"{path}: the study is named {study.name}; its file must have that name")

@@ -189,7 +189,7 @@ def test_a_card_that_cannot_be_opened_is_refused_in_one_line(tmp_path, made):
     path = tmp_path / "card.yaml"
     if made == "folder":
         path.mkdir()
-    refused(path, "missing|not a readable")
+    refused(path, "missing|not a readable|cannot be read")
 
 
 def test_aliases_that_expand_to_billions_are_refused_at_once(tmp_path):

@@ -332,7 +332,7 @@ def test_latex_is_balanced_and_escaped(several):
     assert r"one\_two" in body
     assert body.isascii()
     notes = re.findall(r"^\d+\.~.*\\par$", text, re.MULTILINE)
-    assert len(notes) == len(footnotes(several, score_table(several)))
+    assert len(notes) == 1 + len(footnotes(several, score_table(several)))
 
 
 def test_text_has_one_line_a_run_and_numbered_notes(several):
@@ -342,7 +342,8 @@ def test_text_has_one_line_a_run_and_numbered_notes(several):
         assert sum(line.startswith(f"  {run.facts['label']}") for line in lines) == 1
     numbers = [re.match(r"(\d+)\. ", line) for line in lines]
     notes = footnotes(several, score_table(several))
-    assert [int(m[1]) for m in numbers if m] == list(range(1, len(notes) + 1))
+    assert [int(m[1]) for m in numbers if m] == list(range(1, len(notes) + 2))
+    assert any(line.startswith("1. Scores: mean over test sections ±") for line in lines)
     assert max(map(len, lines[:8])) < 300
 
 

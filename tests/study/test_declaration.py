@@ -32,21 +32,21 @@ def refused(path, message, kind=DataError):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colour": "red"}, "parts.0.colour: Extra inputs are not permitted"),
+        ({"colour": "red"}, "part one: colour: unknown field"),
         ({"seeds": "4-0"}, "seeds: 4-0 ends before it begins"),
         ({"seeds": "a-b"}, "write seeds such as 0-4 or 0,1,7"),
         ({"seeds": [0, 0]}, "names a seed twice"),
         ({"seeds": "0-999999"}, "1,000,000 seeds are asked for; at most 1,000 are run"),
         ({"seeds": [-1]}, "write seeds such as 0-4"),
         ({"seeds": [True]}, "write seeds such as 0-4"),
-        ({"name": "../up"}, "parts.0.name: String should match pattern"),
-        ({"rows": []}, "parts.0.rows"),
+        ({"name": "../up"}, "part number 1: name: String should match pattern"),
+        ({"rows": []}, "part one: rows"),
         ({"rows": ["mean", {"method": "ridge", "label": "mean"}]}, "two rows are labelled mean"),
         ({"rows": [{"method": "mean", "label": "a\nb"}]}, "line of visible characters"),
         ({"rows": [{"method": "mean", "settings": {"a": {"b": 1}}}]}, "settings.a"),
-        ({"make": ["poster"]}, "parts.0.make.0"),
+        ({"make": ["poster"]}, "part one: make.0"),
         ({"make": ["genes"]}, "no genes are named"),
-        ({"train_patients": [0]}, "parts.0.train_patients.0"),
+        ({"train_patients": [0]}, "part one: train_patients.0"),
         ({"published": "only"}, "a row is to be run"),
         ({"datasets": []}, "part one has no datasets"),
     ],
@@ -58,7 +58,7 @@ def test_a_bad_part_is_told_in_a_line(write, change, message):
 def test_a_bad_study_is_told_in_a_line(write, tmp_path):
     refused(write(parts=[PART, PART]), "two parts are named one")
     refused(write(parts=[]), "a study needs parts")
-    refused(write(color="red"), "color: Extra inputs are not permitted")
+    refused(write(color="red"), "color: unknown field")
     other = write().rename(tmp_path / "other.yaml")
     refused(other, "the study is named mine")
     (tmp_path / "list.yaml").write_text("- 1\n")
