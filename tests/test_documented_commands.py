@@ -43,6 +43,7 @@ PATIENTS = "your-own-data.md: csv: section,patient V10A-123_A1,P1 V10A-123_B1,P1
 SPOT_COLUMNS = ("image", "x", "y", "array_col", "array_row")
 NETWORK = ("--preset", "quick", "--set", "epochs=1", "--set", "input_size=32")
 BUNDLE = "needs a bundle and Hugging Face; tests/prediction has a faked hub"
+RUNS = "needs the runs of the lines above it"
 TOOL = "another program's command; what it is given is checked"
 
 
@@ -69,6 +70,11 @@ COMMANDS = {
     ),
     "bench list": ran("mclstexp"),
     "bench run --method mclstexp,mean --dataset demo --preset quick": ran("mclstexp", slow=True),
+    "bench run --method ridge,shuffled --dataset demo --preset quick": ran(
+        "shuffled:ridge", slow=True
+    ),
+    "bench tables --dataset demo --columns all": Treatment(f"{RUNS}, and tests/report has it"),
+    "bench tables --dataset demo --pairs": Treatment(f"{RUNS}; it is run on her2st below"),
     "bench run --method mclstexp --dataset stnet": Treatment(DATA),
     "bench run --method ridge --dataset her2st --encoder uni,resnet50-layer3": Treatment(DATA),
     "bench tables --dataset her2st --pairs --against 'ridge[uni]'": Treatment(
