@@ -88,7 +88,7 @@ $(VENV)/.docs: $(INSTALLED)
 	touch $@
 
 docs: $(VENV)/.docs
-	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
 	@echo "The site: docs/_build/html/index.html"
 
 clean:

@@ -33,9 +33,12 @@ def image_batches(patches: np.ndarray, device: str, size: int) -> Iterator[Tenso
 
     Parameters
     ----------
-    patches : (n, height, width, 3) uint8, memory-mapped is fine
-    device : ``cpu``, ``cuda`` or ``mps``
-    size : patches of a batch on a CPU
+    patches
+        (n, height, width, 3) uint8; may be mapped from a file.
+    device
+        ``cpu``, ``cuda`` or ``mps``.
+    size
+        Patches of a batch on a CPU.
 
     Returns
     -------
@@ -53,11 +56,14 @@ def to_network_scale(
 
     Parameters
     ----------
-    patches : (n, 3, height, width) uint8 RGB
-    pixels : ``rgb01`` divides by 255; ``imagenet`` also standardises with ImageNet's mean and
+    patches
+        (n, 3, height, width) uint8 RGB.
+    pixels
+        ``rgb01`` divides by 255; ``imagenet`` also standardises with ImageNet's mean and standard
         deviation, ``encoder`` with those of the encoder; ``bgr255`` reverses the channels and
-        keeps 0..255
-    encoder : whose statistics ``encoder`` means; ImageNet's where None
+        keeps 0..255.
+    encoder
+        Encoder whose statistics ``encoder`` uses; ImageNet's where None.
 
     Returns
     -------
@@ -89,8 +95,10 @@ def x_first(patches: Tensor, pixels: RawPixels) -> Tensor:
 
     Parameters
     ----------
-    patches : (n, 3, height, width) uint8 RGB
-    pixels : ``raw255`` keeps 0..255, ``rgb01`` divides by 255
+    patches
+        (n, 3, height, width) uint8 RGB.
+    pixels
+        ``raw255`` keeps 0..255, ``rgb01`` divides by 255.
 
     Returns
     -------

@@ -96,20 +96,25 @@ def import_command(
 
     done = import_results(file, results, name=name, other_data=other_data)
     again = f", {len(done.known)} were here already" if done.known else ""
-    say(f"{len(done.imported)} runs imported from {done.origin}{again}")
+    say(f"{_counted(len(done.imported), 'run')} imported from {done.origin}{again}")
     for comparison in done.comparisons:
         (complain if comparison.differences else say)(comparison.said)
         for difference in comparison.differences[1:]:
             complain(difference)
     for method in done.unknown_methods:
         say(f"{method}: is not installed here; its rows are kept as they were imported")
-    for repetition in done.repetitions[:_SHOWN]:
+    equal = [one for one in done.repetitions if one.equal]
+    if equal:
+        sources = " and ".join(sorted({one.source for one in equal}))
+        say(f"{sources}: {_counted(len(equal), 'run')} with equal scores in all sections")
+    different = [one for one in done.repetitions if not one.equal]
+    for repetition in different[:_SHOWN]:
         say(
             f"{repetition.label} (run {repetition.key[:12]}): {repetition.source}:"
             f" {repetition.said}"
         )
-    if len(done.repetitions) > _SHOWN:
-        say(f"and {len(done.repetitions) - _SHOWN} more; 'bench tables' has all as footnotes")
+    if len(different) > _SHOWN:
+        say(f"and {len(different) - _SHOWN} more; 'bench tables' has all as footnotes")
 
 
 @app.command("site")
@@ -137,7 +142,14 @@ def site_command(
         done = write_site(
             folders, out, archives=archives, say=lambda line: typer.echo(printable(line), err=True)
         )
-    say(f"{out / 'index.html'}: {done.rankings} rankings, {done.rows} rows, {done.methods} methods")
+    say(
+        f"{out / 'index.html'}: {_counted(done.rankings, 'ranking')},"
+        f" {_counted(done.rows, 'row')}, {_counted(done.methods, 'method')}"
+    )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _archives(folders: Sequence[Path]) -> list[tuple[str, bytes]]:

@@ -80,6 +80,8 @@ def score_figure(runs: Sequence[StoredRun], score: str = LEADING) -> Figure:
         values = by_section[label].dropna().to_numpy()
         row = rows[label]
         colour = palette[row["kind"]]
+        if not len(values):
+            axes.text(0, height, "  undefined", va="center", fontsize=points(7), color="0.4")
         jitter = height + rng.uniform(-0.12, 0.12, len(values))
         axes.scatter(values, jitter, s=points(9), color=colour, alpha=0.35, linewidths=0)
         if np.isfinite(row[f"{score}_low"]):

@@ -251,11 +251,12 @@ def _values(axes: Axes, section: SectionMap, values: np.ndarray, title: str) -> 
     )
     axes.set_title(_fitted(title), fontsize=points(8))
     low, high = float(values.min()), float(values.max())
-    if low == high:
-        return  # one value everywhere has no range
     bar = axes.figure.colorbar(
         drawn, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02, aspect=25, shrink=0.8
     )
+    if low == high:
+        bar.ax.set_visible(False)  # one value has no range; its map lies beside the others
+        return
     digits = 1 if high - low >= 1 else 2
     bar.set_ticks([low, high], labels=[signed(low, digits), signed(high, digits)])
     bar.ax.tick_params(labelsize=points(6.5), length=2, pad=1.5)

@@ -45,6 +45,7 @@ class Repetition:
     key: str
     source: str
     said: str
+    equal: bool
 
 
 @dataclass(frozen=True)
@@ -226,4 +227,7 @@ def _repetitions(results: Path, runs: Sequence[ArchivedRun]) -> list[Repetition]
 
 def _repetition(run: StoredRun, repeat: StoredRun) -> Repetition:
     sources = " and ".join(of.origin.get("name", "here") for of in (run, repeat))
-    return Repetition(run.facts["label"], run.facts["key"], sources, agreement(run, repeat).said)
+    found = agreement(run, repeat)
+    return Repetition(
+        run.facts["label"], run.facts["key"], sources, found.said, found.difference == 0
+    )

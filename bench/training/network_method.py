@@ -35,8 +35,10 @@ class NetworkConfig(EncoderConfig):
     input_size
         Edge that patches are resampled to; None keeps `patch_size`. One of the two must be a
         number of pixels where a network takes patches of one size alone.
-    learning_rate, epochs
-        Of the training.
+    learning_rate
+        Step size of the optimiser.
+    epochs
+        Passes over the training spots.
     batch_size
         Spots of a training step; methods of unit ``section`` have no such setting.
     patience

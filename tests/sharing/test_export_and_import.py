@@ -152,6 +152,7 @@ def test_two_sources_of_one_key_are_one_row_and_their_difference_is_said(
     assert len(said) == 1
     assert "here and Lab B: largest difference of a section's score 0.25" in said[0]
     assert "section B1" in said[0]
+    assert "here and Lab B: 2 runs with equal scores in all sections" in answer.stdout
     text = table(own_results, "text")
     assert "coordinates (run" in text
     assert "also from Lab B; largest difference of a section's score 0.25" in " ".join(text.split())
@@ -219,7 +220,7 @@ def test_importing_twice_changes_nothing_and_mends_what_is_damaged(archive, impo
     scores.write_bytes(b"x" * scores.stat().st_size)
     assert "import it again" in table(imported, "text")
     answer = call("import", archive, "--results", imported)
-    assert "1 runs imported from lab, 2 were here already" in answer.stdout
+    assert "1 run imported from lab, 2 were here already" in answer.stdout
     assert "import it again" not in table(imported, "text")
     assert sorted(path.name for path in imported.glob("runs/tiny/patients/*")) == before
     assert_nothing_half_written(imported)

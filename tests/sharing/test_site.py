@@ -45,7 +45,7 @@ def public(shared_results, tmp_path_factory):
     folder = tmp_path_factory.mktemp("site") / "public"
     answer = call("site", shared_results, "--out", folder, "--with-runs")
     assert answer.status == 0, answer.stderr
-    assert "1 rankings, 3 rows, 3 methods" in answer.stdout
+    assert "1 ranking, 3 rows, 3 methods" in answer.stdout
     return folder
 
 
