@@ -42,6 +42,9 @@ _LONGEST_LABEL = 120
 """Characters of a row's name in the name of its folder."""
 
 MODEL = "model"
+PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"}
+"""Endings of files that are pickles or hold them; no model is stored in one."""
+
 SCRATCH = "scratch"
 WORK = "work"
 

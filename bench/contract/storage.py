@@ -23,7 +23,6 @@ import numpy as np
 from bench.contract.outcome import ContractError
 from bench.contract.subject import Subject, difference
 
-_PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"}
 _COMPRESSED: dict[bytes, Callable[[bytes], bytes]] = {
     b"\x1f\x8b": gzip.decompress,
     b"BZh": bz2.decompress,
@@ -59,6 +58,8 @@ def comes_back_from_its_folder(subject: Subject) -> None:
 
 def saves_plain_files_in_its_folder(subject: Subject) -> None:
     """It saves no pickle, and nothing outside of its folder."""
+    from bench.store import PICKLES  # imports pandas
+
     method = subject.fitted.method
     folder = _fresh(subject, "plain")
     around = folder.parents[1]
@@ -79,7 +80,7 @@ def saves_plain_files_in_its_folder(subject: Subject) -> None:
         if path.is_symlink():
             raise ContractError(f"{path.name} is a link, which leads nowhere on another machine")
         if path.is_file():
-            fault = "is a pickle by its name" if path.suffix.lower() in _PICKLES else None
+            fault = "is a pickle by its name" if path.suffix.lower() in PICKLES else None
             fault = fault or pickle_in(path.read_bytes())
             if fault:
                 raise ContractError(f"{path.name} {fault}; whoever loads one runs its code")

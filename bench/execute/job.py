@@ -26,7 +26,7 @@ from bench.execute.scoring import as_anndata, score_fold
 from bench.files import atomic_write, write_json
 from bench.protocol.fold_data import FoldData
 from bench.records import read_record, write_record
-from bench.store import MODEL, FoldFolder, image_file
+from bench.store import MODEL, PICKLES, FoldFolder, image_file
 from bench.worker.task import FitReport, FitTask, checked_predictions, prediction_file
 
 _IMAGE_SIDE = 1000
@@ -281,7 +281,10 @@ def _patches_seen(job: Job, inputs: FoldInputs) -> list[dict[str, float | int | 
 
 
 def _take_model(job: Job, made: Path, target: Path) -> None:
-    """Move the folder saved by a method into the fold's folder; only regular files are allowed."""
+    """Move the folder saved by a method into the fold's folder.
+
+    It may hold regular files alone, and no pickles.
+    """
     if not made.is_dir() or made.is_symlink():
         raise TrainingError(f"{job.method_spec.label}: its worker left no model")
     for folder, subfolders, files in os.walk(made):
@@ -290,6 +293,11 @@ def _take_model(job: Job, made: Path, target: Path) -> None:
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
                 raise TrainingError(
                     f"{job.method_spec.label}: saved {name}, which is not a regular file"
+                )
+            if path.suffix.lower() in PICKLES and path.is_file():
+                raise TrainingError(
+                    f"{job.method_spec.label}: saved {name}, a pickle by its name, whose code runs"
+                    " when it is loaded; use numpy.savez, save_network or save_estimator"
                 )
     shutil.rmtree(target, ignore_errors=True)
     os.replace(made, target)

@@ -436,3 +436,16 @@ def test_another_run_may_go_on_beside(slow, signals, run):
     assert run("mean", "--folds", "0").status == 0
     (signals / "hold-A").unlink()
     assert first.wait(timeout=60) == 0
+
+
+def test_a_pickle_is_no_model(run, plugins, results):
+    write_plugin(plugins, "pickler")
+    path = plugins / "plugin_pickler.py"
+    lines = path.read_text().replace("np.save(temporary, self.mean)", "pass").splitlines()
+    number = next(n for n, line in enumerate(lines) if "atomic_write(folder" in line)
+    lines[number] = '        with open(folder / "mean.pkl", "wb") as temporary:'
+    path.write_text("\n".join(lines) + "\n")
+    answer = run("pickler", "--folds", "0")
+    assert answer.status == 1
+    assert "saved mean.pkl, a pickle by its name" in answer.stderr
+    assert not list(results.rglob("*.pkl"))
