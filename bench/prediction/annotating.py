@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.evaluate.uncertainty import PATIENTS_FOR_A_TEST
 from bench.files import printable
 from bench.prediction.averaging import AveragedPrediction
 from bench.prediction.comparing import TrainingComparison
@@ -68,6 +69,12 @@ def as_anndata(
         notes.append(
             f"{low} of {len(genes)} genes are not predictable: their PCC on unseen sections is"
             f" below {min_pcc:g} (var column predictable)"
+        )
+    patients = model.run.genes()["patient"].nunique()
+    if 1 < patients < PATIENTS_FOR_A_TEST:
+        notes.append(
+            f"the 95 % intervals of the PCC (pcc_low, pcc_high) are over {patients} patients; with"
+            f" fewer than {PATIENTS_FOR_A_TEST} they are too narrow"
         )
     scores = np.full(len(spots), np.nan) if unfamiliar is None else unfamiliar.scores
     obs = pd.DataFrame(
