@@ -22,7 +22,7 @@ from bench.execute.run import run_request
 from bench.files import atomic_write
 from bench.method_references import SHUFFLED, is_own, split_encoder, split_ensemble
 from bench.protocol.rules import PROTOCOLS
-from bench.registry import dataset_card, dataset_name
+from bench.registry import dataset_card, dataset_name, find_methods
 from bench.report.repeats import Agreement, agreement
 from bench.sharing import DEFAULT_TOLERANCE
 from bench.store import RUN, RunFolder, read_run
@@ -229,6 +229,12 @@ def _as_request(run: StoredRun, fold: int, request: VerifyRequest, folder: Path)
     if label.startswith(f"{RELEASED}:") and checkpoint is None:
         raise BenchError(f"{label}: weights were imported; name their file with --checkpoint")
     method = _reference(label, request.method)
+    name = facts.get("method")
+    if name and name not in find_methods() and not is_own(str(request.method)):
+        raise BenchError(
+            f"{label}: its method is not installed here; name its Python file, such as --method"
+            f" ./{name}.py"
+        )
     dataset = request.dataset or facts["dataset"]
     tuned = {}
     if facts.get("tuned"):
