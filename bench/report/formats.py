@@ -137,7 +137,9 @@ def _guarded(cell: Any) -> Any:
     return f"'{text}" if formula else text
 
 
-_NUMBER = re.compile(r"[+-]?[\d,.]+%?(?: ± [\d,.]+)?(?: to [+-]?[\d,.]+)?")
+_NUMBER = re.compile(r"[+-]?\d[\d,]*\.\d+(?: ± [\d,.]+| to [+-]?[\d,.]+)?")
+"""A number as tables show it, which no spreadsheet takes for a formula."""
+
 _FORMULA = "=+-@\t\r"
 
 

@@ -282,24 +282,32 @@ def render(
     check_wanted(view.methods, (run.facts["label"] for run in runs))
     runs = [run for run in runs if is_wanted(run.facts["label"], view.methods)]
     table = score_table(runs)
-    place: Place = "machine" if how in {"csv", "json"} else "text"
-    notes = footnotes(runs, table, place)
     # Columns that are asked for by name may be those of other places.
     shown = for_people(table, "machine" if view.names_columns else "text", view)
     if view.names_columns and not {"preset"} & {name.casefold() for name in view.columns}:
         shown["method"] = shown_names(table.to_dict("records"), list(shown["method"]))
-    # Scores by fold have a note of their own.
-    if place == "text" and not leads_by_fold(table) and _has_spread(shown):
-        notes.insert(0, SPREAD_NOTE)
+    for_machines = how in {"csv", "json"}
+    notes = footnotes(runs, table, "machine") if for_machines else table_notes(runs, table, shown)
     columns = view.columns
     return write_table(table, shown, notes, how, title=title, width=width, columns=columns)
 
 
-def _has_spread(shown: pd.DataFrame) -> bool:
-    return any(" ± " in str(cell) for name in shown for cell in shown[name])
-
-
 SPREAD_NOTE = "Scores: mean over test sections ± standard deviation (n - 1)."
+
+
+def table_notes(runs: Sequence[StoredRun], table: pd.DataFrame, shown: pd.DataFrame) -> list[str]:
+    """Footnotes of a table for people, with one on the deviations that it shows.
+
+    Parameters
+    ----------
+    runs, table, shown
+        Runs, their :func:`score_table`, and that table as :func:`for_people` has it.
+    """
+    notes = footnotes(runs, table)
+    spread = any(" ± " in str(cell) for name in shown for cell in shown[name])
+    # Scores by fold have a note of their own.
+    return [SPREAD_NOTE, *notes] if spread and not leads_by_fold(table) else notes
+
 
 _IDENTITY = ["method", "preset", "seed", "train_patients", "folds_hash", "data_hash"]
 

@@ -14,10 +14,9 @@ import pandas as pd
 from bench.evaluate.scores import BY_NAME, COMPARABLE, LEADING, SCORES
 from bench.files import canonical_hash
 from bench.records import read_record
-from bench.report.footnotes import footnotes
 from bench.report.formats import write_table
 from bench.report.presets import NO_PRESET, shown_preset
-from bench.report.tables import for_people, newest, score_table
+from bench.report.tables import for_people, newest, score_table, table_notes
 from bench.store import MANIFEST, FoldFolder, RunFolder, read_run
 from bench.stored_runs import StoredRun
 from bench.tracking.logged_files import COLUMNS
@@ -281,7 +280,7 @@ def _table(runs: Sequence[StoredRun], title: str = "") -> str:
     """Markdown table with footnotes, narrow enough for MLflow's description."""
     table = score_table(runs)
     shown = for_people(table).drop(columns=_EXPENDABLE, errors="ignore")
-    text = write_table(table, shown, footnotes(runs, table), "markdown", title=title)
+    text = write_table(table, shown, table_notes(runs, table, shown), "markdown", title=title)
     # No padding: it counts towards the maximum length, and MLflow does not show it.
     text = re.sub(r"-{4,}", "---", re.sub(r" {2,}", " ", text))
     return re.sub(r"(?m)(?<=[^|\n-]) \|(?!$)", "&emsp;|", text)

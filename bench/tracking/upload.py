@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from bench.claims import DURATION
@@ -24,12 +23,6 @@ from bench.tracking.logged_bundle import DatasetOnHand
 from bench.tracking.pages import public
 from bench.tracking.records import RECORD, SQLITE, BusyError, as_stored, known_uploads, store_name
 from bench.tracking.tracking_store import TrackingStore
-
-_SCHEMES = (
-    *("http", "https", "file", "sqlite", "postgresql", "mysql", "mssql"),
-    *("databricks", "databricks-uc", "uc"),
-)
-"""Schemes of the tracking stores that MLflow itself has."""
 
 NONE = "none"
 """Tracking URI that turns uploads off."""
@@ -46,24 +39,9 @@ _LONG_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIME
 
 
 def tracking_uri(asked: str | None, results: Path) -> str:
-    """Tracking URI: the option, ``MLFLOW_TRACKING_URI``, or SQLite in the results folder.
-
-    Raises
-    ------
-    BenchError
-        MLflow, as it is installed here, has no store of the URI's scheme.
-    """
+    """Tracking URI: the option, ``MLFLOW_TRACKING_URI``, or SQLite in the results folder."""
     chosen = asked or os.environ.get("MLFLOW_TRACKING_URI")
-    if not chosen:
-        return f"{SQLITE}{database_path(results)}"
-    scheme, separator, _ = chosen.partition("://")
-    known = {*_SCHEMES, *(found.name for found in entry_points(group="mlflow.tracking_store"))}
-    if separator and scheme.partition("+")[0] not in known:
-        raise BenchError(
-            f"{one_line(chosen, 100)}: MLflow has no tracking store '{one_line(scheme, 40)}'; give"
-            " the address of a server (http://...), a database (sqlite:///...), or none"
-        )
-    return chosen
+    return chosen or f"{SQLITE}{database_path(results)}"
 
 
 def newest_page(results: Path, uri: str) -> str | None:
