@@ -113,9 +113,11 @@ class Dataset:
                 "image_scale": card.image_scale,
                 "files": {role: value for role, value in hashes.items() if role not in without},
             }
-            # Only where there is one: the keys of undivided datasets stay as they are.
+            # Only where there is one: the keys of other datasets stay as they are.
             if card.block is not None:
                 sections[name]["block"] = card.block
+            if "gene_column" in card.settings:
+                sections[name]["gene_column"] = card.settings["gene_column"]
         panels = {name: panel.identity for name, panel in self.card.panels.items()}
         return {
             "name": self.card.name,
@@ -253,7 +255,7 @@ def open_dataset(
         for role in roles:
             file = section.files[role]
             if file not in verified:  # blocks share files, which may be large
-                verified[file] = file.verify(_path(section, role, root))
+                verified[file] = _verify(card, file, _path(section, role, root))
         hashes[name] = {role: verified[section.files[role]] for role in roles}
     if not hashes:
         name, reason = next(iter(left_out.items()))
@@ -261,6 +263,36 @@ def open_dataset(
             f"no section of {card.name} can be used in {root}; section {name}: {reason}"
         )
     return Dataset(card, root, hashes, left_out, read_aliases(aliases) if aliases else None)
+
+
+def advice_on_difference(card: DatasetCard) -> str:
+    """What to do about a file that differs from its card: files of the user's own have no source.
+
+    Parameters
+    ----------
+    card
+        Card that names the file.
+
+    Returns
+    -------
+    str
+        End of a message.
+    """
+    if card.folder is None:
+        return "fetch it again"
+    return (
+        "it has changed since it was added; if that was intended, repeat 'bench data add"
+        f" ... --name {card.name} --replace'"
+    )
+
+
+def _verify(card: DatasetCard, file: FileCard, path: Path) -> str:
+    if card.folder is None or not is_stored(path):
+        return file.verify(path)
+    actual, fault = file.compare(path)
+    if fault:
+        raise DataError(f"{path}: {fault}; {advice_on_difference(card)}")
+    return actual
 
 
 def known_sections(card: DatasetCard, names: Sequence[str]) -> tuple[str, ...] | None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from bench.data.alignment import section_alignment
 from bench.data.card import FEWEST_BLOCKS, DatasetCard, SectionCard, first_fault, join_names
-from bench.data.dataset import Dataset, open_dataset
+from bench.data.dataset import PICTURES, Dataset, open_dataset
 from bench.data.discovery import FoundSection
 from bench.data.features import genomes_of
 from bench.data.folders import cards_folder
@@ -24,6 +24,7 @@ from bench.data.pitch import pitch_disagreement, spot_pitch
 from bench.data.section import FEWEST_SPOTS, Section
 from bench.data.stored_files import is_store, stored_hash, stored_size
 from bench.errors import DataError, UnknownNameError
+from bench.fetch.gene_names import look_at_genes, no_shared_gene
 from bench.fetch.patients import read_patients
 from bench.fetch.search import find_sections
 from bench.files import atomic_write
@@ -118,7 +119,9 @@ def add_dataset(
     layout, discovered, missing = find_sections(folder, options or {})
     there = [section.name for section in discovered]
     discovered = _chosen(discovered, sections)
-    stated = _patients(patients, discovered, there)
+    # "NAME: reason", as the search gives them.
+    unread = dict(reason for line in missing if (reason := line.split(": ", 1))[1:])
+    stated = _patients(patients, discovered, there, unread)
     whose = _short_names(stated)
     card = _card(folder, name, layout, discovered, whose, pitch)
     dataset = open_dataset(card, images=False)
@@ -126,7 +129,9 @@ def add_dataset(
     left_out: dict[str, Mapping[str, int]] = {}
     warnings = [f"not read: {one}" for one in missing]
     warnings += [f"{section.name}: {one}" for section in discovered for one in section.warnings]
-    shared: set[str] | None = None
+    warnings += [f"{section.name}: {one}" for section in discovered for one in _no_image(section)]
+    genes: list[tuple[str, list[str]]] = []
+    assumed: list[str] = []
     for section in discovered:
         read = Dataset.section(_with_image(dataset, section), section.name)
         line, said = _look_at(read)
@@ -134,10 +139,13 @@ def add_dataset(
         warnings += said + _scale_disagreement(section, line)
         left_out[section.name] = line["left out"]
         scales.append(read.micrometres_per_pixel)
-        genes = set(read.adata.var_names)
-        shared = genes if shared is None else shared & genes
+        genes.append((section.name, [str(gene) for gene in read.adata.var_names]))
+        chosen, doubtful = look_at_genes(section, genes[-1][1])
+        assumed += [f"{section.name}: {one}" for one in chosen]
+        warnings += [f"{section.name}: {one}" for one in doubtful]
+    shared = set.intersection(*(set(names) for _, names in genes))
     if not shared:
-        raise DataError(f"{folder}: the sections have no gene in common")
+        raise DataError(no_shared_gene(folder, genes))
     edge = (patch or PATCH_MICROMETRES) / float(np.median(scales))
     if not 8 <= edge <= _LARGEST_PATCH:
         raise DataError(
@@ -154,7 +162,12 @@ def add_dataset(
             for number in range(1, blocks + 1)
         ]
     _write(card, path)
-    assumed = [f"{section.name}: {one}" for section in discovered for one in section.assumed]
+    assumed += [
+        f"{section.name}: {one}"
+        for section in discovered
+        for one in section.assumed
+        if one not in _no_image(section)
+    ]
     assumed += [
         f"{line['section']}: tissue seems to fill its image, so whether spots lie on it cannot be"
         " judged"
@@ -167,8 +180,9 @@ def add_dataset(
         if name != short
     ]
     if pitch is None and not all(section.micrometres_per_pixel for section in discovered):
-        assumed.append(
-            f"{card.spot_pitch_micrometres:g} um from spot to spot, as layout {layout} has"
+        warnings.append(
+            f"the files do not state the scale; {card.spot_pitch_micrometres:g} um from spot to"
+            " spot was taken; give --pitch if it is another"
         )
     assumed.append(
         f"a patch is {patch or PATCH_MICROMETRES:g} um, {card.patch_pixels} px at"
@@ -266,7 +280,7 @@ def _card(
         return DatasetCard.model_validate(
             {
                 "name": name,
-                "title": f"{len(discovered)} sections of {len(set(whose.values()))} patients",
+                "title": _title(len(discovered), len(set(whose.values()))),
                 "citation": "not published",
                 "licence": "the owner's",
                 "platform": _stated(section.platform for section in discovered)
@@ -287,6 +301,17 @@ def _card(
         raise DataError(f"{folder}: {first_fault(error)}") from error
 
 
+def _title(sections: int, patients: int) -> str:
+    return f"{sections} section{'s' * (sections != 1)} of {patients} patient{'s' * (patients != 1)}"
+
+
+def _no_image(section: FoundSection) -> list[str]:
+    """Lines of the reader about a section that has no image; methods that need one leave it out."""
+    if {*PICTURES} & set(section.files):
+        return []
+    return [one for one in section.assumed if "only methods that need" in one]
+
+
 def _stated(values: Iterable[str]) -> str:
     return ", ".join(sorted({value for value in values if value}))
 
@@ -301,11 +326,14 @@ def _chosen(sections: Sequence[FoundSection], names: Sequence[str]) -> list[Foun
 
 
 def _patients(
-    table: Path | None, sections: Sequence[FoundSection], there: Sequence[str]
+    table: Path | None,
+    sections: Sequence[FoundSection],
+    there: Sequence[str],
+    missing: Mapping[str, str],
 ) -> dict[str, str]:
     names = [section.name for section in sections]
     if table is not None:
-        return read_patients(table, names, there)
+        return read_patients(table, names, there, missing)
     unknown = [section.name for section in sections if not section.patient]
     if unknown:
         raise DataError(
@@ -382,7 +410,10 @@ def _look_at(section: Section) -> tuple[dict[str, Any], list[str]]:
     line["left out"] = dict(section.left_out)
     warnings = []
     if section.dropped_spots:
-        warnings.append(f"{section.name}: {section.dropped_spots} spots lie outside the image")
+        warnings.append(
+            f"{section.name}: {section.dropped_spots}"
+            f" spot{'s lie' if section.dropped_spots > 1 else ' lies'} outside the image"
+        )
     lost = section.left_out.get("barcodes without a position", 0)
     if lost:
         warnings.append(
