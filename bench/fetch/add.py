@@ -13,17 +13,15 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from bench.data.alignment import section_alignment
 from bench.data.card import FEWEST_BLOCKS, DatasetCard, SectionCard, first_fault, join_names
 from bench.data.dataset import PICTURES, Dataset, open_dataset
 from bench.data.discovery import FoundSection
-from bench.data.features import genomes_of
 from bench.data.folders import cards_folder
 from bench.data.layouts import describe
-from bench.data.pitch import pitch_disagreement, spot_pitch
-from bench.data.section import FEWEST_SPOTS, Section
+from bench.data.section import FEWEST_SPOTS
 from bench.data.stored_files import is_store, stored_hash, stored_size
 from bench.errors import DataError, UnknownNameError
+from bench.fetch.first_look import look_at, look_at_block, scale_disagreement
 from bench.fetch.gene_names import look_at_genes, no_shared_gene
 from bench.fetch.patients import read_patients
 from bench.fetch.search import find_sections
@@ -134,9 +132,9 @@ def add_dataset(
     assumed: list[str] = []
     for section in discovered:
         read = Dataset.section(_with_image(dataset, section), section.name)
-        line, said = _look_at(read)
+        line, said = look_at(read)
         lines.append(line)
-        warnings += said + _scale_disagreement(section, line)
+        warnings += said + scale_disagreement(section, line)
         left_out[section.name] = line["left out"]
         scales.append(read.micrometres_per_pixel)
         genes.append((section.name, [str(gene) for gene in read.adata.var_names]))
@@ -157,7 +155,7 @@ def add_dataset(
         card = _divided(folder, card, blocks)
         read_blocks = open_dataset(card, images=None)
         lines = [
-            _look_at_block(read_blocks.section(f"{line['section']}-b{number}"), line)
+            look_at_block(read_blocks.section(f"{line['section']}-b{number}"), line)
             for line in lines
             for number in range(1, blocks + 1)
         ]
@@ -369,7 +367,6 @@ def _short_names(patients: Mapping[str, str]) -> dict[str, str]:
     return {section: shorts[name] for section, name in patients.items()}
 
 
-_SCALE_TOLERANCE = 0.1
 _IMAGE_CEILING = 4_000_000_000
 
 
@@ -377,79 +374,6 @@ def _with_image(dataset: Dataset, section: FoundSection) -> Dataset:
     if "image" not in section.files:
         return dataset
     return open_dataset(dataset.card, names=[section.name])
-
-
-def _look_at_block(block: Section, whole: Mapping[str, Any]) -> dict[str, Any]:
-    """Line of a block: that of the whole section, which has scale and pitch, with its own spots."""
-    alignment = section_alignment(block)
-    on_tissue = float("nan") if alignment is None else alignment.share_on_tissue
-    return {
-        **whole,
-        "section": block.name,
-        "spots": block.adata.n_obs,
-        "counts": float(np.median(np.asarray(block.adata.X.sum(axis=1)))),
-        "on tissue": None if np.isnan(on_tissue) else on_tissue,
-    }
-
-
-def _look_at(section: Section) -> tuple[dict[str, Any], list[str]]:
-    adata = section.adata
-    totals = np.asarray(adata.X.sum(axis=1)).ravel()
-    array_xy = adata.obs[["array_col", "array_row"]].to_numpy()
-    line: dict[str, Any] = {
-        "section": section.name,
-        "patient": section.patient,
-        "spots": adata.n_obs,
-        "genes": adata.n_vars,
-        "counts": float(np.median(totals)),
-        "pitch": spot_pitch(array_xy, section.spatial),
-        "um/px": section.micrometres_per_pixel,
-        "on tissue": None,
-        "filled": False,
-    }
-    line["left out"] = dict(section.left_out)
-    warnings = []
-    if section.dropped_spots:
-        warnings.append(
-            f"{section.name}: {section.dropped_spots}"
-            f" spot{'s lie' if section.dropped_spots > 1 else ' lies'} outside the image"
-        )
-    lost = section.left_out.get("barcodes without a position", 0)
-    if lost:
-        warnings.append(
-            f"{section.name}: {lost} of {lost + adata.n_obs} barcodes of the matrix have no"
-            " position and are left out; is the positions file complete, and of this section alone?"
-        )
-    genomes = genomes_of(list(adata.var_names))
-    if genomes:
-        warnings.append(
-            f"{section.name}: symbols begin with a genome ({join_names(genomes)}), so no list of"
-            f" genes matches them; keep one with --genome {next(iter(genomes))}"
-        )
-    if disagreement := pitch_disagreement(array_xy, section.spatial):
-        warnings.append(f"{section.name}: {disagreement}")
-    alignment = section_alignment(section)
-    if alignment is not None:
-        on_tissue = alignment.share_on_tissue
-        line["on tissue"] = None if np.isnan(on_tissue) else on_tissue
-        line["filled"] = bool(np.isnan(on_tissue)) and alignment.warning is None
-        if alignment.warning:
-            warnings.append(f"{section.name}: {alignment.warning}")
-    return line, warnings
-
-
-def _scale_disagreement(section: FoundSection, line: Mapping[str, Any]) -> list[str]:
-    """Warning where the stated scale puts spots at another distance than their array has."""
-    if section.micrometres_per_pixel is None:
-        return []
-    apart = line["pitch"] * section.micrometres_per_pixel
-    if abs(apart / section.spot_pitch_micrometres - 1) <= _SCALE_TOLERANCE:
-        return []
-    return [
-        f"{section.name}: by the stated scale of {section.micrometres_per_pixel:.4g} um a pixel"
-        f" spots are {apart:.3g} um apart instead of {section.spot_pitch_micrometres:g} um; one of"
-        " the two is wrong, and --pitch takes the scale from the spots"
-    ]
 
 
 def _write(card: DatasetCard, path: Path) -> None:
