@@ -46,6 +46,11 @@ def read(
     gene_column
         Column of ``var`` with the gene symbols. A gene without a symbol keeps its name.
 
+    Returns
+    -------
+    AnnData
+        As there, with the symbols as names of the genes.
+
     Raises
     ------
     DataError
@@ -88,7 +93,20 @@ def discover(
     by: str | None = None,
     genome: str | None = None,
 ) -> list[FoundSection]:
-    """Sections of AnnData files, as :func:`bench.datasets.h5ad.discover`; none without a column."""
+    """Sections in a folder, as :func:`bench.datasets.h5ad.discover` finds them.
+
+    Parameters
+    ----------
+    folder, by, genome
+        As there.
+    gene_column
+        Column of ``var`` with the gene symbols; no section is found where None.
+
+    Returns
+    -------
+    list of FoundSection
+        Sections with the column among their settings.
+    """
     if gene_column is None:
         return []
     return [

@@ -25,6 +25,9 @@ PICTURES = ("image", "patches")
 """Roles that methods which look at images can use; patches are needed by every method, because
 spots without one are left out."""
 
+NO_IMAGE = "the card names no image"
+"""Reason to leave out a section that was added without an image."""
+
 OPTIONAL = ("labels",)
 """Roles that no section needs; an image is needed only by methods that look at images."""
 
@@ -350,7 +353,7 @@ def _absent(section: SectionCard, root: Path, images: bool, shared: Collection[s
             f" {section.name} are there"
         )
     if images and not set(PICTURES) & set(section.files):
-        return "the card names no image"
+        return NO_IMAGE
     if images and "image" in section.files and not is_stored(_path(section, "image", root)):
         return f"image {section.files['image'].path} is missing"
     return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.cache import JsonCache
 from bench.data.card import DatasetCard, join_names
-from bench.data.dataset import PICTURES, Dataset, open_dataset
+from bench.data.dataset import NO_IMAGE, PICTURES, Dataset, open_dataset
 from bench.errors import BenchError, DataError
 from bench.fetch.overview import summarize
 from bench.files import canonical_hash
@@ -90,9 +90,7 @@ def _check_enough(
     need = f"{join_names(pictured)} need{'s' * (len(pictured) == 1)}" if pictured else "is needed"
     unusable = list(dataset.left_out.items())
     reasons = [
-        f"{name} has no image, which {need}"
-        if reason == "the card names no image"
-        else f"{name}: {reason}"
+        f"{name} has no image, which {need}" if reason == NO_IMAGE else f"{name}: {reason}"
         for name, reason in unusable[:5]
     ]
     more = f", and {len(unusable) - 5} more" if len(unusable) > 5 else ""

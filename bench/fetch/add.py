@@ -31,6 +31,8 @@ PATCH_MICROMETRES = 112.0
 """Edge of a patch: 224 px at 0.5 um a pixel, the field's usual choice."""
 
 _LARGEST_PATCH = 4096
+_ONE_PLATFORM = ("space_ranger",)
+"""Layouts of one platform, Visium, whose distance of spots is known and no doubt."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def add_dataset(
         if name != short
     ]
     if pitch is None and not all(section.micrometres_per_pixel for section in discovered):
-        warnings.append(
+        told = assumed if layout in _ONE_PLATFORM else warnings
+        told.append(
             f"the files do not state the scale; {card.spot_pitch_micrometres:g} um from spot to"
             " spot was taken; give --pitch if it is another"
         )
