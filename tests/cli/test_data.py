@@ -6,6 +6,7 @@ import json
 import shutil
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -593,3 +594,40 @@ def test_headings_of_a_wide_table_are_whole(bench, damaged, own_cache, monkeypat
     answer = bench("data", "show", damaged.card, "--data-root", damaged.root)
     heading = next(line for line in answer.stdout.splitlines() if "patient" in line)
     assert heading.split()[-1] == "missing"
+
+
+@pytest.mark.parametrize(("devices", "quick"), [(["cpu"], True), (["cuda", "cpu"], False)])
+def test_a_run_is_proposed_that_the_machine_can_do(
+    bench, home, tmp_path, monkeypatch, devices, quick
+):
+    monkeypatch.setattr("bench.devices.available_devices", lambda: devices)
+    table = two_files(tmp_path / "files")
+    answer = bench("data", "add", tmp_path / "files", "--name", "mine", "--patients", table)
+    assert answer.status == 0, answer.stderr
+    assert ("--preset quick" in answer.stdout) is quick
+    assert "pitch px" not in answer.stdout
+    heading = next(line for line in answer.stdout.splitlines() if "pitch" in line)
+    assert heading.split() == ["pitch", "um"]
+
+
+def test_one_section_has_a_singular(bench, home, tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    added(bench, folder, one_section(folder))
+    card = yaml.safe_load((home / "cards" / "mine.yaml").read_text())
+    assert card["title"] == "1 section of 1 patient"
+
+
+def test_repeated_gene_names_are_told(bench, home, tmp_path):
+    folder = visium(tmp_path / "slides")
+    table = patients(tmp_path / "map.csv", {"S1": "P1", "S2": "P2"})
+    assert not any("more than once" in line for line in added(bench, folder, table)["assumed"])
+    for name in ("S1", "S2"):
+        with h5py.File(folder / name / "outs" / "filtered_feature_bc_matrix.h5", "r+") as file:
+            names = file["matrix/features/name"][()]
+            names[1] = names[0]
+            file["matrix/features/name"][...] = names
+    made = added(bench, folder, table, "twice")
+    symbol = layouts.SYMBOLS[0]
+    told = f"S1: 1 gene name occurs more than once ({symbol}); repeats are called {symbol}-1"
+    assert any(line.startswith(told) for line in made["assumed"])
