@@ -22,7 +22,7 @@ from bench.data.section import FEWEST_SPOTS
 from bench.data.stored_files import is_store, stored_hash, stored_size
 from bench.errors import DataError, UnknownNameError
 from bench.fetch.first_look import look_at, look_at_block, scale_disagreement
-from bench.fetch.gene_names import look_at_genes, no_shared_gene
+from bench.fetch.gene_names import look_at_genes, no_shared_gene, places_of_counts
 from bench.fetch.patients import read_patients
 from bench.fetch.search import find_sections
 from bench.files import atomic_write
@@ -133,7 +133,10 @@ def add_dataset(
     genes: list[tuple[str, list[str]]] = []
     assumed: list[str] = []
     for section in discovered:
-        read = Dataset.section(_with_image(dataset, section), section.name)
+        try:
+            read = Dataset.section(_with_image(dataset, section), section.name)
+        except DataError as error:
+            raise DataError(places_of_counts(section, error)) from error
         line, said = look_at(read)
         lines.append(line)
         warnings += said + scale_disagreement(section, line)

@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.data.discovery import FoundSection
 from bench.data.reading.counts import unique_names
 from bench.data.reading.hdf5 import Hdf5File, open_hdf5
+from bench.errors import DataError
 from bench.files import listed
 
 SYMBOL_COLUMNS = (
@@ -84,6 +85,33 @@ def look_at_genes(section: FoundSection, genes: Sequence[str]) -> tuple[list[str
         else "; lists of gene symbols will not match them"
     )
     return assumed, [f"gene names look like Ensembl ids{advice}"]
+
+
+def places_of_counts(section: FoundSection, error: DataError) -> str:
+    """Message about a section that cannot be read; without raw counts, with the file's layers.
+
+    The reader of AnnData files names no layers, and a change of its source would change the keys
+    of all results of such files.
+
+    Parameters
+    ----------
+    section
+        Section as it was found.
+    error
+        What its reader refused.
+
+    Returns
+    -------
+    str
+        One line.
+    """
+    path = section.files["counts"]
+    if path.suffix != ".h5ad" or "raw counts are needed in layers" not in str(error):
+        return str(error)
+    with open_hdf5(path) as file:
+        layers = file.names("layers") if file.kind("layers") == "group" else []
+    there = listed([name[:40] for name in layers]) or "none"
+    return f"{error}; layers['raw_counts'] is read as well; layers in the file: {there}"
 
 
 def no_shared_gene(folder: Path, genes: Sequence[tuple[str, Sequence[str]]]) -> str:

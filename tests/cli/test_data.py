@@ -524,6 +524,14 @@ def test_counts_of_another_layer_are_told(bench, home, tmp_path):
     assert not any("layers" in line for line in made["assumed"])
 
 
+def test_counts_that_are_nowhere_are_refused_with_all_places(bench, home, tmp_path):
+    table = two_files(tmp_path / "files", layer="mine")
+    answer = bench("data", "add", tmp_path / "files", "--name", "mine", "--patients", table)
+    places = ("layers['counts'], X or raw.X", "layers['raw_counts']", "layers in the file: mine")
+    assert_refused(answer, *places)
+    assert not (home / "cards").exists()
+
+
 def test_a_file_that_cannot_be_used_is_named_with_the_reason(bench, home, tmp_path):
     table = two_files(tmp_path / "files")
     path = tmp_path / "files" / "two.h5ad"
