@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from bench.cli import app
 from bench.cli.config_file import read_config
 from bench.cli.options import names, settings_of
+from bench.data.card import DatasetCard
 from bench.execute.executors.options import LOCAL, RAY, SLURM
 from bench.execute.executors.profile import read_profile
 from bench.fetch.patients import read_patients
@@ -172,6 +174,7 @@ COMMANDS = {
     "bench tune --method mclstexp,ridge --dataset her2st --trials 50 --jobs 4": Treatment(DATA),
     "bench data add ~/slides --name mine --patients patients.csv": ran("found 3 sections"),
     "bench data show mine --plot mine.png": ran("wrote mine.png"),
+    "bench data remove mine --yes": ran("removed dataset mine"),
     "bench data preview mine V10A-123_A1 --gene ERBB2": ran("ERBB2 in V10A-123_A1"),
     "bench run --method mclstexp,ridge,mean --dataset mine": Treatment(WEIGHTS),
     "bench list encoders": ran("uni2-h"),
@@ -501,6 +504,17 @@ def read_config_block(text, folder):
     assert set(fields["config"]) <= set(method.Config.model_fields)
 
 
+def read_card_block(text, folder):
+    """The fields shown are fields of a card, with the rest as 'bench data add' writes it."""
+    content = yaml.safe_load(text)
+    content |= {"name": "mine", "licence": "the owner's", "platform": "Visium", "source": "slides"}
+    content |= {"layout": "space_ranger", "spot_diameter_micrometres": 55.0}
+    content["max_image_pixels"] = 10**9
+    for section in content["sections"]:
+        section["files"] = {"counts": {"path": "counts.h5"}}
+    assert DatasetCard.model_validate(content).sections[0].micrometres_per_pixel == 0.5
+
+
 def read_patients_block(text, folder):
     path = folder / "patients.csv"
     path.write_text(text)
@@ -581,7 +595,10 @@ BLOCKS = {
     PATIENTS: (read_patients_block, "read as a table of patients"),
     "your-own-data.md: plain: slides/ V10A-123_A1/ image.tif full resolution, th": (None, TREE),
     "your-own-data.md: plain: slides/ sample/ tissue_image.tif outs/binned_outpu": (None, TREE),
-    'your-own-data.md: plain: slides/ A1.h5ad raw counts in layers["counts"], X': (None, TREE),
+    "your-own-data.md: yaml: title: 3 sections of 2 patients citation: not publ": (
+        *(read_card_block, "read as a part of a card"),
+    ),
+    "your-own-data.md: plain: slides/ A1.h5ad raw counts, gene names in the inde": (None, TREE),
     "your-own-data.md: plain: hest/ st/TENX99.h5ad wsis/TENX99.tif metadata/TENX": (None, TREE),
     "your-own-data.md: plain: slides/ A1.zarr/ a store, or several; a store may": (None, TREE),
     "your-own-data.md: plain: slides/ A1.tsv.gz counts, a spot a row named 10x16": (None, TREE),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,11 +20,14 @@ from bench.cli.options import (
     JsonOption,
     names,
 )
-from bench.cli.terminal import complain, print_rows, say
+from bench.cli.terminal import complain, plural, print_rows, say
 from bench.files import printable
 
 if TYPE_CHECKING:
     from bench.fetch.overview import SectionOverview
+
+PITCH, SCALE = "pitch\npx", "um\nper px"
+"""Headings of the distance of spots in pixels and of the scale, in two lines."""
 
 SectionsOption = Annotated[
     str | None,
@@ -92,13 +95,11 @@ def show_command(
             if value:
                 say(f"{name}: {value}")
         say(f"folder: {root or note}")
-        print_rows("", [_overview_row(section) for section in overviews])
+        print_rows("", _overview_rows(overviews))
         for section in overviews:
             if section.left_out:
                 say(f"left out: {section.section}: {left_out_text(section.left_out)}")
-        typer.echo(
-            "counts: median per spot; pitch: spot distance in pixels; labels: labelled spots"
-        )
+        typer.echo("counts: median per spot; pitch: distance of spots; labels: labelled spots")
         for section in overviews:
             if section.problem:
                 complain(section.problem)
@@ -120,6 +121,17 @@ def left_out_text(numbers: Mapping[str, int]) -> str:
     return ", ".join(f"{number:,} {reason}" for reason, number in numbers.items())
 
 
+def _overview_rows(sections: Sequence[SectionOverview]) -> list[dict[str, str]]:
+    """Rows of the table; columns that say nothing are left out to fit into 80 characters."""
+    rows = [_overview_row(section) for section in sections]
+    empty = {
+        name
+        for name, nothing in (("labels", ("-", "0")), ("missing", ("-",)))
+        if all(row[name] in nothing for row in rows)
+    }
+    return [{k: value for k, value in row.items() if k not in empty} for row in rows]
+
+
 def _overview_row(section: SectionOverview) -> dict[str, str]:
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
@@ -130,8 +142,8 @@ def _overview_row(section: SectionOverview) -> dict[str, str]:
         "spots": number(section.spots, ","),
         "genes": number(section.genes, ","),
         "counts": number(section.median_counts, ",.0f"),
-        "pitch": number(section.pitch_pixels, ".1f"),
-        "um/px": number(section.micrometres_per_pixel, ".3f"),
+        PITCH: number(section.pitch_pixels, ".1f"),
+        SCALE: number(section.micrometres_per_pixel, ".3f"),
         "labels": number(section.labelled, ","),
         "missing": ", ".join(section.missing) or "-",
     }
@@ -176,8 +188,9 @@ def preview_command(
     path = draw_gene(section_data, gene, picture)
     counts = section_data.adata[:, gene].X.toarray().ravel()
     say(
-        f"{gene} in {section}: detected in {(counts > 0).mean():.0%} of {len(counts)} spots,"
-        f" median {np.median(counts):g}, largest {counts.max()} counts; wrote {path}"
+        f"{gene} in {section}: detected in {(counts > 0).mean():.0%} of"
+        f" {plural(len(counts), 'spot')}, median {np.median(counts):g},"
+        f" largest {counts.max()} counts; wrote {path}"
     )
 
 
@@ -198,7 +211,7 @@ def verify_command(
 
     Missing files are listed. Exit status 2: a file differs from its hash.
     """
-    from bench.data.dataset import local_card
+    from bench.data.dataset import advice_on_difference, local_card
     from bench.data.folders import data_folder
     from bench.data.lock import LOCK
     from bench.fetch.lock import entry_of, write_lock
@@ -212,22 +225,25 @@ def verify_command(
     unchecked = checked.unchecked
     if lock and unchecked:
         write_lock(root, {path: entry_of(root / path) for path in unchecked})
-    wrong = [f"{root / path}: {fault}; fetch it again" for path, fault in checked.wrong.items()]
+    advice = advice_on_difference(card)
+    wrong = [f"{root / path}: {fault}; {advice}" for path, fault in checked.wrong.items()]
     if as_json:
         facts = {"good": len(checked.good), "unchecked": unchecked, "missing": checked.missing}
         typer.echo(json.dumps({"folder": str(root), **facts, "wrong": wrong}, indent=2))
     else:
         typer.echo(
-            f"{len(checked.good)} files match the card, {len(checked.missing)} are missing,"
-            f" {len(wrong)} differ from it"
+            f"{plural(len(checked.good), 'file')} match{'es' * (len(checked.good) == 1)} the card,"
+            f" {len(checked.missing)} missing, {len(wrong)} different from it"
         )
         if unchecked and lock:
             typer.echo(
-                f"{len(unchecked)} hashes that the card does not have are recorded in {LOCK}"
+                f"{plural(len(unchecked), 'hash', 'hashes')} that the card does not have"
+                f" {'is' if len(unchecked) == 1 else 'are'} recorded in {LOCK}"
             )
         elif unchecked:
             typer.echo(
-                f"{len(unchecked)} files have no hash in the card; --lock records present ones"
+                f"{plural(len(unchecked), 'file')} {'has' if len(unchecked) == 1 else 'have'} no"
+                " hash in the card; --lock records present ones"
             )
         for name in checked.missing[:10]:
             say(f"  missing: {name}")
@@ -312,7 +328,7 @@ def _get(
         typer.echo(f"{card.name} is generated on this machine when it is used; nothing to download")
     else:
         typer.echo(
-            f"{root}: {len(outcome.fetched)} files downloaded, {len(outcome.kept)} kept,"
+            f"{root}: {plural(len(outcome.fetched), 'file')} downloaded, {len(outcome.kept)} kept,"
             f" {len(outcome.failed)} failed"
         )
         if outcome.by_hand:

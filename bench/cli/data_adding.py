@@ -12,14 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.apps import data_app
-from bench.cli.data import SectionsOption, left_out_text
+from bench.cli.data import PITCH, SCALE, SectionsOption, left_out_text
 from bench.cli.options import (
     JsonOption,
     names,
 )
-from bench.cli.terminal import complain, print_rows, say
-from bench.errors import BenchError
-from bench.files import listed
+from bench.cli.terminal import complain, plural, print_rows, say
+from bench.errors import BenchError, UnknownNameError
+from bench.files import listed, printable
 
 
 @data_app.command("add")
@@ -41,8 +41,9 @@ def add_command(
         typer.Option(
             metavar="X",
             min=1,
-            help="Distance between neighbouring spots in micrometres.",
-            show_default="that of the platform",
+            help="Distance between neighbouring spots in micrometres. Default: what the files"
+            " state, else 100 (Space Ranger, AnnData, SpatialData) or 200 (legacy arrays).",
+            show_default=False,
         ),
     ] = None,
     patch: Annotated[
@@ -71,6 +72,15 @@ def add_command(
             help="AnnData file: column of obs that names the section.",
             show_default="library_id",
             metavar="COLUMN",
+        ),
+    ] = None,
+    gene_column: Annotated[
+        str | None,
+        typer.Option(
+            "--gene-column",
+            metavar="NAME",
+            help="AnnData file: column of var with the gene symbols.",
+            show_default="the names of the genes",
         ),
     ] = None,
     genome: Annotated[
@@ -113,7 +123,12 @@ def add_command(
             pitch=pitch,
             patch=patch,
             sections=names(sections),
-            options={"bin_micrometres": _micrometres(bin_size), "by": by, "genome": genome},
+            options={
+                "bin_micrometres": _micrometres(bin_size),
+                "by": by,
+                "gene_column": gene_column,
+                "genome": genome,
+            },
             blocks=blocks,
             replace=replace,
         )
@@ -130,8 +145,9 @@ def add_command(
         typer.echo(json.dumps(content, indent=2))
         return
     typer.echo(
-        f"found {len(made.sections)} section{'s' * (len(made.sections) > 1)} in layout"
-        f" {made.card.layout}; {made.shared_genes:,} genes are in all of them"
+        f"found {plural(len(made.sections), 'section')} in layout {made.card.layout};"
+        f" {plural(made.shared_genes, 'gene')} {'is' if made.shared_genes == 1 else 'are'} in all"
+        " of them"
     )
     print_rows("", [_added_row(line) for line in made.sections])
     for section, numbers in made.left_out.items():
@@ -147,8 +163,47 @@ def add_command(
     if len(made.sections) > 1:
         pictured = all("image" in section.files for section in made.card.sections)
         method = "mclstexp" if pictured else "coordinates"
+        quick = " --preset quick" if pictured and not _has_gpu() else ""
         rules = "" if len(made.card.patients) > 1 else " --protocol by-section"
-        typer.echo(f"run a method:  bench run --method {method} --dataset {name}{rules}")
+        typer.echo(f"run a method:  bench run --method {method} --dataset {name}{quick}{rules}")
+
+
+@data_app.command("remove")
+def remove_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a dataset that you added.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
+) -> None:
+    """Remove a dataset that you added: its card and its cached tables.
+
+    Your files and stored results stay.
+    """
+    from bench.fetch.remove import added_dataset, remove_dataset
+    from bench.registry import built_in_datasets, own_datasets
+
+    if name in built_in_datasets():
+        raise BenchError(
+            f"dataset '{name}' is part of the package; only a dataset made by 'bench data add' can"
+            " be removed"
+        )
+    if name not in own_datasets():
+        raise UnknownNameError("added dataset", name, own_datasets())
+    dataset = added_dataset(name)
+    told = f"dataset {name} ({dataset.card} and {plural(len(dataset.cached), 'cached file')})"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise BenchError(f"{told}: to remove it without being asked, add --yes")
+        if not typer.confirm(f"Remove {printable(told)}?"):
+            say("nothing is removed")
+            return
+    remove_dataset(dataset)
+    where = f" in {dataset.folder}" if dataset.folder else ""
+    say(f"removed {told}; your files{where} and stored results stay")
+
+
+def _has_gpu() -> bool:
+    from bench.devices import available_devices
+
+    return set(available_devices()) != {"cpu"}
 
 
 def _micrometres(text: str | None) -> int | None:
@@ -185,8 +240,9 @@ def _added_row(line: Mapping[str, Any]) -> dict[str, str]:
         "um/px": ".3f",
         "on tissue": ".0%",
     }
+    headings = {"pitch": PITCH, "um/px": SCALE}
     return {
-        key: "-" if value is None else format(value, forms.get(key, ""))
+        headings.get(key, key): "-" if value is None else format(value, forms.get(key, ""))
         for key, value in line.items()
         if key not in ("left out", "filled")
     }

@@ -12,7 +12,9 @@ from rich.progress import (
 )
 
 from bench.cli.display import ProgressDisplay
+from bench.cli.terminal import plural
 from bench.data.card import join_names
+from bench.data.dataset import NO_IMAGE
 from bench.execute.executors.base import JobWatcher
 from bench.execute.plan import Job, Plan
 
@@ -39,13 +41,16 @@ class RunDisplay(ProgressDisplay, JobWatcher):
         if left_out:
             reasons: dict[str, list[str]] = {}
             for name, reason in left_out.items():
-                kind = "image" if reason.startswith("image ") else "other"
+                imageless = reason.startswith("image ") or reason == NO_IMAGE
+                kind = "image" if imageless else "other"
                 reasons.setdefault(kind, []).append(name)
             for kind, names in reasons.items():
                 example = left_out[names[0]]
-                why = "their image is missing" if kind == "image" else "their files are missing"
+                what = "image" if kind == "image" else "file"
+                why = f"its {what} is missing" if len(names) == 1 else f"their {what}s are missing"
                 self.print(
-                    f"left out {len(names)} sections because {why}: {join_names(names, 40)}"
+                    f"left out {plural(len(names), 'section')} because {why}:"
+                    f" {join_names(names, 40)}"
                     f" (for instance {example})"
                 )
         self._all = self.bars.add_task("folds", total=len(jobs), note="")

@@ -22,6 +22,9 @@ _NUMBER = re.compile(r"(< |\+)?[\d.,]+\+?( ?%| (B|kB|MB|GB|s|min|h|d))?|[-–?]"
 """Cell that is aligned to the right: a number, perhaps with a unit, or the sign of none."""
 
 
+_CELL_PADDING, _TABLE_EDGES = 3, 1
+
+
 def terminal_width() -> int:
     """Characters a line: those of the terminal or of the variable COLUMNS."""
     # A size of the terminal is known by its output alone, which may be a file.
@@ -36,10 +39,13 @@ def print_rows(title: str, rows: list[dict[str, str]], width: int | None = None)
 
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
     headings = list(rows[0]) if rows else []
+    narrowest = 0
     for name in headings:
         numbers = all(_NUMBER.fullmatch(row[name]) for row in rows)
         # The last column has room for long words; the others are never broken.
         longest = max(map(len, name.split()))
+        cells = [longest] if name == headings[-1] else map(len, (r[name] for r in rows))
+        narrowest += max(longest, *cells) + _CELL_PADDING
         table.add_column(
             name,
             justify="right" if numbers else "left",
@@ -49,7 +55,14 @@ def print_rows(title: str, rows: list[dict[str, str]], width: int | None = None)
         )
     for row in rows:
         table.add_row(*map(printable, row.values()))
+    # Lines that are longer than the terminal are better than headings that are cut.
+    width = max(width or terminal_width(), narrowest + _TABLE_EDGES)
     Console(highlight=False, markup=False, emoji=False, width=width).print(table)
+
+
+def plural(number: int, noun: str, several: str = "") -> str:
+    """A number with its noun: ``1 file``, ``2 files``; `several` is an irregular plural."""
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
 
 
 def say(line: str) -> None:

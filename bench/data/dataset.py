@@ -25,6 +25,9 @@ PICTURES = ("image", "patches")
 """Roles that methods which look at images can use; patches are needed by every method, because
 spots without one are left out."""
 
+NO_IMAGE = "the card names no image"
+"""Reason to leave out a section that was added without an image."""
+
 OPTIONAL = ("labels",)
 """Roles that no section needs; an image is needed only by methods that look at images."""
 
@@ -113,9 +116,11 @@ class Dataset:
                 "image_scale": card.image_scale,
                 "files": {role: value for role, value in hashes.items() if role not in without},
             }
-            # Only where there is one: the keys of undivided datasets stay as they are.
+            # Only where there is one: the keys of other datasets stay as they are.
             if card.block is not None:
                 sections[name]["block"] = card.block
+            if "gene_column" in card.settings:
+                sections[name]["gene_column"] = card.settings["gene_column"]
         panels = {name: panel.identity for name, panel in self.card.panels.items()}
         return {
             "name": self.card.name,
@@ -253,7 +258,7 @@ def open_dataset(
         for role in roles:
             file = section.files[role]
             if file not in verified:  # blocks share files, which may be large
-                verified[file] = file.verify(_path(section, role, root))
+                verified[file] = _verify(card, file, _path(section, role, root))
         hashes[name] = {role: verified[section.files[role]] for role in roles}
     if not hashes:
         name, reason = next(iter(left_out.items()))
@@ -261,6 +266,36 @@ def open_dataset(
             f"no section of {card.name} can be used in {root}; section {name}: {reason}"
         )
     return Dataset(card, root, hashes, left_out, read_aliases(aliases) if aliases else None)
+
+
+def advice_on_difference(card: DatasetCard) -> str:
+    """What to do about a file that differs from its card: files of the user's own have no source.
+
+    Parameters
+    ----------
+    card
+        Card that names the file.
+
+    Returns
+    -------
+    str
+        End of a message.
+    """
+    if card.folder is None:
+        return "fetch it again"
+    return (
+        "it has changed since it was added; if that was intended, repeat 'bench data add"
+        f" ... --name {card.name} --replace'"
+    )
+
+
+def _verify(card: DatasetCard, file: FileCard, path: Path) -> str:
+    if card.folder is None or not is_stored(path):
+        return file.verify(path)
+    actual, fault = file.compare(path)
+    if fault:
+        raise DataError(f"{path}: {fault}; {advice_on_difference(card)}")
+    return actual
 
 
 def known_sections(card: DatasetCard, names: Sequence[str]) -> tuple[str, ...] | None:
@@ -318,7 +353,7 @@ def _absent(section: SectionCard, root: Path, images: bool, shared: Collection[s
             f" {section.name} are there"
         )
     if images and not set(PICTURES) & set(section.files):
-        return "the card names no image"
+        return NO_IMAGE
     if images and "image" in section.files and not is_stored(_path(section, "image", root)):
         return f"image {section.files['image'].path} is missing"
     return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.cache import JsonCache
 from bench.data.card import DatasetCard, join_names
-from bench.data.dataset import PICTURES, Dataset, open_dataset
+from bench.data.dataset import NO_IMAGE, PICTURES, Dataset, open_dataset
 from bench.errors import BenchError, DataError
 from bench.fetch.overview import summarize
 from bench.files import canonical_hash
@@ -36,8 +36,16 @@ def divide(
     *,
     images: bool,
     aliases: Path | None = None,
+    pictured: Sequence[str] = (),
 ) -> tuple[Dataset, Folds, tuple[str, ...] | None]:
     """Open a dataset and divide its sections by the rules of a protocol.
+
+    Parameters
+    ----------
+    card, protocol, data_root, images, aliases
+        See :func:`bench.data.dataset.open_dataset`.
+    pictured
+        Methods that need images, for the message where too few sections have one.
 
     Returns
     -------
@@ -62,7 +70,36 @@ def divide(
     facts = section_facts(dataset, protocol)
     listed = _listed_folds(dataset, protocol)
     groups = card.patient_folds if protocol.patient_folds == "published" else ()
+    if dataset.left_out:
+        _check_enough(dataset, facts, protocol, pictured)
     return dataset, make_folds(card.name, facts, protocol, listed, groups), panel
+
+
+def _check_enough(
+    dataset: Dataset, facts: Sequence[SectionFacts], protocol: Protocol, pictured: Sequence[str]
+) -> None:
+    """Refuse a dataset that would do if all of its sections could be used; name those and why."""
+    if protocol.split == "listed":
+        return
+    by_section = protocol.split == "section"
+    units = {fact.name if by_section else fact.patient for fact in facts}
+    names = [*dataset.hashes, *dataset.left_out]
+    known = {name if by_section else dataset.card.section(name).patient for name in names}
+    if len(units) >= 2 or len(known) < 2:
+        return
+    need = f"{join_names(pictured)} need{'s' * (len(pictured) == 1)}" if pictured else "is needed"
+    unusable = list(dataset.left_out.items())
+    reasons = [
+        f"{name} has no image, which {need}" if reason == NO_IMAGE else f"{name}: {reason}"
+        for name, reason in unusable[:5]
+    ]
+    more = f", and {len(unusable) - 5} more" if len(unusable) > 5 else ""
+    unit = "section" if by_section else "patient"
+    raise BenchError(
+        f"protocol {protocol.name} leaves one {unit} out and needs two, but the usable sections"
+        f" are of one ({join_names([fact.name for fact in facts])}); not usable:"
+        f" {'; '.join(reasons)}{more}"
+    )
 
 
 def _way_out(card: DatasetCard) -> str:

@@ -185,7 +185,12 @@ def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
         folds = transfer.folds
     else:
         dataset, folds, listed_panel = divide(
-            card, protocol, request.data_root, images=images, aliases=request.aliases
+            card,
+            protocol,
+            request.data_root,
+            images=images,
+            aliases=request.aliases,
+            pictured=[one.label for one in specs if one.needs_image],
         )
     variants = variants_of(request, folds, protocol)
     findings = transfer.audit() if transfer else dataset_audit(dataset, folds, protocol)

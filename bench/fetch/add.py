@@ -13,17 +13,16 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from bench.data.alignment import section_alignment
 from bench.data.card import FEWEST_BLOCKS, DatasetCard, SectionCard, first_fault, join_names
-from bench.data.dataset import Dataset, open_dataset
+from bench.data.dataset import PICTURES, Dataset, open_dataset
 from bench.data.discovery import FoundSection
-from bench.data.features import genomes_of
 from bench.data.folders import cards_folder
 from bench.data.layouts import describe
-from bench.data.pitch import pitch_disagreement, spot_pitch
-from bench.data.section import FEWEST_SPOTS, Section
+from bench.data.section import FEWEST_SPOTS
 from bench.data.stored_files import is_store, stored_hash, stored_size
 from bench.errors import DataError, UnknownNameError
+from bench.fetch.first_look import look_at, look_at_block, scale_disagreement
+from bench.fetch.gene_names import look_at_genes, no_shared_gene, places_of_counts
 from bench.fetch.patients import read_patients
 from bench.fetch.search import find_sections
 from bench.files import atomic_write
@@ -32,6 +31,8 @@ PATCH_MICROMETRES = 112.0
 """Edge of a patch: 224 px at 0.5 um a pixel, the field's usual choice."""
 
 _LARGEST_PATCH = 4096
+_ONE_PLATFORM = ("space_ranger",)
+"""Layouts of one platform, Visium, whose distance of spots is known and no doubt."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,9 @@ def add_dataset(
     layout, discovered, missing = find_sections(folder, options or {})
     there = [section.name for section in discovered]
     discovered = _chosen(discovered, sections)
-    stated = _patients(patients, discovered, there)
+    # "NAME: reason", as the search gives them.
+    unread = dict(reason for line in missing if (reason := line.split(": ", 1))[1:])
+    stated = _patients(patients, discovered, there, unread)
     whose = _short_names(stated)
     card = _card(folder, name, layout, discovered, whose, pitch)
     dataset = open_dataset(card, images=False)
@@ -126,18 +129,26 @@ def add_dataset(
     left_out: dict[str, Mapping[str, int]] = {}
     warnings = [f"not read: {one}" for one in missing]
     warnings += [f"{section.name}: {one}" for section in discovered for one in section.warnings]
-    shared: set[str] | None = None
+    warnings += [f"{section.name}: {one}" for section in discovered for one in _no_image(section)]
+    genes: list[tuple[str, list[str]]] = []
+    assumed: list[str] = []
     for section in discovered:
-        read = Dataset.section(_with_image(dataset, section), section.name)
-        line, said = _look_at(read)
+        try:
+            read = Dataset.section(_with_image(dataset, section), section.name)
+        except DataError as error:
+            raise DataError(places_of_counts(section, error)) from error
+        line, said = look_at(read)
         lines.append(line)
-        warnings += said + _scale_disagreement(section, line)
+        warnings += said + scale_disagreement(section, line)
         left_out[section.name] = line["left out"]
         scales.append(read.micrometres_per_pixel)
-        genes = set(read.adata.var_names)
-        shared = genes if shared is None else shared & genes
+        genes.append((section.name, [str(gene) for gene in read.adata.var_names]))
+        chosen, doubtful = look_at_genes(section, genes[-1][1])
+        assumed += [f"{section.name}: {one}" for one in chosen]
+        warnings += [f"{section.name}: {one}" for one in doubtful]
+    shared = set.intersection(*(set(names) for _, names in genes))
     if not shared:
-        raise DataError(f"{folder}: the sections have no gene in common")
+        raise DataError(no_shared_gene(folder, genes))
     edge = (patch or PATCH_MICROMETRES) / float(np.median(scales))
     if not 8 <= edge <= _LARGEST_PATCH:
         raise DataError(
@@ -149,12 +160,17 @@ def add_dataset(
         card = _divided(folder, card, blocks)
         read_blocks = open_dataset(card, images=None)
         lines = [
-            _look_at_block(read_blocks.section(f"{line['section']}-b{number}"), line)
+            look_at_block(read_blocks.section(f"{line['section']}-b{number}"), line)
             for line in lines
             for number in range(1, blocks + 1)
         ]
     _write(card, path)
-    assumed = [f"{section.name}: {one}" for section in discovered for one in section.assumed]
+    assumed += [
+        f"{section.name}: {one}"
+        for section in discovered
+        for one in section.assumed
+        if one not in _no_image(section)
+    ]
     assumed += [
         f"{line['section']}: tissue seems to fill its image, so whether spots lie on it cannot be"
         " judged"
@@ -167,8 +183,10 @@ def add_dataset(
         if name != short
     ]
     if pitch is None and not all(section.micrometres_per_pixel for section in discovered):
-        assumed.append(
-            f"{card.spot_pitch_micrometres:g} um from spot to spot, as layout {layout} has"
+        told = assumed if layout in _ONE_PLATFORM else warnings
+        told.append(
+            f"the files do not state the scale; {card.spot_pitch_micrometres:g} um from spot to"
+            " spot was taken; give --pitch if it is another"
         )
     assumed.append(
         f"a patch is {patch or PATCH_MICROMETRES:g} um, {card.patch_pixels} px at"
@@ -266,7 +284,7 @@ def _card(
         return DatasetCard.model_validate(
             {
                 "name": name,
-                "title": f"{len(discovered)} sections of {len(set(whose.values()))} patients",
+                "title": _title(len(discovered), len(set(whose.values()))),
                 "citation": "not published",
                 "licence": "the owner's",
                 "platform": _stated(section.platform for section in discovered)
@@ -287,6 +305,17 @@ def _card(
         raise DataError(f"{folder}: {first_fault(error)}") from error
 
 
+def _title(sections: int, patients: int) -> str:
+    return f"{sections} section{'s' * (sections != 1)} of {patients} patient{'s' * (patients != 1)}"
+
+
+def _no_image(section: FoundSection) -> list[str]:
+    """Lines of the reader about a section that has no image; methods that need one leave it out."""
+    if {*PICTURES} & set(section.files):
+        return []
+    return [one for one in section.assumed if "only methods that need" in one]
+
+
 def _stated(values: Iterable[str]) -> str:
     return ", ".join(sorted({value for value in values if value}))
 
@@ -301,11 +330,14 @@ def _chosen(sections: Sequence[FoundSection], names: Sequence[str]) -> list[Foun
 
 
 def _patients(
-    table: Path | None, sections: Sequence[FoundSection], there: Sequence[str]
+    table: Path | None,
+    sections: Sequence[FoundSection],
+    there: Sequence[str],
+    missing: Mapping[str, str],
 ) -> dict[str, str]:
     names = [section.name for section in sections]
     if table is not None:
-        return read_patients(table, names, there)
+        return read_patients(table, names, there, missing)
     unknown = [section.name for section in sections if not section.patient]
     if unknown:
         raise DataError(
@@ -341,7 +373,6 @@ def _short_names(patients: Mapping[str, str]) -> dict[str, str]:
     return {section: shorts[name] for section, name in patients.items()}
 
 
-_SCALE_TOLERANCE = 0.1
 _IMAGE_CEILING = 4_000_000_000
 
 
@@ -349,76 +380,6 @@ def _with_image(dataset: Dataset, section: FoundSection) -> Dataset:
     if "image" not in section.files:
         return dataset
     return open_dataset(dataset.card, names=[section.name])
-
-
-def _look_at_block(block: Section, whole: Mapping[str, Any]) -> dict[str, Any]:
-    """Line of a block: that of the whole section, which has scale and pitch, with its own spots."""
-    alignment = section_alignment(block)
-    on_tissue = float("nan") if alignment is None else alignment.share_on_tissue
-    return {
-        **whole,
-        "section": block.name,
-        "spots": block.adata.n_obs,
-        "counts": float(np.median(np.asarray(block.adata.X.sum(axis=1)))),
-        "on tissue": None if np.isnan(on_tissue) else on_tissue,
-    }
-
-
-def _look_at(section: Section) -> tuple[dict[str, Any], list[str]]:
-    adata = section.adata
-    totals = np.asarray(adata.X.sum(axis=1)).ravel()
-    array_xy = adata.obs[["array_col", "array_row"]].to_numpy()
-    line: dict[str, Any] = {
-        "section": section.name,
-        "patient": section.patient,
-        "spots": adata.n_obs,
-        "genes": adata.n_vars,
-        "counts": float(np.median(totals)),
-        "pitch": spot_pitch(array_xy, section.spatial),
-        "um/px": section.micrometres_per_pixel,
-        "on tissue": None,
-        "filled": False,
-    }
-    line["left out"] = dict(section.left_out)
-    warnings = []
-    if section.dropped_spots:
-        warnings.append(f"{section.name}: {section.dropped_spots} spots lie outside the image")
-    lost = section.left_out.get("barcodes without a position", 0)
-    if lost:
-        warnings.append(
-            f"{section.name}: {lost} of {lost + adata.n_obs} barcodes of the matrix have no"
-            " position and are left out; is the positions file complete, and of this section alone?"
-        )
-    genomes = genomes_of(list(adata.var_names))
-    if genomes:
-        warnings.append(
-            f"{section.name}: symbols begin with a genome ({join_names(genomes)}), so no list of"
-            f" genes matches them; keep one with --genome {next(iter(genomes))}"
-        )
-    if disagreement := pitch_disagreement(array_xy, section.spatial):
-        warnings.append(f"{section.name}: {disagreement}")
-    alignment = section_alignment(section)
-    if alignment is not None:
-        on_tissue = alignment.share_on_tissue
-        line["on tissue"] = None if np.isnan(on_tissue) else on_tissue
-        line["filled"] = bool(np.isnan(on_tissue)) and alignment.warning is None
-        if alignment.warning:
-            warnings.append(f"{section.name}: {alignment.warning}")
-    return line, warnings
-
-
-def _scale_disagreement(section: FoundSection, line: Mapping[str, Any]) -> list[str]:
-    """Warning where the stated scale puts spots at another distance than their array has."""
-    if section.micrometres_per_pixel is None:
-        return []
-    apart = line["pitch"] * section.micrometres_per_pixel
-    if abs(apart / section.spot_pitch_micrometres - 1) <= _SCALE_TOLERANCE:
-        return []
-    return [
-        f"{section.name}: by the stated scale of {section.micrometres_per_pixel:.4g} um a pixel"
-        f" spots are {apart:.3g} um apart instead of {section.spot_pitch_micrometres:g} um; one of"
-        " the two is wrong, and --pitch takes the scale from the spots"
-    ]
 
 
 def _write(card: DatasetCard, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.data.card import join_names
@@ -12,7 +12,10 @@ from bench.errors import DataError
 
 
 def read_patients(
-    path: Path, sections: Sequence[str], others: Sequence[str] = ()
+    path: Path,
+    sections: Sequence[str],
+    others: Sequence[str] = (),
+    missing: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Patient of each section, from a table with columns ``section`` and ``patient``.
 
@@ -24,6 +27,8 @@ def read_patients(
         Sections that are taken.
     others
         Sections that were found and are not taken; the table may name them.
+    missing
+        Sections that cannot be read, with the reason.
 
     Raises
     ------
@@ -36,10 +41,17 @@ def read_patients(
     if len(patients) != len(named):
         twice = next(name for name in named if named.count(name) > 1)
         raise DataError(f"{path}: section '{twice[:40]}' occurs more than once")
-    missing = [name for name in sections if not patients.get(name)]
-    if missing:
-        raise DataError(f"{path}: names no patient of section {join_names(missing)}")
+    unnamed = [name for name in sections if not patients.get(name)]
+    if unnamed:
+        raise DataError(f"{path}: names no patient of section {join_names(unnamed)}")
     unknown = [name for name in named if name not in sections and name not in others]
+    unread = [name for name in unknown if name in (missing or {})]
+    if unread:
+        reasons = "; ".join((missing or {})[name] for name in unread[:3])
+        raise DataError(
+            f"{path}: names section {join_names(unread)}, which is there but cannot be read:"
+            f" {reasons}; correct it, or remove its line from the table"
+        )
     if unknown:
         raise DataError(
             f"{path}: names section {join_names(unknown)}, which was not found; found are"

@@ -33,7 +33,10 @@ def find_sections(
         raise DataError(f"{folder}: no such folder")
     by_layout: dict[str, list[FoundSection]] = {}
     missing: list[str] = []
+    column = options.get("gene_column")
     for name, layout in find_layouts().items():
+        if column and name == "h5ad":
+            continue  # layout h5ad_symbols reads the same files
         try:
             sections = discover(name, folder, options)
         except DataError as error:
@@ -53,6 +56,8 @@ def find_sections(
             " of its own"
         )
     chosen, sections = next(iter(by_layout.items()))
+    if column and chosen != "h5ad_symbols":
+        raise DataError(f"{folder}: --gene-column is of .h5ad files, but layout {chosen} is here")
     names = [section.name for section in sections]
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):

@@ -6,12 +6,15 @@ import json
 import shutil
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from PIL import Image
 
+from bench import load_dataset
+from bench.cache import cache_folder
 from bench.cli.data_adding import _together
 from tests.cli.tiny_dataset import SECTIONS, assert_refused
 from tests.datasets import layouts
@@ -66,9 +69,11 @@ def test_show_names_what_is_missing_and_what_is_broken(bench, damaged, own_cache
 
 def test_a_table_of_numbers_breaks_no_word(bench, tiny, own_cache):
     answer = bench("data", "show", tiny.card, "--data-root", tiny.root)
-    heading = next(line for line in answer.stdout.splitlines() if "patient" in line)
-    words = "section patient spots genes counts pitch um/px labels missing"
-    assert heading.split() == words.split()
+    lines = answer.stdout.splitlines()
+    heading = next(number for number, line in enumerate(lines) if "patient" in line)
+    assert lines[heading - 1].split() == ["pitch", "um"]
+    words = "section patient spots genes counts px per px"
+    assert lines[heading].split()[:8] == words.split()
     assert max(map(len, answer.stdout.splitlines()[-12:])) <= 80
 
 
@@ -414,3 +419,223 @@ def test_what_holds_for_many_sections_is_said_once():
     ]
     assert _together(lines[:1], sections) == lines[:1]
     assert _together([], sections) == []
+
+
+IDS = [f"ENSG{number:011d}" for number in range(30)]
+
+
+def two_files(folder, *, pictured=("one", "two"), layer=None, symbols=None):
+    """Files of two patients with Ensembl ids as names where `symbols` are given; their table."""
+    folder.mkdir()
+    row, column = np.divmod(np.arange(60), 10)
+    for number, name in enumerate(("one", "two")):
+        rng = np.random.default_rng(number)
+        counts = rng.poisson(4, (60, 30)).astype(np.float32)
+        genes = IDS if symbols else [f"GENE{i}" for i in range(30)]
+        adata = anndata.AnnData(
+            X=counts / 3 + 0.1 if layer else counts,
+            obs=pd.DataFrame(
+                {"array_row": row, "array_col": column}, index=[f"spot{i}" for i in range(60)]
+            ),
+            var=pd.DataFrame({"gene_symbol": symbols} if symbols else {}, index=genes),
+            obsm={"spatial": np.column_stack([100 + 50.0 * column, 100 + 50.0 * row])},
+        )
+        if layer:
+            adata.layers[layer] = counts
+        adata.write_h5ad(folder / f"{name}.h5ad")
+        if name in pictured:
+            pixels = rng.integers(100, 180, (460, 660, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{name}.png")
+    return patients(folder / "map.csv", {"one": "P1", "two": "P2"})
+
+
+def test_a_section_without_an_image_is_told_and_named_by_a_run(bench, home, tmp_path, results):
+    table = two_files(tmp_path / "files", pictured=("two",))
+    answer = bench("data", "add", tmp_path / "files", "--name", "mine", "--patients", table)
+    assert answer.status == 0, answer.stderr
+    assert "look at this: one: no image was found" in answer.stderr
+    assert "no image" not in answer.stdout
+    run = ("run", "-d", "mine", "--results", results, "--tracking", "none", "--preset", "quick")
+    answer = bench(*run, "-m", "ridge,mean")
+    assert_refused(answer, "strict", "one has no image, which ridge needs")
+    assert "--blocks" not in answer.stderr
+
+
+def test_an_assumed_pitch_is_told_with_the_option_that_corrects_it(bench, home, tmp_path):
+    table = two_files(tmp_path / "files")
+    add = ("data", "add", tmp_path / "files", "--name", "mine", "--patients", table)
+    assert "100 um from spot to spot was taken; give --pitch" in bench(*add).stderr
+    answer = bench(*add, "--pitch", "200", "--replace")
+    assert "was taken" not in answer.stderr
+    assert yaml.safe_load((home / "cards" / "mine.yaml").read_text())["title"] == (
+        "2 sections of 2 patients"
+    )
+
+
+def test_ensembl_ids_are_told_and_a_column_gives_the_symbols(bench, home, tmp_path):
+    symbols = [f"GENE{max(1, number)}" for number in range(29)] + [""]
+    table = two_files(tmp_path / "files", symbols=symbols)
+    made = added(bench, tmp_path / "files", table)
+    told = "one: gene names look like Ensembl ids; var column 'gene_symbol' has symbols"
+    assert any(line.startswith(told) for line in made["warnings"])
+    kept = yaml.safe_load((home / "cards" / "mine.yaml").read_text())
+    assert (kept["layout"], "settings" in kept["sections"][0]) == ("h5ad", False)
+
+    options = ("--gene-column", "gene_symbol", "--replace")
+    made = added(bench, tmp_path / "files", table, "mine", *options)
+    assert not any("Ensembl" in line for line in made["warnings"])
+    repeated = "1 gene name occurs more than once (GENE1); repeats are called GENE1-1 and so on"
+    assert f"one: {repeated}" in made["assumed"]
+    kept = yaml.safe_load((home / "cards" / "mine.yaml").read_text())
+    assert kept["sections"][0]["settings"] == {"gene_column": "gene_symbol"}
+    genes = list(load_dataset("mine")["one"].var_names)
+    assert genes == ["GENE1", "GENE1-1", *symbols[2:29], IDS[29]]
+
+
+@pytest.mark.parametrize("column", ["nope", "../var/gene_symbol", "_index/.."])
+def test_a_column_of_symbols_that_is_not_there_is_refused(bench, home, tmp_path, column):
+    table = two_files(tmp_path / "files", symbols=[f"GENE{number}" for number in range(30)])
+    add = ("data", "add", tmp_path / "files", "--name", "mine", "--patients", table)
+    assert_refused(bench(*add, "--gene-column", column), "var has no column", "gene_symbol")
+    assert not (home / "cards").exists()
+
+
+def test_a_column_of_symbols_is_for_anndata_files_alone(bench, home, tmp_path):
+    folder = visium(tmp_path / "slides")
+    table = patients(tmp_path / "map.csv", {"S1": "P1", "S2": "P2"})
+    add = ("data", "add", folder, "--name", "mine", "--patients", table)
+    assert_refused(bench(*add, "--gene-column", "symbol"), "--gene-column", "space_ranger")
+
+
+def test_genes_in_common_are_missed_with_names_of_both_sides(bench, home, tmp_path):
+    table = two_files(tmp_path / "files")
+    path = tmp_path / "files" / "two.h5ad"
+    adata = anndata.read_h5ad(path)
+    adata.var_names = IDS
+    adata.write_h5ad(path)
+    answer = bench("data", "add", tmp_path / "files", "--name", "mine", "--patients", table)
+    assert_refused(answer, "no gene in common", "one: GENE0, GENE1", f"two: {IDS[0]}, {IDS[1]}")
+
+
+def test_counts_of_another_layer_are_told(bench, home, tmp_path):
+    made = added(bench, tmp_path / "a", two_files(tmp_path / "a", layer="raw_counts"))
+    assert "one: counts are layers['raw_counts']" in made["assumed"]
+    made = added(bench, tmp_path / "b", two_files(tmp_path / "b", layer="counts"), "other")
+    assert not any("layers" in line for line in made["assumed"])
+
+
+def test_counts_that_are_nowhere_are_refused_with_all_places(bench, home, tmp_path):
+    table = two_files(tmp_path / "files", layer="mine")
+    answer = bench("data", "add", tmp_path / "files", "--name", "mine", "--patients", table)
+    places = ("layers['counts'], X or raw.X", "layers['raw_counts']", "layers in the file: mine")
+    assert_refused(answer, *places)
+    assert not (home / "cards").exists()
+
+
+def test_a_file_that_cannot_be_used_is_named_with_the_reason(bench, home, tmp_path):
+    table = two_files(tmp_path / "files")
+    path = tmp_path / "files" / "two.h5ad"
+    adata = anndata.read_h5ad(path)
+    del adata.obsm["spatial"]
+    adata.write_h5ad(path)
+    answer = bench("data", "add", tmp_path / "files", "--name", "mine", "--patients", table)
+    assert_refused(answer, "two, which is there but cannot be read", "no obsm['spatial']")
+
+
+def test_a_file_that_changed_is_not_told_to_be_fetched(bench, home, tmp_path, results):
+    table = two_files(tmp_path / "files")
+    added(bench, tmp_path / "files", table)
+    with open(tmp_path / "files" / "one.h5ad", "ab") as stream:
+        stream.write(b"more")
+    run = bench("run", "-m", "mean", "-d", "mine", "--results", results, "--tracking", "none")
+    for answer in (run, bench("data", "verify", "mine")):
+        assert answer.status == 2
+        assert "has changed since it was added; if that was intended, repeat" in answer.stderr
+        assert "--replace" in answer.stderr
+        assert "fetch" not in answer.stderr
+
+
+def test_an_added_dataset_is_removed_and_the_files_stay(bench, home, tmp_path):
+    table = two_files(tmp_path / "files")
+    before = {path: path.read_bytes() for path in (tmp_path / "files").iterdir()}
+    for name in ("mine", "mine2"):
+        added(bench, tmp_path / "files", table, name)
+        shown(bench, name)
+    assert_refused(bench("data", "remove", "mine"), "--yes")
+    assert (home / "cards" / "mine.yaml").is_file()
+    answer = bench("data", "remove", "mine", "--yes")
+    assert answer.status == 0, answer.stderr
+    assert "stay" in answer.stdout
+    assert [path.name for path in (home / "cards").iterdir()] == ["mine2.yaml"]
+    cached = [path.name for kind in ("sections", "overviews") for path in cached_files(kind)]
+    assert cached
+    assert all(name.startswith("mine2-") for name in cached)
+    assert {path: path.read_bytes() for path in (tmp_path / "files").iterdir()} == before
+    assert_refused(bench("data", "remove", "mine", "--yes"), "unknown added dataset", "mine2")
+
+
+def cached_files(kind):
+    return [path for path in (cache_folder() / kind).iterdir() if not path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", ["demo", "nothing", "../mine", "a/b", "", "x" * 5000])
+def test_what_was_not_added_is_not_removed(bench, home, tmp_path, name):
+    (home / "cards").mkdir(parents=True)
+    (home / "mine.yaml").write_text("name: mine\n")
+    answer = bench("data", "remove", name, "--yes")
+    assert_refused(answer)
+    assert (home / "mine.yaml").is_file()
+
+
+def test_a_broken_card_is_removed(bench, home):
+    (home / "cards").mkdir(parents=True)
+    (home / "cards" / "broken.yaml").write_text("name: [\n")
+    answer = bench("data", "remove", "broken", "--yes")
+    assert answer.status == 0, answer.stderr
+    assert list((home / "cards").iterdir()) == []
+
+
+@pytest.mark.parametrize("width", ["80", "100"])
+def test_headings_of_a_wide_table_are_whole(bench, damaged, own_cache, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", width)
+    damaged.image("A1").unlink()
+    answer = bench("data", "show", damaged.card, "--data-root", damaged.root)
+    heading = next(line for line in answer.stdout.splitlines() if "patient" in line)
+    assert heading.split()[-1] == "missing"
+
+
+@pytest.mark.parametrize(("devices", "quick"), [(["cpu"], True), (["cuda", "cpu"], False)])
+def test_a_run_is_proposed_that_the_machine_can_do(
+    bench, home, tmp_path, monkeypatch, devices, quick
+):
+    monkeypatch.setattr("bench.devices.available_devices", lambda: devices)
+    table = two_files(tmp_path / "files")
+    answer = bench("data", "add", tmp_path / "files", "--name", "mine", "--patients", table)
+    assert answer.status == 0, answer.stderr
+    assert ("--preset quick" in answer.stdout) is quick
+    assert "pitch px" not in answer.stdout
+    heading = next(line for line in answer.stdout.splitlines() if "pitch" in line)
+    assert heading.split() == ["pitch", "um"]
+
+
+def test_one_section_has_a_singular(bench, home, tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    added(bench, folder, one_section(folder))
+    card = yaml.safe_load((home / "cards" / "mine.yaml").read_text())
+    assert card["title"] == "1 section of 1 patient"
+
+
+def test_repeated_gene_names_are_told(bench, home, tmp_path):
+    folder = visium(tmp_path / "slides")
+    table = patients(tmp_path / "map.csv", {"S1": "P1", "S2": "P2"})
+    assert not any("more than once" in line for line in added(bench, folder, table)["assumed"])
+    for name in ("S1", "S2"):
+        with h5py.File(folder / name / "outs" / "filtered_feature_bc_matrix.h5", "r+") as file:
+            names = file["matrix/features/name"][()]
+            names[1] = names[0]
+            file["matrix/features/name"][...] = names
+    made = added(bench, folder, table, "twice")
+    symbol = layouts.SYMBOLS[0]
+    told = f"S1: 1 gene name occurs more than once ({symbol}); repeats are called {symbol}-1"
+    assert any(line.startswith(told) for line in made["assumed"])

@@ -35,3 +35,11 @@ def test_long_lines_are_broken_between_words(capsys, monkeypatch):
 def test_numbers_beside_bars_have_the_colour_of_text(style):
     colour = ProgressDisplay().console.get_style(style).color
     assert colour is None or colour.is_default
+
+
+@pytest.mark.parametrize("width", [20, 80])
+def test_no_heading_is_cut_however_narrow_the_terminal(capsys, width):
+    print_rows("", [{"section": "S" * 30, "pitch\npx": "50.0", "missing": "image, labels"}], width)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["section", "px", "missing"] for line in lines)
+    assert any("S" * 30 in line for line in lines)

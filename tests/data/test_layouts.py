@@ -101,7 +101,8 @@ def home(tmp_path, monkeypatch, own_cache):
 
 def test_the_built_in_layouts_are_known_by_name():
     built_in = {name for name, layout in find_layouts().items() if layout.source == BUILT_IN}
-    wanted = {"h5ad", "hest", "hest_bench", "legacy_st", "space_ranger", "spatialdata", "stnet"}
+    wanted = {"h5ad", "h5ad_symbols", "hest", "hest_bench", "legacy_st", "space_ranger"}
+    wanted |= {"spatialdata", "stnet"}
     assert built_in == wanted
     for name in built_in:
         assert "counts" in load_reader(name).ROLES
