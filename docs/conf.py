@@ -53,7 +53,8 @@ myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 myst_url_schemes = ("http", "https", "mailto")
 
-# Notebooks run when the site is built; results are kept until their text changes.
+# Notebooks run when the site is built (generated_pages.notebooks); output is kept until their
+# code changes.
 nb_execution_mode = os.environ.get("SPOTBENCH_DOCS_EXECUTION", "cache")
 nb_execution_cache_path = str(BUILD / "notebooks")
 nb_execution_in_temp = True

@@ -1,4 +1,4 @@
-"""Sphinx extension: pages that are made from the program, its models and its cards.
+"""Sphinx extension: pages that are made from the program, its models, its cards and notebooks.
 
 Everything is written into ``docs/_generated``, which Git ignores, before Sphinx reads its sources.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.files import atomic_write
 
-from . import commands, datasets, fields, figures, references
+from . import commands, datasets, fields, figures, notebooks, references
 
 FOLDER = "_generated"
 
@@ -35,5 +35,6 @@ def write_pages(folder: Path) -> None:
 def setup(app: Any) -> dict[str, Any]:
     """Register the writing of the pages; called by Sphinx."""
     app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir) / FOLDER))
+    app.connect("builder-inited", notebooks.fill_cache)
     app.connect("missing-reference", references.resolve)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
