@@ -18,10 +18,10 @@ from pydantic import (
 )
 
 from bench.cli.options import patients_of, seeds_of
-from bench.data.card import first_fault
 from bench.errors import BenchError, ConfigError, DataError, UnknownNameError
 from bench.evaluate.oracles import ORACLES
 from bench.execute.request import Request
+from bench.faults import first_fault
 from bench.files import one_line
 from bench.method_references import SHUFFLED
 from bench.settings import as_none

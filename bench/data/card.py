@@ -20,7 +20,8 @@ from pydantic import (
 
 from bench.data.stored_files import is_stored, stored_hash, stored_size
 from bench.errors import DataError, UnknownNameError
-from bench.files import canonical_hash, one_line
+from bench.faults import first_fault
+from bench.files import canonical_hash
 from bench.yaml_files import read_yaml
 
 _HASH = re.compile(r"(git-blob:[0-9a-f]{40}|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})")
@@ -463,47 +464,6 @@ def read_card(path: Path) -> DatasetCard:
         return DatasetCard.model_validate(content)
     except ValidationError as error:
         raise DataError(f"{path}: {first_fault(error, content)}") from error
-
-
-_OF_A_UNION = re.compile(
-    r"(?:str|int|float|bool|none|bytes)$|(?:literal|list|dict|tuple|set)\[|constrained-|function-"
-)
-"""Last part of the place of a fault that names a type among several."""
-
-
-_NAMED = {"sections": "section", "parts": "part"}
-"""Fields that are lists of things with names, and what one of them is called."""
-
-
-def first_fault(error: ValidationError, content: object = None) -> str:
-    """First fault of a pydantic error as one line: where, then what.
-
-    Sections and parts are named as `content`, the mapping that was checked, names them.
-    """
-    # A misspelt field explains a missing one.
-    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    parts = [str(part) for part in faults[0]["loc"]] or ["card"]
-    what = faults[0]["msg"].removeprefix("Value error, ")
-    if faults[0]["type"] == "extra_forbidden":
-        what = "unknown field"
-    if len(parts) > 1 and _OF_A_UNION.match(parts[-1]):
-        # Each type that the value may have complains for itself.
-        alike = [fault["msg"] for fault in faults if fault["loc"][:-1] == faults[0]["loc"][:-1]]
-        what = ", or ".join([what, *(msg.removeprefix("Input should be ") for msg in alike[1:])])
-        parts = parts[:-1]
-    elif faults[0]["type"] in {"literal_error", "enum"}:
-        what += f", not '{one_line(faults[0]['input'], 60)}'"
-    if parts[0] in _NAMED and len(parts) > 2 and isinstance(content, Mapping):
-        listed, kind = content.get(parts[0]), _NAMED[parts[0]]
-        number = int(parts[1]) if parts[1].isdecimal() else -1
-        if isinstance(listed, list) and 0 <= number < len(listed):
-            held = listed[number]
-            name = held.get("name") if isinstance(held, Mapping) else None
-            if isinstance(name, str) and parts[2] != "name":
-                parts = [f"{kind} {one_line(name, 60)}: {'.'.join(parts[2:])}"]
-            else:
-                parts = [f"{kind} number {number + 1}: {'.'.join(parts[2:])}"]
-    return f"{'.'.join(parts)}: {one_line(what)}"
 
 
 def join_names(names: Iterable[str], limit: int = 8) -> str:

@@ -11,8 +11,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from bench.data.card import DatasetCard, FileCard, InsidePath, first_fault
+from bench.data.card import DatasetCard, FileCard, InsidePath
 from bench.errors import DataError
+from bench.faults import first_fault
 
 LOCK = "spotbench-lock.json"
 """Name of the lock file in a data folder."""

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from bench.data.card import FEWEST_BLOCKS, DatasetCard, SectionCard, first_fault, join_names
+from bench.data.card import FEWEST_BLOCKS, DatasetCard, SectionCard, join_names
 from bench.data.dataset import PICTURES, Dataset, open_dataset
 from bench.data.discovery import FoundSection
 from bench.data.folders import cards_folder
@@ -21,6 +21,7 @@ from bench.data.layouts import describe
 from bench.data.section import FEWEST_SPOTS
 from bench.data.stored_files import is_store, stored_hash, stored_size
 from bench.errors import DataError, UnknownNameError
+from bench.faults import first_fault
 from bench.fetch.first_look import look_at, look_at_block, scale_disagreement
 from bench.fetch.gene_names import look_at_genes, no_shared_gene, places_of_counts
 from bench.fetch.patients import read_patients

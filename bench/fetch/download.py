@@ -18,8 +18,9 @@ import urllib3
 from pydantic import ValidationError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from bench.data.card import FileCard, first_fault
+from bench.data.card import FileCard
 from bench.errors import DataError
+from bench.faults import first_fault
 from bench.fetch.archives import LIMITS, Limits, copy_bounded
 from bench.files import atomic_write, one_line
 from bench.version import __version__

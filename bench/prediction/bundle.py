@@ -15,8 +15,9 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.data.card import FileCard, InsidePath, first_fault, read_card
+from bench.data.card import FileCard, InsidePath, read_card
 from bench.errors import DataError
+from bench.faults import first_fault
 from bench.fetch.archives import DAMAGE, copy_bounded, extract
 from bench.files import one_line
 from bench.method import Precision

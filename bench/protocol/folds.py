@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench.data.card import first_fault, join_names
+from bench.data.card import join_names
 from bench.errors import BenchError, DataError, LeakError
+from bench.faults import first_fault
 from bench.files import canonical_hash, write_json
 from bench.protocol.rules import BY_SECTION, Protocol
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bench.data.card import first_fault
 from bench.errors import DataError, UnknownNameError
+from bench.faults import first_fault
 from bench.files import canonical_hash
 from bench.protocol.gene_list import read_symbols
 from bench.yaml_files import read_yaml

@@ -29,8 +29,9 @@ from typing import IO, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.data.card import InsidePath, first_fault
+from bench.data.card import InsidePath
 from bench.errors import DataError
+from bench.faults import first_fault
 from bench.fetch.archives import DAMAGE, copy_bounded
 from bench.files import atomic_write, file_hash, one_line
 from bench.version import __version__

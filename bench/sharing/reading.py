@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.data.card import first_fault
 from bench.data.reading.hdf5 import open_hdf5
 from bench.errors import DataError
+from bench.faults import first_fault
 from bench.inventory import GIVEN
 from bench.protocol.folds import Fold, Folds
 from bench.sharing.archive import ResultsArchive

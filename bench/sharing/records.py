@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.data.card import InsidePath, Name, first_fault
+from bench.data.card import InsidePath, Name
 from bench.data.reading.parsing import MAX_BYTES
 from bench.errors import DataError
+from bench.faults import first_fault
 from bench.files import canonical_hash, one_line
 from bench.inventory import LONGEST_NAME
 from bench.records import HASH

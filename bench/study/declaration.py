@@ -18,10 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-from bench.data.card import first_fault
 from bench.errors import DataError, UnknownNameError
 from bench.execute.request import Request
 from bench.execute.seed_lists import read_seeds
+from bench.faults import first_fault
 from bench.files import canonical_hash, one_line, printable
 from bench.method_references import SHUFFLED
 from bench.yaml_files import read_yaml

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from bench.data.card import first_fault
 from bench.errors import DataError, UnknownNameError
+from bench.faults import first_fault
 from bench.yaml_files import read_yaml
 
 _TIME = re.compile(
