@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.apps import app
-from bench.cli.options import ResultsOption, names
+from bench.cli.options import ResultsOption, RunsDatasetOption, RunsMethodOption, names
 from bench.cli.terminal import say
 from bench.errors import BenchError
 from bench.execute.request import Request
@@ -24,22 +24,8 @@ def cite_command(
             show_default="all runs",
         ),
     ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset", "-d", metavar="NAME", help="Dataset of the runs.", show_default="all"
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            "-m",
-            metavar="NAMES",
-            help="Methods or names of rows, comma-separated.",
-            show_default="all",
-        ),
-    ] = None,
+    dataset: RunsDatasetOption = None,
+    method: RunsMethodOption = None,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -17,9 +17,9 @@ from bench.cli.options import (
     JsonOption,
     names,
 )
-from bench.cli.terminal import complain, plural, print_rows, say
+from bench.cli.terminal import complain, confirm_removal, plural, print_rows, say
 from bench.errors import BenchError, UnknownNameError
-from bench.files import listed, printable
+from bench.files import listed
 
 
 @data_app.command("add")
@@ -189,12 +189,8 @@ def remove_command(
         raise UnknownNameError("added dataset", name, own_datasets())
     dataset = added_dataset(name)
     told = f"dataset {name} ({dataset.card} and {plural(len(dataset.cached), 'cached file')})"
-    if not yes:
-        if not sys.stdin.isatty():
-            raise BenchError(f"{told}: to remove it without being asked, add --yes")
-        if not typer.confirm(f"Remove {printable(told)}?"):
-            say("nothing is removed")
-            return
+    if not yes and not confirm_removal(told):
+        return
     remove_dataset(dataset)
     where = f" in {dataset.folder}" if dataset.folder else ""
     say(f"removed {told}; your files{where} and stored results stay")

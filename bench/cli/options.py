@@ -58,6 +58,22 @@ DataRootOption = Annotated[
         show_default="$SPOTBENCH_DATA or the user's data folder",
     ),
 ]
+RunsDatasetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset", "-d", metavar="NAME", help="Dataset of the runs.", show_default="all"
+    ),
+]
+RunsMethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        "-m",
+        metavar="NAMES",
+        help="Methods or names of rows, comma-separated.",
+        show_default="all",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=OUTPUT)]
 DatasetOption = Annotated[
     str,

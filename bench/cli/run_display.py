@@ -37,7 +37,7 @@ class RunDisplay(ProgressDisplay, JobWatcher):
     def planned(self, plan: Plan) -> None:
         """Say what is run on what, and what was left out and why."""
         jobs, left_out = plan.jobs(), plan.left_out
-        self.print(f"{plan.summary}; {len(jobs)} job{'s' * (len(jobs) != 1)}")
+        self.print(f"{plan.summary}; {plural(len(jobs), 'job')}")
         if left_out:
             reasons: dict[str, list[str]] = {}
             for name, reason in left_out.items():

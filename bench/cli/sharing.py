@@ -26,7 +26,7 @@ from bench.cli.options import (
     StoredProtocolOption,
     check_file,
 )
-from bench.cli.terminal import complain, say
+from bench.cli.terminal import complain, plural, say
 from bench.execute.request import Request
 from bench.files import printable
 from bench.sharing import DEFAULT_TOLERANCE
@@ -96,7 +96,7 @@ def import_command(
 
     done = import_results(file, results, name=name, other_data=other_data)
     again = f", {len(done.known)} were here already" if done.known else ""
-    say(f"{_counted(len(done.imported), 'run')} imported from {done.origin}{again}")
+    say(f"{plural(len(done.imported), 'run')} imported from {done.origin}{again}")
     for comparison in done.comparisons:
         (complain if comparison.differences else say)(comparison.said)
         for difference in comparison.differences[1:]:
@@ -106,7 +106,7 @@ def import_command(
     equal = [one for one in done.repetitions if one.equal]
     if equal:
         sources = " and ".join(sorted({one.source for one in equal}))
-        say(f"{sources}: {_counted(len(equal), 'run')} with equal scores in all sections")
+        say(f"{sources}: {plural(len(equal), 'run')} with equal scores in all sections")
     different = [one for one in done.repetitions if not one.equal]
     for repetition in different[:_SHOWN]:
         say(
@@ -143,13 +143,9 @@ def site_command(
             folders, out, archives=archives, say=lambda line: typer.echo(printable(line), err=True)
         )
     say(
-        f"{out / 'index.html'}: {_counted(done.rankings, 'ranking')},"
-        f" {_counted(done.rows, 'row')}, {_counted(done.methods, 'method')}"
+        f"{out / 'index.html'}: {plural(done.rankings, 'ranking')},"
+        f" {plural(done.rows, 'row')}, {plural(done.methods, 'method')}"
     )
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _archives(folders: Sequence[Path]) -> list[tuple[str, bytes]]:

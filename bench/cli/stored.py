@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +11,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.apps import runs_app
-from bench.cli.options import FAILED, JsonOption, ResultsOption, names
-from bench.cli.terminal import complain, print_rows, say, terminal_width
+from bench.cli.options import (
+    FAILED,
+    JsonOption,
+    ResultsOption,
+    RunsDatasetOption,
+    RunsMethodOption,
+    names,
+)
+from bench.cli.terminal import (
+    complain,
+    confirm_removal,
+    plural,
+    print_rows,
+    say,
+    terminal_width,
+)
 from bench.errors import BenchError, StoreError
 from bench.execute.request import Request
 from bench.files import one_line
@@ -21,26 +34,10 @@ from bench.files import one_line
 if TYPE_CHECKING:
     from bench.inventory import RunEntry
 
-_DatasetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset", "-d", metavar="NAME", help="Dataset of the runs.", show_default="all"
-    ),
-]
 _ProtocolOption = Annotated[
     str | None,
     typer.Option(
         "--protocol", "-p", metavar="NAME", help="Protocol of the runs.", show_default="all"
-    ),
-]
-_MethodOption = Annotated[
-    str | None,
-    typer.Option(
-        "--method",
-        "-m",
-        metavar="NAMES",
-        help="Methods or names of rows, comma-separated.",
-        show_default="all",
     ),
 ]
 _StateOption = Annotated[
@@ -56,9 +53,9 @@ _StateOption = Annotated[
 
 @runs_app.command("list")
 def list_command(
-    dataset: _DatasetOption = None,
+    dataset: RunsDatasetOption = None,
     protocol: _ProtocolOption = None,
-    method: _MethodOption = None,
+    method: RunsMethodOption = None,
     state: _StateOption = None,
     as_json: JsonOption = False,
     results: ResultsOption = Request.results,
@@ -81,7 +78,7 @@ def list_command(
     for entry in entries:
         if entry.reason:
             say(f"{entry.key[:8]} {entry.label}: {one_line(entry.reason)}")
-    say(f"{_runs(len(entries))}, {_size(sum(entry.size for entry in entries))}")
+    say(f"{plural(len(entries), 'run')}, {_size(sum(entry.size for entry in entries))}")
 
 
 @runs_app.command("rm")
@@ -94,9 +91,9 @@ def remove_command(
             show_default=False,
         ),
     ] = None,
-    dataset: _DatasetOption = None,
+    dataset: RunsDatasetOption = None,
     protocol: _ProtocolOption = None,
-    method: _MethodOption = None,
+    method: RunsMethodOption = None,
     state: _StateOption = None,
     failed: Annotated[
         bool,
@@ -126,13 +123,9 @@ def remove_command(
         say("no such run; nothing is removed")
         return
     print_rows("", [_row(entry) for entry in entries], terminal_width())
-    told = f"{_runs(len(entries))}, {_size(sum(entry.size for entry in entries))}"
-    if not yes:
-        if not sys.stdin.isatty():
-            raise BenchError(f"{told}: to remove them without being asked, add --yes")
-        if not typer.confirm(f"Remove {told}?"):
-            say("nothing is removed")
-            return
+    told = f"{plural(len(entries), 'run')}, {_size(sum(entry.size for entry in entries))}"
+    if not yes and not confirm_removal(told):
+        return
     removed, freed = 0, 0
     for entry in entries:
         try:
@@ -141,7 +134,9 @@ def remove_command(
             complain(str(error))
             continue
         removed, freed = removed + 1, freed + entry.size
-    say(f"removed {_runs(removed)} and freed {_size(freed)}; runs in MLflow are not removed")
+    say(
+        f"removed {plural(removed, 'run')} and freed {_size(freed)}; runs in MLflow are not removed"
+    )
     if removed < len(entries):
         raise typer.Exit(FAILED)
 
@@ -219,10 +214,6 @@ def _row(entry: RunEntry) -> dict[str, str]:
         "preset": entry.preset or "–",
         "seed": "–" if entry.seed is None else str(entry.seed),
     }
-
-
-def _runs(count: int) -> str:
-    return f"{count} run" if count == 1 else f"{count} runs"
 
 
 def _size(count: int) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import textwrap
 
 import typer
 
+from bench.errors import BenchError
 from bench.files import printable
 
 _LONGEST = 4000
@@ -68,6 +70,22 @@ def plural(number: int, noun: str, several: str = "") -> str:
 def say(line: str) -> None:
     """Print one line that may hold names from files: what cannot be printed is shown as escapes."""
     typer.echo(printable(line))
+
+
+def confirm_removal(told: str) -> bool:
+    """Whether the user wants something removed, after a question on the terminal.
+
+    Raises
+    ------
+    BenchError
+        Nobody can be asked, since the input is no terminal.
+    """
+    if not sys.stdin.isatty():
+        raise BenchError(f"{told}: add --yes to remove without a question")
+    agreed = typer.confirm(f"Remove {printable(told)}?")
+    if not agreed:
+        say("nothing is removed")
+    return agreed
 
 
 def say_wrapped(line: str, indent: int) -> None:
