@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.files import atomic_write
 
-from . import commands, datasets, fields, figures, notebooks, references
+from . import commands, datasets, fields, figures, references
 
 FOLDER = "_generated"
 
@@ -34,6 +34,8 @@ def write_pages(folder: Path) -> None:
 
 def setup(app: Any) -> dict[str, Any]:
     """Register the writing of the pages; called by Sphinx."""
+    from . import notebooks  # needs the extra "docs", which the other pages and their tests do not
+
     app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir) / FOLDER))
     app.connect("builder-inited", notebooks.fill_cache)
     app.connect("missing-reference", references.resolve)
