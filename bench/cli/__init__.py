@@ -6,7 +6,9 @@ import os
 import shlex
 import signal
 import sys
+from functools import cache
 from importlib import import_module
+from typing import Any
 
 import typer
 
@@ -30,6 +32,12 @@ for _module in _MODULES:
     import_module(f"bench.cli.{_module}")
 
 
+@cache
+def _program() -> Any:
+    """The parser of all commands; typer's own call would build it anew each time."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run a command and turn what went wrong into one line and an exit status."""
     arguments = sys.argv[1:]
@@ -43,7 +51,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, terminate)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reads it from the environment alone
     try:
-        status = app(args=arguments, prog_name="bench", standalone_mode=False) or DONE
+        status = _program()(args=arguments, prog_name="bench", standalone_mode=False) or DONE
         if status == INTERRUPTED:  # so typer reports Ctrl-C inside a command
             raise KeyboardInterrupt
         sys.exit(status)
