@@ -18,7 +18,7 @@ import pytest
 import typer
 import yaml
 
-from bench.cli import app
+from bench.cli import program as parser_of_bench
 from bench.cli.config_file import read_config
 from bench.cli.options import names, settings_of
 from bench.data.card import DatasetCard
@@ -323,7 +323,7 @@ def test_ran(command, place, request):
 
 def parsed(arguments: list[str]) -> dict:
     """Values of a command's parameters, as its function would be given them."""
-    command = typer.main.get_command(app)
+    command = parser_of_bench()
     name = "bench"
     context = command.make_context(name, [], resilient_parsing=True)
     while hasattr(command, "commands"):
@@ -423,7 +423,7 @@ OF_OTHERS = {
 def options_of_bench() -> dict[str, list]:
     """Options of all commands, with the parameters that have them."""
     found: dict[str, list] = {}
-    waiting = [typer.main.get_command(app)]
+    waiting = [parser_of_bench()]
     while waiting:
         command = waiting.pop()
         waiting += getattr(command, "commands", {}).values()
@@ -436,7 +436,7 @@ def options_of_bench() -> dict[str, list]:
 def accepts(parameter, value: str | None) -> bool:
     if value is None or value.isupper() or value in STAND_INS:
         return True
-    context = typer.main.get_command(app).make_context("bench", [], resilient_parsing=True)
+    context = parser_of_bench().make_context("bench", [], resilient_parsing=True)
     try:
         parameter.process_value(context, [value] if parameter.multiple else value)
     except typer.TyperException:
@@ -464,7 +464,7 @@ def test_a_command_within_a_sentence_is_one(page, text, tmp_path):
     if program != "bench":
         CHECKS[program]([word.replace("spots N", "spots 2") for word in arguments], tmp_path)
         return
-    whole = typer.main.get_command(app)
+    whole = parser_of_bench()
     command = whole
     for word in arguments:
         command = getattr(command, "commands", {}).get(word, command)

@@ -33,7 +33,7 @@ for _module in _MODULES:
 
 
 @cache
-def _program() -> Any:
+def program() -> Any:
     """The parser of all commands; typer's own call would build it anew each time."""
     return typer.main.get_command(app)
 
@@ -51,7 +51,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, terminate)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reads it from the environment alone
     try:
-        status = _program()(args=arguments, prog_name="bench", standalone_mode=False) or DONE
+        status = program()(args=arguments, prog_name="bench", standalone_mode=False) or DONE
         if status == INTERRUPTED:  # so typer reports Ctrl-C inside a command
             raise KeyboardInterrupt
         sys.exit(status)

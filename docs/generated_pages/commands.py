@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import typer
-
-from bench.cli import app
+from bench.cli import program
 
 
 def visible_commands() -> Iterator[tuple[str, Any, Any]]:
@@ -15,8 +13,7 @@ def visible_commands() -> Iterator[tuple[str, Any, Any]]:
 
     Commands that the help hides are left out.
     """
-    program = typer.main.get_command(app)
-    waiting: list[tuple[str, Any, Any]] = [("bench", program, None)]
+    waiting: list[tuple[str, Any, Any]] = [("bench", program(), None)]
     while waiting:
         name, command, parent = waiting.pop(0)
         context = command.make_context(name.split()[-1], [], parent=parent, resilient_parsing=True)

@@ -4,14 +4,14 @@ import re
 import shlex
 
 import pytest
-import typer
 from typer import rich_utils
 from typer.testing import CliRunner
 
-from bench.cli import app
+from bench.cli import app, program
 from bench.cli.help_pages import COMMANDS, WIDEST
+from tests.cli.tiny_dataset import call
 
-PROGRAM = typer.main.get_command(app)
+PROGRAM = program()
 
 
 def commands(command=PROGRAM, path=()):
@@ -27,9 +27,11 @@ IDS = [" ".join(path) or "bench" for path in EVERY]
 
 
 def shown(path, columns=80):
-    result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": str(columns)})
-    assert result.exit_code == 0
-    return result.output
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(columns))
+        result = call(*path, "--help")
+    assert result.status == 0
+    return result.stdout
 
 
 def test_each_command_stands_in_one_panel():

@@ -12,11 +12,10 @@ from types import NoneType
 from typing import Annotated, Literal, get_args
 
 import pytest
-import typer
 import yaml
 
 import bench as package
-from bench.cli import app
+from bench.cli import program
 from bench.cli.config_file import _ConfigFile, read_config
 from bench.cli.options import settings_of
 from bench.errors import ConfigError
@@ -44,7 +43,7 @@ def default_of(field):
 
 @pytest.mark.parametrize("command", ["run", "tune", "import-weights"])
 def test_options_have_the_defaults_of_a_request(command):
-    options = {p.name: p for p in typer.main.get_command(app).commands[command].params}
+    options = {p.name: p for p in program().commands[command].params}
     checked = set()
     for name, option in options.items():
         if name == "no_oracles":
