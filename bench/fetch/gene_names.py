@@ -158,7 +158,11 @@ def _symbol_column(file: Hdf5File, frame: str) -> str:
     for column in SYMBOL_COLUMNS:
         if file.kind(f"{frame}/{column}") is None:
             continue
-        if not are_ensembl_ids([str(one) for one in file.values(f"{frame}/{column}")]):
+        # Before anndata 0.8 a column held codes, and its categories lay beside the columns.
+        old = f"{frame}/__categories/{column}"
+        values = list(file.values(old if file.kind(old) is not None else f"{frame}/{column}"))
+        texts = [one for one in values if isinstance(one, str)]
+        if 2 * len(texts) > len(values) and not are_ensembl_ids(texts):
             return column
     return ""
 
