@@ -34,7 +34,7 @@ def test_a_user_with_cards_and_variables_of_their_own_changes_nothing(tmp_path):
         "SPOTBENCH_RESULTS": str(tmp_path / "results"),
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
     }
-    home = "tests/cli/test_data.py::test_a_dataset_is_written_over_only_when_asked"
+    home = "tests/cli/data/test_adding.py::test_a_dataset_is_written_over_only_when_asked"
     chosen = ("tests/datasets/test_cards.py", home, __file__)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *chosen],

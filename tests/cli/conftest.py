@@ -77,3 +77,15 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def options(tiny, results):
+    """Options after ``bench run`` that choose dataset, results folder, and no tracking."""
+    return (*tiny.options, "--tracking", "none", "--results", results)
+
+
+@pytest.fixture
+def run(bench, options):
+    """Runs methods on the tiny dataset in this process."""
+    return lambda method, *more: bench("run", "--method", method, *options, *more)

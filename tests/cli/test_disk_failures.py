@@ -9,10 +9,11 @@ import shutil
 
 import pytest
 
-from tests.cli.test_failures import _manifests, rows_of
 from tests.cli.tiny_dataset import (
     assert_refused,
     fold_folders,
+    manifests_of,
+    rows_of,
     scores_of,
     write_plugin,
 )
@@ -88,7 +89,7 @@ def test_full_disk_ends_the_run_and_loses_nothing(run, results, whole, share, mo
     assert_refused(full, "disk is full", "finished folds are kept", lines=None)
     hidden = [path.name for path in results.rglob(".*")]
     assert hidden == [], "temporary files left behind"
-    finished = {path: path.read_bytes() for path in _manifests(results)}
+    finished = {path: path.read_bytes() for path in manifests_of(results)}
     again = run(*TWO, "--json")
     assert again.status == 0
     assert rows_of(again) == rows

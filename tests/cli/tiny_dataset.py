@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -365,3 +366,13 @@ def assert_nothing_half_written(results: Path) -> None:
     assert temporary == []
     for path in results.glob("runs/*/*/*"):
         assert list(path.glob("fold-*/manifest.json")), f"run folder left behind: {path.name}"
+
+
+def rows_of(result):
+    """Rows of JSON output by method, without the time they took."""
+    rows = json.loads(result.stdout)["rows"]
+    return {row["method"]: {k: v for k, v in row.items() if k != "fit_seconds"} for row in rows}
+
+
+def manifests_of(results):
+    return sorted(results.glob("runs/*/*/*/fold-*/manifest.json"))

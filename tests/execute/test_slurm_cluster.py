@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from tests.cli.test_failures import rows_of
 from tests.cli.tiny_dataset import (
     SECTIONS,
     Result,
@@ -17,6 +16,7 @@ from tests.cli.tiny_dataset import (
     assert_refused,
     call_process,
     fold_folders,
+    rows_of,
     scores_of,
     start,
     write_plugin,
