@@ -236,7 +236,7 @@ def call_process(
     path: Path | None = None,
     env: Mapping[str, str] | None = None,
     program: Sequence[str] = ("-m", "bench"),
-    timeout: float = 120,
+    timeout: float = 600,
 ) -> Result:
     """``python -m bench ARGUMENTS`` to its end."""
     process = start(*arguments, path=path, env=env, program=program)
