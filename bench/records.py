@@ -43,9 +43,16 @@ def read_hashed(path: Path) -> tuple[dict[str, Any] | None, bool]:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, None where the file is missing or holds none."""
+    """A JSON object, None where the file is missing or holds none.
+
+    What JSON does not have, such as NaN, is none, nor is what is nested beyond all measure.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
@@ -126,19 +127,19 @@ def _read_run(
         if number not in by_index:
             raise DataError(f"{archive.path}: {folder} has a fold {number}, which its folds lack")
         own = {name.split("/")[1] for name in files if name.startswith(f"fold-{number}/")}
-        _check_fold(archive, f"{folder}/fold-{number}", own, run.key, by_index[number], folds)
+        _check_fold(archive, f"{folder}/fold-{number}", own, run, by_index[number], folds)
     return ArchivedRun(folder, facts, folds, tuple(numbers), tuple(files))
 
 
 def _check_fold(
-    archive: ResultsArchive, folder: str, names: set[str], key: str, fold: Fold, folds: Folds
+    archive: ResultsArchive, folder: str, names: set[str], run: SharedRun, fold: Fold, folds: Folds
 ) -> None:
     where = f"{archive.path}: {folder}"
     if missing := sorted({MANIFEST, *_NEEDED} - names):
         raise DataError(f"{where}/{missing[0]} is missing")
     content = without_hash(archive.json(f"{folder}/{MANIFEST}"), f"{where}/{MANIFEST}")
     manifest = checked(SharedManifest, content, f"{where}/{MANIFEST}")
-    if (manifest.run, manifest.fold) != (key, fold.index):
+    if (manifest.run, manifest.fold) != (run.key, fold.index):
         raise DataError(f"{where}/{MANIFEST}: is of another run or fold")
     if set(manifest.files) != names - {MANIFEST}:
         raise DataError(f"{where}/{MANIFEST}: names other files than there are")
@@ -154,16 +155,22 @@ def _check_fold(
     for name in sorted(names & {"scores.parquet", "genes.parquet", "curves.parquet"}):
         places = checked_table(name, archive.read(f"{folder}/{name}"), f"{where}/{name}")
         if name != "curves.parquet":
-            _check_sections(places, fold, folds, f"{where}/{name}")
+            _check_sections(places, fold, _patients(run, folds), f"{where}/{name}")
     if PREDICTIONS in names:
         _check_predictions(archive, f"{folder}/{PREDICTIONS}")
 
 
+def _patients(run: SharedRun, folds: Folds) -> dict[str, str]:
+    """Patient of each section as tables have it: folds put another test dataset's name before."""
+    prefix = f"{run.test_dataset.get('name')}:" if run.test_dataset else ""
+    return {name: patient.removeprefix(prefix) for name, patient in folds.patients.items()}
+
+
 def _check_sections(
-    places: set[tuple[int, str, str]], fold: Fold, folds: Folds, where: str
+    places: set[tuple[int, str, str]], fold: Fold, patients: Mapping[str, str], where: str
 ) -> None:
     """Compare fold, sections and patients of a table with the folds: intervals rest on them."""
-    of_test = {(fold.index, name, folds.patients[name]) for name in fold.test}
+    of_test = {(fold.index, name, patients[name]) for name in fold.test}
     if places - of_test - {(fold.index, "", "")}:
         raise DataError(f"{where}: has a row that is not of the test sections of its fold")
     if of_test - places:

@@ -56,8 +56,9 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else (value,)
 
 
-def _shown(text: str) -> str:
-    if printable(text) != text or not text.strip():
+def _shown(text: Any) -> Any:
+    # What is no text is refused by the type that follows.
+    if isinstance(text, str) and (printable(text) != text or not text.strip()):
         raise ValueError("must be a line of visible characters")
     return text
 

@@ -108,7 +108,7 @@ def test_interrupt_while_a_network_trains(options, results, tmp_path):
         checkpoint = "runs/*/*/*/fold-0/scratch/training.ckpt"
         wait_for(lambda: list(results.glob(checkpoint)), process)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130
@@ -188,7 +188,7 @@ def test_equal_calls_share_the_folds(slow, signals, results):
     (signals / "hold-B").unlink()
     told = []
     for process in (first, second):
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
         assert process.returncode == 0, err
         assert "2 of 3 folds" not in out
         told.append(err)

@@ -389,7 +389,7 @@ def test_no_color_on_a_terminal(results, tiny):
                 if not part:
                     break
                 parts.append(part)
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate(timeout=600)
         finally:
             os.close(control)
         assert process.returncode == 0

@@ -72,7 +72,7 @@ def test_a_kill_at_any_moment_does_not_change_the_table(run, tmp_path):
             (pid,) = victim(process, whom)
             killed.append("caller" if pid == process.pid else whom)
             os.kill(pid, signal.SIGKILL)
-        process.communicate(timeout=120)
+        process.communicate(timeout=600)
         again = call_process(*run, "--results", results, "--json")
         assert again.status == 0, again.stderr
         assert rows(again.stdout) == expected

@@ -75,7 +75,7 @@ def compiled(folder, *tables, bibliography=""):
     steps = [latex, [BIBTEX, "all"], latex, latex] if bibliography else [latex]
     for step in steps:
         done = subprocess.run(
-            step, cwd=folder, capture_output=True, text=True, errors="replace", timeout=120
+            step, cwd=folder, capture_output=True, text=True, errors="replace", timeout=600
         )
         assert done.returncode == 0, done.stdout[-3000:]
     return (folder / "all.log").read_text(errors="replace")

@@ -300,7 +300,7 @@ def _variables(profile: Profile) -> dict[str, str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__})") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: not a JSON object")
