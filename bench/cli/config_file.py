@@ -68,7 +68,10 @@ def _limits(value: Any) -> Any:
     """Numbers of training patients of a list or of a text; ``all`` becomes None."""
     if isinstance(value, str):
         return patients_of(value)
-    return [None if each == "all" else each for each in _as_list(value)]
+    listed = _as_list(value)
+    if not isinstance(listed, list | tuple):
+        return value  # refused by the type
+    return [None if each == "all" else each for each in listed]
 
 
 _Optional = Annotated[StrictStr | None, BeforeValidator(_optional)]

@@ -27,6 +27,7 @@ from bench.cli.options import (
     check_file,
 )
 from bench.cli.terminal import complain, plural, say
+from bench.errors import BenchError
 from bench.execute.request import Request
 from bench.files import printable
 from bench.sharing import DEFAULT_TOLERANCE
@@ -156,7 +157,11 @@ def _archives(folders: Sequence[Path]) -> list[tuple[str, bytes]]:
     with TemporaryDirectory(prefix="spotbench-site-") as name:
         for number, folder in enumerate(folders):
             file = "runs.spotbench.zip" if len(folders) == 1 else f"runs-{number}.spotbench.zip"
-            export_results(ExportRequest(folder, Path(name) / file))
+            try:
+                export_results(ExportRequest(folder, Path(name) / file), complain)
+            except BenchError as error:
+                complain(f"{error}; its runs are not among the downloads")
+                continue
             archives.append((file, (Path(name) / file).read_bytes()))
     return archives
 

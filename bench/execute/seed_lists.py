@@ -20,6 +20,8 @@ def read_seeds(text: str) -> tuple[int, ...]:
     ranges = []
     for part in text.split(","):
         match = _PART.fullmatch(part)
+        if match is None and re.fullmatch(r"\s*\d{19,}\s*", part, re.ASCII):
+            raise ValueError("a seed has 18 digits at most")
         if match is None:
             raise ValueError("write seeds such as 0-4 or 0,1,7")
         first, last = int(match[1]), int(match[2] or match[1])

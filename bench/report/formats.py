@@ -29,6 +29,13 @@ _GIVE_WAY = {"fit s": 2, "sections": 5, "folds": 12}
 """Like :attr:`bench.evaluate.scores.Score.gives_way`, for columns other than scores."""
 
 
+SPREAD_NOTE = "Scores: mean over test sections ± standard deviation (n - 1)."
+"""Footnote of tables that show deviations."""
+
+DEVIATIONS = "standard deviations"
+"""What a narrow table hides when columns alone are not enough."""
+
+
 def write_table(
     table: pd.DataFrame,
     shown: pd.DataFrame,
@@ -98,6 +105,8 @@ def write_table(
                 if score.combine != "sum"
                 and not any(score.heading in heading for heading in shown.columns)
             }
+            if DEVIATIONS in hidden:
+                unneeded.add(SPREAD_NOTE)
             notes = [note for note in notes if note not in unneeded]
             notes.append(f"Hidden in {width} characters: {', '.join(hidden)}; {hint}.")
     if how in {"latex", "html"}:
@@ -115,7 +124,7 @@ def write_table(
         drawn.add_column(heading, justify="left" if number < left else "right", no_wrap=True)
     for row in shown.itertuples(index=False):
         cells = (printable(str(cell)) for cell in row)
-        drawn.add_row(*(_escaped(cell) if how == "markdown" else cell for cell in cells))
+        drawn.add_row(*(markdown_text(cell) if how == "markdown" else cell for cell in cells))
     console = Console(
         file=io.StringIO(), width=10_000, no_color=True, highlight=False, markup=False, emoji=False
     )
@@ -143,9 +152,9 @@ _NUMBER = re.compile(r"[+-]?\d[\d,]*\.\d+(?: ± [\d,.]+| to [+-]?[\d,.]+)?")
 _FORMULA = "=+-@\t\r"
 
 
-def _escaped(cell: str) -> str:
-    """Cell of a Markdown table with bars escaped, since a bar separates cells."""
-    return cell.replace("|", r"\|")
+def markdown_text(text: str) -> str:
+    """Text for Markdown: bars would separate cells, and marks of HTML but ``<u>`` be followed."""
+    return re.sub(r"<(?!/?u>)", r"\\<", text.replace("|", r"\|"))
 
 
 def _fitting(
@@ -165,8 +174,15 @@ def _fitting(
     if sum(widths.values()) > width:
         means = shown.replace(r" ± .*", "", regex=True)
         if not means.equals(shown):
-            hidden.append("standard deviations")
+            hidden.append(DEVIATIONS)
         shown = means
+        widths = {str(name): _column_width(shown, name) for name in shown}
+        # The last columns say least; a name and one score are always shown.
+        for heading in list(widths)[:1:-1]:
+            if sum(widths.values()) > width and heading not in kept:
+                hidden.insert(0, heading)
+                del widths[heading]
+        shown = shown[list(widths)]
     return shown, hidden
 
 

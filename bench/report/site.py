@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ from bench.report.site_genes import SCALE, gene_matrix
 from bench.report.site_methods import about_dataset, about_method, about_methods
 from bench.report.templates import templates
 from bench.staging import flush, put_in_place, staging_folder, write_staged
+from bench.stored_runs import damaged_records
 from bench.version import __version__
 
 if TYPE_CHECKING:
@@ -108,6 +110,9 @@ def write_site(
     out = out.absolute()
     places = site_places(sources)
     check_target(out)
+    for source, place in product(sources, places):
+        for path in damaged_records(source, *place):
+            say(f"{path} is damaged or was edited; its run is left out")
     with staging_folder(out.parent, "site") as staged:
         environment = templates()
         summary = _Summary()

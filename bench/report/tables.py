@@ -18,6 +18,7 @@ from bench.evaluate.scores import BY_NAME, LEADING, SCORES, Place, Score
 from bench.evaluate.uncertainty import bootstrap_interval
 from bench.report.footnotes import BY_FOLD, BY_FOLD_HEADING, footnotes
 from bench.report.formats import (
+    SPREAD_NOTE,
     Format,
     shown_interval,
     shown_number,
@@ -290,9 +291,6 @@ def render(
     notes = footnotes(runs, table, "machine") if for_machines else table_notes(runs, table, shown)
     columns = view.columns
     return write_table(table, shown, notes, how, title=title, width=width, columns=columns)
-
-
-SPREAD_NOTE = "Scores: mean over test sections ± standard deviation (n - 1)."
 
 
 def table_notes(runs: Sequence[StoredRun], table: pd.DataFrame, shown: pd.DataFrame) -> list[str]:

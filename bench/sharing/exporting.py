@@ -118,7 +118,13 @@ def _chosen(request: ExportRequest, say: Callable[[str], None]) -> list[StoredRu
             or {run.facts["label"], split_encoder(run.facts["label"])[0]} & {*request.methods}
         )
     ]
+    if not runs and request.run:
+        raise BenchError(f"{results}: no run has a key that begins with '{request.run[:64]}'")
     imported = sum(bool(run.origin) for run in runs)
+    if imported == len(runs) and runs:
+        raise BenchError(
+            f"{results}: all {imported} runs were imported; export them where they were made"
+        )
     if imported:
         say(f"{imported} imported runs are left out; export them where they were made")
     own = [run for run in runs if not run.origin]

@@ -361,4 +361,4 @@ def _included(name: str, path: Path) -> Path:
     beside = path.parent / name
     if beside.suffix in {".yaml", ".yml"} and beside.is_file():
         return beside
-    raise UnknownNameError(f"study that {path} includes", name, known)
+    raise UnknownNameError(f"study that {path} includes", one_line(name, 80), known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from bench.execute.method_specs import MethodSpec, resolve_methods
 from bench.execute.plan import Job, Plan, PlannedRun, make_plan
 from bench.execute.request import Request
 from bench.files import canonical_hash
-from bench.protocol.rules import Protocol, find_protocol
+from bench.protocol.rules import Protocol, find_protocol, with_panel
 from bench.registry import collection, dataset_card, dataset_name
 from bench.study.declaration import Study, StudyPart, StudyRow
 
@@ -127,12 +128,24 @@ def plan_study(
         study does not have: nothing has been planned.
     """
     chosen = _chosen(study, options.only)
-    groups = [group for part in study.parts for group in _groups(study, part, options, chosen)]
+    groups: list[StudyGroup] = []
+    for part in study.parts:
+        with _named(study, part):
+            groups += _groups(study, part, options, chosen)
     planned = []
     for group in groups:
         told(f"{group.part.name}, {group.dataset}: {', '.join(group.labels.values())}")
         planned += _planned(group, options)
     return planned
+
+
+@contextmanager
+def _named(study: Study, part: StudyPart) -> Iterator[None]:
+    """Put the names of study and part before what is wrong with the part."""
+    try:
+        yield
+    except BenchError as error:
+        raise BenchError(f"study {study.name}, part {part.name}: {error}") from error
 
 
 def members_of(names: Sequence[str]) -> dict[str, str]:
@@ -161,7 +174,10 @@ class _Chosen:
 
 def _chosen(study: Study, only: Sequence[str]) -> _Chosen:
     parts = {part.name for part in study.parts}
-    datasets = {one for part in study.parts for one in members_of(study.datasets_of(part))}
+    datasets: set[str] = set()
+    for part in study.parts:
+        with _named(study, part):
+            datasets |= set(members_of(study.datasets_of(part)))
     rows = {row.name for part in study.parts for row in part.rows} | {*ORACLES}
     for name in only:
         if name not in parts | datasets | rows:
@@ -174,10 +190,12 @@ def _chosen(study: Study, only: Sequence[str]) -> _Chosen:
 def _groups(
     study: Study, part: StudyPart, options: StudyOptions, chosen: _Chosen
 ) -> Iterator[StudyGroup]:
-    find_protocol(part.protocol)
+    protocol = find_protocol(part.protocol)
     if part.test_dataset is not None:
         dataset_card(part.test_dataset)
     for dataset, reference in members_of(study.datasets_of(part)).items():
+        if part.panel is not None:
+            with_panel(protocol, part.panel, dataset_card(reference).panels)
         request = Request(
             methods=(),
             dataset=reference,
@@ -199,7 +217,10 @@ def _groups(
             encoders=part.encoders,
             random_encoders=part.random_encoders,
         )
-        for resolved in _together(part, dataset):
+        together = _together(part, dataset)
+        if part.encoders and not any(map(_has_encoder, together)):
+            raise BenchError("encoders are named, and no row has one")
+        for resolved in together:
             rows = [(row, specs) for row, specs in resolved if chosen.row(row)]
             if not (rows and chosen.part(part.name) and chosen.dataset(dataset)):
                 continue

@@ -149,7 +149,7 @@ def read_record(results: Path, study: str) -> StudyRecord:
     """
     path = study_folder(results, study) / RECORD
     if not path.is_file():
-        raise BenchError(f"{results}: nothing of study {study} here; see 'bench study run {study}'")
+        raise BenchError(f"{results}: nothing of study {study} here; 'bench study run' makes it")
     content = read_json(path) or {}
     try:
         rows = tuple(RecordedRow(**row) for row in content["rows"])

@@ -1,10 +1,19 @@
 """Study files: what they declare, and how what is wrong with them is told."""
 
 import pytest
+import yaml
 
 from bench.errors import BenchError, DataError, UnknownNameError
 from bench.execute.request import MOST_SEEDS
-from bench.study.declaration import find_study, read_study, seed_list
+from bench.study.declaration import (
+    ExecutorHints,
+    Study,
+    StudyPart,
+    StudyRow,
+    find_study,
+    read_study,
+    seed_list,
+)
 
 PART = {"name": "one", "title": "One", "datasets": "demo", "rows": ["mean"]}
 
@@ -12,8 +21,6 @@ PART = {"name": "one", "title": "One", "datasets": "demo", "rows": ["mean"]}
 @pytest.fixture
 def write(tmp_path):
     def write_study(name="mine", parts=(PART,), **fields):
-        import yaml
-
         path = tmp_path / f"{name}.yaml"
         content = {"name": name, "title": "Mine", "parts": list(parts), **fields}
         path.write_text(yaml.safe_dump(content))
@@ -53,6 +60,38 @@ def refused(path, message, kind=DataError):
 )
 def test_a_bad_part_is_told_in_a_line(write, change, message):
     refused(write(parts=[PART | change]), message)
+
+
+FIELDS = [
+    (model, name)
+    for model in (Study, StudyPart, StudyRow, ExecutorHints)
+    for name in model.model_fields
+]
+ODD = [5, -1, 1.5, True, None, "", "x\ny", [], [1], [["a"]], [None], {}, {"a": [{}]}, 10**30]
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), FIELDS, ids=[f"{model.__name__}.{name}" for model, name in FIELDS]
+)
+def test_a_value_of_any_type_is_taken_or_told_in_a_line(write, model, name):
+    told = 0
+    for value in [*ODD, float("nan")]:
+        changed = {name: value}
+        if model is Study:
+            path = write()
+            path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changed))
+        elif model is StudyPart:
+            path = write(parts=[PART | changed])
+        elif model is StudyRow:
+            path = write(parts=[PART | {"rows": [{"method": "mean"} | changed]}])
+        else:
+            path = write(executor=changed)
+        try:
+            read_study(path)
+        except BenchError as error:
+            told += 1
+            assert "\n" not in str(error)
+    assert told
 
 
 def test_a_bad_study_is_told_in_a_line(write, tmp_path):
