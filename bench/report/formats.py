@@ -118,6 +118,8 @@ def write_table(
             textwrap.fill(note, width - 4, subsequent_indent="   ", break_on_hyphens=False)
             for note in notes
         ]
+    if how == "markdown":
+        title, notes = markdown_text(title), [markdown_text(note) for note in notes]
     style = box.MARKDOWN if how == "markdown" else box.SIMPLE_HEAD
     drawn = Table(box=style)
     for number, heading in enumerate(shown.columns):

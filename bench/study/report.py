@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.files import atomic_write, listed
 from bench.report.citations import PrintedMethod, printed_method, write_bibliography
 from bench.report.drawing import draw_figures
-from bench.report.formats import Format, rounded, write_table
+from bench.report.formats import Format, markdown_text, rounded, write_table
 from bench.report.genes import gene_ranking
 from bench.report.headings import comparison_heading
 from bench.report.page import ComparedRuns, write_page
@@ -100,7 +100,7 @@ def write_report(study: Study, results: Path, out: Path | None = None) -> list[P
     written: list[Path] = []
     texts: list[str] = []
     for part in study.parts:
-        texts.append(f"## {part.title}")
+        texts.append(f"## {markdown_text(part.title)}")
         of_part = [one for one in each if one.part == part]
         paper, files_of_paper = _paper(part, of_part, folder / "tables")
         texts.append(paper)
@@ -121,8 +121,9 @@ def write_report(study: Study, results: Path, out: Path | None = None) -> list[P
     compared = _compared(each)
     if study.page and compared:
         written.append(write_page(results, folder / PAGE, compared))
-    heading = [f"# {study.title}", study.description.strip(), study.reference.strip()]
-    text = "\n\n".join(one.strip() for one in (*heading, *texts) if one.strip())
+    about = (study.title, study.description.strip(), study.reference.strip())
+    title, *heading = map(markdown_text, about)
+    text = "\n\n".join(one.strip() for one in (f"# {title}", *heading, *texts) if one.strip())
     return [_write(folder / REPORT, f"{text}\n"), *written]
 
 
@@ -150,7 +151,10 @@ def _paper(part: StudyPart, each: Sequence[_Rows], folder: Path) -> tuple[str, l
         for ending, how in {**_ENDINGS, "html": "html"}.items()
     }
     paths = [_write(folder / f"{part.name}.{ending}", text) for ending, text in texts.items()]
-    return texts["md"].removeprefix(f"### {part.title}").strip(), [*paths, bibliography]
+    return texts["md"].removeprefix(f"### {markdown_text(part.title)}").strip(), [
+        *paths,
+        bibliography,
+    ]
 
 
 def _stored(part: StudyPart, dataset: str, recorded: Sequence[RecordedRow], results: Path) -> _Rows:
@@ -254,7 +258,7 @@ def _missing(part: StudyPart, missing: Sequence[MissingRow], each: Sequence[_Row
             for row, run in rows.rows
             if part.folds is None and len(run.done) < run.facts["n_folds"]
         ]
-    return "\n".join(["### Missing", "", *lines]) if lines else ""
+    return markdown_text("\n".join(["### Missing", "", *lines])) if lines else ""
 
 
 def _compared(each: Sequence[_Rows]) -> list[ComparedRuns]:

@@ -27,8 +27,15 @@ def written(name, how):
 @pytest.mark.parametrize("how", ["text", "markdown"])
 def test_text_shows_a_name_as_it_is(name, how):
     shown = printable(name)
-    expected = shown.replace("|", r"\|") if how == "markdown" else shown
-    assert expected in written(name, how)
+    if how == "markdown":
+        shown = shown.replace("|", r"\|").replace("<", r"\<")
+    assert shown in written(name, how)
+
+
+def test_markdown_has_no_element_of_a_name():
+    text = written("<script>a</script>", "markdown")
+    assert text.count(r"\<script>a\</script>") == 3  # in title, cell and note
+    assert text.count("<") == 6
 
 
 @pytest.mark.parametrize("name", ODD)

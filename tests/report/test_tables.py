@@ -513,6 +513,16 @@ def test_a_narrow_terminal_gets_what_fits_and_the_names_of_what_does_not(several
     assert "Hidden" not in whole
 
 
+def test_deviations_give_way_and_then_the_last_columns(several):
+    for width in (50, 60, 70):
+        text = render(several, "text", width=width)
+        table = text.split("\n\n")[0]
+        assert max(map(len, table.splitlines())) <= width
+        assert "PCC(ACG)" in table
+        assert "±" not in text
+        assert "standard deviations; 'bench tables" in " ".join(text.split())
+
+
 def test_missing_folds_are_shown_however_narrow_the_terminal_is(several):
     assert "2/3" in render(several, "text", width=60)
     whole = [run for run in several if len(run.done) == 3]

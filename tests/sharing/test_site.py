@@ -49,6 +49,30 @@ def public(shared_results, tmp_path_factory):
     return folder
 
 
+def test_a_damaged_run_and_runs_that_cannot_be_downloaded_are_told(own_results, tmp_path):
+    (record,) = own_results.glob("runs/*/*/coordinates-*/run.json")
+    record.write_text("{")
+    answer = call("site", own_results, "--out", tmp_path / "public")
+    assert answer.status == 0, answer.stderr
+    assert f"{record} is damaged or was edited; its run is left out" in answer.stderr
+
+
+def test_a_site_of_imported_runs_has_no_file_of_them(archive, tmp_path):
+    assert call("import", archive, "--results", tmp_path / "there").status == 0
+    answer = call("site", tmp_path / "there", "--out", tmp_path / "public", "--with-runs")
+    assert answer.status == 0, answer.stderr
+    assert "all 3 runs were imported" in answer.stderr
+    assert not list((tmp_path / "public").rglob("*.zip"))
+    again = call("export", "--results", tmp_path / "there", "--out", tmp_path / "x.spotbench.zip")
+    assert_refused(again, "all 3 runs were imported; export them where they were made")
+
+
+def test_a_key_that_no_run_has_is_named(shared_results, tmp_path):
+    out = tmp_path / "x.spotbench.zip"
+    answer = call("export", "--results", shared_results, "--run", "zzz", "--out", out)
+    assert_refused(answer, "no run has a key that begins with 'zzz'")
+
+
 def pages(public):
     return sorted(public.rglob("*.html"))
 

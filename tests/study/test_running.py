@@ -197,6 +197,27 @@ def test_a_study_that_cannot_be_met_starts_nothing(folder, tmp_path, rows, messa
     assert not results.exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": ["mena"]}, "unknown method 'mena'"),
+        ({"datasets": "dmeo"}, "unknown dataset 'dmeo'"),
+        ({"protocol": "strikt"}, "unknown protocol 'strikt'"),
+        ({"panel": "zzz"}, "unknown panel 'zzz'"),
+        ({"panel": "hvg:0"}, "panel 'hvg:0'"),
+        ({"rows": ["mean"], "encoders": ["nonsense"]}, "no row has one"),
+        ({"rows": ["ridge"], "encoders": ["nonsense"]}, "unknown encoder 'nonsense'"),
+    ],
+)
+def test_what_a_part_has_wrong_is_told_with_its_name(tmp_path, change, message):
+    part = {"name": "first", "title": "First", "datasets": "demo", "rows": ["mean"], **change}
+    path = tmp_path / "odd.yaml"
+    path.write_text(yaml.safe_dump({"name": "odd", "title": "Odd", "parts": [part]}))
+    answer = call("study", "run", path, "--plan", "--results", tmp_path / "results")
+    assert_refused(answer, "study odd, part first: ", message)
+    assert not (tmp_path / "results").exists()
+
+
 def test_bad_calls_are_one_line(folder, ran, tmp_path):
     results, _ = ran
     assert_refused(
