@@ -7,10 +7,11 @@ bundle of this fold, see :mod:`bench.prediction.bundle`. MLflow calls
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -261,16 +262,32 @@ def save_model(
             # A model that predicts no new image, or of a file, is read by fetch_model alone.
             with suppress(BenchError):
                 write_members(described, fold_bundle(run, index, data), left_out=f"{MODEL}/")
-        mlflow.pyfunc.save_model(
-            path=str(folder),
-            loader_module=__name__,
-            data_path=str(described),
-            mlflow_model=Model(model_id=model_id, model_uuid=model_id),
-            # Stated, so that MLflow does not load the model to infer it.
-            pip_requirements=[f"{name}=={version}" for name, version in packages],
-            # Values that load_model(..., model_config=...) may change.
-            model_config=dict.fromkeys(("device", "patch_pixels", "max_image_pixels", SCALE)),
-        )
+        with _versions_unchecked():
+            mlflow.pyfunc.save_model(
+                path=str(folder),
+                loader_module=__name__,
+                data_path=str(described),
+                mlflow_model=Model(model_id=model_id, model_uuid=model_id),
+                # Stated, so that MLflow does not load the model to infer it.
+                pip_requirements=[f"{name}=={version}" for name, version in packages],
+                # Values that load_model(..., model_config=...) may change.
+                model_config=dict.fromkeys(("device", "patch_pixels", "max_image_pixels", SCALE)),
+            )
+
+
+@contextmanager
+def _versions_unchecked() -> Iterator[None]:
+    """Without MLflow's warning that a run was fitted under other versions than are installed.
+
+    Who loads the model is told.
+    """
+    logger = logging.getLogger("mlflow.utils.requirements_utils")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _load_pyfunc(path: str | Path, model_config: dict[str, Any] | None = None) -> FittedModel:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import sqlite3
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,8 +34,10 @@ from tests.tracking.uploads import (  # noqa: F401 - a fixture
 def uploaded(tmp_path_factory):
     """A results folder whose runs were uploaded."""
     results = copy_stored(tmp_path_factory.mktemp("uploaded") / "results")
-    told = []
-    assert sync(results, tracking_uri(None, results), told.append) is None
+    told, printed = [], io.StringIO()
+    with redirect_stderr(printed):
+        assert sync(results, tracking_uri(None, results), told.append) is None
+    assert printed.getvalue() == ""
     assert told[-1].startswith("2 runs uploaded to sqlite:///")
     assert_uploaded_once(results)
     return results
