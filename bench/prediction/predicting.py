@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.devices import choose_device, choose_precision
-from bench.errors import BenchError, UnknownNameError
+from bench.errors import BenchError, DataError, UnknownNameError
 from bench.prediction import MIN_PCC
 from bench.prediction.annotating import as_anndata
+from bench.prediction.arguments import number
 from bench.prediction.averaging import average_fits
 from bench.prediction.comparing import compare_with_training
 from bench.prediction.finished_stripes import FinishedStripes
 from bench.prediction.fitted import LARGE_IMAGE
 from bench.prediction.new_image import new_image
+from bench.prediction.places import system_reason
 from bench.prediction.slides import TrainedScale, slide_of_image, takes_micrometres
 from bench.prediction.stored_models import FittedFold, StoredModel, find_run, one_fold, stored_model
 from bench.prediction.training_images import TrainingImages, training_images
@@ -99,10 +101,10 @@ class PredictionRequest:
             raise BenchError("--mask draws the tissue that --grid covers; ask for a grid too")
         options = {"um_per_px": "--um-per-px", "image_scale": "--image-scale", "grid": "--grid"}
         for name, option in options.items():
-            value = getattr(self, name)
+            value = number(option, getattr(self, name))
             if value is not None and not 0 < value < math.inf:
                 raise BenchError(f"{option} {value}: must be a finite number above 0")
-        if not -1 <= self.min_pcc <= 1:
+        if not -1 <= (number("--min-pcc", self.min_pcc) or 0) <= 1:
             raise BenchError(f"--min-pcc {self.min_pcc}: a PCC lies between -1 and 1")
         if self.bundle is not None and (self.dataset or self.method or self.refit):
             raise BenchError(
@@ -202,7 +204,11 @@ def _predicted(
     if (twin := images.section_with(image.path)) in model.sections:
         notes.append(f"the image is that of training section {twin}: this is no unseen tissue")
     if tissue is not None and request.mask is not None:
-        tissue.write_picture(request.mask)
+        try:
+            tissue.write_picture(request.mask)
+        except OSError as error:
+            reason = system_reason(error)
+            raise DataError(f"--mask {request.mask}: cannot be written ({reason})") from error
     contexts = {fit.name: context_of(request, model, fit, device) for fit in model.fits}
     names = ", ".join(fit.name for fit in model.fits)
     watcher.say(f"predicting {len(slide):,} spots with {names} of {model.label}")
