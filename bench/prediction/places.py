@@ -72,7 +72,7 @@ def check_place(option: str, path: Path, *, folder: bool = False) -> None:
     if not existing.is_dir():
         raise BenchError(f"{where}: {existing} is no folder; choose another place")
     # The file gets its name when it is complete, and has a longer one before.
-    longest = max(missing[0] + uuid.uuid4().hex + "--", *missing[1:], key=len)
+    longest = max([missing[0] + uuid.uuid4().hex + "--", *missing[1:]], key=len)
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
