@@ -26,7 +26,7 @@ def distance(option: str, value: object) -> float | None:
             return float(value.strip().removesuffix(UNIT))
         except ValueError:
             raise BenchError(
-                f"{option} {one_line(value, 20)}: write a distance such as 100{UNIT}"
+                f"{option} {one_line(value, 20)}: write a pitch such as 100{UNIT}"
             ) from None
     return number(option, value)
 

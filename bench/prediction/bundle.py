@@ -24,6 +24,7 @@ from bench.fetch.archives import DAMAGE, copy_bounded, extract
 from bench.files import one_line
 from bench.method import Precision
 from bench.method_references import is_own
+from bench.prediction.places import other_kind
 from bench.prediction.stored_models import FittedFold, StoredModel
 from bench.prediction.training_images import TrainingImages, TrainingPatches, same_file
 from bench.registry import load_method
@@ -297,8 +298,8 @@ def read_content(path: Path) -> BundleContent:
     """
     text = io.BytesIO()
     try:
-        if path.exists() and not (path.is_dir() or path.is_file()):
-            raise DataError("is neither a file nor a folder")
+        if (kind := other_kind(path)) not in {None, "a folder"}:
+            raise DataError(f"is {kind}; name a bundle of 'bench export'")
         with ExitStack() as opened:
             if path.is_dir():
                 stream: IO[bytes] = opened.enter_context((path / CONTENT).open("rb"))

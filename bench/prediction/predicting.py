@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from bench.method import Context
 
 
+_SMALLEST_PATCH = 2  # px of a reduced image
+
+
 def _nothing(text: str) -> None:
     """Progress nobody watches."""
 
@@ -201,6 +204,8 @@ def _predicted(
     patch = images.card.patch_pixels
     scale = TrainedScale(model.label, patch, micrometres, images.scales())
     slide, notes = slide_of_image(image, spots, scale)
+    for fit in model.fits:
+        _check_reduction(request, slide.patch_edges(fit.config.get("patch_size"))[0])
     if (twin := images.section_with(image.path)) in model.sections:
         notes.append(f"the image is that of training section {twin}: this is no unseen tissue")
     if tissue is not None and request.mask is not None:
@@ -217,6 +222,15 @@ def _predicted(
     compared = compare_with_training(model, images, slide, contexts[model.fits[0].name])
     notes += spots.notes
     return as_anndata(model, images, image, spots, chosen, result, compared, notes, request.min_pcc)
+
+
+def _check_reduction(request: PredictionRequest, edge: int) -> None:
+    """Refuse a reduced image in which a patch is too small to be cut."""
+    if (pixels := edge * request.image_scale) < _SMALLEST_PATCH and request.image_scale < 1:
+        raise BenchError(
+            f"--image-scale {request.image_scale:g}: patches of {edge} px are {pixels:.2g} px of"
+            f" {request.image}; --image-scale must be {_SMALLEST_PATCH / edge:.2g} or more"
+        )
 
 
 def _chosen_genes(model: StoredModel, asked: Sequence[str]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from tests.cli.tiny_dataset import assert_refused, call
         ({"min_pcc": "0.1"}, "--min-pcc '0.1': must be a number"),
         ({"fold": 1.5}, "fold 1.5: must be a whole number"),
         ({"spots": 5}, "spots of type int: must be the path of a file or a DataFrame"),
-        ({"spots": None, "grid": "wide"}, "--grid wide: write a distance such as 100um"),
+        ({"spots": None, "grid": "wide"}, "--grid wide: write a pitch such as 100um"),
         ({"spots": None, "grid": [1]}, "--grid .*: must be a number"),
         ({"spots": None, "grid": "nanum"}, "--grid nan: must be a finite number above 0"),
         ({"spots": None, "grid": 9, "mask": 5}, "mask 5: must be the path of a file"),
