@@ -130,12 +130,12 @@ class BundleContent(_Part):
         return self
 
 
-class _Rules(BaseModel):
+class _RecordedRules(BaseModel):
     split: Text
     target: dict[str, Any]
 
 
-class _Facts(BaseModel):
+class _RunRecord(BaseModel):
     """What is read of the record of a run."""
 
     key: Text
@@ -146,7 +146,7 @@ class _Facts(BaseModel):
     preset: Any
     seed: Annotated[int, Field(ge=0)]
     n_folds: Annotated[int, Field(ge=1)]
-    rules: _Rules
+    rules: _RecordedRules
 
 
 _SCORE_COLUMNS = ("gene", "patient", "pcc", "ceiling")
@@ -335,7 +335,7 @@ def _opened(path: Path, root: Path, content: BundleContent) -> tuple[StoredModel
         facts = json.loads((root / RUN).read_text(encoding="utf-8"))
         reference = _from_bytes((root / REFERENCE).read_bytes())
         card = read_card(root / CARD)
-        _Facts.model_validate(facts)
+        _RunRecord.model_validate(facts)
         run = StoredRun(RunFolder(root, facts["key"]), facts, content.done)
         for index in content.done:
             columns = pq.read_schema(run.folder.fold(index).path / "genes.parquet").names
