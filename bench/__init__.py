@@ -331,7 +331,15 @@ def predict(
         raise BenchError(
             f"spots of type {type(spots).__name__}: must be the path of a file or a DataFrame"
         )
-    texts = {"dataset": dataset, "method": method, "protocol": protocol, "run": run}
+    texts = {
+        "dataset": dataset,
+        "method": method,
+        "protocol": protocol,
+        "run": run,
+        "device": device,
+        "precision": precision,
+        "tracking": tracking,
+    }
     for name, text in texts.items():
         if not isinstance(text, str | None):
             raise BenchError(f"{name} of type {type(text).__name__}: must be a text")
@@ -345,14 +353,14 @@ def predict(
         mask=None if mask is None else file_path("mask", mask),
         protocol=protocol,
         run=run,
-        results=Path(results),
+        results=file_path("results", results),
         fold=whole_number("fold", fold),
         refit=refit,
         um_per_px=number("um_per_px", um_per_px),
         image_scale=image_scale,
         genes=gene_names(genes),
         min_pcc=min_pcc,
-        data_root=Path(data_root) if data_root is not None else None,
+        data_root=None if data_root is None else file_path("data_root", data_root),
         device=device,
         precision=precision,
     )

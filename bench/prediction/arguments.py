@@ -93,9 +93,9 @@ def file_path(name: str, value: object) -> Path:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, str):
-        raise BenchError(f"{name} {_shown(value)}: must be the path of a file")
+        raise BenchError(f"{name} {_shown(value)}: must be a path")
     if not value or "\0" in value:
-        raise BenchError(f"{name} {_shown(value)}: is no path of a file")
+        raise BenchError(f"{name} {_shown(value)}: is no path")
     return Path(value)
 
 

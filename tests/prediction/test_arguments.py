@@ -29,11 +29,14 @@ from tests.cli.tiny_dataset import assert_refused, call
         ({"spots": None, "grid": "wide"}, "--grid wide: write a pitch such as 100um"),
         ({"spots": None, "grid": [1]}, "--grid .*: must be a number"),
         ({"spots": None, "grid": "nanum"}, "--grid nan: must be a finite number above 0"),
-        ({"spots": None, "grid": 9, "mask": 5}, "mask 5: must be the path of a file"),
-        ({"image": 5}, "image 5: must be the path of a file"),
-        ({"image": ""}, "image '': is no path of a file"),
-        ({"bundle": 5}, "bundle 5: must be the path of a file"),
+        ({"spots": None, "grid": 9, "mask": 5}, "mask 5: must be a path"),
+        ({"image": 5}, "image 5: must be a path"),
+        ({"image": ""}, "image '': is no path"),
+        ({"bundle": 5}, "bundle 5: must be a path"),
         ({"protocol": 5}, "protocol of type int: must be a text"),
+        ({"device": 5}, "device of type int: must be a text"),
+        ({"results": 5}, "results 5: must be a path"),
+        ({"data_root": 5}, "data_root 5: must be a path"),
     ],
 )
 def test_an_argument_of_another_type_is_named(tmp_path, given, words):
