@@ -13,6 +13,7 @@ From a notebook::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -249,7 +250,7 @@ def predict(
     *,
     bundle: str | Path | None = None,
     spots: str | Path | pd.DataFrame | None = None,
-    grid: float | None = None,
+    grid: float | str | None = None,
     mask: str | Path | None = None,
     um_per_px: float | None = None,
     image_scale: float = 1.0,
@@ -257,7 +258,7 @@ def predict(
     run: str | None = None,
     fold: int | None = None,
     refit: bool = False,
-    genes: Sequence[str] = (),
+    genes: str | Sequence[str] | None = None,
     min_pcc: float = MIN_PCC,
     device: str = Request.device,
     precision: str = Request.precision,
@@ -286,8 +287,8 @@ def predict(
         File with positions of spots, or DataFrame indexed by spot with full-resolution pixel
         coordinates ``x`` and ``y``, optionally ``array_row`` and ``array_col``.
     grid, mask
-        In place of spots, distance in micrometres between the points of a grid over the tissue;
-        PNG file to write the tissue mask to.
+        In place of spots, distance in micrometres between the points of a grid over the tissue, as
+        a number or a text such as ``100um``; PNG file to write the tissue mask to.
     um_per_px
         Micrometres per full-resolution pixel; None: read from the metadata of the image.
     image_scale
@@ -296,7 +297,8 @@ def predict(
         Number of the fold whose model is used, None: mean of the models of all folds; whether one
         model is fitted on all sections and used instead.
     genes
-        Genes to predict, in the order of the result; empty: all genes of the model.
+        Genes to predict, in the order of the result, as a sequence or a comma-separated text; None:
+        all genes of the model.
     min_pcc
         Minimum PCC on unseen sections for a gene to be marked as predictable.
     device, precision
@@ -313,34 +315,57 @@ def predict(
     Raises
     ------
     bench.errors.BenchError
-        The run, the image or the spots cannot be used.
+        An argument is of another type, or the run, the image or the spots cannot be used.
     """
     from dataclasses import replace
 
+    from bench.errors import BenchError
+    from bench.prediction.arguments import distance, file_path, gene_names, number, whole_number
+    from bench.prediction.outputs import check_outputs
     from bench.prediction.predicting import PredictionRequest, predict_image
     from bench.tracking.named_bundle import named_bundle
 
+    if isinstance(spots, str | PathLike):
+        spots = file_path("spots", spots)
+    elif spots is not None and not hasattr(spots, "columns"):
+        raise BenchError(
+            f"spots of type {type(spots).__name__}: must be the path of a file or a DataFrame"
+        )
+    texts = {
+        "dataset": dataset,
+        "method": method,
+        "protocol": protocol,
+        "run": run,
+        "device": device,
+        "precision": precision,
+        "tracking": tracking,
+    }
+    for name, text in texts.items():
+        if not isinstance(text, str | None):
+            raise BenchError(f"{name} of type {type(text).__name__}: must be a text")
     request = PredictionRequest(
-        image=Path(image),
-        bundle=None if bundle is None else Path(bundle),
+        image=file_path("image", image),
+        bundle=None if bundle is None else file_path("bundle", bundle),
         dataset=dataset,
         method=method,
-        spots=Path(spots) if isinstance(spots, str) else spots,
-        grid=grid,
-        mask=None if mask is None else Path(mask),
+        spots=spots,
+        grid=distance("--grid", grid),
+        mask=None if mask is None else file_path("mask", mask),
         protocol=protocol,
         run=run,
-        results=Path(results),
-        fold=fold,
+        results=file_path("results", results),
+        fold=whole_number("fold", fold),
         refit=refit,
-        um_per_px=um_per_px,
+        um_per_px=number("um_per_px", um_per_px),
         image_scale=image_scale,
-        genes=tuple(genes),
+        genes=gene_names(genes),
         min_pcc=min_pcc,
-        data_root=Path(data_root) if data_root is not None else None,
+        data_root=None if data_root is None else file_path("data_root", data_root),
         device=device,
         precision=precision,
     )
+    positions = request.spots if isinstance(request.spots, Path) else None
+    check_outputs([], request.image, spots=positions, bundle=request.bundle, mask=request.mask)
     if bundle is None:
         return predict_image(request)
     with named_bundle(str(bundle), request.results, tracking) as path:

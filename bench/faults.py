@@ -22,7 +22,8 @@ _NAMED = {"sections": "section", "parts": "part"}
 def first_fault(error: ValidationError, content: object = None) -> str:
     """First fault of a pydantic error as one line: where, then what.
 
-    Sections and parts are named as `content`, the mapping that was checked, names them.
+    Sections and parts are named as `content`, the mapping that was checked, names them. A fault of
+    the whole has no place.
 
     Parameters
     ----------
@@ -33,7 +34,9 @@ def first_fault(error: ValidationError, content: object = None) -> str:
     """
     # A misspelt field explains a missing one.
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    place = [str(part) for part in faults[0]["loc"]] or ["card"]
+    place = [str(part) for part in faults[0]["loc"]]
+    if not place:
+        return one_line(_reason(faults[0]))
     if len(place) > 1 and _OF_A_UNION.match(place[-1]):
         place.pop()
         what = _alternatives(faults)
@@ -45,6 +48,8 @@ def first_fault(error: ValidationError, content: object = None) -> str:
 def _reason(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "extra_forbidden":
         return "unknown field"
+    if fault["type"] == "model_type":  # pydantic names a class of this package
+        return "Input should be a mapping of fields"
     what = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] in {"literal_error", "enum"}:
         what += f", not '{one_line(fault['input'], 60)}'"

@@ -27,8 +27,9 @@ from bench.cli.sharing import export_results_command
 from bench.cli.terminal import say
 from bench.errors import BenchError
 from bench.execute.request import Request
-from bench.files import one_line
 from bench.prediction import MIN_PCC
+from bench.prediction.arguments import distance, gene_names
+from bench.prediction.places import check_place
 
 StoredDatasetOption = Annotated[
     str | None,
@@ -65,15 +66,6 @@ RefitOption = Annotated[
 ]
 
 _FILES = "[MODEL] IMAGE"
-
-
-def _micrometres(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return float(text.removesuffix("um"))
-    except ValueError:
-        raise BenchError(f"--grid {one_line(text, 20)}: write a pitch such as 100um") from None
 
 
 class _PredictCommand(HelpCommand):
@@ -214,14 +206,13 @@ def predict_command(
         raise BenchError(f"one bundle and one image are taken, not {len(files)} files")
     *bundle, name = files
     image = Path(name)
-    check_outputs(out, image)
     request = PredictionRequest(
         image=image,
         bundle=Path(bundle[0]) if bundle else None,
         dataset=dataset or "",
         method=method or "",
         spots=spots,
-        grid=_micrometres(grid),
+        grid=distance("--grid", grid),
         mask=mask,
         protocol=protocol,
         run=run,
@@ -230,12 +221,13 @@ def predict_command(
         refit=refit,
         um_per_px=um_per_px,
         image_scale=image_scale,
-        genes=names(genes),
+        genes=gene_names(genes),
         min_pcc=min_pcc,
         data_root=data_root,
         device=device.value,
         precision=precision.value,
     )
+    check_outputs(out, image, spots=spots, bundle=request.bundle, mask=mask)
     finished = FinishedStripes()
     with redirect_stdout(sys.stderr), PredictionDisplay() as watcher, ExitStack() as fetched:
         if bundle:
@@ -316,6 +308,7 @@ def export_command(
     The suffix of --out decides which.
     """
     if out.name.endswith(".spotbench.zip"):
+        check_place("--out", out)
         export_results_command(
             out=out,
             results=results,

@@ -16,6 +16,7 @@ from bench.execute.executors.ray_node import installation
 from bench.execute.executors.ray_transfer import absolute_text
 from bench.files import atomic_write, canonical_hash, one_line
 from bench.prediction.bundle import CONTENT, read_content
+from bench.prediction.fitted import check_image
 from bench.prediction.predicting import PredictionRequest, opened_model
 from bench.sources import code_hash
 
@@ -80,8 +81,7 @@ def check_before_sending(request: PredictionRequest) -> None:
     BenchError
         The model, its weights or the image are not there.
     """
-    if not request.image.is_file():
-        raise DataError(f"{request.image}: image is missing")
+    check_image(request.image)
     with opened_model(replace(request, refit=False)) as (model, _):
         for fit in model.fits:
             prepare_encoder(fit.config, {})

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from bench.errors import BenchError, ConfigError, DataError
 from bench.files import file_hash, one_line
+from bench.prediction.places import other_kind, system_reason
 
 if TYPE_CHECKING:
     from bench.data.images.patches import PatchSource
@@ -76,19 +77,36 @@ def image_source(
     Raises
     ------
     DataError
-        There is no such file.
+        There is no such file, or it cannot be read.
     """
     from bench.data.images.patches import PatchSource
 
-    if not image.is_file():
-        raise DataError(f"{image}: image is missing")
+    check_image(image)
+    try:
+        hashed = f"sha256:{file_hash(image)}"
+    except OSError as error:
+        raise DataError(f"{image}: image cannot be read ({system_reason(error)})") from error
     return PatchSource(
         image=image,
-        image_hash=f"sha256:{file_hash(image)}",
+        image_hash=hashed,
         max_image_pixels=max_image_pixels or LARGE_IMAGE,
         centres=centres,
         image_scale=image_scale,
     )
+
+
+def check_image(image: Path) -> None:
+    """Refuse an image that is missing or no file.
+
+    Raises
+    ------
+    DataError
+        One of the two.
+    """
+    if kind := other_kind(image):
+        raise DataError(f"{image}: is {kind}, and an image is a file")
+    if not image.is_file():
+        raise DataError(f"{image}: image is missing")
 
 
 def predict_slide(

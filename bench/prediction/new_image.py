@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,10 @@ _BAND_PATCHES = 4
 """Height in patches of the bands in which spots of a whole slide are read."""
 
 
+_WITHOUT_DIRECTORY = re.compile(r"image cannot be read \((\d+|corrupted IFD structure)\)$")
+"""What is told of a TIFF that ends before the directory of its images."""
+
+
 @dataclass(frozen=True)
 class NewImage:
     """An image without expression.
@@ -46,6 +51,8 @@ class NewImage:
         Scale of the full-resolution image, as given, else by the file's metadata; None: unknown.
     from_metadata
         Whether the metadata told it.
+    unknown_scale
+        What errors say where the scale is not known, with the reason if there is one.
     largest
         Pixels of the largest image that is read as a whole.
     in_tiles
@@ -60,6 +67,7 @@ class NewImage:
     from_metadata: bool
     largest: int
     in_tiles: bool
+    unknown_scale: str = "its pixel size is not known"
 
     def source(self, centres: np.ndarray, factor: float = 1.0) -> PatchSource:
         """Patches around centres.
@@ -98,7 +106,7 @@ class NewImage:
             return spots_of(self.path, self.extent, positions), None
         if self.micrometres_per_pixel is None:
             raise DataError(
-                f"{self.path}: its pixel size is not known, which a grid needs; give --um-per-px"
+                f"{self.path}: {self.unknown_scale}, which a grid needs; give --um-per-px"
             )
         with open_slide(self.path) as slide:
             tissue = find_tissue(slide)
@@ -139,20 +147,26 @@ def new_image(path: Path, largest: int, um_per_px: float | None, image_scale: fl
         There is no such file, or it is no image.
     """
     source = image_source(path, np.empty((0, 2)), largest, image_scale)
-    told, in_tiles = None, False
+    told, in_tiles, unknown = None, False, NewImage.unknown_scale
     try:
         with open_slide(path) as slide:
             told = slide.micrometres_per_pixel
+            if slide.scale_fault:
+                unknown += f" ({slide.scale_fault})"
             in_tiles = slide.reader == "openslide" or slide.width * slide.height > largest
             extent = (slide.width / image_scale, slide.height / image_scale)
     except DataError:
         pass  # what reads ordinary images gives the reason, if it cannot read this one either
     if not in_tiles:
-        extent = source.extent()
+        try:
+            extent = source.extent()
+        except DataError as error:
+            if _WITHOUT_DIRECTORY.search(str(error)):
+                raise DataError(f"{path}: image is damaged or cut off; fetch it again") from error
+            raise
     scale = um_per_px if um_per_px is not None or told is None else told * image_scale
-    return NewImage(
-        path, extent, image_scale, scale, um_per_px is None and told is not None, largest, in_tiles
-    )
+    from_metadata = um_per_px is None and told is not None
+    return NewImage(path, extent, image_scale, scale, from_metadata, largest, in_tiles, unknown)
 
 
 def stripes(slide: Slide, reads_section: bool) -> Iterator[tuple[np.ndarray, Slide]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.errors import BenchError, DataError
-from bench.files import atomic_write, one_line
+from bench.files import atomic_write
 from bench.prediction.gene_reliability import best_first
 from bench.prediction.geojson import geojson, tile_genes
+from bench.prediction.places import check_distinct, check_place, system_reason
 from bench.prediction.spatial_data import check_package, is_store, write_store
 
 if TYPE_CHECKING:
@@ -51,14 +51,32 @@ def left_out(path: Path, kept: int, genes: int) -> list[str]:
     ]
 
 
-def check_outputs(paths: Sequence[Path], image: Path) -> None:
+def check_outputs(
+    paths: Sequence[Path],
+    image: Path,
+    *,
+    spots: Path | None = None,
+    bundle: Path | None = None,
+    mask: Path | None = None,
+) -> None:
     """Refuse files that cannot be written, before anything is computed.
+
+    Parameters
+    ----------
+    paths
+        Files that are asked for by ``--out``.
+    image, spots, bundle
+        Files that are read.
+    mask
+        File that is asked for by ``--mask``.
 
     Raises
     ------
     BenchError
-        An ending that names no format, a folder, the image itself, or a package that is missing.
+        An ending that names no format, a folder, a place that cannot be written, a file that is
+        read or is written twice, or a package that is missing.
     """
+    written = []
     for path in paths:
         if path.suffix not in WRITERS:
             raise BenchError(f"--out {path}: the ending must be one of {', '.join(WRITERS)}")
@@ -68,10 +86,25 @@ def check_outputs(paths: Sequence[Path], image: Path) -> None:
             raise BenchError(f"--out {path}: is a folder")
         if path.suffix == ".zarr" and path.is_file():
             raise BenchError(f"--out {path}: is a file, and a SpatialData store is a folder")
-        if not os.access(next(part for part in path.absolute().parents if part.exists()), os.W_OK):
-            raise BenchError(f"--out {path}: its folder cannot be written")
-        if path.exists() and image.exists() and path.samefile(image):
-            raise BenchError(f"--out {path}: is the image itself")
+        for part in _files_of(path):
+            check_place("--out", part, folder=part.suffix == ".zarr")
+            written.append((f"--out {path}", part))
+    if mask is not None:
+        if mask.suffix.lower() != ".png":
+            raise BenchError(f"--mask {mask}: the ending must be .png")
+        check_place("--mask", mask)
+        written.append((f"--mask {mask}", mask))
+    read = {"the image": image, "the file of --spots": spots, "the model": bundle}
+    check_distinct({name: path for name, path in read.items() if path is not None}, written)
+
+
+def _files_of(path: Path) -> list[Path]:
+    """What is written for one ``--out``."""
+    return [path, _gene_table(path)] if path.suffix == ".csv" else [path]
+
+
+def _gene_table(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.genes.csv")
 
 
 def write_prediction(adata: AnnData, path: Path) -> Written:
@@ -90,9 +123,7 @@ def write_prediction(adata: AnnData, path: Path) -> Written:
     try:
         return WRITERS[path.suffix](adata, path)
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({one_line(error.strerror or error)})"
-        ) from error
+        raise DataError(f"{path}: cannot be written ({system_reason(error)})") from error
 
 
 def _refuse_genes(adata: AnnData, path: Path, reserved: Sequence[str]) -> None:
@@ -118,7 +149,7 @@ def _write_csv(adata: AnnData, path: Path) -> Written:
         table.insert(place, name, adata.obs[name])
     table.insert(0, "y", pixels[:, 1])
     table.insert(0, "x", pixels[:, 0])
-    genes = path.with_name(f"{path.stem}.genes.csv")
+    genes = _gene_table(path)
     with atomic_write(genes) as temporary:
         adata.var.to_csv(temporary, index_label="gene")
     with atomic_write(path) as temporary:

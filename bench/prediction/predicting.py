@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.devices import choose_device, choose_precision
-from bench.errors import BenchError, UnknownNameError
+from bench.errors import BenchError, DataError, UnknownNameError
 from bench.prediction import MIN_PCC
 from bench.prediction.annotating import as_anndata
+from bench.prediction.arguments import number
 from bench.prediction.averaging import average_fits
 from bench.prediction.comparing import compare_with_training
 from bench.prediction.finished_stripes import FinishedStripes
 from bench.prediction.fitted import LARGE_IMAGE
 from bench.prediction.new_image import new_image
+from bench.prediction.places import system_reason
 from bench.prediction.slides import TrainedScale, slide_of_image, takes_micrometres
 from bench.prediction.stored_models import FittedFold, StoredModel, find_run, one_fold, stored_model
 from bench.prediction.training_images import TrainingImages, training_images
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from bench.method import Context
+
+
+_SMALLEST_PATCH = 2  # px of a reduced image
 
 
 def _nothing(text: str) -> None:
@@ -99,10 +104,10 @@ class PredictionRequest:
             raise BenchError("--mask draws the tissue that --grid covers; ask for a grid too")
         options = {"um_per_px": "--um-per-px", "image_scale": "--image-scale", "grid": "--grid"}
         for name, option in options.items():
-            value = getattr(self, name)
+            value = number(option, getattr(self, name))
             if value is not None and not 0 < value < math.inf:
                 raise BenchError(f"{option} {value}: must be a finite number above 0")
-        if not -1 <= self.min_pcc <= 1:
+        if not -1 <= (number("--min-pcc", self.min_pcc) or 0) <= 1:
             raise BenchError(f"--min-pcc {self.min_pcc}: a PCC lies between -1 and 1")
         if self.bundle is not None and (self.dataset or self.method or self.refit):
             raise BenchError(
@@ -199,10 +204,16 @@ def _predicted(
     patch = images.card.patch_pixels
     scale = TrainedScale(model.label, patch, micrometres, images.scales())
     slide, notes = slide_of_image(image, spots, scale)
+    for fit in model.fits:
+        _check_reduction(request, slide.patch_edges(fit.config.get("patch_size"))[0])
     if (twin := images.section_with(image.path)) in model.sections:
         notes.append(f"the image is that of training section {twin}: this is no unseen tissue")
     if tissue is not None and request.mask is not None:
-        tissue.write_picture(request.mask)
+        try:
+            tissue.write_picture(request.mask)
+        except OSError as error:
+            reason = system_reason(error)
+            raise DataError(f"--mask {request.mask}: cannot be written ({reason})") from error
     contexts = {fit.name: context_of(request, model, fit, device) for fit in model.fits}
     names = ", ".join(fit.name for fit in model.fits)
     watcher.say(f"predicting {len(slide):,} spots with {names} of {model.label}")
@@ -211,6 +222,15 @@ def _predicted(
     compared = compare_with_training(model, images, slide, contexts[model.fits[0].name])
     notes += spots.notes
     return as_anndata(model, images, image, spots, chosen, result, compared, notes, request.min_pcc)
+
+
+def _check_reduction(request: PredictionRequest, edge: int) -> None:
+    """Refuse a reduced image in which a patch is too small to be cut."""
+    if (pixels := edge * request.image_scale) < _SMALLEST_PATCH and request.image_scale < 1:
+        raise BenchError(
+            f"--image-scale {request.image_scale:g}: patches of {edge} px are {pixels:.2g} px of"
+            f" {request.image}; --image-scale must be {_SMALLEST_PATCH / edge:.2g} or more"
+        )
 
 
 def _chosen_genes(model: StoredModel, asked: Sequence[str]) -> tuple[str, ...]:

@@ -69,11 +69,12 @@ def slide_of_image(
         notes.append(f"the pixel size, {scale:.4g} um, is that of the image's metadata")
     if scale is None and trained.micrometres:
         raise DataError(
-            f"{image.path}: its pixel size is not known, and {trained.label} takes patches in"
+            f"{image.path}: {image.unknown_scale}, and {trained.label} takes patches in"
             " micrometres; give --um-per-px"
         )
     if scale is None:
-        notes.append("the pixel size is not known: it is taken to be that of the training images")
+        reason = image.unknown_scale.removeprefix("its ")
+        notes.append(f"the {reason}: it is taken to be that of the training images")
     elif not trained.known:
         notes.append("the scale of the training images is not known here, and is not compared")
     elif (same := _common_scale(trained.known, scale, image.image_scale)) is not None:

@@ -15,6 +15,7 @@ from bench.errors import BenchError, DataError
 from bench.files import atomic_write, one_line
 from bench.prediction import MIN_PCC
 from bench.prediction.gene_reliability import gene_reliability
+from bench.prediction.places import check_place, system_reason
 from bench.prediction.stored_models import find_run
 from bench.registry import dataset_card
 from bench.report.packing import pitch
@@ -58,6 +59,7 @@ def export_predictions(
     """
     if request.refit:
         raise BenchError("--refit: the fit on all sections has no test sections to export")
+    check_place("--out", path)
     card = dataset_card(request.dataset)
     run = find_run(
         *(request.results, card.name, request.method, request.protocol, request.run),
@@ -70,9 +72,7 @@ def export_predictions(
         with atomic_write(path) as temporary:
             adata.write_h5ad(temporary, compression="lzf")
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({one_line(error.strerror or error)})"
-        ) from error
+        raise DataError(f"{path}: cannot be written ({system_reason(error)})") from error
 
 
 def stored_predictions(run: StoredRun, card: DatasetCard, fold: int | None = None) -> AnnData:

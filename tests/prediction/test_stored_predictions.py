@@ -122,7 +122,7 @@ def test_what_cannot_be_exported_is_refused(ridge, tmp_path):
     assert_refused(export(ridge, path, method="rigde"), "method with runs on tiny 'rigde'", "ridge")
     assert_refused(export(ridge, tmp_path / "out.xls"), "must end in .spotbench or .h5ad")
     (tmp_path / "folder.h5ad").mkdir()
-    assert_refused(export(ridge, tmp_path / "folder.h5ad"), "folder.h5ad: cannot be written")
+    assert_refused(export(ridge, tmp_path / "folder.h5ad"), "folder.h5ad: is a folder")
     assert [item.name for item in tmp_path.iterdir()] == ["folder.h5ad"]
 
 

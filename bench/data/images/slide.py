@@ -70,6 +70,8 @@ class WholeSlide(ABC):
         Resolutions, the full one first.
     micrometres_per_pixel
         Edge of a full-resolution pixel by the file's metadata; None where they do not tell.
+    scale_fault
+        Reason why a scale that the metadata state is not taken; empty where they state none.
     background
         Red, green and blue of transparent pixels and of pixels outside of the image.
     rows_together
@@ -81,6 +83,7 @@ class WholeSlide(ABC):
     reader: SlideReader
     levels: tuple[SlideLevel, ...]
     micrometres_per_pixel: float | None = None
+    scale_fault: str = ""
     background: tuple[int, int, int] = (255, 255, 255)
     rows_together: int = 256
 

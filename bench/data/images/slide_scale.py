@@ -12,6 +12,8 @@ from xml.etree import ElementTree as ET
 import tifffile
 from PIL import Image
 
+from bench.files import one_line
+
 FINEST, COARSEST = 0.01, 1000.0
 """Micrometres per pixel between which a stated scale is believed."""
 
@@ -125,12 +127,44 @@ def _stated(file: tifffile.TiffFile, page: Any) -> Iterator[float | None]:
     yield one_scale(*lengths, COARSEST_BY_RESOLUTION)
 
 
+def scale_fault(file: tifffile.TiffFile, page: Any) -> str:
+    """Reason why a scale that OME-XML states is not taken; empty where it states none."""
+    if not file.is_ome:
+        return ""
+    sides = _ome_sides(file.ome_metadata or "", (page.imagewidth, page.imagelength))
+    if sides is None or any(value is None for value, _ in sides):
+        return ""
+    lengths = []
+    for value, unit in sides:
+        lengths.append(in_micrometres(value, unit))
+        if lengths[-1] is None:
+            shown = one_line(f"{value} {unit}", 40)
+            return f"its OME metadata state '{shown}', which is no length"
+    across, down = lengths
+    assert across is not None  # returned above
+    assert down is not None
+    if one_scale(across, across) is None or one_scale(down, down) is None:
+        return f"its OME metadata state {across:g} x {down:g} um, which is not believed"
+    if one_scale(across, down) is None:
+        return f"its OME metadata state unequal sides, {across:g} x {down:g} um"
+    return ""
+
+
 def ome_scale(text: str, size: tuple[int, int]) -> float | None:
     """Scale of the image of a size (width, height) in OME-XML.
 
     Micrometres are the unit where none is given, as in the schema
     (https://docs.openmicroscopy.org/ome-model/latest/).
     """
+    sides = _ome_sides(text, size)
+    if sides is None:
+        return None
+    across, down = (in_micrometres(*side) for side in sides)
+    return one_scale(across, down)
+
+
+def _ome_sides(text: str, size: tuple[int, int]) -> list[tuple[str | None, str]] | None:
+    """Width and height of a pixel with their units, as OME-XML states them."""
     # Entities are what makes a small text of XML large.
     if len(text) > _LONGEST_TEXT or "<!" in re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL):
         return None
@@ -143,11 +177,10 @@ def ome_scale(text: str, size: tuple[int, int]) -> float | None:
             continue
         facts = pixels.attrib
         if (facts.get("SizeX"), facts.get("SizeY")) == (str(size[0]), str(size[1])):
-            across, down = (
-                in_micrometres(facts.get(name), facts.get(f"{name}Unit", "µm"))
+            return [
+                (facts.get(name), facts.get(f"{name}Unit", "µm"))
                 for name in ("PhysicalSizeX", "PhysicalSizeY")
-            )
-            return one_scale(across, down)
+            ]
     return None
 
 

@@ -12,7 +12,7 @@ import tifffile
 from bench.cache import JsonCache
 from bench.data.images.image import is_tiff, open_image, open_raster
 from bench.data.images.slide import SlideLevel, SlideReader, WholeSlide, check_slide
-from bench.data.images.slide_scale import picture_scale, tiff_scale
+from bench.data.images.slide_scale import picture_scale, scale_fault, tiff_scale
 from bench.data.images.tiff import TiffRaster
 from bench.data.images.tiff_level import Level, extent
 from bench.errors import DataError
@@ -138,6 +138,10 @@ class TiffLevels(TiffRaster):
         """Micrometres per pixel at full resolution."""
         return tiff_scale(self._file, self._levels[0].keyframe)
 
+    def scale_fault(self) -> str:
+        """See :func:`bench.data.images.slide_scale.scale_fault`."""
+        return scale_fault(self._file, self._levels[0].keyframe)
+
 
 class TiffSlide(WholeSlide):
     """A TIFF, of which only the tiles or strips of a requested region are decoded.
@@ -162,6 +166,7 @@ class TiffSlide(WholeSlide):
         self.is_assembled = bool(file.is_bif or file.is_scn)
         try:
             self.micrometres_per_pixel = self._raster.scale()
+            self.scale_fault = self._raster.scale_fault()
         except Exception as error:  # tags are decoded when they are asked for
             self.close()
             raise DataError(f"{path}: image cannot be read ({one_line(error)})") from error
