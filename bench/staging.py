@@ -17,8 +17,10 @@ _AT_A_TIME = 8
 
 
 @contextmanager
-def staging_folder(parent: Path, name: str) -> Iterator[Path]:
+def staging_folder(parent: Path, name: str, option: str = "--results") -> Iterator[Path]:
     """A temporary folder in `parent`, which is removed at the end whatever has happened.
+
+    Messages name `option` as the one that chooses the place.
 
     Raises
     ------
@@ -29,11 +31,11 @@ def staging_folder(parent: Path, name: str) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))
     except OSError as error:
-        raise not_writable(parent, error) from error
+        raise not_writable(parent, error, option) from error
     try:
         yield folder
     except OSError as error:
-        raise not_writable(parent, error) from error
+        raise not_writable(parent, error, option) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -369,12 +369,12 @@ def disk_is_full(error: BaseException) -> bool:
     return any(os.strerror(number) in str(error) for number in full)
 
 
-def not_writable(path: Path, error: BaseException) -> StoreError:
-    """The one-line error for a write that failed."""
+def not_writable(path: Path, error: BaseException, option: str = "--results") -> StoreError:
+    """The one-line error for a write that failed; `option` chooses the folder."""
     if disk_is_full(error):
         return StoreError(
             f"{path}: disk is full; free some space and call again, finished folds are kept"
         )
     number = error.errno if isinstance(error, OSError) else None
     reason = os.strerror(number) if number else str(error)
-    return StoreError(f"{path}: cannot be written ({reason}); choose another --results folder")
+    return StoreError(f"{path}: cannot be written ({reason}); choose another {option} folder")

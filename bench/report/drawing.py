@@ -118,6 +118,6 @@ def write_figures(
                 with atomic_write(path) as temporary:
                     figure.savefig(temporary, format=kind, dpi=_DPI, metadata=_NO_TIME[kind])
             except OSError as error:
-                raise not_writable(path, error) from error
+                raise not_writable(path, error, "--out") from error
             written.append(path)
     return written

@@ -113,7 +113,7 @@ def write_site(
     for source, place in product(sources, places):
         for path in damaged_records(source, *place):
             say(f"{path} is damaged or was edited; its run is left out")
-    with staging_folder(out.parent, "site") as staged:
+    with staging_folder(out.parent, "site", "--out") as staged:
         environment = templates()
         summary = _Summary()
         for written in _write_rankings(staged, tuple(sources), places):

@@ -67,6 +67,12 @@ def test_a_site_of_imported_runs_has_no_file_of_them(archive, tmp_path):
     assert_refused(again, "all 3 runs were imported; export them where they were made")
 
 
+def test_a_place_that_cannot_be_written_is_told_with_its_option(shared_results, tmp_path):
+    (tmp_path / "file").write_text("")
+    answer = call("site", shared_results, "--out", tmp_path / "file" / "public")
+    assert_refused(answer, "cannot be written", "another --out folder")
+
+
 def test_a_key_that_no_run_has_is_named(shared_results, tmp_path):
     out = tmp_path / "x.spotbench.zip"
     answer = call("export", "--results", shared_results, "--run", "zzz", "--out", out)
