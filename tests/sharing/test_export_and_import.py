@@ -202,7 +202,7 @@ def test_bench_run_takes_no_imported_run_for_its_own(shared_tiny, imported):
 def test_imported_runs_are_not_exported_again(imported, own_results, archive, tmp_path):
     out = tmp_path / "again.spotbench.zip"
     refused = call("export", "--results", imported, "--out", out)
-    assert_refused(refused, "no run with a finished fold", lines=None)
+    assert_refused(refused, "all 3 runs were imported; export them where they were made")
     assert not out.exists()
     assert call("import", archive, "--results", own_results).status == 0
     answer = call("export", "--results", own_results, "--out", out)
