@@ -72,7 +72,13 @@ def test_a_named_encoder_is_of_the_size_that_is_published(name):
     assert check_encoder(name, 224) == declaration(name).dimension
 
 
-@pytest.mark.parametrize("name", VITS)
+def _marked(name):
+    """The name; slow where a block alone has tens of millions of weights."""
+    wide = PARAMETERS.get(name, 0) > 500
+    return pytest.param(name, marks=[pytest.mark.slow] if wide else [])
+
+
+@pytest.mark.parametrize("name", [_marked(name) for name in VITS])
 @torch.inference_mode()
 def test_a_named_transformer_loads_its_weights_and_pools_as_published(name, images, tmp_path):
     network = stand_in(name, tmp_path / "weights.safetensors")
