@@ -206,6 +206,7 @@ def cost_figure(runs: Sequence[StoredRun]) -> Figure | None:
             fontsize=points(8),
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.18, y=0.12)
     move_apart(figure, axes)
     label_x(axes, "seconds of training, all folds (area: peak memory)")

@@ -191,20 +191,32 @@ def kind_legend(figure: Figure, kinds: set[str], others: list[Any]) -> None:
 
 
 def move_apart(figure: Figure, axes: Axes) -> None:
-    """Move labels that lie on others to the other side of their point, above or below it."""
+    """Move labels that lie on others to another side of their point, or farther from it."""
+    from matplotlib.text import Text
+
     figure.draw_without_rendering()
     taken: list[Any] = []
+
+    def put(text: Any, place: tuple[int, int], side: int) -> Any:
+        text.set_position(place)
+        text.set_horizontalalignment("left" if side > 0 else "right")
+        return Text.get_window_extent(text)  # without the line to its point
+
     for text in axes.texts:
-        for place, side in _PLACES:
-            text.set_position(place)
-            text.set_horizontalalignment("left" if side > 0 else "right")
-            box = text.get_window_extent()
-            if not box.count_overlaps(taken):
-                break
+        boxes = [(put(text, *one), one) for one in _PLACES]
+        free = [(box, one) for box, one in boxes if not box.count_overlaps(taken)]
+        inside = [(box, one) for box, one in free if axes.bbox.count_contains(box.corners()) == 4]
+        box, one = (inside or free or boxes)[0]
+        put(text, *one)
         taken.append(box)
 
 
-_PLACES = (((6, 4), 1), ((-6, 4), -1), ((6, -11), 1), ((-6, -11), -1))
+_PLACES = tuple(
+    ((side * x, y), side)
+    for x, heights in ((6, (4, -11)), (14, (14, -21)), (22, (24, -31)))
+    for y in heights
+    for side in (1, -1)
+)
 
 
 def scale_bar(axes: Axes, micrometres_per_unit: float) -> None:

@@ -157,6 +157,8 @@ def gene_scatter(runs: Sequence[StoredRun]) -> Figure | None:
             textcoords="offset points",
             fontsize=points(7),
             style="italic",
+            # Points lie close, so a name shows which is its own.
+            arrowprops={"arrowstyle": "-", "color": "0.3", "lw": 0.5, "shrinkA": 0, "shrinkB": 1},
         )
     move_apart(figure, axes)
     axes.set_xlabel(f"PCC of a gene, {plain(row_name(second, table))}")
