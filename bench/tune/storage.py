@@ -144,6 +144,27 @@ def living_worker(folder: Path) -> Iterator[str]:
         path.unlink(missing_ok=True)
 
 
+def others_work(folder: Path, worker: str) -> bool:
+    """Whether other workers of the study run on this file system.
+
+    Parameters
+    ----------
+    folder
+        Folder of the study.
+    worker
+        Name of the worker that asks, from :func:`living_worker`.
+    """
+    for path in (folder / WORKERS).glob("*.lock"):
+        if path.stem == worker:
+            continue
+        try:
+            with FileLock(path, timeout=0):  # of a worker that died
+                continue
+        except Timeout:
+            return True
+    return False
+
+
 def requeue_stale_trials(study: Study, folder: Path) -> int:
     """Fail the running trials of workers that died on this file system, and queue them again.
 

@@ -38,7 +38,7 @@ from bench.tune.objective import (
 )
 from bench.tune.request import TuneRequest
 from bench.tune.slots import fill, holders, seconds, settled
-from bench.tune.storage import living_worker, open_storage, requeue_stale_trials
+from bench.tune.storage import living_worker, open_storage, others_work, requeue_stale_trials
 from bench.worker.process import start_server
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def work(spec: StudySpec, told: Callable[[Study], None] = lambda study: None) ->
             if is_over(spec, trials, searched):
                 return
             if any(trial.state == TrialState.WAITING for trial in trials):
-                study.sampler = _sampler(spec, searched, trials)
+                shared = spec.request.jobs > 1 or others_work(spec.folder, worker)
+                study.sampler = _sampler(spec, searched, trials, shared=shared)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.optimize(objective, n_trials=1, catch=_CAUGHT, gc_after_trial=True)
@@ -213,12 +214,17 @@ def is_over(
 
 
 def _sampler(
-    spec: StudySpec, searched: Mapping[str, BaseDistribution], trials: list[FrozenTrial]
+    spec: StudySpec,
+    searched: Mapping[str, BaseDistribution],
+    trials: list[FrozenTrial],
+    *,
+    shared: bool,
 ) -> BaseSampler:
     begun = sum(trial.state != TrialState.WAITING for trial in trials)
-    # A single worker is reproducible; parallel workers must not draw the same samples.
+    # A single worker is reproducible; parallel workers must not draw the same samples, and may
+    # begin a trial at the same moment, when none is running.
     entropy = [spec.job.seed, begun]
-    if any(trial.state == TrialState.RUNNING for trial in trials):
+    if shared or any(trial.state == TrialState.RUNNING for trial in trials):
         entropy.append(os.getpid())
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     if spec.request.sampler == Sampler.random:

@@ -39,7 +39,7 @@ def trials_of(request):
 @pytest.mark.slow
 def test_a_bad_trial_ends_between_two_epochs(request_for):
     small = [value for value in TINY_NETWORK if "=" in value and "epochs" not in value]
-    request = request_for("mclstexp", *small, "epochs=9", trials=8)
+    request = request_for("mclstexp", *small, "epochs=9", trials=14)
     found, failed = tune(request)
     assert not failed
     assert found["mclstexp"][0].config["epochs"] == 9

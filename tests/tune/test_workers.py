@@ -17,10 +17,11 @@ import pytest
 from optuna.trial import TrialState
 
 from bench.tune.slots import holders, settled
+from bench.tune.storage import WORKERS, living_worker, others_work
 from bench.tune.study import open_study
 from bench.tune.tuning import plan_studies, tune
 
-PATIENCE = 90
+PATIENCE = 600
 
 
 def trials_of(request):
@@ -73,6 +74,17 @@ def check_whole(request, trials):
     counted = [t for t in trials_of(request) if t.state == TrialState.COMPLETE]
     assert len(counted) == trials
     assert len({trial.params["shift"] for trial in counted}) == trials
+
+
+def test_a_worker_knows_of_others_that_live(tmp_path):
+    with living_worker(tmp_path) as one:
+        assert not others_work(tmp_path, one)
+        (tmp_path / WORKERS / "dead.lock").touch()
+        assert not others_work(tmp_path, one)
+        with living_worker(tmp_path) as other:
+            assert others_work(tmp_path, one)
+            assert others_work(tmp_path, other)
+        assert not others_work(tmp_path, one)
 
 
 @pytest.mark.slow
