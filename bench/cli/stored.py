@@ -17,6 +17,7 @@ from bench.cli.options import (
     ResultsOption,
     RunsDatasetOption,
     RunsMethodOption,
+    StoredProtocolOption,
     names,
 )
 from bench.cli.terminal import (
@@ -34,12 +35,6 @@ from bench.files import one_line
 if TYPE_CHECKING:
     from bench.inventory import RunEntry
 
-_ProtocolOption = Annotated[
-    str | None,
-    typer.Option(
-        "--protocol", "-p", metavar="NAME", help="Protocol of the runs.", show_default="all"
-    ),
-]
 _StateOption = Annotated[
     str | None,
     typer.Option(
@@ -54,7 +49,7 @@ _StateOption = Annotated[
 @runs_app.command("list")
 def list_command(
     dataset: RunsDatasetOption = None,
-    protocol: _ProtocolOption = None,
+    protocol: StoredProtocolOption = None,
     method: RunsMethodOption = None,
     state: _StateOption = None,
     as_json: JsonOption = False,
@@ -92,7 +87,7 @@ def remove_command(
         ),
     ] = None,
     dataset: RunsDatasetOption = None,
-    protocol: _ProtocolOption = None,
+    protocol: StoredProtocolOption = None,
     method: RunsMethodOption = None,
     state: _StateOption = None,
     failed: Annotated[

@@ -19,18 +19,6 @@ from tests.cli.tiny_dataset import (
 )
 
 
-@pytest.fixture
-def options(tiny, results):
-    """Options after ``bench run`` that choose dataset, results folder, and no tracking."""
-    return (*tiny.options, "--tracking", "none", "--results", results)
-
-
-@pytest.fixture
-def run(bench, options):
-    """Runs methods on the tiny dataset in this process."""
-    return lambda method, *more: bench("run", "--method", method, *options, *more)
-
-
 class FullDisk:
     """``os.fsync`` on a disk that takes so many more files."""
 
