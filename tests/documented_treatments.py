@@ -5,23 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DATA = "needs the dataset's images or counts, which are downloads"
-
-
 WEIGHTS = "the authors' preset needs ImageNet weights, and a GPU to end soon"
-
-
 BUNDLE = "needs a bundle and Hugging Face; tests/prediction has a faked hub"
-
-
 RUNS = "needs the runs of the lines above it"
-
-
 TOOL = "another program's command; what it is given is checked"
-
-
 GPU = "clusters.md: yaml: partition: gpu time: '1-00:00:00' cpus: 8 gpus: gp"
-
-
 PATIENTS = "your-own-data.md: csv: section,patient V10A-123_A1,P1 V10A-123_B1,P1 V10A"
 
 

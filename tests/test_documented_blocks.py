@@ -86,14 +86,8 @@ def compile_only(text, folder):
 
 
 METHOD = "tests/test_documented_methods.py runs and checks it"
-
-
 DRAWN = "tests/prediction/test_drawn_by_others.py draws so"
-
-
 READER = "tests/data/test_layouts.py installs and reads it"
-
-
 TREE = "lists the files of a folder"
 
 

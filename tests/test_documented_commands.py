@@ -211,8 +211,6 @@ def check_mlflow(arguments, folder):
 
 
 CHECKS = {"bench": check_bench, "make": check_make, "pip": check_pip, "mlflow": check_mlflow}
-
-
 STAND_INS = {"N": "2", "FILE": "file.yaml", "NAME": "demo", "D": "demo", "M": "mclstexp"}
 
 

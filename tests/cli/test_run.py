@@ -27,11 +27,7 @@ from tests.cli.tiny_dataset import (
 )
 
 CONTROLS = "mean,coordinates,depth"
-
-
 ESCAPE = "\x1b"
-
-
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d|10\d)(?:;\d+)*m")
 
 

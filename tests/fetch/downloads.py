@@ -7,11 +7,7 @@ from bench.fetch.download import RetryPolicy
 from bench.fetch.fetch import fetch_dataset
 
 QUICK = RetryPolicy(connect=2, read=0.25, slowest=1000, attempts=3, pause=0)
-
-
 CONTENT = b"\tGENE\n" + b"1x1\t1\n" * 3000
-
-
 OTHER = CONTENT[:-2] + b"2\n"
 
 
