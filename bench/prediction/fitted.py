@@ -101,7 +101,7 @@ def check_image(image: Path) -> None:
     Raises
     ------
     DataError
-        One of the two.
+        There is no such file, or it is a folder, a pipe or a device.
     """
     if kind := other_kind(image):
         raise DataError(f"{image}: is {kind}, and an image is a file")

@@ -49,7 +49,7 @@ def test_a_tiff_that_is_cut_off_is_damaged(tmp_path, held):
             {"PhysicalSizeX": 1, "PhysicalSizeY": 1, "PhysicalSizeXUnit": "pixel"},
             "state '1.* pixel', which is no length",
         ),
-        ({"PhysicalSizeX": 1e9, "PhysicalSizeY": 1e9}, "which is not believed"),
+        ({"PhysicalSizeX": 1e9, "PhysicalSizeY": 1e9}, "which is implausible"),
         ({}, "its pixel size is not known, which a grid needs"),
     ],
 )

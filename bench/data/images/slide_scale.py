@@ -144,7 +144,7 @@ def scale_fault(file: tifffile.TiffFile, page: Any) -> str:
     assert across is not None  # returned above
     assert down is not None
     if one_scale(across, across) is None or one_scale(down, down) is None:
-        return f"its OME metadata state {across:g} x {down:g} um, which is not believed"
+        return f"its OME metadata state {across:g} x {down:g} um, which is implausible"
     if one_scale(across, down) is None:
         return f"its OME metadata state unequal sides, {across:g} x {down:g} um"
     return ""
